@@ -1,0 +1,225 @@
+"""Intervals for what the life of a model measures: accuracies, paired comparisons, means, slopes.
+
+Everything is deterministic: what resamples takes a seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, stats
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its confidence interval, in the unit of the value; `n` is how many observations it rests on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def contains(self, x: float) -> bool:
+        """Whether `x` lies in the closed interval."""
+        return self.low <= x <= self.high
+
+
+@dataclass(frozen=True)
+class PairedDifference(Interval):
+    """Difference of two proportions on the same items (a minus b), in [-1, 1].
+
+    `only_a` and `only_b` count the items that just one of the two got right (McNemar's discordant pairs);
+    `p_value` is the exact two-sided McNemar test of no difference.
+    """
+
+    only_a: int
+    only_b: int
+    p_value: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0.0 or self.high < 0.0
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson (1927) score interval of a proportion; never leaves [0, 1] and has width at 0 and at n.
+
+    Raises ValueError when n < 1 or successes is outside 0..n.
+    """
+    _check_confidence(confidence)
+    if n < 1:
+        raise ValueError(f"a proportion needs at least one item, got n={n}")
+    if not 0 <= successes <= n:
+        raise ValueError(f"successes must lie in 0..n, got {successes} of n={n}")
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    low = 0.0 if successes == 0 else centre - half  # exactly 0 and 1 at the ends, not 1e-17
+    high = 1.0 if successes == n else centre + half
+    return Interval(p, low, high, n)
+
+
+def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike, confidence: float = 0.95) -> PairedDifference:
+    """Difference of the accuracies of a and b on the same items, with Tango's (1998) score interval.
+
+    `correct_a`, `correct_b`: shape (n,), booleans or 0/1, item i of one is item i of the other. The score interval
+    keeps its coverage where few pairs disagree, where a bootstrap has no width at all.
+
+    Raises ValueError when the lengths differ, are zero, or an entry is neither 0 nor 1.
+    """
+    _check_confidence(confidence)
+    a, b = _zero_one("correct_a", correct_a), _zero_one("correct_b", correct_b)
+    if a.size != b.size:
+        raise ValueError(f"a paired comparison needs the same items on both sides, got {a.size} and {b.size}")
+    if a.size == 0:
+        raise ValueError("a paired comparison needs at least one item, got none")
+    n = int(a.size)
+    only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
+    low, high = _tango(only_a, only_b, n, confidence)
+    return PairedDifference(
+        (only_a - only_b) / n, low, high, n, only_a, only_b, mcnemar_p_value(only_a, only_b)
+    )
+
+
+def mcnemar_p_value(only_a: int, only_b: int) -> float:
+    """Exact two-sided McNemar p value: a fair coin decides each discordant pair under the null."""
+    discordant = only_a + only_b
+    if discordant == 0:
+        return 1.0
+    return float(stats.binomtest(only_a, discordant, 0.5).pvalue)
+
+
+def _tango(only_a: int, only_b: int, n: int, confidence: float) -> tuple[float, float]:
+    """Roots of the score statistic in the difference d (Tango 1998, eq. 6): (b - c - n d)² = z² n (2q + d(1 - d))."""
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+
+    def score(d: float) -> float:
+        # q is the restricted maximum-likelihood estimate of P(only b) given the difference d.
+        linear = -only_a - only_b + (2 * n - only_a + only_b) * d
+        constant = -only_b * d * (1 - d)
+        q = (math.sqrt(max(linear * linear - 8 * n * constant, 0.0)) - linear) / (4 * n)
+        variance = n * (2 * q + d * (1 - d))
+        gap = only_a - only_b - n * d
+        if variance <= 0.0:
+            return math.copysign(math.inf, gap) if gap else 0.0
+        return gap / math.sqrt(variance)
+
+    estimate = (only_a - only_b) / n
+    # The statistic falls monotonically in d from the estimate outwards and diverges at -1 and 1.
+    edge = 1e-12
+    low = -1.0 if estimate <= -1 + edge else _root(lambda d: score(d) - z, -1 + edge, estimate)
+    high = 1.0 if estimate >= 1 - edge else _root(lambda d: score(d) + z, estimate, 1 - edge)
+    return low, high
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    return float(optimize.brentq(function, low, high, xtol=1e-12))
+
+
+def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean with Student's t interval. One value gives an infinite interval; none raises ValueError."""
+    _check_confidence(confidence)
+    x = _finite("values", values)
+    if x.size == 0:
+        raise ValueError("a mean needs at least one value, got none")
+    mean = float(np.mean(x))
+    if x.size == 1:
+        return Interval(mean, -math.inf, math.inf, 1)
+    half = float(stats.t.ppf(0.5 + confidence / 2, x.size - 1) * np.std(x, ddof=1) / math.sqrt(x.size))
+    return Interval(mean, mean - half, mean + half, int(x.size))
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.generic]], float],
+    data: ArrayLike,
+    seed: int,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    clusters: Sequence[object] | None = None,
+) -> Interval:
+    """Percentile bootstrap of `statistic`, which takes rows of `data` (first axis) and gives a number.
+
+    `clusters`: one label a row; whole clusters are then drawn (rows of one run or one prompt are not independent).
+    `n` of the result is the number of rows, or of clusters where they are given.
+    """
+    _check_confidence(confidence)
+    rows = np.asarray(data)
+    if rows.ndim == 0 or len(rows) == 0:
+        raise ValueError("a bootstrap needs at least one row of data, got none")
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    if clusters is not None and len(clusters) != len(rows):
+        raise ValueError(f"clusters needs one label a row: {len(rows)} rows, {len(clusters)} labels")
+    rng = np.random.default_rng(seed)
+    groups = cluster_rows(clusters) if clusters is not None else [np.array([i]) for i in range(len(rows))]
+    draws = np.empty(resamples)
+    for r in range(resamples):
+        chosen = rng.integers(0, len(groups), len(groups))
+        index = chosen if clusters is None else np.concatenate([groups[g] for g in chosen])
+        draws[r] = statistic(rows[index])
+    low, high = np.quantile(draws, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Interval(float(statistic(rows)), float(low), float(high), len(groups))
+
+
+def cluster_rows(labels: Sequence[object]) -> list[NDArray[np.int64]]:
+    """Row numbers of each distinct label, in the order in which the labels first appear."""
+    members: dict[object, list[int]] = {}
+    for row, label in enumerate(labels):
+        members.setdefault(label, []).append(row)
+    return [np.array(rows, dtype=np.int64) for rows in members.values()]
+
+
+def linear_slope_interval(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Slope of the least-squares line of y on x with Student's t interval (n - 2 degrees of freedom).
+
+    Raises ValueError for fewer than three points, for different lengths, or when all x are equal.
+    """
+    _check_confidence(confidence)
+    xs, ys = _finite("x", x), _finite("y", y)
+    if xs.size != ys.size:
+        raise ValueError(f"x and y must have one length, got {xs.size} and {ys.size}")
+    if xs.size < 3:
+        raise ValueError(f"the interval of a slope needs at least 3 points, got {xs.size}")
+    centred = xs - xs.mean()
+    spread = float(centred @ centred)
+    if spread == 0.0:
+        raise ValueError(f"a slope needs at least two distinct x, all {xs.size} are {xs[0]}")
+    slope = float(centred @ ys) / spread
+    residual = ys - ys.mean() - slope * centred
+    error = math.sqrt(float(residual @ residual) / (xs.size - 2) / spread)
+    half = float(stats.t.ppf(0.5 + confidence / 2, xs.size - 2)) * error
+    return Interval(slope, slope - half, slope + half, int(xs.size))
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+
+
+def _zero_one(name: str, values: ArrayLike) -> NDArray[np.bool_]:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
+    as_bool = array.astype(bool)
+    wrong = np.flatnonzero(array != as_bool)
+    if wrong.size:
+        raise ValueError(f"{name}[{wrong[0]}] is {array[wrong[0]]!r}; a correct/incorrect vector holds only 0 and 1")
+    return as_bool
+
+
+def _finite(name: str, values: ArrayLike) -> FloatArray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
+    wrong = np.flatnonzero(~np.isfinite(array))
+    if wrong.size:
+        raise ValueError(f"{name}[{wrong[0]}] is {array[wrong[0]]}; every value must be finite")
+    return array

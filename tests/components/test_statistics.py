@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize, stats
+
+from components.statistics import (
+    bootstrap,
+    cluster_rows,
+    linear_slope_interval,
+    mcnemar_p_value,
+    mean_interval,
+    paired_difference,
+    wilson,
+)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (1, 29), (15, 148), (81, 263), (300, 300)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_wilson_is_scipys_score_interval(successes: int, n: int, confidence: float) -> None:
+    got = wilson(successes, n, confidence)
+    want = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    assert (got.low, got.high) == pytest.approx((want.low, want.high), abs=1e-12)
+    assert (got.value, got.n) == (successes / n, n)
+
+
+def test_wilson_gives_newcombes_published_example() -> None:
+    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I: 81 of 263, method 3.
+    got = wilson(81, 263)
+    assert (round(got.low, 4), round(got.high, 4)) == (0.2553, 0.3662)
+
+
+def vectors(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[int], list[int]]:
+    a = [1] * both + [1] * only_a + [0] * only_b + [0] * neither
+    b = [1] * both + [0] * only_a + [1] * only_b + [0] * neither
+    return a, b
+
+
+def score_by_restricted_likelihood(d: float, only_a: int, only_b: int, n: int) -> float:
+    """Score statistic with the nuisance parameter found by maximising the likelihood under difference d."""
+    rest = n - only_a - only_b
+
+    def negative(q: float) -> float:
+        cells = ((only_a, q + d), (only_b, q), (rest, 1 - 2 * q - d))
+        return -sum(count * math.log(max(p, 1e-300)) for count, p in cells if count)
+
+    low, high = max(0.0, -d), (1 - d) / 2
+    q = optimize.minimize_scalar(negative, bounds=(low, high), method="bounded", options={"xatol": 1e-12}).x
+    return (only_a - only_b - n * d) / math.sqrt(n * (2 * q + d - d * d))
+
+
+@pytest.mark.parametrize("cells", [(36, 12, 2, 0), (20, 9, 3, 18), (43, 0, 1, 0), (100, 5, 0, 45)])
+def test_paired_interval_ends_where_the_score_test_does(cells: tuple[int, int, int, int]) -> None:
+    got = paired_difference(*vectors(*cells))
+    _, only_a, only_b, _ = cells
+    z = stats.norm.ppf(0.975)
+    assert got.value == (only_a - only_b) / sum(cells)
+    assert score_by_restricted_likelihood(got.low, only_a, only_b, got.n) == pytest.approx(z, abs=2e-3)
+    assert score_by_restricted_likelihood(got.high, only_a, only_b, got.n) == pytest.approx(-z, abs=2e-3)
+
+
+def test_mcnemar_by_hand() -> None:
+    # 2 against 8 discordant pairs: 2 * (1 + 10 + 45) / 2**10.
+    assert mcnemar_p_value(2, 8) == pytest.approx(2 * 56 / 1024)
+    assert mcnemar_p_value(0, 0) == 1.0
+    assert paired_difference(*vectors(50, 8, 2, 40)).p_value == pytest.approx(2 * 56 / 1024)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(0, 30)] * 4).filter(lambda cells: sum(cells) > 0))
+def test_paired_difference_holds_its_estimate_and_flips_with_its_sides(cells: tuple[int, int, int, int]) -> None:
+    a, b = vectors(*cells)
+    forth, back = paired_difference(a, b), paired_difference(b, a)
+    assert -1 <= forth.low <= forth.value <= forth.high <= 1
+    assert (back.low, back.high) == pytest.approx((-forth.high, -forth.low), abs=1e-9)
+    assert forth.low < forth.high or abs(forth.value) == 1
+
+
+def test_paired_interval_covers_at_its_level() -> None:
+    rng = np.random.default_rng(3)
+    truth, hits, trials = 0.1 - 0.03, 0, 400
+    for _ in range(trials):
+        u = rng.random(60)
+        only_a, only_b = u < 0.1, (u >= 0.1) & (u < 0.13)
+        both = u > 0.6
+        hits += paired_difference(only_a | both, only_b | both).contains(truth)
+    # Binomial 99.9% limits round 0.95 of 400; the naive (Wald) interval falls to about 0.90 here.
+    assert 0.91 <= hits / trials <= 0.985
+
+
+def test_mean_interval_is_scipys_t_interval() -> None:
+    x = [2.0, 3.5, 1.0, 7.0]
+    got = mean_interval(x)
+    assert (got.low, got.high) == pytest.approx(stats.t.interval(0.95, 3, loc=np.mean(x), scale=stats.sem(x)))
+    assert mean_interval([4.0]).high == math.inf
+
+
+def test_slope_interval_is_scipys() -> None:
+    x, y = [1.0, 2.0, 3.0, 5.0, 8.0], [2.1, 3.9, 6.2, 9.7, 16.4]
+    fit = stats.linregress(x, y)
+    got = linear_slope_interval(x, y, 0.9)
+    half = stats.t.ppf(0.95, 3) * fit.stderr
+    assert (got.value, got.low, got.high) == pytest.approx((fit.slope, fit.slope - half, fit.slope + half))
+
+
+def test_bootstrap_agrees_with_scipy_and_repeats() -> None:
+    x = np.random.default_rng(0).exponential(size=50)
+    got = bootstrap(np.median, x, seed=1, resamples=3000)
+    want = stats.bootstrap((x,), np.median, method="percentile", n_resamples=3000, rng=5).confidence_interval
+    assert (got.low, got.high) == pytest.approx((want.low, want.high), abs=0.06)
+    assert bootstrap(np.median, x, seed=1, resamples=50) == bootstrap(np.median, x, seed=1, resamples=50)
+
+
+def test_cluster_bootstrap_is_wider_when_rows_repeat() -> None:
+    x = np.random.default_rng(0).normal(size=20)
+    rows, labels = np.repeat(x, 10), list(np.repeat(np.arange(20), 10))
+    plain = bootstrap(np.mean, rows, seed=0, resamples=800)
+    clustered = bootstrap(np.mean, rows, seed=0, resamples=800, clusters=labels)
+    ratio = (clustered.high - clustered.low) / (plain.high - plain.low)
+    assert ratio == pytest.approx(math.sqrt(10), rel=0.15)
+    assert clustered.n == 20
+    assert [list(rows) for rows in cluster_rows(["b", "a", "b"])] == [[0, 2], [1]]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: wilson(1, 0), "at least one item"),
+        (lambda: wilson(5, 4), "0..n"),
+        (lambda: wilson(1, 2, 95), "confidence"),
+        (lambda: paired_difference([1, 0], [1]), "same items"),
+        (lambda: paired_difference([1, 2], [1, 0]), r"correct_a\[1\]"),
+        (lambda: mean_interval([1.0, math.nan]), r"values\[1\]"),
+        (lambda: linear_slope_interval([1, 1, 1], [1, 2, 3]), "distinct x"),
+        (lambda: bootstrap(np.mean, [], seed=0), "at least one row"),
+    ],
+)
+def test_bad_input_is_named(call, message: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=message):
+        call()
