@@ -1,0 +1,1 @@
+"""Scaling laws: points, fits with intervals, optima, forecasts, emergence, and a corpus whose entropy is known."""
