@@ -1,0 +1,1 @@
+"""From raw text to batches: sources, filters, de-duplication, decontamination, tokenizer, shards, mixtures."""
