@@ -1,0 +1,104 @@
+"""Files that survive a kill, a full disk, and a second process: atomic writes, locks, clear disk errors."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+class LockTimeout(TimeoutError):
+    """Someone else still holds the lock."""
+
+
+@contextmanager
+def explain_full_disk(path: Path) -> Iterator[None]:
+    """Turn "no space left" into an error that says where and what to do; other errors pass unchanged."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OUT_OF_SPACE or "LIFESPAN_HOME" in str(error):
+            raise
+        what = "disk is full" if error.errno == errno.ENOSPC else "disk quota is used up"
+        advice = f"{what} while writing {path}: nothing was stored; free some space or point LIFESPAN_HOME elsewhere"
+        raise OSError(error.errno, advice) from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_file(path: Path) -> None:
+    """Make the content of `path` durable."""
+    fsync_folder(path)
+
+
+def unique_suffix() -> str:
+    """A name part that no other process, thread, or call shares."""
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file beside `path`; on success it replaces `path` in one step, on failure it is gone.
+
+    The temporary name starts with a dot, so nobody who lists the folder mistakes a torn file for a whole one.
+    """
+    with explain_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f".{path.name}.{unique_suffix()}.tmp"
+        try:
+            yield temporary
+            fsync_file(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that a reader sees the old file or the new one, never a part."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def lock(path: Path, *, shared: bool = False, timeout: float | None = None) -> Iterator[None]:
+    """Hold an advisory lock on the file `path`, between processes and between threads.
+
+    The kernel drops it when the holder dies, so a `kill -9` never leaves one behind; hence the file itself is never
+    removed. Waits with short sleeps rather than in the kernel, so Ctrl-C works in any thread.
+
+    Raises:
+        LockTimeout: when `timeout` seconds passed; `timeout=0` tries once.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    deadline = None if timeout is None else time.monotonic() + timeout
+    pause = 0.005
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise LockTimeout(f"{path}: still held by another process after {timeout:g} s") from None
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.2)
+        yield
+    finally:
+        os.close(descriptor)

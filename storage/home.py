@@ -1,0 +1,95 @@
+"""The home of everything that Lifespan writes: artifacts, tables, tracking, reports, unfinished work."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+
+from storage import durable
+from storage.artifacts import Store
+from storage.tables import Tables
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Home:
+    """One folder (or fsspec URL) and what lies in it.
+
+    Artifacts and tables live under `root`, which may be remote. What needs a real disk (locks, unfinished work, the
+    MLflow database, reports) lives under `local`: the same folder when `root` is one, else `.lifespan/<hash of root>`.
+
+    Args:
+        root: folder or fsspec URL.
+        local: folder for what must be on a local disk.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], local: str | os.PathLike[str] | None = None) -> None:
+        text = os.fspath(root).removeprefix("file://")
+        if not text.strip():
+            raise ValueError("LIFESPAN_HOME is empty: give a folder or a URL such as s3://bucket/lifespan, or unset it")
+        self.is_remote = "://" in text
+        if self.is_remote:
+            self.root = text.rstrip("/")
+            default = Path(".lifespan") / hashlib.sha256(self.root.encode()).hexdigest()[:12]
+            self.local = Path(local or default).expanduser().absolute()
+        else:
+            self.root = str(Path(text).expanduser().absolute())
+            self.local = Path(local).expanduser().absolute() if local else Path(self.root)
+
+    @classmethod
+    def from_env(cls) -> Home:
+        """The home that LIFESPAN_HOME names, else `.lifespan` in the current folder."""
+        return cls(os.environ.get("LIFESPAN_HOME", ".lifespan"))
+
+    def __repr__(self) -> str:
+        return f"Home({self.root!r})"
+
+    @cached_property
+    def store(self) -> Store:
+        """The artifacts."""
+        return Store(f"{self.root}/artifacts", cache=self.local / "cache")
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The tables."""
+        return Tables(f"{self.root}/tables", locks=self.local / "locks")
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Where MLflow tracks: the database in this home, unless MLFLOW_TRACKING_URI names another place."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.local / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """Folder of the files that MLflow shows beside a run."""
+        return self.local / "mlflow-artifacts"
+
+    @property
+    def reports(self) -> Path:
+        """Folder of the HTML reports, `<run_id>.html`."""
+        folder = self.local / "reports"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def scratch(self, key: str) -> Path:
+        """Folder where an unfinished stage keeps what it resumes from; survives a kill, the stage's caller removes it."""
+        folder = self.local / "scratch" / _file_name(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def lock(self, name: str, timeout: float | None = None) -> AbstractContextManager[None]:
+        """Hold the lock `name` for a `with` block; others in this home wait their turn.
+
+        Raises:
+            storage.durable.LockTimeout: after `timeout` seconds; None waits for ever, 0 tries once.
+        """
+        return durable.lock(self.local / "locks" / f"{_file_name(name)}.lock", timeout=timeout)
+
+
+def _file_name(name: str) -> str:
+    """`name` itself where it is safe as a file name, else its hash."""
+    return name if _PLAIN_NAME.fullmatch(name) else hashlib.sha256(name.encode()).hexdigest()

@@ -1,0 +1,110 @@
+"""An artifact store's far side: any fsspec file system.
+
+An object store has no rename, so completeness rests on the record: the files go up first, under a folder name that no
+other writer shares, and the record, which names that folder, goes up last.
+
+    ab/abcd…/PID-XXXX/…files…
+    ab/abcd…/record.json      with one more field: "folder": "PID-XXXX"
+    damaged/abcd…-XXXX.json   the record of an artifact that failed its checksums
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from storage import durable
+
+RECORD = "record.json"
+
+
+class RemoteStore:
+    """Reads and writes the objects of one store; knows nothing of artifacts beyond keys, names and records."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec  # here: a local store need not pay for the import
+
+        self.fs, root = fsspec.core.url_to_fs(url)
+        self.root = str(root).rstrip("/")
+        self.protocol = url.split("://", 1)[0]
+        self._folders: dict[str, str] = {}
+
+    def _place(self, key: str) -> str:
+        return f"{self.root}/{key[:2]}/{key}"
+
+    def _url(self, path: str) -> str:
+        return f"{self.protocol}://{path.lstrip('/')}"
+
+    def read_record(self, key: str) -> str | None:
+        """The record's text as it was given to `upload`, or None when there is none; damaged text comes as it is."""
+        try:
+            content: bytes = self.fs.cat_file(f"{self._place(key)}/{RECORD}")
+        except FileNotFoundError:
+            return None
+        text = content.decode(errors="replace")
+        try:
+            data = json.loads(text)
+            self._folders[key] = str(data.pop("folder"))
+        except (ValueError, KeyError, AttributeError):
+            return text
+        return json.dumps(data)
+
+    def fetch(self, key: str, name: str, target: Path) -> None:
+        """Copy one file here; a missing one leaves nothing, which the checksums then tell."""
+        if key not in self._folders:
+            self.read_record(key)
+        try:
+            self.fs.get_file(f"{self._place(key)}/{self._folders.get(key, '')}/{name}", str(target))
+        except FileNotFoundError:
+            target.unlink(missing_ok=True)
+
+    def upload(self, key: str, source: Path, names: Iterator[str], record: Mapping[str, Any]) -> str | None:
+        """Put the files up, then the record. Returns the record's text of an earlier sealer if there was one."""
+        if earlier := self.read_record(key):
+            return earlier
+        folder = durable.unique_suffix()
+        place = f"{self._place(key)}/{folder}"
+        for name in names:
+            target = f"{place}/{name}"
+            self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            self.fs.put_file(str(source / name), target)
+        if earlier := self.read_record(key):
+            if self.fs.exists(place):
+                self.fs.rm(place, recursive=True)
+            return earlier
+        self.fs.makedirs(self._place(key), exist_ok=True)
+        self.fs.pipe_file(f"{self._place(key)}/{RECORD}", json.dumps({"folder": folder, **record}, indent=1).encode())
+        self._folders[key] = folder
+        return None
+
+    def set_aside(self, key: str) -> str:
+        """Take the record away so that nobody reads the artifact; returns where it went."""
+        target = f"{self.root}/damaged/{key}-{durable.unique_suffix()}.json"
+        self.fs.makedirs(f"{self.root}/damaged", exist_ok=True)
+        try:
+            self.fs.mv(f"{self._place(key)}/{RECORD}", target)
+        except FileNotFoundError:
+            pass  # another process was first
+        self.fs.invalidate_cache()
+        self._folders.pop(key, None)
+        return self._url(target)
+
+    def remove(self, key: str) -> bool:
+        """Remove the record, then the files; False when there was no record."""
+        found = bool(self.fs.exists(f"{self._place(key)}/{RECORD}"))
+        if found:
+            self.fs.rm_file(f"{self._place(key)}/{RECORD}")
+        if self.fs.exists(self._place(key)):
+            self.fs.rm(self._place(key), recursive=True)
+        self._folders.pop(key, None)
+        return found
+
+    def keys(self) -> Iterator[str]:
+        """Keys of all artifacts with a record."""
+        self.fs.invalidate_cache()
+        for path in self.fs.glob(f"{self.root}/*/*/{RECORD}"):
+            if match := re.search(r"/([0-9a-f]{64})/record\.json$", str(path)):
+                yield match[1]
