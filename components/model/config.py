@@ -1,0 +1,164 @@
+"""What a decoder is made of, how many parameters that gives, and what a token costs.
+
+Counts follow the arithmetic of the modules in `transformer.py` exactly; the tests hold them against the built
+model and against the totals that public models state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MoEConfig:
+    """A mixture of experts in place of the dense feed-forward layers.
+
+    num_experts: experts a layer. top_k_experts: experts a token. d_ff: hidden width of one expert.
+    shared_d_ff: hidden width of the shared expert that every token passes (0: none).
+    shared_gate: scale the shared expert by a learned sigmoid gate.
+    first_dense: this many first layers keep the dense feed-forward.
+    normalize_top_k: gate weights of the chosen experts sum to one.
+    load_balance_coef: weight of the load-balancing loss (Fedus et al. 2021, eq. 4).
+    router_z_coef: weight of the router z-loss (Zoph et al. 2022, eq. 5).
+    """
+
+    num_experts: int = 8
+    top_k_experts: int = 1
+    d_ff: int = 128
+    shared_d_ff: int = 0
+    shared_gate: bool = False
+    first_dense: int = 0
+    normalize_top_k: bool = False
+    load_balance_coef: float = 0.01
+    router_z_coef: float = 0.001
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k_experts <= self.num_experts:
+            raise ValueError(
+                f"moe.top_k_experts is {self.top_k_experts}: give a number from 1 to num_experts ({self.num_experts})"
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder transformer (RMSNorm, RoPE, grouped-query attention, SwiGLU).
+
+    head_dim 0 means d_model / num_heads; num_kv_heads 0 means num_heads; d_ff 0 means 8/3 of d_model,
+    rounded up to a multiple of 16. qk_norm: RMSNorm over each query and key head.
+    """
+
+    vocab_size: int = 512
+    d_model: int = 64
+    num_layers: int = 4
+    num_heads: int = 2
+    num_kv_heads: int = 0
+    head_dim: int = 0
+    d_ff: int = 0
+    context_length: int = 128
+    rope_theta: float = 10_000.0
+    qk_norm: bool = True
+    attention_bias: bool = False
+    tie_embeddings: bool = True
+    norm_eps: float = 1e-6
+    moe: MoEConfig | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "num_layers", "num_heads", "context_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}: give a number of at least 1")
+        if self.head_dim == 0 and self.d_model % self.num_heads:
+            raise ValueError(
+                f"model.d_model is {self.d_model}, which model.num_heads = {self.num_heads} does not divide: "
+                "change one, or set model.head_dim"
+            )
+        if self.kv_heads < 1 or self.num_heads % self.kv_heads:
+            raise ValueError(f"model.num_kv_heads is {self.num_kv_heads}: it must divide num_heads ({self.num_heads})")
+        if self.per_head % 2:
+            raise ValueError(f"model.head_dim is {self.per_head}: rotary positions need an even number")
+
+    @property
+    def per_head(self) -> int:
+        """Dimensions a head."""
+        return self.head_dim or self.d_model // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def hidden(self) -> int:
+        """Hidden width of a dense feed-forward layer."""
+        return self.d_ff or -(-8 * self.d_model // 48) * 16
+
+
+ParamConvention = Literal["total", "active", "non_embedding"]
+
+
+@dataclass(frozen=True)
+class ParamCount:
+    """Parameters by convention. `total` is every weight once (tied weights once); `active` is what one token uses
+    (the chosen experts only); `non_embedding` is the total without the embedding and the output matrix."""
+
+    total: int
+    active: int
+    non_embedding: int
+    embedding: int
+
+
+def count_params(cfg: ModelConfig) -> ParamCount:
+    """Exact parameter counts of `Transformer(cfg)`."""
+    d, c = cfg.d_model, cfg.per_head
+    q, kv = cfg.num_heads * c, cfg.kv_heads * c
+    attention = d * q + 2 * d * kv + q * d
+    if cfg.attention_bias:
+        attention += q + 2 * kv
+    if cfg.qk_norm:
+        attention += 2 * c
+    layer = attention + 2 * d  # two norms
+    dense = 3 * d * cfg.hidden
+    total = active = 0
+    for index in range(cfg.num_layers):
+        total += layer
+        active += layer
+        if cfg.moe is None or index < cfg.moe.first_dense:
+            total += dense
+            active += dense
+            continue
+        moe = cfg.moe
+        shared = 3 * d * moe.shared_d_ff + (d if moe.shared_gate else 0)
+        router = d * moe.num_experts
+        total += router + shared + moe.num_experts * 3 * d * moe.d_ff
+        active += router + shared + moe.top_k_experts * 3 * d * moe.d_ff
+    total += d  # the last norm
+    active += d
+    embedding = cfg.vocab_size * d * (1 if cfg.tie_embeddings else 2)
+    return ParamCount(total + embedding, active + embedding, total, embedding)
+
+
+def forward_flops_per_token(cfg: ModelConfig, context: int, *, causal: bool = True) -> float:
+    """Forward FLOPs of one token (a multiply-add counts two), at a mean over the positions of a window.
+
+    context: window length in tokens. With `causal`, a position attends to (context + 1) / 2 keys on average,
+    the work that is needed; without, to all `context`, the work that a full attention matrix does.
+    Counted: every matrix product and the two attention products; not norms, activations, or the look-up.
+    """
+    d, c = cfg.d_model, cfg.per_head
+    q, kv = cfg.num_heads * c, cfg.kv_heads * c
+    keys = (context + 1) / 2 if causal else float(context)
+    attention = 2 * (d * q + 2 * d * kv + q * d) + 2 * 2 * q * keys
+    flops = 0.0
+    for index in range(cfg.num_layers):
+        flops += attention
+        if cfg.moe is None or index < cfg.moe.first_dense:
+            flops += 2 * 3 * d * cfg.hidden
+        else:
+            moe = cfg.moe
+            flops += 2 * d * moe.num_experts + 2 * 3 * d * (moe.top_k_experts * moe.d_ff + moe.shared_d_ff)
+    return flops + 2 * d * cfg.vocab_size
+
+
+def training_flops_per_token(cfg: ModelConfig, context: int) -> float:
+    """Forward plus backward: three times the forward pass (the backward makes two products for each of its one)."""
+    return 3 * forward_flops_per_token(cfg, context)

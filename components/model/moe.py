@@ -1,0 +1,87 @@
+"""Mixture of experts: a router sends each token to its top-k feed-forward experts; no token is dropped.
+
+Shape suffixes: N tokens (batch and positions flattened), D model width, F expert width, E experts, A chosen experts
+a token (top_k_experts).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.model.config import MoEConfig
+
+
+@dataclass
+class RouterStats:
+    """What one router did with a batch: its weighted loss, the share of tokens of each expert, and the mean entropy
+    of its probabilities in nats."""
+
+    loss: Tensor
+    load_E: Tensor
+    entropy: Tensor
+    chosen_NA: Tensor
+
+
+def load_balancing_loss(probs_NE: Tensor, load_E: Tensor) -> Tensor:
+    """E · Σ_e f_e · P_e (Fedus et al. 2021, eq. 4): 1 when tokens and probability are spread evenly."""
+    return probs_NE.shape[1] * (load_E * probs_NE.mean(0)).sum()
+
+
+def router_z_loss(logits_NE: Tensor) -> Tensor:
+    """Mean squared log-sum-exp of the router's logits (Zoph et al. 2022, eq. 5)."""
+    return logits_NE.logsumexp(-1).square().mean()
+
+
+class MixtureOfExperts(nn.Module):
+    """SwiGLU experts behind a softmax router. Returns the mixed output and the router's statistics."""
+
+    def __init__(self, d_model: int, cfg: MoEConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.router = nn.Linear(d_model, cfg.num_experts, bias=False)
+        # Stored [E, out, in], so that the fan-in is the last axis as in nn.Linear.
+        self.gate_up = nn.Parameter(torch.empty(cfg.num_experts, 2 * cfg.d_ff, d_model))
+        self.down = nn.Parameter(torch.empty(cfg.num_experts, d_model, cfg.d_ff))
+        self.shared_gate_up = nn.Linear(d_model, 2 * cfg.shared_d_ff, bias=False) if cfg.shared_d_ff else None
+        self.shared_down = nn.Linear(cfg.shared_d_ff, d_model, bias=False) if cfg.shared_d_ff else None
+        self.shared_gate = nn.Linear(d_model, 1, bias=False) if cfg.shared_gate else None
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, RouterStats]:
+        cfg = self.cfg
+        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
+        n = x_ND.shape[0]
+        logits_NE = self.router(x_ND).float()
+        probs_NE = logits_NE.softmax(-1)
+        weight_NA, chosen_NA = probs_NE.topk(cfg.top_k_experts, -1)
+        if cfg.normalize_top_k:
+            weight_NA = weight_NA / weight_NA.sum(-1, keepdim=True)
+
+        # Sort the assignments by expert, run each expert on its run of rows, scatter back.
+        expert_of = chosen_NA.reshape(-1)
+        order = expert_of.argsort(stable=True)
+        token_of = order // cfg.top_k_experts
+        counts_E = torch.bincount(expert_of, minlength=cfg.num_experts)
+        rows_y = self._experts(x_ND.index_select(0, token_of), counts_E)
+        weighted = rows_y * weight_NA.reshape(-1).index_select(0, order)[:, None].to(rows_y.dtype)
+        y_ND = torch.zeros_like(x_ND).index_add(0, token_of, weighted)
+        if self.shared_gate_up is not None and self.shared_down is not None:
+            gate, up = self.shared_gate_up(x_ND).chunk(2, -1)
+            shared = self.shared_down(F.silu(gate) * up)
+            y_ND = y_ND + (shared if self.shared_gate is None else self.shared_gate(x_ND).sigmoid() * shared)
+
+        load_E = counts_E.to(probs_NE.dtype) / (n * cfg.top_k_experts)
+        loss = cfg.load_balance_coef * load_balancing_loss(probs_NE, load_E)
+        loss = loss + cfg.router_z_coef * router_z_loss(logits_NE)
+        entropy = -(probs_NE * probs_NE.clamp_min(1e-20).log()).sum(-1).mean()
+        return y_ND.view_as(x_BTD), RouterStats(loss, load_E.detach(), entropy.detach(), chosen_NA)
+
+    def _experts(self, rows_x: Tensor, counts_E: Tensor) -> Tensor:
+        """SwiGLU of every row by its expert; rows come sorted by expert, `counts_E` of each."""
+        offsets = counts_E.cumsum(0).to(torch.int32)
+        gate, up = torch._grouped_mm(rows_x, self.gate_up.transpose(1, 2), offs=offsets).chunk(2, -1)
+        hidden = (F.silu(gate) * up).contiguous()
+        return torch._grouped_mm(hidden, self.down.transpose(1, 2), offs=offsets)

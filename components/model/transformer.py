@@ -1,0 +1,245 @@
+"""A decoder transformer, written plainly.
+
+Shape suffixes: B batch, T positions of the input, S positions of keys (cache or input), D model width, H query
+heads, K key and value heads, C head dimension, F feed-forward width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.model.config import ModelConfig
+from components.model.moe import MixtureOfExperts, RouterStats
+
+
+@dataclass
+class KVCache:
+    """Keys and values of `B` sequences in static slots; `lengths_B` says how many positions of each are filled."""
+
+    keys_LBKSC: list[Tensor]
+    values_LBKSC: list[Tensor]
+    lengths_B: Tensor
+
+    @classmethod
+    def empty(cls, cfg: ModelConfig, batch: int, capacity: int, dtype: torch.dtype = torch.float32) -> KVCache:
+        """Slots for `batch` sequences of at most `capacity` tokens."""
+        shape = (batch, cfg.kv_heads, capacity, cfg.per_head)
+        return cls(
+            [torch.zeros(shape, dtype=dtype) for _ in range(cfg.num_layers)],
+            [torch.zeros(shape, dtype=dtype) for _ in range(cfg.num_layers)],
+            torch.zeros(batch, dtype=torch.long),
+        )
+
+    def select(self, rows: Tensor) -> KVCache:
+        """The cache of these rows only, in this order (rows may repeat)."""
+        return KVCache(
+            [k.index_select(0, rows) for k in self.keys_LBKSC],
+            [v.index_select(0, rows) for v in self.values_LBKSC],
+            self.lengths_B.index_select(0, rows),
+        )
+
+
+@dataclass
+class Hidden:
+    """Hidden states after the last norm, and what the routers of a mixture of experts did (else empty)."""
+
+    x_BTD: Tensor
+    routers: list[RouterStats] = field(default_factory=list)
+
+    def auxiliary_loss(self) -> Tensor:
+        """The routers' losses, already weighted and averaged over layers; 0 for a dense model."""
+        if not self.routers:
+            return self.x_BTD.new_zeros(())
+        return torch.stack([r.loss for r in self.routers]).mean()
+
+
+def rotate(x_BTHC: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, eq. 34) with the two halves of a head as the rotated pairs."""
+    first, second = x_BTHC.chunk(2, -1)
+    return torch.cat([first * cos_TC - second * sin_TC, second * cos_TC + first * sin_TC], -1)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention."""
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        d, c, h, k = cfg.d_model, cfg.per_head, cfg.num_heads, cfg.kv_heads
+        self.qkv = nn.Linear(d, (h + 2 * k) * c, bias=cfg.attention_bias)
+        self.out = nn.Linear(h * c, d, bias=False)
+        self.q_norm = nn.Parameter(torch.ones(c)) if cfg.qk_norm else None
+        self.k_norm = nn.Parameter(torch.ones(c)) if cfg.qk_norm else None
+
+    def forward(
+        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask_BTT: Tensor | None, cache: KVCache | None, layer: int
+    ) -> Tensor:
+        cfg = self.cfg
+        b, t, _ = x_BTD.shape
+        h, k, c = cfg.num_heads, cfg.kv_heads, cfg.per_head
+        q_BTHC, k_BTKC, v_BTKC = self.qkv(x_BTD).view(b, t, h + 2 * k, c).split((h, k, k), 2)
+        if self.q_norm is not None:
+            q_BTHC = F.rms_norm(q_BTHC, (c,), self.q_norm, cfg.norm_eps)
+            k_BTKC = F.rms_norm(k_BTKC, (c,), self.k_norm, cfg.norm_eps)
+        q_BHTC = rotate(q_BTHC, cos, sin).transpose(1, 2)
+        k_BKTC = rotate(k_BTKC, cos, sin).transpose(1, 2)
+        v_BKTC = v_BTKC.transpose(1, 2)
+        if cache is None:
+            y_BHTC = F.scaled_dot_product_attention(
+                q_BHTC, k_BKTC, v_BKTC, mask_BTT, is_causal=mask_BTT is None, enable_gqa=h != k
+            )
+        elif t > 1:  # prefill of empty slots: what is padded at the end is overwritten by later decode steps
+            cache.keys_LBKSC[layer][:, :, :t] = k_BKTC
+            cache.values_LBKSC[layer][:, :, :t] = v_BKTC
+            y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BKTC, v_BKTC, is_causal=True, enable_gqa=h != k)
+        else:
+            y_BHTC = self._decode(q_BHTC, k_BKTC, v_BKTC, cache, layer)
+        return self.out(y_BHTC.transpose(1, 2).reshape(b, t, h * c))
+
+    def _decode(self, q_BH1C: Tensor, k_BK1C: Tensor, v_BK1C: Tensor, cache: KVCache, layer: int) -> Tensor:
+        """One query a sequence against its filled slots. Plain products: flash attention loses here on CPU."""
+        b, h, _, c = q_BH1C.shape
+        k = self.cfg.kv_heads
+        keys, values = cache.keys_LBKSC[layer], cache.values_LBKSC[layer]
+        rows = torch.arange(b)
+        keys[rows, :, cache.lengths_B] = k_BK1C[:, :, 0]
+        values[rows, :, cache.lengths_B] = v_BK1C[:, :, 0]
+        s = int(cache.lengths_B.max()) + 1
+        q_BKGC = q_BH1C.view(b, k, h // k, c)
+        scores_BKGS = q_BKGC @ keys[:, :, :s].transpose(-1, -2) / math.sqrt(c)
+        filled_BS = torch.arange(s) <= cache.lengths_B[:, None]
+        scores_BKGS = scores_BKGS.masked_fill(~filled_BS[:, None, None], float("-inf"))
+        return (scores_BKGS.softmax(-1) @ values[:, :, :s]).view(b, h, 1, c)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020): down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(d_model, 2 * d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        gate, up = self.gate_up(x_BTD).chunk(2, -1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward (or experts), each added to the residual stream."""
+
+    def __init__(self, cfg: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.attention_norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
+        self.attention = Attention(cfg)
+        self.mlp_norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
+        self.mlp: nn.Module
+        if cfg.moe is not None and layer >= cfg.moe.first_dense:
+            self.mlp = MixtureOfExperts(cfg.d_model, cfg.moe)
+        else:
+            self.mlp = FeedForward(cfg.d_model, cfg.hidden)
+
+    def forward(
+        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask_BTT: Tensor | None, cache: KVCache | None
+    ) -> tuple[Tensor, RouterStats | None]:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos, sin, mask_BTT, cache, self.layer)
+        normed = self.mlp_norm(x_BTD)
+        if isinstance(self.mlp, MixtureOfExperts):
+            y_BTD, stats = self.mlp(normed)
+            return x_BTD + y_BTD, stats
+        return x_BTD + self.mlp(normed), None
+
+
+class Transformer(nn.Module):
+    """A decoder language model.
+
+    `forward(tokens_BT) -> logits_BTV`. With `cache`, the tokens continue the cached sequences (a prefill of empty
+    slots, or one token each) and the cache grows. With `documents_BT`, positions attend within their own document
+    only (a block-diagonal causal mask) and `positions_BT` should restart in each.
+    """
+
+    def __init__(self, cfg: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.embedding = nn.Embedding(cfg.vocab_size, cfg.d_model)
+        self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.num_layers))
+        self.norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
+        self.unembedding = None if cfg.tie_embeddings else nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
+        half = cfg.per_head // 2
+        frequencies = cfg.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.frequencies: Tensor
+        self._tables: dict[int, tuple[Tensor, Tensor]] = {}
+        self._initialize(torch.Generator().manual_seed(seed))
+
+    def _initialize(self, generator: torch.Generator) -> None:
+        """Matrices N(0, 1/fan_in), those that write to the residual stream scaled by 1/√(2·layers); embeddings
+        N(0, 0.02²) when tied, so that first logits are near zero."""
+        depth = 1 / math.sqrt(2 * self.cfg.num_layers)
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                if weight.dim() < 2:
+                    weight.fill_(0.0 if name.endswith("bias") else 1.0)
+                    continue
+                std = 0.02 if name == "embedding.weight" else 1 / math.sqrt(weight.shape[-1])
+                if name.endswith(("out.weight", "down.weight", "down")):
+                    std *= depth
+                weight.normal_(0.0, std, generator=generator)
+
+    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin for positions [..., T], with a head axis: [..., T, 1, C/2] in fp32."""
+        angles = positions.to(torch.float64)[..., None] * self.frequencies
+        return angles.cos().float().unsqueeze(-2), angles.sin().float().unsqueeze(-2)
+
+    def hidden(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Hidden:
+        """Hidden states [B, T, D] after the last norm."""
+        t = tokens_BT.shape[1]
+        if positions_BT is not None:
+            cos, sin = self._rotary(positions_BT)
+        elif cache is not None and t == 1:
+            cos, sin = self._rotary(cache.lengths_B[:, None])
+        else:
+            if t not in self._tables:
+                self._tables[t] = self._rotary(torch.arange(t))
+            cos, sin = self._tables[t]
+        mask = None if documents_BT is None else document_mask(documents_BT)
+        x_BTD = F.embedding(tokens_BT, self.embedding.weight)
+        routers: list[RouterStats] = []
+        for block in self.blocks:
+            x_BTD, stats = block(x_BTD, cos, sin, mask, cache)
+            if stats is not None:
+                routers.append(stats)
+        return Hidden(self.norm(x_BTD), routers)
+
+    def logits(self, x_BTD: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., D]."""
+        weight = self.embedding.weight if self.unembedding is None else self.unembedding.weight
+        return F.linear(x_BTD, weight)
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        documents_BT: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        return self.logits(self.hidden(tokens_BT, positions_BT, documents_BT, cache).x_BTD)
+
+
+def document_mask(documents_BT: Tensor) -> Tensor:
+    """Boolean mask [B, 1, T, T]: a position sees itself and what precedes it in its own document."""
+    t = documents_BT.shape[1]
+    same = documents_BT[:, :, None] == documents_BT[:, None, :]
+    return (same & torch.ones(t, t, dtype=torch.bool).tril())[:, None]

@@ -1,0 +1,196 @@
+"""Reasoning tasks with exact verifiers: chains of additions and subtractions, and sign puzzles.
+
+A *chain* asks for the value of 1-10 operations, symbolically or in words; it can be answered directly or worked step
+by step. A *sign puzzle* gives a start, some numbers and a goal: put + or - before each number to hit the goal. Every
+value on the way stays within 0..99, so a step is always one two-digit sum.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+NAMES = ("Ann", "Ben", "Cara", "Dan", "Eve", "Finn", "Gus", "Hana", "Ivan", "June")
+OBJECTS = ("apples", "books", "coins", "shells", "stamps", "cards", "beads", "nuts")
+GAINS = ("gets", "finds", "buys", "wins")
+LOSSES = ("loses", "gives", "sells", "drops")
+MAX_VALUE = 99
+
+Style = Literal["direct", "worked"]
+DIRECT_CUE = "Answer now."
+WORKED_CUE = "Think in steps."
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One item: `question` without a cue, the worked `steps`, and the `answer` that the verifier compares with."""
+
+    question: str
+    steps: str
+    answer: str
+    difficulty: int
+    form: Literal["symbolic", "words"]
+
+
+def prompt(problem: Problem, style: Style) -> str:
+    """What the user says: the question and how to answer it (zero-shot)."""
+    return f"{problem.question} {DIRECT_CUE if style == 'direct' else WORKED_CUE}"
+
+
+def response(problem: Problem, style: Style) -> str:
+    """What a perfect assistant says."""
+    return problem.answer if style == "direct" else f"{problem.steps} so {problem.answer}"
+
+
+def _signed_walk(rng: random.Random, length: int) -> tuple[int, list[int]]:
+    """A start in 1..99 and signed single-digit changes that keep the running value within 0..99."""
+    value = start = rng.randint(1, MAX_VALUE)
+    changes = []
+    for _ in range(length):
+        change = rng.choice((-1, 1)) * rng.randint(1, 9)
+        if not 0 <= value + change <= MAX_VALUE:
+            change = -change
+        changes.append(change)
+        value += change
+    return start, changes
+
+
+def worked_steps(start: int, changes: list[int]) -> str:
+    """`37+8=45;45-6=39;`: each operation with its result."""
+    steps, value = [], start
+    for change in changes:
+        steps.append(f"{value}{change:+d}={value + change};")
+        value += change
+    return "".join(steps)
+
+
+def chain_problem(rng: random.Random, difficulty: int) -> Problem:
+    """A chain of `difficulty` operations, half of the time as a word problem."""
+    start, changes = _signed_walk(rng, difficulty)
+    steps, answer = worked_steps(start, changes), str(start + sum(changes))
+    if rng.random() < 0.5:
+        return Problem(f"{start}{''.join(f'{c:+d}' for c in changes)}=?", steps, answer, difficulty, "symbolic")
+    name, thing = rng.choice(NAMES), rng.choice(OBJECTS)
+    events = " ".join(f"{name} {rng.choice(GAINS if c > 0 else LOSSES)} {abs(c)}." for c in changes)
+    question = f"{name} has {start} {thing}. {events} How many {thing}?"
+    return Problem(question, steps, answer, difficulty, "words")
+
+
+def chain_suite(seed: int, difficulties: tuple[int, ...], per_difficulty: int) -> list[Problem]:
+    """A fixed evaluation set without repeats; its questions are what training data is decontaminated against."""
+    rng = random.Random(f"chain-suite-{seed}")
+    suite: dict[str, Problem] = {}
+    for difficulty in difficulties:
+        wanted = len(suite) + per_difficulty
+        while len(suite) < wanted:
+            problem = chain_problem(rng, difficulty)
+            suite.setdefault(problem.question, problem)
+    return list(suite.values())
+
+
+_LAST_NUMBER = re.compile(r"-?\d+")
+
+
+def extract_answer(text: str) -> str:
+    """The last number of an answer, which is where both styles put it; empty when there is none."""
+    numbers = _LAST_NUMBER.findall(text)
+    return str(int(numbers[-1])) if numbers else ""
+
+
+def is_correct(problem: Problem, text: str) -> bool:
+    """Exact match of the extracted answer."""
+    return extract_answer(text) == problem.answer
+
+
+def followed_format(text: str, style: Style) -> bool:
+    """Whether an answer has the form that its cue asked for."""
+    pattern = r"\d+" if style == "direct" else r"(\d+[+-]\d+=\d+;)+ so \d+"
+    return re.fullmatch(pattern, text.strip()) is not None
+
+
+def generate_problem_texts(seed: int, max_difficulty: int = 6) -> Iterator[str]:
+    """Endless pretraining documents: single facts, worked chains and direct answers, as plain text."""
+    rng = random.Random(f"problem-texts-{seed}")
+    while True:
+        lines = []
+        for _ in range(rng.randint(3, 6)):
+            if rng.random() < 0.25:
+                start, changes = _signed_walk(rng, 1)
+                lines.append(worked_steps(start, changes))
+            else:
+                problem = chain_problem(rng, rng.randint(1, max_difficulty))
+                style: Style = "worked" if rng.random() < 0.8 else "direct"
+                lines.append(f"{prompt(problem, style)} {response(problem, style)}")
+        yield "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class SignPuzzle:
+    """Put + or - before each of `numbers`, from `start`, staying within 0..99, to end at `goal`."""
+
+    start: int
+    numbers: tuple[int, ...]
+    goal: int
+
+    @property
+    def question(self) -> str:
+        """`37 5 8 3 to 43`"""
+        return f"{self.start} {' '.join(map(str, self.numbers))} to {self.goal}"
+
+
+def reachable(value: int, numbers: tuple[int, ...], goal: int) -> bool:
+    """Whether some choice of signs leads from `value` to `goal` within 0..99: the oracle of a state's value."""
+    states = {value}
+    for number in numbers:
+        states = {s + d for s in states for d in (number, -number) if 0 <= s + d <= MAX_VALUE}
+    return goal in states
+
+
+def count_solutions(puzzle: SignPuzzle) -> int:
+    """How many of the 2^n sign assignments solve the puzzle."""
+    ways = {puzzle.start: 1}
+    for number in puzzle.numbers:
+        following: dict[int, int] = {}
+        for value, count in ways.items():
+            for reached in (value + number, value - number):
+                if 0 <= reached <= MAX_VALUE:
+                    following[reached] = following.get(reached, 0) + count
+        ways = following
+    return ways.get(puzzle.goal, 0)
+
+
+def sign_puzzle(rng: random.Random, length: int, max_solutions: int) -> tuple[SignPuzzle, list[int]]:
+    """A puzzle with at least one and at most `max_solutions` solutions, and the signed changes of one of them."""
+    while True:
+        start, changes = _signed_walk(rng, length)
+        puzzle = SignPuzzle(start, tuple(abs(c) for c in changes), start + sum(changes))
+        if count_solutions(puzzle) <= max_solutions:
+            return puzzle, changes
+
+
+_STEP = re.compile(r"(\d+)([+-])(\d+)=(\d+);")
+
+
+def puzzle_value(puzzle: SignPuzzle, text: str) -> int | None:
+    """The value that a (partial) solution has reached, or None when a step breaks the rules."""
+    value, position = puzzle.start, 0
+    for index, match in enumerate(_STEP.finditer(text)):
+        if match.start() != position or index >= len(puzzle.numbers):
+            return None
+        left, sign, right, result = match.groups()
+        expected = value + (1 if sign == "+" else -1) * int(right)
+        if int(left) != value or int(right) != puzzle.numbers[index] or int(result) != expected:
+            return None
+        if not 0 <= expected <= MAX_VALUE:
+            return None
+        value, position = expected, match.end()
+    return value if position == len(text) else None
+
+
+def is_solution(puzzle: SignPuzzle, text: str) -> bool:
+    """The exact verifier: every number used once in order, arithmetic right, goal hit."""
+    text = text.strip()
+    return text.count(";") == len(puzzle.numbers) and puzzle_value(puzzle, text) == puzzle.goal

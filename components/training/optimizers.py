@@ -1,0 +1,133 @@
+"""Muon for matrices, AdamW for the rest, as one object with a state that round-trips through tensors."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """muon_lr: step of the matrices (0: AdamW for all); adamw_lr: of embeddings, norms, heads and the rest.
+    momentum: Nesterov momentum of Muon. betas, eps: of AdamW. weight_decay: decoupled, for matrices and embeddings."""
+
+    muon_lr: float = 0.02
+    adamw_lr: float = 3e-3
+    momentum: float = 0.95
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+def newton_schulz(x_NRC: Tensor, steps: int = 5) -> Tensor:
+    """Approximately orthogonalize a batch of matrices [N, rows, columns]: singular values go to about 1.
+
+    The quintic iteration of Jordan et al. 2024 ("Muon"), coefficients chosen for slope at zero; it ends with singular
+    values in about [0.7, 1.2], not at exactly 1.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    transposed = x_NRC.shape[-2] > x_NRC.shape[-1]
+    x = x_NRC.mT if transposed else x_NRC
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if transposed else x
+
+
+class Muon:
+    """Nesterov momentum, orthogonalized (Jordan et al. 2024); equal shapes are orthogonalized in one batch.
+
+    Each step moves a matrix [R, C] by lr · √max(1, R/C) · orthogonalized momentum.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], momentum: float, weight_decay: float) -> None:
+        self.momentum, self.weight_decay = momentum, weight_decay
+        groups: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+        for param in params:
+            groups[tuple(param.shape)].append(param)
+        self.groups = list(groups.values())
+        self.buffers = [torch.zeros(len(group), *group[0].shape) for group in self.groups]
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Apply one update from the gradients that the parameters hold."""
+        for group, buffer in zip(self.groups, self.buffers, strict=True):
+            grads = torch.stack([param.grad for param in group])  # type: ignore[misc]
+            buffer.lerp_(grads, 1 - self.momentum)
+            update = newton_schulz(grads.lerp(buffer, self.momentum).flatten(0, -3)).view_as(buffer)
+            rows, columns = update.shape[-2:]
+            scale = lr * max(1.0, rows / columns) ** 0.5
+            for param, delta in zip(group, update.unbind(0), strict=True):
+                if self.weight_decay:
+                    param.mul_(1 - lr * self.weight_decay)
+                param.sub_(delta, alpha=scale)
+
+
+class Optimizer:
+    """`Muon` on the hidden matrices (2-D, and the 3-D stacks of experts), fused AdamW on what is left."""
+
+    def __init__(self, model: nn.Module, cfg: OptimizerConfig) -> None:
+        self.cfg = cfg
+        named = [(name, param) for name, param in model.named_parameters() if param.requires_grad]
+        matrices = [p for name, p in named if cfg.muon_lr > 0 and p.dim() >= 2 and is_hidden_matrix(name)]
+        chosen = {id(p) for p in matrices}
+        self.params = [p for _, p in named]
+        self.muon = Muon(matrices, cfg.momentum, cfg.weight_decay)
+        rest = [p for _, p in named if id(p) not in chosen]
+        decayed = [p for p in rest if p.dim() >= 2]
+        plain = [p for p in rest if p.dim() < 2]
+        groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.adamw = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=cfg.adamw_lr,
+            betas=(cfg.beta1, cfg.beta2),
+            eps=cfg.eps,
+            fused=True,
+        )
+
+    def step(self, lr_scale: float) -> None:
+        """One update with both rates multiplied by `lr_scale`; the gradients are cleared."""
+        self.muon.step(self.cfg.muon_lr * lr_scale)
+        for group in self.adamw.param_groups:
+            group["lr"] = self.cfg.adamw_lr * lr_scale
+        self.adamw.step()
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for param in self.params:
+            param.grad = None
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, besides weights and gradients."""
+        tensors = {f"muon.{index}": buffer for index, buffer in enumerate(self.muon.buffers)}
+        for index, state in self.adamw.state_dict()["state"].items():
+            tensors |= {f"adamw.{index}.{name}": value for name, value in state.items()}
+        return tensors
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state_tensors`."""
+        for index, buffer in enumerate(self.muon.buffers):
+            buffer.copy_(tensors[f"muon.{index}"])
+        state: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for name, value in tensors.items():
+            if name.startswith("adamw."):
+                _, index, field = name.split(".")
+                state[int(index)][field] = value.clone()
+        self.adamw.load_state_dict({"state": dict(state), "param_groups": self.adamw.state_dict()["param_groups"]})
+
+
+def is_hidden_matrix(name: str) -> bool:
+    """Whether a parameter is a matrix inside the blocks, which Muon is meant for (not embeddings, heads, routers)."""
+    return "blocks." in name and "router" not in name and "norm" not in name
+
+
+def clip_gradients(params: Iterable[nn.Parameter], max_norm: float) -> float:
+    """Scale all gradients so that their joint L2 norm is at most `max_norm`; returns the norm before."""
+    return float(nn.utils.clip_grad_norm_(list(params), max_norm, foreach=True))
