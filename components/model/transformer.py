@@ -110,11 +110,13 @@ class Attention(nn.Module):
         keys[rows, :, cache.lengths_B] = k_BK1C[:, :, 0]
         values[rows, :, cache.lengths_B] = v_BK1C[:, :, 0]
         s = int(cache.lengths_B.max()) + 1
-        q_BKGC = q_BH1C.view(b, k, h // k, c)
-        scores_BKGS = q_BKGC @ keys[:, :, :s].transpose(-1, -2) / math.sqrt(c)
-        filled_BS = torch.arange(s) <= cache.lengths_B[:, None]
-        scores_BKGS = scores_BKGS.masked_fill(~filled_BS[:, None, None], float("-inf"))
-        return (scores_BKGS.softmax(-1) @ values[:, :, :s]).view(b, h, 1, c)
+        # Batch and key heads merged: a slice of the slots is then still a batch of strided matrices, never a copy.
+        keys_NSC, values_NSC = keys.flatten(0, 1)[:, :s], values.flatten(0, 1)[:, :s]
+        q_NGC = q_BH1C.reshape(b * k, h // k, c) / math.sqrt(c)
+        scores_BKGS = torch.bmm(q_NGC, keys_NSC.transpose(1, 2)).view(b, k, h // k, s)
+        empty_BS = torch.arange(s) > cache.lengths_B[:, None]
+        weights_BKGS = scores_BKGS.masked_fill(empty_BS[:, None, None], float("-inf")).softmax(-1)
+        return torch.bmm(weights_BKGS.flatten(0, 1), values_NSC).view(b, h, 1, c)
 
 
 class FeedForward(nn.Module):

@@ -1,0 +1,86 @@
+"""Sampling as pure functions. The random number of a token depends on (seed, sequence, position) alone, so a sequence
+gets the same draws whatever else is in its batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """temperature 0 is greedy. top_k 0 and top_p 1 keep all tokens. `stop_ids` end a sequence and are kept in it.
+    num_samples: independent completions a prompt; they share the prompt's prefill. `ban_ids` are never drawn."""
+
+    max_tokens: int = 64
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    num_samples: int = 1
+    seed: int = 0
+    stop_ids: tuple[int, ...] = ()
+    ban_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}: give a number of at least 1")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature is {self.temperature}: give a number of at least 0")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}: give a number above 0, at most 1")
+        if self.top_k < 0 or self.num_samples < 1:
+            raise ValueError(f"top_k is {self.top_k}, num_samples {self.num_samples}: at least 0 and 1 are taken")
+
+
+def uniforms(seed: int, sequences_B: npt.NDArray[np.uint64], positions_B: npt.NDArray[np.uint64]) -> Tensor:
+    """A uniform number in [0, 1) for each (sequence, position): two rounds of the splitmix64 finalizer (Steele et al.
+    2014) over their combination. float64, shape [B]."""
+    with np.errstate(over="ignore"):
+        state = np.uint64(seed % 2**64) * np.uint64(0xD1342543DE82EF95) + sequences_B * np.uint64(0x9E3779B97F4A7C15)
+        state = _finalize(state) + positions_B * np.uint64(0xBF58476D1CE4E5B9)
+        state = _finalize(state)
+    return torch.from_numpy((state >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def _finalize(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def choose(logits_BV: Tensor, params: SamplingParams, uniform_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [B] and their log-probabilities [B] under the tempered distribution, before top-k and top-p cut it.
+
+    The log-probability is that of the policy which a trainer recomputes; at temperature 0 it is at temperature 1.
+    """
+    if params.ban_ids:
+        logits_BV = logits_BV.clone()
+        logits_BV[:, list(params.ban_ids)] = float("-inf")
+    if params.temperature == 0:
+        tokens_B = logits_BV.argmax(-1)
+        log_probs_BV = logits_BV.log_softmax(-1)
+    else:
+        log_probs_BV = (logits_BV / params.temperature).log_softmax(-1)
+        probs_BV = _truncate(log_probs_BV.exp(), params)
+        cumulative_BV = probs_BV.cumsum(-1, dtype=torch.float64)
+        # Inverse-CDF: the first token whose cumulative probability passes the uniform number.
+        threshold_B1 = (uniform_B * cumulative_BV[:, -1])[:, None]
+        tokens_B = torch.searchsorted(cumulative_BV, threshold_B1, right=True)[:, 0]
+        tokens_B = tokens_B.clamp_max(logits_BV.shape[-1] - 1)
+    return tokens_B, log_probs_BV.gather(-1, tokens_B[:, None])[:, 0]
+
+
+def _truncate(probs_BV: Tensor, params: SamplingParams) -> Tensor:
+    if params.top_k and params.top_k < probs_BV.shape[-1]:
+        kth = probs_BV.topk(params.top_k, -1).values[:, -1:]
+        probs_BV = probs_BV.masked_fill(probs_BV < kth, 0.0)
+    if params.top_p < 1:
+        ordered, index = probs_BV.sort(-1, descending=True)
+        before = ordered.cumsum(-1) - ordered
+        ordered = ordered.masked_fill(before >= params.top_p * ordered.sum(-1, keepdim=True), 0.0)
+        probs_BV = torch.zeros_like(probs_BV).scatter(-1, index, ordered)
+    return probs_BV

@@ -1,0 +1,40 @@
+"""A model on disk: `model.safetensors` and `config.json`. Nothing is ever unpickled, so a stranger's file is safe."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from components.model.config import ModelConfig, MoEConfig
+from components.model.transformer import Transformer
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def save_model(folder: Path, model: Transformer) -> None:
+    """Write weights and config into `folder`, which exists."""
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS)
+    text = json.dumps({"format": "lifespan-transformer", **dataclasses.asdict(model.cfg)}, indent=1)
+    (folder / CONFIG).write_text(text, encoding="utf-8")
+
+
+def load_model(folder: Path) -> Transformer:
+    """The model of a folder, in eval mode. Raises ValueError when the config is not one of ours or does not fit."""
+    try:
+        raw: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if raw.pop("format", None) != "lifespan-transformer":
+            raise ValueError("it has no format 'lifespan-transformer'")
+        moe = raw.pop("moe", None)
+        cfg = ModelConfig(**raw, moe=None if moe is None else MoEConfig(**moe))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG} is not a model config of Lifespan: {error}") from error
+    model = Transformer(cfg)
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError as error:
+        raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
+    return model.eval()
