@@ -175,9 +175,11 @@ class Transformer(nn.Module):
         self.unembedding = None if cfg.tie_embeddings else nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
         half = cfg.per_head // 2
         frequencies = cfg.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.frequencies: Tensor
-        self._tables: dict[int, tuple[Tensor, Tensor]] = {}
+        angles = torch.outer(torch.arange(cfg.context_length, dtype=torch.float64), frequencies)
+        self.register_buffer("cos", angles.cos().float().unsqueeze(1), persistent=False)  # [T, 1, C/2]
+        self.register_buffer("sin", angles.sin().float().unsqueeze(1), persistent=False)
+        self.cos: Tensor
+        self.sin: Tensor
         self._initialize(torch.Generator().manual_seed(seed))
 
     def _initialize(self, generator: torch.Generator) -> None:
@@ -194,11 +196,6 @@ class Transformer(nn.Module):
                     std *= depth
                 weight.normal_(0.0, std, generator=generator)
 
-    def _rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin for positions [..., T], with a head axis: [..., T, 1, C/2] in fp32."""
-        angles = positions.to(torch.float64)[..., None] * self.frequencies
-        return angles.cos().float().unsqueeze(-2), angles.sin().float().unsqueeze(-2)
-
     def hidden(
         self,
         tokens_BT: Tensor,
@@ -208,14 +205,11 @@ class Transformer(nn.Module):
     ) -> Hidden:
         """Hidden states [B, T, D] after the last norm."""
         t = tokens_BT.shape[1]
-        if positions_BT is not None:
-            cos, sin = self._rotary(positions_BT)
-        elif cache is not None and t == 1:
-            cos, sin = self._rotary(cache.lengths_B[:, None])
-        else:
-            if t not in self._tables:
-                self._tables[t] = self._rotary(torch.arange(t))
-            cos, sin = self._tables[t]
+        if t > self.cfg.context_length:
+            raise ValueError(f"{t} tokens in a row; the model's context_length is {self.cfg.context_length}")
+        if cache is not None and t == 1:
+            positions_BT = cache.lengths_B[:, None]
+        cos, sin = (self.cos[:t], self.sin[:t]) if positions_BT is None else (self.cos[positions_BT], self.sin[positions_BT])
         mask = None if documents_BT is None else document_mask(documents_BT)
         x_BTD = F.embedding(tokens_BT, self.embedding.weight)
         routers: list[RouterStats] = []
