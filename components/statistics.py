@@ -84,9 +84,7 @@ def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike, confidence: fl
     n = int(a.size)
     only_a, only_b = int(np.sum(a & ~b)), int(np.sum(b & ~a))
     low, high = _tango(only_a, only_b, n, confidence)
-    return PairedDifference(
-        (only_a - only_b) / n, low, high, n, only_a, only_b, mcnemar_p_value(only_a, only_b)
-    )
+    return PairedDifference((only_a - only_b) / n, low, high, n, only_a, only_b, mcnemar_p_value(only_a, only_b))
 
 
 def mcnemar_p_value(only_a: int, only_b: int) -> float:

@@ -90,7 +90,7 @@ def zipf_probabilities(size: int, exponent: float) -> NDArray[np.float64]:
 
 
 def facts_stream(config: FactsConfig, num_tokens: int, seed: int) -> NDArray[np.int64]:
-    """`num_tokens` tokens of independent records, starting at a separator; the last record may be cut. Shape (num_tokens,).
+    """Tokens of independent records, starting at a separator; the last record may be cut. Shape (num_tokens,).
 
     Use different seeds for training and evaluation. A longer stream of one seed starts with the shorter one.
     """
@@ -127,7 +127,8 @@ def oracle_losses(config: FactsConfig, tokens: NDArray[np.integer]) -> NDArray[n
     mass_before = np.ones(len(records))  # probability of the key so far, given nothing
     for position in range(1, 1 + config.key_length):
         prefixes, of_fact = np.unique(table.records[:, : position + 1], axis=0, return_inverse=True)
-        mass_of_prefix = np.bincount(of_fact.reshape(-1), weights=table.probabilities, minlength=len(prefixes))
+        mass_of_prefix = np.zeros(len(prefixes))
+        np.add.at(mass_of_prefix, of_fact.reshape(-1), table.probabilities)
         mass = _look_up(prefixes, mass_of_prefix, records[:, : position + 1], config)
         losses[:, position] = np.log(mass_before) - np.log(mass)
         mass_before = mass
@@ -137,7 +138,7 @@ def oracle_losses(config: FactsConfig, tokens: NDArray[np.integer]) -> NDArray[n
 def _look_up(
     prefixes: NDArray[np.int64], mass: NDArray[np.float64], queries: NDArray[np.int64], config: FactsConfig
 ) -> NDArray[np.float64]:
-    places = config.vocab_size ** np.arange(prefixes.shape[1])[::-1]
+    places = np.array([config.vocab_size**i for i in range(prefixes.shape[1])][::-1], dtype=np.int64)
     # np.unique sorts rows by column, which is the order of these codes.
     codes, asked = prefixes @ places, queries @ places
     at = np.minimum(np.searchsorted(codes, asked), len(codes) - 1)
