@@ -1,9 +1,9 @@
 """The tables: append-only Parquet, one folder a table, one part file a producer.
 
 A part is named by who produced it (an artifact key, or an event of a run), so writing it again replaces it: re-running
-is idempotent, and writers never share a file. `compact` merges parts into `_compacted.parquet`, whose extra column
-`part` remembers where a row came from. A part that stands as a file of its own always wins over its merged rows; that
-keeps every state between two steps of a compaction, and any rewrite after it, free of doubles.
+is idempotent, and writers never share a file. `compact` merges parts into `_compacted-N.parquet`, whose extra column
+`part` remembers where a row came from. Only the highest N counts, and a part that stands as a file of its own wins
+over its merged rows; so every state between two steps of a compaction, and any rewrite after it, is free of doubles.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import numbers
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from storage import durable
 from storage.plain import plain_json
 
-COMPACTED = "_compacted.parquet"
+_COMPACTED = re.compile(r"_compacted-(\d+)\.parquet")
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _TYPES = {
     "str": pa.string(),
@@ -98,17 +98,13 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 
+_PARTS = b"lifespan.parts"  # names of the merged parts, in the metadata of a compacted file
+_ATTEMPTS = 5
+_T = TypeVar("_T")
+
+
 class TableError(ValueError):
     """Rows that do not fit a table, a table that does not exist, or a part file that cannot be read."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A table as it lay when it was listed: datasets of the single parts and of the merged rows that still count."""
-
-    parts: pads.Dataset
-    merged: pads.Dataset | None
-    part_names: tuple[str, ...]
 
 
 class Tables:
@@ -127,11 +123,11 @@ class Tables:
 
             self._fs, root = fsspec.core.url_to_fs(self.url)
             self._root = str(root).rstrip("/")
-            self._arrow_fs: Any = pa.fs.PyFileSystem(pa.fs.FSSpecHandler(self._fs))
+            self._arrow_fs: Any = pafs.PyFileSystem(pafs.FSSpecHandler(self._fs))
             self._locks = Path(locks) if locks else None
         else:
             self._root = str(Path(self.url.removeprefix("file://")).expanduser().absolute())
-            self._arrow_fs = pa.fs.LocalFileSystem()
+            self._arrow_fs = pafs.LocalFileSystem()
             self._locks = Path(locks) if locks else Path(self._root) / ".locks"
 
     def __repr__(self) -> str:
@@ -175,17 +171,12 @@ class Tables:
                 pq.write_table(content, f, compression="zstd")
         return content.num_rows
 
-    def snapshot(self, table: str) -> Snapshot:
-        """The table's files as they are now, unread. A compaction may remove one before it is read: list again then."""
-        schema = _check_table(table)
-        folder = f"{self._root}/{table}"
-        names = sorted(n for n in self._names(folder) if n.endswith(".parquet") and not n.startswith("."))
-        singles = [name for name in names if name != COMPACTED]
-        parts = self._dataset([f"{folder}/{name}" for name in singles], schema)
-        merged = None
-        if len(singles) < len(names):
-            merged = self._dataset([f"{folder}/{COMPACTED}"], _with_part(schema))
-        return Snapshot(parts, merged, tuple(name.removesuffix(".parquet") for name in singles))
+    def dataset(self, table: str) -> pads.Dataset:
+        """A table as it lies now, unread.
+
+        A compaction may take one of its files away before it is read: on FileNotFoundError ask for the dataset again.
+        """
+        return self._as_dataset(table, _check_table(table), self._listing(table))
 
     def read(self, table: str, columns: Sequence[str] | None = None, where: pads.Expression | None = None) -> pa.Table:
         """Rows of a table in no particular order: those of `where`, or all.
@@ -193,36 +184,41 @@ class Tables:
         Raises:
             TableError: no such table, or a part file that cannot be read; names it.
         """
-        columns = list(columns) if columns is not None else _check_table(table).names
-        for attempt in range(5):
-            snapshot = self.snapshot(table)
+        return self.when_settled(lambda: self.dataset(table).to_table(columns=columns, filter=where), [table])
+
+    def when_settled(self, action: Callable[[], _T], tables: Sequence[str]) -> _T:
+        """Do `action`, which reads `tables`, and do it again when a compaction takes files away under it.
+
+        Raises:
+            TableError: it fails because a file is damaged; names the file. Other errors pass unchanged.
+        """
+        for attempt in range(_ATTEMPTS):
             try:
-                found = [snapshot.parts.to_table(columns=columns, filter=where)]
-                if snapshot.merged is not None:
-                    standing = pads.field("part").isin(pa.array(snapshot.part_names, pa.string()))
-                    keep = ~standing if where is None else ~standing & where
-                    found.append(snapshot.merged.to_table(columns=columns, filter=keep))
-                return pa.concat_tables(found)
-            except FileNotFoundError:
-                if attempt == 4:
-                    raise
-            except (pa.ArrowInvalid, OSError) as error:
-                raise TableError(self.damage(table) or f"{table}: cannot be read: {error}") from error
+                return action()
+            except TableError:
+                raise
+            except Exception as error:
+                gone = isinstance(error, FileNotFoundError) or "No such file or directory" in str(error)
+                if gone and attempt < _ATTEMPTS - 1:
+                    continue
+                for table in tables:
+                    if damage := self.damage(table):
+                        raise TableError(damage) from error
+                raise
         raise AssertionError("unreachable")
 
     def damage(self, table: str) -> str | None:
         """A message that names the files of a table that are no readable Parquet; None when all are."""
-        folder = f"{self._root}/{table}"
+        _check_table(table)
         broken = []
-        for name in self._names(folder):
-            if name.endswith(".parquet") and not name.startswith("."):
-                try:
-                    with self._arrow_fs.open_input_file(f"{folder}/{name}") as stream:
-                        pq.ParquetFile(stream).metadata  # noqa: B018 - opening it checks the footer
-                except FileNotFoundError:
-                    continue
-                except (pa.ArrowException, OSError) as error:
-                    broken.append(f"{folder}/{name} ({str(error).splitlines()[0]})")
+        for name in self._listing(table):
+            try:
+                with self._arrow_fs.open_input_file(f"{self._root}/{table}/{name}") as stream:
+                    pq.ParquetFile(stream)
+            except FileNotFoundError:
+                continue
+            except (pa.ArrowException, OSError) as error:
+                broken.append(f"{self._root}/{table}/{name} ({str(error).splitlines()[0]})")
         if not broken:
             return None
         return f"table {table}: damaged: {'; '.join(broken)}. Move it away; a new run of its stage writes it again."
@@ -236,41 +232,86 @@ class Tables:
 
     def _compact(self, table: str, schema: pa.Schema) -> int:
         with self._compaction_lock(table, shared=False):
-            snapshot = self.snapshot(table)
-            names = snapshot.part_names
-            if len(names) < 2 and not (names and snapshot.merged is not None):
+            names = self._listing(table)
+            singles = [name for name in names if not _COMPACTED.fullmatch(name)]
+            if len(singles) < 2 and len(names) < 2:
                 return 0
+            old = self._merged_file(names)
             folder = f"{self._root}/{table}"
-            full = _with_part(schema)
-            with self._replacing(f"{folder}/{COMPACTED}") as sink, pq.ParquetWriter(sink, full, compression="zstd") as out:
-                if snapshot.merged is not None:
-                    standing = pads.field("part").isin(pa.array(names, pa.string()))
-                    for batch in snapshot.merged.to_batches(filter=~standing):
+            parts = {name.removesuffix(".parquet") for name in singles}
+            earlier = self._merged_parts(table, names) - parts
+            full = _with_part(schema).with_metadata({_PARTS: json.dumps(sorted(earlier | parts))})
+            generation = int(_COMPACTED.fullmatch(old)[1]) + 1 if old else 1  # type: ignore[index]
+            with (
+                self._replacing(f"{folder}/_compacted-{generation:06}.parquet") as sink,
+                pq.ParquetWriter(sink, full, compression="zstd") as out,
+            ):
+                if old:
+                    outdated = pads.field("part").isin(pa.array(sorted(parts), pa.string()))
+                    for batch in self._files([f"{folder}/{old}"], _with_part(schema)).to_batches(filter=~outdated):
                         if batch.num_rows:
-                            out.write_batch(batch)
-                for name in names:
-                    rows = self._dataset([f"{folder}/{name}.parquet"], schema).to_table()
-                    out.write_table(rows.append_column(full.field("part"), pa.array([name] * rows.num_rows, pa.string())))
+                            out.write_batch(batch.replace_schema_metadata(full.metadata))
+                for name in singles:
+                    rows = self._files([f"{folder}/{name}"], schema).to_table()
+                    part = pa.array([name.removesuffix(".parquet")] * rows.num_rows, pa.string())
+                    out.write_table(rows.append_column(full.field("part"), part).replace_schema_metadata(full.metadata))
             for name in names:
-                self._remove(f"{folder}/{name}.parquet")
-            return len(names)
+                self._remove(f"{folder}/{name}")
+            return len(singles)
+
+    def _as_dataset(self, table: str, schema: pa.Schema, names: list[str]) -> pads.Dataset:
+        folder = f"{self._root}/{table}"
+        singles = [name for name in names if not _COMPACTED.fullmatch(name)]
+        merged = [name for name in [self._merged_file(names)] if name]
+        outdated = self._merged_parts(table, names) & {name.removesuffix(".parquet") for name in singles}
+        if not outdated:
+            return self._files([f"{folder}/{name}" for name in [*singles, *merged]], schema)
+        # Rewritten since it was merged: rare, and gone with the next compaction, so memory is good enough.
+        keep = ~pads.field("part").isin(pa.array(sorted(outdated), pa.string()))
+        rest = self._files([f"{folder}/{merged[0]}"], _with_part(schema)).to_table(columns=schema.names, filter=keep)
+        files = self._files([f"{folder}/{name}" for name in singles], schema)
+        return pads.dataset([files, pads.dataset(rest.cast(files.schema))])
+
+    @staticmethod
+    def _merged_file(names: list[str]) -> str | None:
+        """Name of the newest compaction; an older one is a leftover of a killed `compact`."""
+        return max((name for name in names if _COMPACTED.fullmatch(name)), default=None)
+
+    def _merged_parts(self, table: str, names: list[str]) -> set[str]:
+        name = self._merged_file(names)
+        if name is None:
+            return set()
+        with self._arrow_fs.open_input_file(f"{self._root}/{table}/{name}") as stream:
+            metadata = pq.read_schema(stream).metadata or {}
+        return set(json.loads(metadata[_PARTS]))
 
     # Where local and remote differ
 
-    def _names(self, folder: str) -> list[str]:
-        try:
-            if not self.is_remote:
-                return os.listdir(folder)
-            self._fs.invalidate_cache()
-            return [str(path).rsplit("/", 1)[1] for path in self._fs.ls(folder, detail=False)]
-        except FileNotFoundError:
-            return []
+    def _listing(self, table: str) -> list[str]:
+        """Names of a table's Parquet files, sorted; temporary ones start with a dot."""
 
-    def _dataset(self, paths: list[str], schema: pa.Schema) -> pads.Dataset:
+        def once() -> list[str]:
+            try:
+                if not self.is_remote:
+                    found = os.listdir(f"{self._root}/{table}")
+                else:
+                    self._fs.invalidate_cache()
+                    found = [str(path).rsplit("/", 1)[1] for path in self._fs.ls(f"{self._root}/{table}", detail=False)]
+            except FileNotFoundError:
+                return []
+            return sorted(name for name in found if name.endswith(".parquet") and not name.startswith("."))
+
+        names = once()
+        # A folder that changes while it is listed may show neither the old file nor the new: look until it holds still.
+        while not self.is_remote and names != (again := once()):
+            names = again
+        return names
+
+    def _files(self, paths: list[str], schema: pa.Schema) -> pads.Dataset:
         # Nullable whatever the schema says: a part from before a column was added has nulls there.
         loose = pa.schema([field.with_nullable(True) for field in schema])
         if not paths:
-            return pads.dataset(pa.Table.from_batches([], loose))
+            return pads.dataset(loose.empty_table())
         return pads.FileSystemDataset.from_paths(
             paths, schema=loose, format=pads.ParquetFileFormat(), filesystem=self._arrow_fs
         )
