@@ -1,0 +1,147 @@
+"""Fits of Kaplan et al. (2020): L(N) and L(D) as straight lines in logs, and the joint L(N, D)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from components.scaling.laws import KaplanLaw, PowerLaw
+from components.scaling.points import PointArrays, ScalingPoint, point_arrays
+from components.statistics import Interval, cluster_rows, linear_slope_interval
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PowerLawFit:
+    """L = (scale/x)^exponent with the interval of the exponent and R² in logs."""
+
+    law: PowerLaw
+    exponent: Interval
+    r_squared: float
+
+
+@dataclass(frozen=True)
+class KaplanFit:
+    """The joint law; bootstrap intervals over runs of its four constants; `residuals`: ln observed - ln predicted."""
+
+    law: KaplanLaw
+    intervals: Mapping[str, Interval]
+    residuals: FloatArray
+    r_squared: float
+
+
+def fit_power_law(x: Sequence[float], loss: Sequence[float], confidence: float = 0.95) -> PowerLawFit:
+    """Least squares of ln loss on ln x. No irreducible loss: meant for runs where x alone is the bottleneck.
+
+    Raises ValueError for fewer than three points or values that are not finite and positive.
+    """
+    for row, pair in enumerate(zip(x, loss, strict=True)):
+        if not all(math.isfinite(v) and v > 0 for v in pair):
+            raise ValueError(f"row {row}: x and loss are {pair}; both must be finite and positive")
+    log_x, log_loss = np.log(np.asarray(x, dtype=np.float64)), np.log(np.asarray(loss, dtype=np.float64))
+    slope = linear_slope_interval(log_x, log_loss, confidence)
+    exponent = Interval(-slope.value, -slope.high, -slope.low, slope.n)
+    intercept = float(log_loss.mean() - slope.value * log_x.mean())
+    residual = log_loss - intercept - slope.value * log_x
+    if exponent.value == 0:
+        raise ValueError("the loss does not change with x: there is no power law to fit")
+    return PowerLawFit(
+        PowerLaw(math.exp(intercept / exponent.value), exponent.value), exponent, _r2(residual, log_loss)
+    )
+
+
+def fit_kaplan(
+    points: Sequence[ScalingPoint], resamples: int = 200, seed: int = 0, confidence: float = 0.95
+) -> KaplanFit:
+    """Least squares in ln loss for eq. 1.5, from several starts; intervals resample whole runs.
+
+    Raises ValueError for fewer than five points, or a single N or D.
+    """
+    arrays = point_arrays(points, 5, "Kaplan's joint law")
+    for name, values in (("N", arrays.num_params), ("D", arrays.tokens)):
+        if len(np.unique(values)) < 2:
+            raise ValueError(f"all {len(points)} points have one {name}: its exponent cannot be fitted")
+    residuals = _log_residuals(arrays)
+    ones = np.ones(len(points))
+    starts = [np.array([*_scales(arrays, an, ad), an, ad]) for an in (0.05, 0.15, 0.4) for ad in (0.05, 0.15, 0.4)]
+    theta = min((_solve(residuals, start, ones) for start in starts), key=lambda t: float(np.sum(residuals(t) ** 2)))
+    law = _law(theta)
+
+    rng = np.random.default_rng(seed)
+    clusters = cluster_rows(arrays.runs)
+    drawn: list[list[float]] = []
+    while len(drawn) < resamples:
+        weights = np.zeros(len(points))
+        for cluster in rng.integers(0, len(clusters), len(clusters)):
+            weights[clusters[int(cluster)]] += 1
+        kept = weights > 0
+        if min(len(np.unique(arrays.num_params[kept])), len(np.unique(arrays.tokens[kept]))) < 2:
+            if len(clusters) < 3:
+                raise ValueError(f"{len(clusters)} runs are too few to resample: set resamples to 0 or train more")
+            continue
+        drawn.append(_constants(_law(_solve(residuals, theta, weights))))
+    if drawn:
+        lows, highs = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0)
+    else:
+        lows, highs = np.full(4, -math.inf), np.full(4, math.inf)
+    names = ("N_c", "D_c", "alpha_N", "alpha_D")
+    intervals = {
+        name: Interval(v, float(lo), float(hi), len(points))
+        for name, v, lo, hi in zip(names, _constants(law), lows, highs, strict=True)
+    }
+    at_fit = residuals(theta)
+    return KaplanFit(law, intervals, -at_fit, _r2(at_fit, np.log(arrays.loss)))
+
+
+def _log_residuals(arrays: PointArrays) -> Callable[[FloatArray], FloatArray]:
+    """θ = (ln N_c, ln D_c, alpha_N, alpha_D); ln L = alpha_D · logsumexp(alpha_N/alpha_D · ln(N_c/N), ln(D_c/D))."""
+    log_n, log_d, target = np.log(arrays.num_params), np.log(arrays.tokens), np.log(arrays.loss)
+
+    def residuals(theta: FloatArray) -> FloatArray:
+        nc, dc, an, ad = theta
+        return np.asarray(ad * np.logaddexp(an / ad * (nc - log_n), dc - log_d) - target)
+
+    return residuals
+
+
+def _scales(arrays: PointArrays, alpha_n: float, alpha_d: float) -> tuple[float, float]:
+    # Start with both terms explaining the mean log loss alone.
+    level = float(np.log(arrays.loss).mean())
+    return (
+        level / alpha_n + float(np.log(arrays.num_params).mean()),
+        level / alpha_d + float(np.log(arrays.tokens).mean()),
+    )
+
+
+def _solve(residuals: Callable[[FloatArray], FloatArray], start: FloatArray, weights: FloatArray) -> FloatArray:
+    root = np.sqrt(weights)
+    found = optimize.least_squares(
+        lambda t: root * residuals(t),
+        start,
+        bounds=([-200, -200, 1e-3, 1e-3], [1000, 1000, 5, 5]),
+        x_scale=[10, 10, 0.1, 0.1],
+        xtol=1e-12,
+        ftol=1e-12,
+        gtol=1e-12,
+    )
+    return np.asarray(found.x)
+
+
+def _law(theta: FloatArray) -> KaplanLaw:
+    nc, dc, an, ad = (float(t) for t in theta)
+    return KaplanLaw(N_c=math.exp(nc), D_c=math.exp(dc), alpha_N=an, alpha_D=ad)
+
+
+def _constants(law: KaplanLaw) -> list[float]:
+    return [law.N_c, law.D_c, law.alpha_N, law.alpha_D]
+
+
+def _r2(residual: FloatArray, target: FloatArray) -> float:
+    spread = float(np.sum((target - target.mean()) ** 2))
+    return 1 - float(residual @ residual) / spread if spread > 0 else math.nan

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from components.scaling.chinchilla_fit import ChinchillaFitConfig, fit_chinchilla
+from components.scaling.forecast import Forecast, make_forecast, score_forecast
+from components.scaling.laws import ChinchillaLaw
+from components.scaling.points import ScalingPoint
+
+LAW = ChinchillaLaw(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.36)
+NOISE = 0.01
+
+
+def sweep(seed: int) -> list[ScalingPoint]:
+    rng = np.random.default_rng(seed)
+    return [
+        ScalingPoint(n, d, float(LAW.loss(n, d)) * math.exp(NOISE * rng.standard_normal()), f"{i}/{j}")
+        for i, n in enumerate(np.geomspace(5e7, 4e9, 5).tolist())
+        for j, d in enumerate(np.geomspace(1e9, 1e11, 4).tolist())
+    ]
+
+
+def test_prediction_intervals_hold_a_new_noisy_run() -> None:
+    rng = np.random.default_rng(1)
+    inside = 0
+    for seed in range(10):
+        fit = fit_chinchilla(sweep(seed), ChinchillaFitConfig(resamples=60, seed=seed))
+        forecast = make_forecast(fit, 1e10, 3e11, "2026-01-01T00:00:00Z", seed)
+        observed = float(LAW.loss(1e10, 3e11)) * math.exp(NOISE * rng.standard_normal())
+        inside += score_forecast(forecast, observed).inside
+        mean = fit.predict(1e10, 3e11)
+        assert forecast.high - forecast.low > mean.high - mean.low
+    assert inside >= 7  # P(fewer of 10 | 0.95) = 1e-3
+
+
+def test_a_forecast_repeats_with_its_seed() -> None:
+    fit = fit_chinchilla(sweep(0), ChinchillaFitConfig(resamples=60))
+    assert make_forecast(fit, 1e10, 1e11, "t", 3) == make_forecast(fit, 1e10, 1e11, "t", 3)
+    assert make_forecast(fit, 1e10, 1e11, "t", 3).predicted == float(fit.law.loss(1e10, 1e11))
+
+
+def test_score_by_hand() -> None:
+    forecast = Forecast(1e6, 1e7, 2.0, 1.9, 2.2, 0.95, "t", "total")
+    hit = score_forecast(forecast, 2.1)
+    assert hit.inside and hit.error == pytest.approx(0.1) and hit.relative_error == pytest.approx(0.05)
+    assert hit.interval_score == pytest.approx(0.3)
+    miss = score_forecast(forecast, 2.25)
+    assert not miss.inside
+    assert miss.interval_score == pytest.approx(0.3 + 40 * 0.05)
+    with pytest.raises(ValueError, match="diverged"):
+        score_forecast(forecast, math.nan)
+
+
+def test_a_fit_without_samples_cannot_forecast() -> None:
+    fit = fit_chinchilla(sweep(0), ChinchillaFitConfig(resamples=0))
+    with pytest.raises(ValueError, match="bootstrap samples"):
+        make_forecast(fit, 1e10, 1e11, "t", 0)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from components.scaling.kaplan_fit import fit_kaplan, fit_power_law
+from components.scaling.laws import KaplanLaw, PowerLaw
+from components.scaling.points import ScalingPoint
+
+# Kaplan et al. 2020, table 2.
+PUBLISHED = KaplanLaw(N_c=6.4e13, D_c=1.8e13, alpha_N=0.076, alpha_D=0.103)
+
+
+def grid(noise: float, seed: int = 0) -> list[ScalingPoint]:
+    rng = np.random.default_rng(seed)
+    return [
+        ScalingPoint(n, d, float(PUBLISHED.loss(n, d)) * math.exp(noise * rng.standard_normal()), f"{i}/{j}")
+        for i, n in enumerate(np.geomspace(1e6, 1e9, 6).tolist())
+        for j, d in enumerate(np.geomspace(2e7, 2e10, 6).tolist())
+    ]
+
+
+def test_noiseless_points_give_back_the_published_joint_law() -> None:
+    fit = fit_kaplan(grid(0.0), resamples=0)
+    for name in ("N_c", "D_c", "alpha_N", "alpha_D"):
+        assert getattr(fit.law, name) == pytest.approx(getattr(PUBLISHED, name), rel=1e-3)
+    assert fit.r_squared == pytest.approx(1.0)
+
+
+def test_joint_intervals_hold_the_truth() -> None:
+    fits = [fit_kaplan(grid(0.005, seed), resamples=40, seed=seed) for seed in range(4)]
+    for name in ("alpha_N", "alpha_D"):
+        assert sum(f.intervals[name].contains(getattr(PUBLISHED, name)) for f in fits) >= 3
+
+
+def test_one_variable_law() -> None:
+    law = PowerLaw(8.8e13, 0.076)  # Kaplan et al. 2020, eq. 1.1
+    n = [1e6, 1e7, 1e8, 1e9]
+    fit = fit_power_law(n, law.loss(n).tolist())
+    assert fit.law.exponent == pytest.approx(0.076) and fit.law.scale == pytest.approx(8.8e13, rel=1e-6)
+    assert fit.exponent.low <= 0.076 + 1e-9 and fit.exponent.high >= 0.076 - 1e-9
+    with pytest.raises(ValueError, match="row 1"):
+        fit_power_law([1.0, -2.0, 3.0], [1.0, 1.0, 1.0])
+
+
+def test_one_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="one N"):
+        fit_kaplan([ScalingPoint(1e6, d, 3.0 + 1e6 / d, "r") for d in (1e6, 2e6, 3e6, 4e6, 5e6)])
