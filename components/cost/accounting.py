@@ -1,0 +1,83 @@
+"""What work has cost, or will cost: FLOPs and time to energy and dollars."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from components.cost.hardware import Hardware, Price
+
+# Average over data centres: Uptime Institute, Global Data Center Survey 2024.
+AVERAGE_PUE = 1.56
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`tokens`; `flops`; `device_seconds`: summed over devices; `energy_joules`: with the data centre's overhead;
+    `usd`: rent of the devices; `mfu`: share of the devices' peak that the FLOPs are, nan where no time was spent."""
+
+    tokens: float
+    flops: float
+    device_seconds: float
+    energy_joules: float
+    usd: float
+    mfu: float
+
+    @property
+    def energy_kwh(self) -> float:
+        """Energy in kilowatt hours."""
+        return self.energy_joules / 3.6e6
+
+    @property
+    def usd_per_million_tokens(self) -> float:
+        """Dollars a million tokens; nan without tokens."""
+        return self.usd / self.tokens * 1e6 if self.tokens else math.nan
+
+
+def spent(
+    tokens: float, flops: float, device_seconds: float, hardware: Hardware, price: Price, pue: float = AVERAGE_PUE
+) -> Cost:
+    """Cost of work that took `device_seconds` (seconds times devices; CPU seconds of busy cores on a CPU).
+
+    Energy is the device's maximum power times time times `pue` (power usage effectiveness, at least 1): an upper
+    estimate, since no device draws its maximum all the time.
+    """
+    _check_pue(pue)
+    for name, value in (("tokens", tokens), ("flops", flops), ("device_seconds", device_seconds)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be finite and at least 0, got {value}")
+    if price.hardware != hardware.name:
+        raise ValueError(f"the price is for {price.hardware!r}, the hardware is {hardware.name!r}")
+    return Cost(
+        tokens=tokens,
+        flops=flops,
+        device_seconds=device_seconds,
+        energy_joules=hardware.power_watts * device_seconds * pue,
+        usd=device_seconds / 3600.0 * price.usd_per_hour,
+        mfu=flops / (hardware.peak_flops * device_seconds) if device_seconds else math.nan,
+    )
+
+
+def expected_training(
+    num_params: float, tokens: float, hardware: Hardware, price: Price, mfu: float, pue: float = AVERAGE_PUE
+) -> Cost:
+    """Cost of training `num_params` active parameters on `tokens` tokens (6ND FLOPs) at `mfu` of the dense peak."""
+    if not 0 < mfu <= 1:
+        raise ValueError(f"mfu must lie in (0, 1], got {mfu}")
+    flops = 6.0 * num_params * tokens
+    return spent(tokens, flops, flops / (hardware.peak_flops * mfu), hardware, price, pue)
+
+
+def mfu(tokens_per_second: float, flops_per_token: float, hardware: Hardware, num_devices: int = 1) -> float:
+    """Model FLOPs utilisation (Chowdhery et al. 2022, appendix B): FLOPs that the model needs over the dense peak.
+
+    `flops_per_token` in training, forward and backward: 6N + 12·L·H·Q·T, or the exact count.
+    """
+    if num_devices < 1:
+        raise ValueError(f"num_devices must be at least 1, got {num_devices}")
+    return tokens_per_second * flops_per_token / (hardware.peak_flops * num_devices)
+
+
+def _check_pue(pue: float) -> None:
+    if not pue >= 1:
+        raise ValueError(f"pue (power usage effectiveness) is at least 1, got {pue}")

@@ -1,0 +1,170 @@
+"""What to train for a quality and a traffic: sizes, tokens, and what each costs over its life."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from components.cost.accounting import AVERAGE_PUE, Cost, expected_training
+from components.cost.hardware import Hardware, Price
+from components.cost.lifetime import BreakEven, LifetimeCost, Option, Traffic, break_even
+from components.scaling.chinchilla_fit import ChinchillaFit
+from components.scaling.laws import ChinchillaLaw
+from components.scaling.optimum import dollar_costs, flop_costs, lifetime_optimum
+from components.statistics import Interval
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Hardware, its rent, and the shares of its dense peak that training, prefill and decode reach.
+
+    Decode reads all weights for each token of a batch, so its share is far below prefill's; measure both where a
+    model of like size runs.
+    """
+
+    hardware: Hardware
+    price: Price
+    train_mfu: float = 0.4
+    input_mfu: float = 0.4
+    output_mfu: float = 0.05
+
+    @property
+    def usd_per_flop(self) -> float:
+        """Dollars for one FLOP at the dense peak."""
+        return self.price.usd_per_hour / 3600.0 / self.hardware.peak_flops
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One candidate that reaches the target: `training` cost, `life` in dollars, predicted loss with its interval
+    where a fit stands behind the law, `outside`: how far N or D lies outside the fitted points, in words or empty."""
+
+    name: str
+    num_params: float
+    tokens: float
+    loss: Interval | None
+    training: Cost
+    life: LifetimeCost
+    outside: str
+
+    @property
+    def tokens_per_param(self) -> float:
+        """D/N."""
+        return self.tokens / self.num_params
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "num_params": self.num_params,
+            "tokens": self.tokens,
+            "tokens_per_param": self.tokens_per_param,
+            "loss": vars(self.loss) if self.loss else None,
+            "training": vars(self.training),
+            "training_usd": self.life.training,
+            "serving_usd": self.life.serving,
+            "total_usd": self.life.total,
+            "outside": self.outside,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Candidates by rising lifetime cost, all of one predicted loss; `best` is the first. `break_even` compares, in
+    requests, the compute-optimal model with the best one (None where they are the same)."""
+
+    target_loss: float
+    traffic: Traffic
+    rows: tuple[PlanRow, ...]
+    break_even: BreakEven | None
+
+    @property
+    def best(self) -> PlanRow:
+        """The cheapest life."""
+        return self.rows[0]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "target_loss": self.target_loss,
+            "traffic": vars(self.traffic),
+            "rows": [row.to_json() for row in self.rows],
+            "break_even": vars(self.break_even) if self.break_even else None,
+        }
+
+
+def advise(
+    law: ChinchillaFit | ChinchillaLaw,
+    target_loss: float,
+    traffic: Traffic,
+    train_on: Deployment,
+    serve_on: Deployment,
+    sizes: Sequence[float] = (),
+    fitted_range: tuple[tuple[float, float], tuple[float, float]] | None = None,
+    pue: float = AVERAGE_PUE,
+) -> Plan:
+    """Models that reach `target_loss` (nats a token), with what each costs to train and to serve `traffic`.
+
+    Candidates: the compute-optimal model, those of least lifetime FLOPs and of least lifetime dollars, and any of
+    `sizes` (parameters, as the law counts N) that can reach the loss. `fitted_range`: ((N low, high), (D low, high))
+    of the points behind the law; what lies outside is said in the row.
+
+    Raises ValueError when the loss is at or under the irreducible one.
+    """
+    fit, plain = (law, law.law) if isinstance(law, ChinchillaFit) else (None, law)
+    dollars = dollar_costs(
+        train_usd_per_flop=train_on.usd_per_flop,
+        train_mfu=train_on.train_mfu,
+        serve_usd_per_flop=serve_on.usd_per_flop,
+        input_tokens=traffic.total_input,
+        input_mfu=serve_on.input_mfu,
+        output_tokens=traffic.total_output,
+        output_mfu=serve_on.output_mfu,
+    )
+    by_flops = lifetime_optimum(plain, target_loss, flop_costs(traffic.total_input + traffic.total_output))
+    by_dollars = lifetime_optimum(plain, target_loss, dollars)
+    candidates = {
+        "compute-optimal": by_flops.compute_optimal_params,
+        "least lifetime FLOPs": by_flops.num_params,
+        "least lifetime dollars": by_dollars.num_params,
+    }
+    for size in sizes:
+        if math.isfinite(plain.tokens_for_loss(size, target_loss)):
+            candidates[f"{size:.3g} parameters"] = size
+
+    rows = []
+    for name, num_params in candidates.items():
+        tokens = plain.tokens_for_loss(num_params, target_loss)
+        training = expected_training(num_params, tokens, train_on.hardware, train_on.price, train_on.train_mfu, pue)
+        rows.append(
+            PlanRow(
+                name=name,
+                num_params=num_params,
+                tokens=tokens,
+                loss=fit.predict(num_params, tokens) if fit else None,
+                training=training,
+                life=LifetimeCost(training.usd, num_params * dollars.served),
+                outside=_outside(num_params, tokens, fitted_range),
+            )
+        )
+    ordered = tuple(sorted(rows, key=lambda row: row.life.total))
+    return Plan(target_loss, traffic, ordered, _against_compute_optimal(rows[0], ordered[0], traffic))
+
+
+def _against_compute_optimal(reference: PlanRow, best: PlanRow, traffic: Traffic) -> BreakEven | None:
+    if best is reference or not traffic.requests:
+        return None
+    options = [Option(r.name, r.life.training, r.life.serving / traffic.requests) for r in (reference, best)]
+    return break_even(*options)
+
+
+def _outside(num_params: float, tokens: float, fitted: tuple[tuple[float, float], tuple[float, float]] | None) -> str:
+    if fitted is None:
+        return ""
+    said = []
+    for name, value, (low, high) in (("N", num_params, fitted[0]), ("D", tokens, fitted[1])):
+        if value > high:
+            said.append(f"{name} is {value / high:.3g} times the largest fitted")
+        elif value < low:
+            said.append(f"{name} is {value / low:.3g} of the smallest fitted")
+    return "; ".join(said)

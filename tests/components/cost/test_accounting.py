@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from components.cost.accounting import expected_training, mfu, spent
+from components.cost.hardware import Hardware, Price, find_hardware
+
+# 1 PFLOP/s, 500 W, $3.60 an hour: $0.001 a second.
+DEVICE = Hardware("toy", "gpu", 1e15, 1e12, 80e9, 500.0, "test", "2026-01-01")
+RENT = Price("toy", 3.6, "test", "2026-01-01", "test")
+
+
+def test_spent_by_hand() -> None:
+    cost = spent(tokens=2e6, flops=4e17, device_seconds=1000.0, hardware=DEVICE, price=RENT, pue=1.2)
+    assert cost.usd == pytest.approx(1.0)
+    assert cost.energy_joules == pytest.approx(600_000)
+    assert cost.energy_kwh == pytest.approx(1 / 6)
+    assert cost.mfu == pytest.approx(0.4)
+    assert cost.usd_per_million_tokens == pytest.approx(0.5)
+
+
+def test_nothing_spent_costs_nothing() -> None:
+    cost = spent(0, 0, 0, DEVICE, RENT)
+    assert cost.usd == 0 and cost.energy_joules == 0
+    assert math.isnan(cost.mfu) and math.isnan(cost.usd_per_million_tokens)
+
+
+def test_expected_training_by_hand() -> None:
+    # 6 · 1e9 · 2e10 = 1.2e20 FLOPs at half of 1e15 FLOP/s: 240,000 s, $240.
+    cost = expected_training(1e9, 2e10, DEVICE, RENT, mfu=0.5, pue=1.0)
+    assert cost.flops == pytest.approx(1.2e20)
+    assert cost.device_seconds == pytest.approx(240_000)
+    assert cost.usd == pytest.approx(240.0)
+    assert cost.mfu == pytest.approx(0.5)
+
+
+def test_published_mfu() -> None:
+    # Chowdhery et al. 2022, section 4.1: PaLM 540B, 238.3K tokens/s on 6,144 TPU v4 (275 TFLOP/s) is 46.2% MFU;
+    # 118 layers, 48 heads of 256, 2,048 positions, 540.35B parameters.
+    per_token = 6 * 540.35e9 + 12 * 118 * 48 * 256 * 2048
+    tpu_v4 = Hardware("tpu-v4", "tpu", 275e12, 1.2e12, 32e9, 192.0, "PaLM", "2022-04-05")
+    assert mfu(238.3e3, per_token, tpu_v4, 6144) == pytest.approx(0.462, abs=0.001)
+
+
+def test_bad_input_is_named() -> None:
+    with pytest.raises(ValueError, match="price is for 'toy', the hardware is 'h100-sxm'"):
+        spent(1, 1, 1, find_hardware("h100-sxm"), RENT)
+    with pytest.raises(ValueError, match="pue"):
+        spent(1, 1, 1, DEVICE, RENT, pue=0.9)
+    with pytest.raises(ValueError, match="mfu"):
+        expected_training(1e9, 1e9, DEVICE, RENT, mfu=40)
+    with pytest.raises(ValueError, match="flops"):
+        spent(1, math.nan, 1, DEVICE, RENT)
