@@ -1,0 +1,126 @@
+"""`python -m flows.child MODULE ARGS…`: run a module as a server that cannot outlive the process that started it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.worker import die_with_parent
+
+
+class ServerFailed(RuntimeError):
+    """A server ended or did not become healthy in time."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server process on loopback that we started.
+
+    Attributes:
+        name: what to call it in messages.
+        url: its address.
+        health: path that answers 200 once it is up.
+        log: file with its output.
+    """
+
+    name: str
+    url: str
+    health: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.url + self.health, timeout=2.0) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def wait_healthy(self, timeout: float = 90.0) -> None:
+        """Wait until it answers.
+
+        Raises:
+            ServerFailed: it ended, or `timeout` seconds passed; names the log.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.healthy():
+            if (code := self.process.poll()) is not None:
+                raise ServerFailed(f"{self.name} ended with exit code {code}; see {self.log}")
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"{self.name} did not answer on {self.url} within {timeout:g} s; see {self.log}")
+            time.sleep(0.1)
+
+    def stop(self, patience: float = 5.0) -> None:
+        """End it and its children."""
+        for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(wait)
+                break
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # what it left of its group
+
+
+def start(
+    name: str, arguments: Sequence[str], port: int, health: str, log: Path, environment: Mapping[str, str] | None = None
+) -> Server:
+    """Start `python -m …` as a server of this process on 127.0.0.1. Call it from a thread that stays: it dies with it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.child", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={
+                **os.environ,
+                **(environment or {}),
+                "PYTHONPATH": os.pathsep.join(paths),
+                "LIFESPAN_PARENT": str(os.getpid()),
+            },
+            start_new_session=True,
+        )
+    return Server(name, f"http://127.0.0.1:{port}", health, log, process)
+
+
+def free_port(preferred: int | None = None) -> int:
+    """A free port on loopback: the preferred one if nobody has it."""
+    for port in (preferred, 0):
+        if port is None:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ServerFailed("no free port on 127.0.0.1")
+
+
+def prefect_api(log: Path) -> Server:
+    """Prefect's API alone, on the database of PREFECT_HOME: what a run needs. Without its web pages it starts in 5 s."""
+    port = free_port()
+    uvicorn = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
+    environment = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    arguments = [*uvicorn, "--log-level", "error", "--lifespan", "on"]
+    return start("Prefect's server", arguments, port, "/api/health", log, environment)
+
+
+if __name__ == "__main__":
+    die_with_parent(int(os.environ["LIFESPAN_PARENT"]))
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

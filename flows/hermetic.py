@@ -1,0 +1,64 @@
+"""The environment in which Prefect, MLflow and the hub clients keep quiet and stay on loopback.
+
+`apply` must run before any of them is imported, because they read their settings once. What the user has set
+already wins, so a team with its own Prefect server or tracking server keeps it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    # Prefect
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
+    "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+    "PREFECT_LOGGING_LEVEL": "ERROR",  # its console lines would tear the live view; what matters goes to our log
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",  # 20,000 lines through the API cost 5 s
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",  # its 20 s are too tight for a first start
+    # SQLite stalled for up to 65 s behind a burst of task runs with the default batches; 8 s with these.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
+    # MLflow
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    # Hugging Face
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Others that some dependency may bring
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false",
+    "WANDB_MODE": "disabled",
+}
+
+
+def settings(home: str | Path, *, hub: bool = False) -> dict[str, str]:
+    """The environment variables for a home, without regard to what is set already.
+
+    `home` may be an object-store URL; Prefect's own files then lie in `.lifespan/` of the current folder.
+    `hub=True` leaves the Hugging Face hub reachable (a data source asks for it).
+    """
+    local = Path(".lifespan") if "://" in str(home) else Path(home)
+    prefect_home = local.resolve() / "prefect"
+    values = {
+        **QUIET,
+        "PREFECT_HOME": str(prefect_home),
+        "PREFECT_PROFILES_PATH": str(prefect_home / "profiles.toml"),
+    }
+    if not hub:
+        values |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    return values
+
+
+def apply(home: str | Path, *, hub: bool = False) -> None:
+    """Set what is not set yet in this process and thereby in its children."""
+    for name, value in settings(home, hub=hub).items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,155 @@
+"""Prefect: the flow `lifecycle` with a task per stage. The only module that imports prefect.
+
+The runner decides what runs when; a task here waits for its stage and takes its state: *Cached* on a hit,
+*Completed* on a miss, *Failed*, *Cancelled*. So Prefect shows the true graph, and a server that is slow to start, or
+dies, costs the run nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from flows import hermetic
+
+hermetic.apply(os.environ.get("LIFESPAN_HOME", ".lifespan"))
+
+from prefect import flow, task  # noqa: E402 - the environment comes first
+from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.client.orchestration import get_client  # noqa: E402
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter  # noqa: E402
+from prefect.client.schemas.objects import State  # noqa: E402
+from prefect.events.worker import EventsWorker  # noqa: E402
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
+from prefect.states import Cancelled, Completed, Crashed, Failed  # noqa: E402
+from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
+
+from flows.workers import Interrupted  # noqa: E402
+
+if TYPE_CHECKING:
+    from flows.graph import Node
+    from flows.runner import Runner
+
+FLUSH_SECONDS = 5.0  # how long to wait until the server has written the last task states
+_log = logging.getLogger(__name__)
+_runners: dict[str, Runner] = {}  # runs of this process; a flow's parameters must be JSON, so it gets the id
+
+
+def show_stage(node: Node, runner: Runner, inputs: Mapping[str, Any]) -> Any:
+    """The body of a stage's task: its state is the stage's. `inputs` only draws the edges of the graph."""
+    try:
+        outcome = runner.wait(node.label)
+    except Interrupted as interrupted:
+        return Cancelled(message=str(interrupted))
+    handle = {"kind": outcome.artifact.kind, "key": outcome.artifact.key}
+    if outcome.status == "cached":
+        return Completed(name="Cached", message=outcome.reason, data=handle)
+    return Completed(message=outcome.reason or None, data=handle)
+
+
+def as_task(node: Node, runner: Runner) -> Any:
+    """A stage as a Prefect task."""
+
+    def body(label: str, key: str, inputs: Mapping[str, Any]) -> Any:
+        return show_stage(node, runner, inputs)
+
+    return task(
+        body,
+        name=node.stage.name,
+        task_run_name=node.label.replace("{", "(").replace("}", ")"),
+        description=(node.stage.fn.__doc__ or "").strip() or None,
+        tags=[node.stage.group],
+        cache_policy=NO_CACHE,  # the key is ours; see storage/fingerprint.py
+        persist_result=False,
+    )
+
+
+@flow(name="lifecycle", flow_run_name="{name} {run_id}", persist_result=False, validate_parameters=False)
+def lifecycle(name: str, run_id: str) -> Any:
+    """Every stage of a life as a task, with the edges of the graph."""
+    runner = _runners[run_id]
+    futures: dict[str, Any] = {}
+    for label, node in runner.graph.nodes.items():
+        inputs = {need: futures[need] for need in node.needs}
+        futures[label] = as_task(node, runner).submit(label=label, key=node.key, inputs=inputs)
+    for future in futures.values():
+        future.wait()
+    states = [future.state for future in futures.values()]
+    if any(state.is_cancelled() for state in states):
+        return Cancelled(message="interrupted")
+    failed = [label for label, future in futures.items() if not future.state.is_completed()]
+    if failed:
+        return Failed(message=f"failed or skipped: {', '.join(failed)}")
+    return Completed(message=f"{sum(state.name == 'Cached' for state in states)} of {len(states)} stages cached")
+
+
+def mirror(runner: Runner, name: str, alive: Callable[[str], bool]) -> State:
+    """Run the flow beside the runner; returns its final state once the server holds every task's state.
+
+    `alive` tells whether another run of this home still goes on: flow runs of dead ones are marked as crashed.
+    """
+    logging.getLogger("prefect").setLevel(logging.CRITICAL)  # failures are told by the run itself
+    _runners[runner.run_id] = runner
+    width = ThreadPoolTaskRunner(max_workers=len(runner.graph.nodes) + 1)  # type: ignore[var-annotated]
+    try:
+        with contextlib.suppress(Exception):
+            bury(alive)
+        # The heartbeat thread costs a second at the end of each flow; `bury` does its work at the next start.
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            tagged = lifecycle.with_options(task_runner=width)
+            from prefect import tags
+
+            with tags(f"lifespan-run:{runner.run_id}"):
+                state: State = tagged(name=name, run_id=runner.run_id, return_state=True)
+        flush(state, len(runner.graph.nodes))
+        return state
+    finally:
+        del _runners[runner.run_id]
+
+
+def flush(state: State, num_tasks: int) -> None:
+    """Task states travel as events: wait until the server has them all, before it is stopped."""
+    EventsWorker.drain_all(timeout=FLUSH_SECONDS)
+    flow_run_id = state.state_details.flow_run_id
+    if flow_run_id is None:
+        return
+    deadline = time.monotonic() + FLUSH_SECONDS
+    while time.monotonic() < deadline:
+        states = task_states(flow_run_id)
+        if len(states) >= num_tasks and all(found for found in states.values()):
+            return
+        time.sleep(0.1)
+
+
+def task_states(flow_run_id: UUID) -> dict[str, str | None]:
+    """Name of each task run's final state as the server has it; None while it is not final."""
+    found: dict[str, str | None] = {}
+    wanted = FlowRunFilter.model_validate({"id": {"any_": [str(flow_run_id)]}})
+    with get_client(sync_client=True) as client:
+        while True:
+            page = client.read_task_runs(flow_run_filter=wanted, task_run_filter=TaskRunFilter(), limit=200, offset=len(found))
+            for run in page:
+                ended = run.state is not None and (run.state.is_final() or run.state.name == "NotReady")
+                found[run.name] = run.state.name if ended and run.state else None
+            if len(page) < 200:
+                return found
+
+
+def bury(alive: Callable[[str], bool]) -> int:
+    """Mark flow runs of killed processes as crashed, which Prefect alone would show as running for ever."""
+    buried = 0
+    wanted = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING"]}}})
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=wanted):
+            marks = [tag.removeprefix("lifespan-run:") for tag in run.tags if tag.startswith("lifespan-run:")]
+            if marks and not alive(marks[0]):
+                client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+                buried += 1
+    return buried
+
+

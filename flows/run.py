@@ -1,0 +1,289 @@
+"""One run from start to end: home, Prefect, tracking, the live view, the rows of `runs`, Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from flows import child, hermetic
+from flows.config import RunConfig, to_json
+from flows.graph import Graph, assemble
+from flows.live import Board, showing
+from flows.runner import Outcome, Runner, summary
+from flows.work import now, write_atomically
+from storage.artifacts import Artifact
+from storage.durable import LockTimeout
+from storage.home import Home
+
+SYNC_SECONDS = 20.0  # how often the tracker is brought up to date while stages run
+LAST_SYNC_SECONDS = 60.0  # how long the end of a run waits for the tracker
+PREFECT_SECONDS = 60.0  # how long the end of a run waits for Prefect
+
+Assembly = Callable[[Any, Graph], Any]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        status: completed, failed or interrupted.
+        outcomes: by label, the stages that ended well.
+        failures: by label, the message of each that failed.
+        warnings: what went wrong beside the stages (Prefect, tracker).
+        report: the HTML report, if a stage made one.
+    """
+
+    run_id: str
+    status: str
+    seconds: float
+    summary: str
+    outcomes: Mapping[str, Outcome]
+    failures: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    report: Path | None = None
+
+
+def new_run_id() -> str:
+    """Sorts by time, unique without a server: 20250131-142501-3fa9."""
+    return f"{now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def run_graph(
+    assembly: Assembly,
+    cfg: RunConfig,
+    *,
+    home: Home | None = None,
+    profile: str = "",
+    prefect: bool = True,
+    mlflow: bool = True,
+    console: Console | None = None,
+    only: list[str] | None = None,
+) -> RunResult:
+    """Run an assembly and show it; returns when all has ended. KeyboardInterrupt ends it within seconds.
+
+    Args:
+        assembly: calls stages, see `flows/stage.py`.
+        cfg: the settings; `cfg.compute` says how to run.
+        home: where everything lies; by default from LIFESPAN_HOME.
+        profile: its name, for the `runs` table.
+        prefect: show the run in Prefect. Off for tests.
+        mlflow: mirror the run to MLflow. Off for tests.
+        only: labels, stage names or groups: run these and what they need.
+    """
+    home = home or Home.from_env()
+    hermetic.apply(str(home.local))
+    run_id = new_run_id()
+    board = Board(f"{cfg.name} · {run_id}")
+    warnings: list[str] = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(showing(board, console))
+        server = None
+        if prefect and "PREFECT_API_URL" not in os.environ:  # first of all: it takes longest to come up
+            server = child.prefect_api(home.local / "logs" / "prefect.log")
+            stack.callback(server.stop)
+        board.say("reading the graph")
+        graph = assemble(assembly, cfg)
+        graph = graph.only(only) if only else graph
+        runner = Runner(graph, home, run_id, cfg.compute, board)
+        stack.enter_context(registered(home, run_id, board, cfg, profile))
+        runner.start()
+        board.say("")
+        threads = []
+        stop_syncing = threading.Event()
+        if prefect:
+            threads.append(_beside(lambda: _show_in_prefect(runner, cfg.name, server, home), "Prefect", warnings))
+        if mlflow:
+            threads.append(_beside(lambda: _keep_tracked(home, run_id, stop_syncing), "MLflow", warnings))
+        status = "failed"
+        try:
+            while not runner.finished.wait(0.2):
+                pass
+            status = "failed" if any(future.exception() for future in runner.outcomes.values()) else "completed"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            board.say("interrupted: ending the workers")
+            runner.cancel()
+        report = _take_report(runner, home, run_id)
+        _write_event(home, run_id, "ended", status, cfg, profile)
+        stop_syncing.set()
+        patience = 4.0 if status == "interrupted" else max(PREFECT_SECONDS, LAST_SYNC_SECONDS)
+        _finish(threads, patience, board, warnings)
+        board.say(status)
+        outcomes = {
+            label: future.result() for label, future in runner.outcomes.items() if future.done() and not future.exception()
+        }
+        failures = {label: str(error) for label, error in runner.failures().items()}
+        result = RunResult(
+            run_id, status, time.monotonic() - board.began, summary(runner), outcomes, failures, tuple(warnings), report
+        )
+    return result
+
+
+# --- beside the stages ---------------------------------------------------------------------------------------------
+
+
+def _beside(work: Callable[[], None], name: str, warnings: list[str]) -> threading.Thread:
+    """Run something that must never fail the run; its error becomes a warning."""
+
+    def guarded() -> None:
+        try:
+            work()
+        except Exception as error:
+            warnings.append(f"{name}: {type(error).__name__}: {error}")
+
+    thread = threading.Thread(target=guarded, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def _show_in_prefect(runner: Runner, name: str, server: child.Server | None, home: Home) -> None:
+    if server:
+        os.environ["PREFECT_API_URL"] = f"{server.url}/api"  # before prefect is imported, which reads it once
+    try:
+        from flows.orchestrate import mirror
+
+        if server:
+            server.wait_healthy()
+        mirror(runner, name, lambda run_id: is_alive(home, run_id))
+    finally:
+        if server:
+            os.environ.pop("PREFECT_API_URL", None)
+
+
+def _keep_tracked(home: Home, run_id: str, stop: threading.Event) -> None:
+    from storage import tracker
+
+    while not stop.wait(SYNC_SECONDS):
+        tracker.sync(home, [run_id])
+    tracker.sync(home, [run_id])
+
+
+def _finish(threads: list[threading.Thread], patience: float, board: Board, warnings: list[str]) -> None:
+    deadline = time.monotonic() + patience
+    for thread in threads:
+        if thread.is_alive():
+            board.say(f"finishing {thread.name}")
+        try:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        except KeyboardInterrupt:
+            deadline = time.monotonic()
+        if thread.is_alive():
+            again = "`lifespan sync` catches up" if thread.name == "MLflow" else "its pages may lack the last states"
+            warnings.append(f"{thread.name} did not finish in time; {again}")
+
+
+def _take_report(runner: Runner, home: Home, run_id: str) -> Path | None:
+    """Copy the report's HTML to the place where people look for it."""
+    for node in runner.graph.nodes.values():
+        future = runner.outcomes[node.label]
+        if node.stage.produces == "report" and future.done() and not future.exception():
+            for page in sorted(home.store.path(future.result().artifact).glob("*.html")):
+                target = home.reports / f"{run_id}.html"
+                write_atomically(target, page.read_bytes())
+                return target
+    return None
+
+
+# --- which runs there are ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def registered(home: Home, run_id: str, board: Board, cfg: RunConfig, profile: str) -> Iterator[None]:
+    """Tell other processes of this run: a lock while it lives, its board once a second, its row in `runs`."""
+    close_dead_runs(home)
+    folder = home.local / "running" / run_id
+    folder.mkdir(parents=True)
+    stop = threading.Event()
+
+    def publish() -> None:
+        while True:
+            with contextlib.suppress(OSError):  # a full disk must not end the run here
+                write_atomically(folder / "board.json", json.dumps({"pid": os.getpid(), **board.snapshot()}).encode())
+            if stop.wait(1.0):
+                return
+
+    with home.lock(f"run-{run_id}"):
+        _write_event(home, run_id, "started", "running", cfg, profile)
+        thread = threading.Thread(target=publish, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(timeout=2.0)
+            for file in folder.iterdir():
+                file.unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def is_alive(home: Home, run_id: str) -> bool:
+    """True while the run's process holds its lock."""
+    try:
+        with home.lock(f"run-{run_id}", timeout=0):
+            return False
+    except LockTimeout:
+        return True
+
+
+def running(home: Home) -> dict[str, dict[str, Any]]:
+    """The boards of the runs that go on now, by run id."""
+    boards = {}
+    for folder in sorted((home.local / "running").glob("*")):
+        if is_alive(home, folder.name):
+            with contextlib.suppress(OSError, ValueError):
+                boards[folder.name] = json.loads((folder / "board.json").read_bytes())
+    return boards
+
+
+def close_dead_runs(home: Home) -> list[str]:
+    """Runs that were killed: write that they were interrupted, forget their boards."""
+    dead = []
+    for folder in sorted((home.local / "running").glob("*")):
+        if not is_alive(home, folder.name):
+            row = {"run_id": folder.name, "event": "ended", "status": "interrupted", "time": now()}
+            home.tables.write("runs", f"{folder.name}-ended", [row])
+            for file in folder.iterdir():
+                file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            dead.append(folder.name)
+    return dead
+
+
+def _write_event(home: Home, run_id: str, event: str, status: str, cfg: RunConfig, profile: str) -> None:
+    row = {
+        "run_id": run_id,
+        "event": event,
+        "status": status,
+        "name": cfg.name,
+        "profile": profile,
+        "time": now(),
+        "config_json": to_json(cfg),
+        "host_json": {
+            "system": platform.platform(terse=True),
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+        },
+    }
+    home.tables.write("runs", f"{run_id}-{event}", [row])
+
+
+def artifact_of(result: RunResult, label: str) -> Artifact:
+    """The artifact that a stage of the run made or found."""
+    if label not in result.outcomes:
+        why = result.failures.get(label, "it did not run")
+        raise LookupError(f"{label} made no artifact in run {result.run_id}: {why}")
+    return result.outcomes[label].artifact

@@ -1,0 +1,217 @@
+"""What a stage's function is handed: where to write, what to read, whom to tell, and how to survive a kill.
+
+Everything that a stage reports (metrics, rows, usage) is held in memory and travels with `save_state`, so a stage
+that was killed and resumed reports each row once: rows younger than the last state are made again, older ones are
+read back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.config import ComputeConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from storage.artifacts import Artifact, Store
+
+KEPT_STATES = 2  # the newest may be torn by a dying disk; the one before it then serves
+PROGRESS_SECONDS = 0.2
+
+
+class Work:
+    """One execution of one stage.
+
+    Attributes:
+        out: empty folder; what is written here becomes the artifact's files.
+        state: folder that survives a kill and is removed when the stage is sealed.
+        execution: device, threads and the like; never identity, so no result may depend on it.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        state: Path,
+        execution: ComputeConfig | None = None,
+        *,
+        store: Store | None = None,
+        report: Callable[[dict[str, Any]], None] = lambda event: None,
+    ) -> None:
+        self.out = out
+        self.state = state
+        self.execution = execution or ComputeConfig()
+        self._store = store
+        self._report = report
+        self._metrics: list[tuple[int, str, float, float]] = []  # step, name, value, Unix time
+        self._rows: list[tuple[str, dict[str, Any]]] = []
+        self._saved_metrics = self._saved_rows = 0  # how many of them the last state holds
+        self._segments: list[str] = []  # files of the state folder with the rows so far
+        self._used: dict[str, float] = {"tokens": 0.0, "flops": 0.0}
+        self._spent_before = (0.0, 0.0)  # wall and CPU seconds of the killed attempts, as far as they were saved
+        self._started = time.monotonic()
+        self._cpu_started = cpu_seconds()
+        self._state_saved_at = self._started
+        self._told_at = 0.0
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def open(self, artifact: Artifact) -> Path:
+        """Local folder with the artifact's files, checked against their checksums. Read only."""
+        if self._store is None:
+            raise RuntimeError("this Work has no store: a unit test passes store=Store(tmp_path)")
+        return self._store.path(artifact)
+
+    # --- reporting ------------------------------------------------------------------------------------------------
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Metrics of a step; they become rows of the `metrics` table when the stage is sealed."""
+        now = time.time()
+        for name, value in values.items():
+            self._metrics.append((step, name, float(value), now))
+
+    def rows(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Rows of a table, without `run_id`, `key`, `stage` and `group`, which are filled in."""
+        self._rows.extend((table, dict(row)) for row in rows)
+
+    def progress(self, done: float, total: float, **info: Any) -> None:
+        """For the live view: how far, and what to show beside it (`loss=…`, `tokens=…` so far). Cheap to call often."""
+        now = time.monotonic()
+        if now - self._told_at >= PROGRESS_SECONDS or done >= total:
+            self._told_at = now
+            shown = {name: value if isinstance(value, str) else float(value) for name, value in info.items()}
+            self._report({"event": "progress", "done": float(done), "total": float(total), "info": shown})
+
+    def usage(self, *, tokens: float = 0, flops: float = 0) -> None:
+        """Add to what the stage processed; becomes its row in `costs`."""
+        self._used["tokens"] += float(tokens)
+        self._used["flops"] += float(flops)
+
+    def spent(self) -> dict[str, float]:
+        """Tokens, FLOPs, wall and CPU seconds so far, killed attempts included as far as a state was saved."""
+        wall, cpu = self._spent_before
+        return {
+            **self._used,
+            "seconds": wall + time.monotonic() - self._started,
+            "cpu_seconds": cpu + cpu_seconds() - self._cpu_started,
+        }
+
+    def metrics(self) -> list[tuple[int, str, float, float]]:
+        """What was logged: (step, name, value, Unix time)."""
+        return list(self._metrics)
+
+    def table_rows(self) -> dict[str, list[dict[str, Any]]]:
+        """What `rows` collected, by table."""
+        tables: dict[str, list[dict[str, Any]]] = {}
+        for table, row in self._rows:
+            tables.setdefault(table, []).append(row)
+        return tables
+
+    # --- surviving a kill -----------------------------------------------------------------------------------------
+
+    def state_due(self) -> bool:
+        """True when it is time for the next `save_state` (`compute.checkpoint_seconds` since the last one)."""
+        return time.monotonic() - self._state_saved_at >= self.execution.checkpoint_seconds
+
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Save all that is needed to go on after `step` steps: atomic, the last two are kept.
+
+        `meta` is JSON. Write order: the new rows, the tensors, then the description that makes both count.
+        """
+        from safetensors.torch import save
+
+        self.state.mkdir(parents=True, exist_ok=True)
+        if len(self._metrics) > self._saved_metrics or len(self._rows) > self._saved_rows:
+            segment = f"rows-{step:09d}.jsonl"
+            new = {
+                "metrics": self._metrics[self._saved_metrics :],
+                "rows": [(table, pack(row)) for table, row in self._rows[self._saved_rows :]],
+            }
+            write_atomically(self.state / segment, json.dumps(new).encode())
+            self._segments = [*(name for name in self._segments if name != segment), segment]
+            self._saved_metrics, self._saved_rows = len(self._metrics), len(self._rows)
+        content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+        write_atomically(self.state / f"step-{step:09d}.safetensors", content)
+        description = {
+            "step": step,
+            "meta": meta,
+            "segments": self._segments,
+            "spent": self.spent(),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        write_atomically(self.state / f"step-{step:09d}.json", json.dumps(description).encode())
+        for old in sorted(self.state.glob("step-*.json"))[:-KEPT_STATES]:
+            old.unlink()
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        self._state_saved_at = time.monotonic()
+
+    def load_state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+        """The newest whole state (step, tensors, meta), with the rows of that moment restored; None for a fresh start."""
+        from safetensors.torch import load
+
+        for file in sorted(self.state.glob("step-*.json"), reverse=True):
+            try:
+                description = json.loads(file.read_bytes())
+                content = file.with_suffix(".safetensors").read_bytes()
+                if hashlib.sha256(content).hexdigest() != description["sha256"]:
+                    continue
+                metrics, rows = [], []
+                for name in description["segments"]:
+                    segment = json.loads((self.state / name).read_bytes())
+                    metrics += [(step, metric, value, at) for step, metric, value, at in segment["metrics"]]
+                    rows += [(table, unpack(row)) for table, row in segment["rows"]]
+            except (OSError, ValueError, KeyError):
+                continue  # torn or damaged: the one before it serves
+            self._metrics, self._rows = metrics, rows
+            self._segments = list(description["segments"])
+            self._saved_metrics, self._saved_rows = len(metrics), len(rows)
+            spent = description["spent"]
+            self._used = {"tokens": spent["tokens"], "flops": spent["flops"]}
+            self._spent_before = (spent["seconds"], spent["cpu_seconds"])
+            return description["step"], load(content), description["meta"]
+        return None
+
+    def forget_state(self) -> None:
+        """Remove the state folder; the sealed artifact has taken its place."""
+        shutil.rmtree(self.state, ignore_errors=True)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and its ended children."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(item.ru_utime + item.ru_stime for item in usage)
+
+
+def pack(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as JSON; only times need help."""
+    return {name: {"$time": value.isoformat()} if isinstance(value, datetime) else value for name, value in row.items()}
+
+
+def unpack(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: datetime.fromisoformat(value["$time"]) if isinstance(value, dict) and "$time" in value else value
+        for name, value in row.items()
+    }
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def write_atomically(path: Path, content: bytes | Sequence[int]) -> None:
+    """Temporary file, flush to disk, rename: a kill leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(bytes(content))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
