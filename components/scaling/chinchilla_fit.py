@@ -406,7 +406,7 @@ def _intervals(law: ChinchillaLaw, samples: FloatArray, n: int, confidence: floa
 
 
 def _quantiles(drawn: ArrayLike, confidence: float) -> tuple[float, float]:
-    array = np.asarray(drawn, dtype=np.float64)
+    array = np.clip(np.asarray(drawn, dtype=np.float64), -1e300, 1e300)  # resamples may ask for infinite sizes
     if array.size == 0:
         return -math.inf, math.inf
     low, high = np.quantile(array, [0.5 - confidence / 2, 0.5 + confidence / 2])

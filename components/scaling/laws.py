@@ -69,10 +69,11 @@ class ChinchillaLaw:
         """
         _positive("flops", flops)
         if flops_per_token is None:
-            exponent = 1.0 / (self.alpha + self.beta)
-            ratio = (self.alpha * self.A / (self.beta * self.B)) ** exponent
-            n = ratio * (flops / 6.0) ** (self.beta * exponent)
-            d = flops / 6.0 / n
+            log_g = (math.log(self.alpha) + math.log(self.A) - math.log(self.beta) - math.log(self.B)) / (
+                self.alpha + self.beta
+            )
+            log_n = log_g + self.params_exponent * math.log(flops / 6.0)
+            n, d = _exp(log_n), _exp(math.log(flops / 6.0) - log_n)
             return Allocation(n, d, float(self.loss(n, d)), flops)
 
         start = math.log(self.optimal(flops).num_params)
@@ -90,21 +91,21 @@ class ChinchillaLaw:
     def optimal_tokens(self, num_params: float) -> float:
         """D for which a model of `num_params` is compute-optimal under C = 6ND: αA/N^α = βB/D^β."""
         _positive("num_params", num_params)
-        balance = self.beta * self.B * num_params**self.alpha / (self.alpha * self.A)
-        return float(balance ** (1.0 / self.beta))
+        balance = math.log(self.beta * self.B / (self.alpha * self.A)) + self.alpha * math.log(num_params)
+        return _exp(balance / self.beta)
 
     def tokens_for_loss(self, num_params: float, loss: float) -> float:
         """D at which a model of `num_params` reaches `loss`; inf where it never does."""
         rest = loss - self.E - self.A * num_params**-self.alpha
         if rest <= 0:
             return math.inf
-        return float((self.B / rest) ** (1.0 / self.beta))
+        return _exp(math.log(self.B / rest) / self.beta)
 
     def smallest_model(self, loss: float) -> float:
         """N below which no amount of data reaches `loss`; inf at or under the irreducible loss."""
         if loss <= self.E:
             return math.inf
-        return float((self.A / (loss - self.E)) ** (1.0 / self.alpha))
+        return _exp(math.log(self.A / (loss - self.E)) / self.alpha)
 
     def to_json(self) -> dict[str, Any]:
         return {"E": self.E, "A": self.A, "B": self.B, "alpha": self.alpha, "beta": self.beta}
@@ -217,6 +218,11 @@ class GranularityLaw:
         n, d = np.asarray(num_params, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
         fine = self.g * np.asarray(granularity, dtype=np.float64) ** -self.gamma
         return np.asarray(self.c + (fine + self.a) * n**-self.alpha + self.b * d**-self.beta)
+
+
+def _exp(x: float) -> float:
+    """exp that saturates near 1e±300: laws of poorly identified resamples may ask for sizes beyond a float."""
+    return math.exp(min(max(x, -690.0), 690.0))
 
 
 def _positive(name: str, value: float) -> None:

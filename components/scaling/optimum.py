@@ -107,15 +107,21 @@ def _stationary(law: ChinchillaLaw, loss: float, costs: LifetimeCosts) -> float:
     """ln N where c D + K = c · α A N^-α / (β B D^(-β-1)), the last term being -c N dD/dN along the loss."""
     rest = loss - law.E
     edge = math.log(law.A / rest) / law.alpha  # the smallest N that can reach the loss, with endless data
+    log_served = math.log(costs.served / costs.train) if costs.served > 0 else -math.inf
 
     def slope(log_gap: float) -> float:
-        n_term = law.A * math.exp(-law.alpha * (edge + math.exp(log_gap)))
+        n_term = rest * math.exp(-law.alpha * math.exp(log_gap))
         # -expm1 keeps the difference exact close to the edge, where D is huge.
         d_term = rest * -math.expm1(-law.alpha * math.exp(log_gap))
-        d = (law.B / d_term) ** (1.0 / law.beta)
-        gain = law.alpha * n_term / (law.beta * d_term) * d
-        return float(np.log(d + costs.served / costs.train) - np.log(gain))
+        log_d = math.log(law.B / d_term) / law.beta
+        log_gain = math.log(law.alpha / law.beta) + math.log(n_term / d_term) + log_d
+        return float(np.logaddexp(log_d, log_served)) - log_gain
 
     # Close to the edge D explodes and a larger model is cheaper; far from it the data term no longer falls.
-    gap = optimize.brentq(slope, -18.0, 6.0, xtol=1e-13)
-    return edge + math.exp(float(gap))
+    low, high = -18.0, math.log(600.0 / law.alpha)
+    if not (slope(low) < 0 < slope(high) and abs(edge) < 300):
+        raise ValueError(
+            f"no cheapest model at a loss of {loss}: with alpha={law.alpha:.3g}, beta={law.beta:.3g} and E={law.E:.3g} "
+            f"the optimum lies beyond any size that can be computed. Check that the law is identified, and the traffic"
+        )
+    return edge + math.exp(float(optimize.brentq(slope, low, high, xtol=1e-13)))

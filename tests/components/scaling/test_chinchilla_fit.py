@@ -163,3 +163,20 @@ def test_what_cannot_be_fitted_is_refused_with_its_reason() -> None:
         fit_chinchilla([*points[:2], replace(points[2], convention="total"), *points[3:]])
     with pytest.raises(ValueError, match="cannot be the irreducible loss"):
         fit_chinchilla(points, ChinchillaFitConfig(fixed_E=9.0))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda n, d: 2.0,  # nothing matters
+        lambda n, d: 1 + (n / 1e4) ** 0.3 + (d / 1e5) ** 0.2,  # worse with size
+        lambda n, d: 0.7 + 3 * (n / 1e4) ** -0.3 * (d / 1e5) ** -0.4,  # a product, not a sum
+    ],
+)
+def test_points_that_follow_no_such_law_are_fitted_with_a_warning(shape) -> None:  # type: ignore[no-untyped-def]
+    points = [ScalingPoint(n, d, shape(n, d), str(n)) for n in np.geomspace(7e3, 3e5, 6) for d in (2e5, 4e5, 8e5, 16e5)]
+    fit = fit_chinchilla(points, ChinchillaFitConfig(resamples=20))
+    assert np.isfinite(fit.samples).all()
+    assert len(fit.warnings) > 1  # besides the few runs
+    assert fit.optimal(1e13)["loss"].value > 0
+    assert np.isfinite(fit.predict(1e6, 1e7).value)
