@@ -1,0 +1,1 @@
+"""Pages for people: they read a run through `storage` and never look inside a flow."""

@@ -1,0 +1,228 @@
+"""RLHF (reward model, PPO, best-of-n) and GRPO.
+
+Proxy and gold are in standard deviations of the fine-tuned model's scores, and its mean is 0 on both scales: a gold
+below 0 is a policy that people would like less than the one it started from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.statistics import Interval
+from dashboards import wording
+from dashboards.facts.effects import Effect, Missing, decided, difference, not_measured, raises
+from dashboards.facts.scores import best, paired, pick, scores_of
+from dashboards.rows import RunRows, Series, StageRow, interval, listed, number, whole
+
+
+@dataclass(frozen=True)
+class RewardModelFacts:
+    """`accuracy` on held-out pairs against their noisy labels; `agreement_with_gold` against the true preference."""
+
+    accuracy: Interval | None
+    agreement_with_gold: float | None
+    num_pairs: int
+    label_agreement: float | None
+
+
+@dataclass(frozen=True)
+class PolicyFacts:
+    """A PPO run at one KL coefficient; the series are by iteration."""
+
+    label: str
+    kl_coef: float | None
+    proxy: float | None
+    gold: Interval | None
+    kl: float | None
+    alarm: bool | None
+    alarm_reason: str
+    proxy_curve: Series
+    gold_curve: Series
+    gold_low: Series
+    gold_high: Series
+    kl_curve: Series
+    length_curve: Series
+
+    @property
+    def gold_peak(self) -> tuple[int, float] | None:
+        """Iteration and value of the highest gold on the way."""
+        if not self.gold_curve:
+            return None
+        value, step = max(zip(self.gold_curve.values, self.gold_curve.steps, strict=True))
+        return step, value
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    n: int
+    kl: float | None
+    proxy: float | None
+    gold: Interval | None
+
+
+@dataclass(frozen=True)
+class AlignmentFacts:
+    reward_model: RewardModelFacts | None
+    policies: tuple[PolicyFacts, ...]
+    best_of_n: tuple[BestOfN, ...]
+    effects: tuple[Effect, ...]
+
+
+def alignment_facts(rows: RunRows) -> AlignmentFacts | Missing:
+    reward_model = _reward_model(rows)
+    policies = tuple(sorted((_policy(rows, s) for s in rows.all("ppo")), key=lambda p: (p.kl_coef is None, p.kl_coef)))
+    sampled = _best_of_n(rows.find("best_of_n"))
+    if reward_model is None and not policies and not sampled:
+        return Missing(rows.why_missing("rlhf", "RLHF"))
+    effects = (
+        _reward_model_effect(reward_model),
+        _gain_effect(policies),
+        _hacking_effect(policies),
+        _best_of_n_effect(sampled),
+    )
+    return AlignmentFacts(reward_model, policies, sampled, effects)
+
+
+def _reward_model(rows: RunRows) -> RewardModelFacts | None:
+    stage = rows.find("reward_model", "train_reward_model")
+    if stage is None:
+        return None
+    judged = [row["agrees_with_gold"] for row in rows.preferences if row["agrees_with_gold"] is not None]
+    return RewardModelFacts(
+        accuracy=interval(stage.facts, "accuracy"),
+        agreement_with_gold=number(stage.facts, "agreement_with_gold"),
+        num_pairs=len(rows.preferences),
+        label_agreement=sum(judged) / len(judged) if judged else None,
+    )
+
+
+def _policy(rows: RunRows, stage: StageRow) -> PolicyFacts:
+    alarm = stage.facts.get("alarm")
+    return PolicyFacts(
+        label=stage.label,
+        kl_coef=number(stage.facts, "kl_coef"),
+        proxy=number(stage.facts, "proxy"),
+        gold=interval(stage.facts, "gold"),
+        kl=number(stage.facts, "kl"),
+        alarm=alarm if isinstance(alarm, bool) else None,
+        alarm_reason=str(stage.facts.get("alarm_reason") or ""),
+        proxy_curve=rows.metric(stage, "objective/scores"),
+        gold_curve=rows.metric(stage, "gold"),
+        gold_low=rows.metric(stage, "gold_low"),
+        gold_high=rows.metric(stage, "gold_high"),
+        kl_curve=rows.metric(stage, "objective/kl"),
+        length_curve=rows.metric(stage, "length"),
+    )
+
+
+def _best_of_n(stage: StageRow | None) -> tuple[BestOfN, ...]:
+    if stage is None:
+        return ()
+    found = []
+    for entry in listed(stage.facts, "rows"):
+        n = whole(entry, "n")
+        if n is not None:
+            # Here `n` counts the samples chosen from, so the items behind the interval are under another name.
+            gold = interval({**entry, "n": whole(entry, "items") or whole(stage.facts, "n")}, "gold")
+            found.append(BestOfN(n, number(entry, "kl"), number(entry, "proxy"), gold))
+    return tuple(sorted(found, key=lambda row: row.n))
+
+
+def _reward_model_effect(model: RewardModelFacts | None) -> Effect:
+    slug, title = "reward_model", "The reward model learns the preference"
+    if model is None or model.accuracy is None:
+        return not_measured(slug, title, "no accuracy of a reward model with its interval")
+    x = model.accuracy
+    over = Interval(x.value - 0.5, x.low - 0.5, x.high - 0.5, x.n)
+    gold = "" if model.agreement_with_gold is None else f"; agrees with gold {wording.percent(model.agreement_with_gold)}"
+    return raises(
+        slug, title, over, "points", f"accuracy {wording.percent_interval(x)} on held-out pairs{gold}",
+        "over chance (50%), Wilson's 95% interval; seen when it lies above 0",
+    )  # fmt: skip
+
+
+def _gain_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
+    slug, title = "ppo_gain", "PPO with a KL penalty raises the true preference"
+    held = [(p, p.gold) for p in policies if p.kl_coef and p.gold]
+    if not held:
+        return not_measured(slug, title, "no PPO run with a KL coefficient above 0 and a gold score with its interval")
+    policy, gold = max(held, key=lambda pair: pair[1].value)
+    among = f", the best of {len(held)} coefficients" if len(held) > 1 else ""
+    return raises(
+        slug, title, gold, "SFT sd",
+        f"KL coefficient {policy.kl_coef:g}{among}: proxy {wording.signed(policy.proxy)}, gold {wording.signed(gold.value)}",
+        "gold over the fine-tuned model; seen when the 95% interval lies above 0",
+    )  # fmt: skip
+
+
+def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
+    slug, title = "reward_hacking", "Without a penalty the proxy is hacked"
+    free = next((p for p in policies if p.kl_coef == 0.0), None)
+    if free is None or free.gold is None or free.proxy is None:
+        return not_measured(slug, title, "no PPO run with KL coefficient 0 and both scores")
+    alarm = {True: "alarm raised", False: "no alarm raised", None: "alarm not measured"}[free.alarm]
+    seen = free.gold.high < 0.0 < free.proxy
+    return Effect(
+        slug, title, decided(seen), free.gold, "SFT sd",
+        f"proxy {wording.signed(free.proxy)} while gold {wording.signed(free.gold.value)}, "
+        f"KL {wording.decimal(free.kl, 1)}; {alarm}",
+        "gold against the fine-tuned model; seen when the proxy rose and gold's 95% interval lies below 0",
+    )  # fmt: skip
+
+
+def _best_of_n_effect(rows: tuple[BestOfN, ...]) -> Effect:
+    slug, title = "best_of_n", "Best-of-n by the reward model raises the true preference"
+    measured = [(row, row.gold) for row in rows if row.gold]
+    if not measured:
+        return not_measured(slug, title, "no best-of-n row with a gold score and its interval")
+    row, gold = measured[-1]
+    return raises(
+        slug, title, gold, "SFT sd", f"n={row.n}: proxy {wording.signed(row.proxy)}, gold {wording.signed(gold.value)}",
+        "gold over one sample of the fine-tuned model; seen when the 95% interval lies above 0",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GrpoFacts:
+    before: Interval | None
+    after: Interval | None
+    accuracy_curve: Series
+    reward_curve: Series
+    zero_std_curve: Series
+    effects: tuple[Effect, ...]
+
+
+def grpo_facts(rows: RunRows) -> GrpoFacts | Missing:
+    stage = rows.find("grpo")
+    if stage is None:
+        return Missing(rows.why_missing("rlhf", "GRPO"))
+    before, after = interval(stage.facts, "before"), interval(stage.facts, "after")
+    return GrpoFacts(
+        before,
+        after,
+        accuracy_curve=rows.metric(stage, "greedy_accuracy"),
+        reward_curve=rows.metric(stage, "reward"),
+        zero_std_curve=rows.metric(stage, "zero_std_share"),
+        effects=(_grpo_effect(rows, before, after),),
+    )
+
+
+def _grpo_effect(rows: RunRows, before: Interval | None, after: Interval | None) -> Effect:
+    """From the items that both models answered the same way where there are such, else from the stage's two intervals."""
+    slug, title = "grpo", "GRPO raises accuracy by exact rewards"
+    scores = scores_of(rows, "chains")
+    trained = pick(scores, "grpo", "cot") or best(scores, "grpo", greedy=True)
+    start = pick(scores, "sft", trained.strategy) if trained else None
+    if trained and start and (gap := paired(trained, start)) is not None:
+        return raises(
+            slug, title, gap, "points",
+            f"{wording.percent(start.accuracy.value)} → {wording.percent(trained.accuracy.value)} ({trained.strategy})",
+            "paired items, Tango's 95% interval; seen when it lies above 0",
+        )  # fmt: skip
+    if before is None or after is None:
+        return not_measured(slug, title, "no accuracy before and after with their intervals")
+    return raises(
+        slug, title, difference(after, before), "points",
+        f"{wording.percent(before.value)} → {wording.percent(after.value)} (greedy)",
+        "two 95% intervals taken as independent (Newcombe); seen when the difference lies above 0",
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""What the life cost, what serving will cost, and how long every stage took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dashboards import wording
+from dashboards.facts.effects import Effect, Missing
+from dashboards.rows import RunRows, listed, number
+
+
+@dataclass(frozen=True)
+class CostLine:
+    """What a stage cost when its artifact was made. `cached`: paid by an earlier run. `seconds` is wall clock,
+    `energy_joules` and `usd` as the cost model has it. None: not recorded."""
+
+    label: str
+    group: str
+    cached: bool
+    tokens: float | None
+    flops: float | None
+    seconds: float | None
+    energy_joules: float | None
+    usd: float | None
+
+
+@dataclass(frozen=True)
+class LifetimePoint:
+    """Dollars after `tokens` output tokens were served."""
+
+    tokens: float
+    training_usd: float
+    inference_usd: float
+
+
+@dataclass(frozen=True)
+class CostFacts:
+    """`break_even_tokens`: output tokens after which serving has cost as much as training; inf: never."""
+
+    lines: tuple[CostLine, ...]
+    hardware: str
+    training_usd: float | None
+    price_per_million: float | None
+    decode_tokens_per_second: float | None
+    break_even_tokens: float | None
+    lifetime: tuple[LifetimePoint, ...]
+    comparisons: tuple[Mapping[str, Any], ...]
+    effects: tuple[Effect, ...]
+
+
+def total(lines: Sequence[CostLine], name: str) -> float | None:
+    """Sum of a column over the lines that recorded it; None where none did."""
+    known = [value for line in lines if (value := getattr(line, name)) is not None]
+    return sum(known) if known else None
+
+
+def cost_facts(rows: RunRows) -> CostFacts | Missing:
+    lines = _lines(rows)
+    stage = next((s for s in rows.made() if "training_usd" in s.facts or "break_even_tokens" in s.facts), None)
+    stage = stage or rows.find("cost_report")
+    if not lines and stage is None:
+        return Missing(rows.why_missing("cost", "The cost"))
+    facts = stage.facts if stage else {}
+    lifetime = [
+        LifetimePoint(tokens, training, inference)
+        for entry in listed(facts, "lifetime")
+        if (tokens := number(entry, "tokens")) is not None
+        and (training := number(entry, "training_usd")) is not None
+        and (inference := number(entry, "inference_usd")) is not None
+    ]
+    training = number(facts, "training_usd")
+    price = number(facts, "price_per_million_output_tokens")
+    speed = number(facts, "decode_tokens_per_second")
+    even = number(facts, "break_even_tokens")
+    return CostFacts(
+        lines,
+        hardware=", ".join(sorted({str(row["hardware"]) for row in rows.costs if row["hardware"]})),
+        training_usd=training,
+        price_per_million=price,
+        decode_tokens_per_second=speed,
+        break_even_tokens=even,
+        lifetime=tuple(sorted(lifetime, key=lambda p: p.tokens)),
+        comparisons=tuple(listed(facts, "comparisons")),
+        effects=(_cost_effect(lines, training, price, even),),
+    )
+
+
+def _lines(rows: RunRows) -> tuple[CostLine, ...]:
+    """One line a stage; a key that two labels share was paid for once."""
+    by_key: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows.costs:
+        by_key.setdefault(row["key"], []).append(row)
+    lines = []
+    for stage in rows.made():
+        if paid := by_key.pop(stage.key, None):
+            columns = ("tokens", "flops", "seconds", "energy_joules", "usd")
+            sums = {name: _sum([row[name] for row in paid]) for name in columns}
+            lines.append(CostLine(stage.label, stage.group, stage.status == "cached", **sums))
+    return tuple(lines)
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(sum(known)) if known else None
+
+
+def _cost_effect(
+    lines: Sequence[CostLine], training: float | None, price: float | None, even: float | None
+) -> Effect:
+    """A quantity, not a claim: what the life cost, and when serving will have cost as much."""
+    slug, title = "cost", "What it costs, to raise and to serve"
+    parts = []
+    if (usd := total(lines, "usd")) is not None:
+        parts.append(f"whole life {wording.dollars(usd)}")
+        if (joules := total(lines, "energy_joules")) is not None:
+            parts[-1] += f", {wording.energy(joules)}"
+        if (seconds := total(lines, "seconds")) is not None:
+            parts[-1] += f", {wording.duration(seconds)} of stages"
+    elif training is not None:
+        parts.append(f"training {wording.dollars(training)}")
+    if price is not None:
+        parts.append(f"serving {wording.dollars(price)} a million output tokens")
+    if even is not None:
+        parts.append(f"serving has cost as much as training after {wording.count(even)} tokens")
+    return Effect(slug, title, "measured" if parts else "not measured", numbers="; ".join(parts) or "no cost rows")

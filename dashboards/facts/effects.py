@@ -1,0 +1,111 @@
+"""An effect: a difference with its interval, and a verdict that the interval alone decides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from components.statistics import Interval
+from dashboards import wording
+
+Verdict = Literal["seen", "not seen in this run", "measured", "not measured"]
+Unit = Literal["points", "nats", "SFT sd", "share", ""]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One claim of the report.
+
+    Attributes:
+        slug: short name, stable between runs.
+        title: the claim that is on trial, without a number.
+        verdict: "measured" marks a quantity that claims nothing; "not measured", that rows are missing.
+        interval: the difference on trial in `unit` ("points": a share, shown times 100).
+        numbers: the two sides in words, "6.7% → 80.3%"; or why nothing was measured.
+        method: what the interval is over, and what it must do for the verdict "seen".
+    """
+
+    slug: str
+    title: str
+    verdict: Verdict
+    interval: Interval | None = None
+    unit: Unit = ""
+    numbers: str = ""
+    method: str = ""
+
+    @property
+    def seen(self) -> bool:
+        return self.verdict == "seen"
+
+    @property
+    def difference(self) -> str:
+        """"+73.6 points [68.1, 78.2], n=300"; empty without an interval."""
+        x = self.interval
+        if x is None:
+            return ""
+        if self.unit == "points":
+            scaled = Interval(100 * x.value, 100 * x.low, 100 * x.high, x.n)
+            text = _with_unit(scaled, "points", 1)
+        else:
+            text = _with_unit(x, self.unit, 2 if self.unit == "SFT sd" else 3)
+        return f"{text}, n={x.n:,}" if x.n else text
+
+
+def _with_unit(x: Interval, unit: str, digits: int) -> str:
+    middle = f" {unit}" if unit else ""
+    if not (math.isfinite(x.low) and math.isfinite(x.high)):
+        return f"{wording.signed(x.value, digits)}{middle} [no interval]"
+    return (
+        f"{wording.signed(x.value, digits)}{middle} "
+        f"[{wording.signed(x.low, digits)}, {wording.signed(x.high, digits)}]"
+    )
+
+
+def decided(seen: bool) -> Verdict:
+    return "seen" if seen else "not seen in this run"
+
+
+def raises(
+    slug: str, title: str, x: Interval, unit: Unit, numbers: str, method: str, margin: float = 0.0, also: bool = True
+) -> Effect:
+    """Seen when the whole interval lies above `margin`, and what else the claim needs (`also`) holds."""
+    return Effect(slug, title, decided(x.low > margin and also), x, unit, numbers, method)
+
+
+def lowers(slug: str, title: str, x: Interval, unit: Unit, numbers: str, method: str, also: bool = True) -> Effect:
+    """Seen when the whole interval lies below zero, and what else the claim needs (`also`) holds."""
+    return Effect(slug, title, decided(x.high < 0.0 and also), x, unit, numbers, method)
+
+
+def not_measured(slug: str, title: str, why: str) -> Effect:
+    return Effect(slug, title, "not measured", numbers=why)
+
+
+def difference(a: Interval, b: Interval) -> Interval:
+    """a − b from the intervals of two independent estimates (MOVER, Newcombe 1998, method 10; Zou & Donner 2008).
+
+    For two measured on the same items it is too wide where they agree, never too narrow.
+    """
+    gap = a.value - b.value
+    low = gap - math.hypot(a.value - a.low, b.high - b.value)
+    high = gap + math.hypot(a.high - a.value, b.value - b.low)
+    return Interval(gap, low, high, min(a.n, b.n))
+
+
+def average(parts: Sequence[Interval]) -> Interval:
+    """Mean of independent estimates with the interval that theirs imply; `n` is their sum. Speaks of these alone, not
+    of a population they were drawn from."""
+    k = len(parts)
+    value = sum(p.value for p in parts) / k
+    below = math.sqrt(sum((p.value - p.low) ** 2 for p in parts)) / k
+    above = math.sqrt(sum((p.high - p.value) ** 2 for p in parts)) / k
+    return Interval(value, value - below, value + above, sum(p.n for p in parts))
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A part of the life that this run has no rows for."""
+
+    reason: str

@@ -1,0 +1,351 @@
+"""Scaling laws with their forecasts, emergence, and the mixture of experts."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from components.statistics import Interval, mean_interval, wilson
+from dashboards import wording
+from dashboards.facts.effects import Effect, Missing, average, decided, difference, not_measured, raises
+from dashboards.rows import Row, RunRows, interval, number, parsed
+
+LAW = ("A", "B", "E", "alpha", "beta")
+
+
+@dataclass(frozen=True)
+class ScalingPoint:
+    """`loss` in nats a token after `tokens`."""
+
+    num_params: int
+    tokens: int | None
+    loss: float
+
+
+@dataclass(frozen=True)
+class FittedParameter:
+    """`low` and `high` are None where the fit gives no interval."""
+
+    law: str
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int | None
+    method: str
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A loss predicted before the run was trained, and what was then observed (None until it is scored)."""
+
+    target: str
+    num_params: int | None
+    tokens: int | None
+    predicted: float
+    low: float | None
+    high: float | None
+    observed: float | None
+    made_at: datetime.datetime | None
+    scored_at: datetime.datetime | None
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the observation fell into the interval of the prediction."""
+        if self.observed is None or self.low is None or self.high is None:
+            return None
+        return self.low <= self.observed <= self.high
+
+
+@dataclass(frozen=True)
+class ScalingFacts:
+    """`law`: A, B, E, alpha, beta of L = E + A/N^alpha + B/D^beta where all five were fitted; `truth`: the known
+    irreducible loss, nats a token."""
+
+    points: tuple[ScalingPoint, ...]
+    params_kind: str
+    parameters: tuple[FittedParameter, ...]
+    law: Mapping[str, float] | None
+    truth: float | None
+    forecasts: tuple[Forecast, ...]
+    effects: tuple[Effect, ...]
+
+    def loss(self, num_params: float, tokens: float) -> float | None:
+        """What the fitted law predicts."""
+        if self.law is None:
+            return None
+        law = self.law
+        return law["E"] + law["A"] * num_params ** -law["alpha"] + law["B"] * tokens ** -law["beta"]
+
+
+def scaling_facts(rows: RunRows) -> ScalingFacts | Missing:
+    dense = [row for row in rows.scaling_points if row["sweep"] == "dense" and row["loss"] is not None]
+    fits = [row for row in rows.scaling_fits if row["sweep"] in ("dense", "truth") and row["value"] is not None]
+    forecasts = tuple(_forecast(row) for row in rows.forecasts if row["predicted"] is not None)
+    if not dense and not fits and not forecasts:
+        return Missing(rows.why_missing("scaling", "The scaling law"))
+    truth = next((float(row["value"]) for row in fits if row["law"] == "truth" and row["parameter"] == "E"), None)
+    parameters = tuple(_parameter(row) for row in fits if row["law"] != "truth")
+    irreducible = _preferred([p for p in parameters if p.name == "E" and p.low is not None])
+    return ScalingFacts(
+        points=tuple(ScalingPoint(row["num_params"], row["tokens"], row["loss"]) for row in dense),
+        params_kind=next((row["num_params_kind"] for row in dense if row["num_params_kind"]), "") or "",
+        parameters=parameters,
+        law=_law(parameters),
+        truth=truth,
+        forecasts=forecasts,
+        effects=(_irreducible_effect(irreducible, truth), _forecast_effect(forecasts)),
+    )
+
+
+def _parameter(row: Row) -> FittedParameter:
+    return FittedParameter(
+        row["law"], row["parameter"], row["value"], number(row, "low"), number(row, "high"), row["n"], row["method"] or ""
+    )
+
+
+def _forecast(row: Row) -> Forecast:
+    return Forecast(
+        row["target"], row["num_params"], row["tokens"], row["predicted"], number(row, "low"), number(row, "high"),
+        number(row, "observed"), row["made_at"], row["scored_at"],
+    )  # fmt: skip
+
+
+def _preferred(parameters: Sequence[FittedParameter]) -> FittedParameter | None:
+    """Of several fits the one named for Chinchilla (approach 3), else the first."""
+    return min(parameters, key=lambda p: "chinchilla" not in p.law.lower(), default=None)
+
+
+def _law(parameters: Sequence[FittedParameter]) -> dict[str, float] | None:
+    laws: dict[str, dict[str, float]] = {}
+    for p in parameters:
+        laws.setdefault(p.law, {}).setdefault(p.name, p.value)
+    whole = {name: law for name, law in laws.items() if all(part in law for part in LAW)}
+    chosen = min(whole, key=lambda name: "chinchilla" not in name.lower(), default=None)
+    return whole[chosen] if chosen is not None else None
+
+
+def _irreducible_effect(fitted: FittedParameter | None, truth: float | None) -> Effect:
+    slug, title = "irreducible_loss", "The fitted law finds the irreducible loss"
+    if fitted is None or fitted.low is None or fitted.high is None or truth is None:
+        return not_measured(slug, title, "no fitted E with its interval, or the true one is not known")
+    off = Interval(fitted.value - truth, fitted.low - truth, fitted.high - truth, fitted.n or 0)
+    fit = Interval(fitted.value, fitted.low, fitted.high, fitted.n or 0)
+    return Effect(
+        slug, title, decided(off.low <= 0.0 <= off.high and fitted.low > 0.0), off, "nats",
+        f"fitted E = {wording.decimal_interval(fit)} against the true {truth:.3f}",
+        "fitted minus true, 95% interval; seen when it covers 0 and the fit tells E from 0",
+    )  # fmt: skip
+
+
+def _forecast_effect(forecasts: Sequence[Forecast]) -> Effect:
+    slug, title = "forecast", "A larger run is forecast before it is trained"
+    scored = [f for f in forecasts if f.inside is not None]
+    if not scored:
+        why = "the forecast is not scored yet" if forecasts else "no forecast was made"
+        return not_measured(slug, title, why)
+    f = max(scored, key=lambda one: (one.num_params or 0, one.tokens or 0))
+    assert f.observed is not None and f.low is not None and f.high is not None
+    error = Interval(f.predicted - f.observed, f.low - f.observed, f.high - f.observed, 0)
+    early = f.made_at is not None and f.scored_at is not None and f.made_at < f.scored_at
+    return Effect(
+        slug, title, decided(bool(f.inside) and early), error, "nats",
+        f"predicted {wording.decimal_interval(Interval(f.predicted, f.low, f.high, 0))}, observed {f.observed:.3f} "
+        f"({100 * abs(f.predicted / f.observed - 1):.1f}% off)",
+        "predicted minus observed, 95% interval of the prediction; seen when it covers 0 and was stored first",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EmergencePoint:
+    """One size. `log_prob`: mean log-probability of the right answer, nats a token."""
+
+    num_params: int
+    exact_match: Interval
+    log_prob: float | None
+
+
+@dataclass(frozen=True)
+class EmergenceFacts:
+    points: tuple[EmergencePoint, ...]
+    effects: tuple[Effect, ...]
+
+
+FLOOR = 0.10  # an exact match below this counts as "the model can't"
+
+
+def emergence_facts(rows: RunRows) -> EmergenceFacts | Missing:
+    points = []
+    for row in rows.scaling_points:
+        if row["sweep"] == "emergence":
+            details = parsed(row["details_json"])
+            if (exact := interval(details, "exact_match") or _from_count(details)) is not None:
+                points.append(EmergencePoint(row["num_params"], exact, number(details, "log_prob_per_token")))
+    if not points:
+        return Missing(rows.why_missing("emergence", "Emergence"))
+    points.sort(key=lambda p: p.num_params)
+    return EmergenceFacts(tuple(points), (_emergence_effect(points),))
+
+
+def _from_count(details: Mapping[str, object]) -> Interval | None:
+    share, n = number(details, "exact_match"), number(details, "n")
+    return wilson(round(share * n), round(n)) if share is not None and n and 0 <= share <= 1 else None
+
+
+def _emergence_effect(points: Sequence[EmergencePoint]) -> Effect:
+    """Sharp under exact match, smooth under log-probability (Schaeffer et al. 2023).
+
+    On trial is the gap between the two shares of progress at the largest size whose exact match is still on the
+    floor: log-probability has moved by then, exact match has not.
+    """
+    slug, title = "emergence", "Exact match jumps where log-probability moves smoothly"
+    known = [(p, p.log_prob) for p in points if p.log_prob is not None]
+    floor = 0
+    while floor + 1 < len(known) and known[floor + 1][0].exact_match.value < FLOOR:
+        floor += 1
+    if len(known) < 4 or known[0][0].exact_match.value >= FLOOR or floor + 1 == len(known):
+        return not_measured(slug, title, f"needs four sizes or more, some below and some above {FLOOR:.0%} exact match")
+    first, (at, at_log), (after, _) = known[0], known[floor], known[floor + 1]
+    top = max(known, key=lambda pair: pair[0].exact_match.value)
+    span = top[1] - first[1]
+    if span <= 0 or top[0].exact_match.value <= 0:
+        return not_measured(slug, title, "log-probability does not rise with size")
+    moved = (at_log - first[1]) / span
+    start, peak = first[0].exact_match.value, top[0].exact_match.value
+    rise = [(x - start) / (peak - start) for x in (at.exact_match.value, at.exact_match.low, at.exact_match.high)]
+    gap = Interval(moved - rise[0], moved - rise[2], moved - rise[1], at.exact_match.n)
+    jump = difference(after.exact_match, at.exact_match)
+    return raises(
+        slug, title, gap, "points",
+        f"{wording.percent(at.exact_match.value)} → {wording.percent(after.exact_match.value)} from "
+        f"{wording.count(at.num_params)} to {wording.count(after.num_params)} parameters; before it, log-probability "
+        f"had made {wording.percent(moved, 0)} of its way",
+        "progress of log-probability minus that of exact match at the last size on the floor; seen when its 95% "
+        "interval lies above 0 and the jump's does too",
+        also=jump.low > 0.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MoePoint:
+    """`load`: each expert's share of the tokens, averaged over layers, busiest first."""
+
+    variant: str
+    seed: int
+    loss: float | None
+    loss_interval: Interval | None
+    num_params: int
+    load: tuple[float, ...]
+    max_share: float | None
+    max_share_interval: Interval | None
+    entropy: float | None
+    specialization: float | None
+
+
+@dataclass(frozen=True)
+class MoeFacts:
+    points: tuple[MoePoint, ...]
+    effects: tuple[Effect, ...]
+
+    def of(self, variant: str) -> list[MoePoint]:
+        return [point for point in self.points if point.variant == variant]
+
+
+VARIANTS = ("dense", "moe_balanced", "moe_unbalanced")
+
+
+def moe_facts(rows: RunRows) -> MoeFacts | Missing:
+    points = [_moe_point(row) for row in rows.scaling_points if row["sweep"] == "moe"]
+    if not points:
+        return Missing(rows.why_missing("moe", "The mixture of experts"))
+    points.sort(key=lambda p: (VARIANTS.index(p.variant) if p.variant in VARIANTS else 9, p.seed))
+    return MoeFacts(tuple(points), (_loss_effect(points), _load_effect(points)))
+
+
+def _moe_point(row: Row) -> MoePoint:
+    details = parsed(row["details_json"])
+    load = _mean_load(details.get("load"))
+    share = number(details, "max_share")
+    if share is None and load:
+        share = load[0]
+    n = number(details, "n")
+    counted = wilson(round(share * n), round(n)) if share is not None and n and 0 <= share <= 1 else None
+    return MoePoint(
+        variant=row["variant"] or "",
+        seed=row["seed"] or 0,
+        loss=row["loss"],
+        loss_interval=interval({**details, "loss": row["loss"]}, "loss"),
+        num_params=row["num_params"],
+        load=load,
+        max_share=share,
+        max_share_interval=counted,
+        entropy=number(details, "entropy"),
+        specialization=number(details, "specialization"),
+    )
+
+
+def _mean_load(load: object) -> tuple[float, ...]:
+    """Shares of the experts, busiest first. One list a layer is averaged after sorting: expert 3 of one layer has
+    nothing to do with expert 3 of another."""
+    if not isinstance(load, Sequence) or not load:
+        return ()
+    layers = load if isinstance(load[0], Sequence) else [load]
+    shares = [sorted((float(x) / (sum(layer) or 1.0) for x in layer), reverse=True) for layer in layers]
+    return tuple(sum(column) / len(shares) for column in zip(*shares, strict=False))
+
+
+def _pairs(points: Sequence[MoePoint], a: str, b: str) -> list[tuple[MoePoint, MoePoint]]:
+    """Points of two variants with the same seed."""
+    of_b = {p.seed: p for p in points if p.variant == b}
+    return [(p, of_b[p.seed]) for p in points if p.variant == a and p.seed in of_b]
+
+
+def _over_seeds(differences: Sequence[Interval | None], values: Sequence[float]) -> tuple[Interval, str]:
+    """The mean difference; over what was evaluated where each has an interval, else over seeds by Student's t."""
+    known = [d for d in differences if d is not None]
+    if len(known) == len(differences):
+        return average(known), f"95% interval over what was evaluated, for these {len(known)} trained pairs"
+    return mean_interval(values), f"Student's t over {len(values)} seed{'s' if len(values) != 1 else ''}"
+
+
+def _loss_effect(points: Sequence[MoePoint]) -> Effect:
+    slug, title = "moe_loss", "Experts lower the loss at equal active compute"
+    pairs = [(d, m) for d, m in _pairs(points, "dense", "moe_balanced") if d.loss is not None and m.loss is not None]
+    if not pairs:
+        return not_measured(slug, title, "no dense and balanced runs of one seed")
+    values = [(d.loss or math.nan) - (m.loss or math.nan) for d, m in pairs]
+    gaps = [difference(d.loss_interval, m.loss_interval) if d.loss_interval and m.loss_interval else None for d, m in pairs]
+    x, over = _over_seeds(gaps, values)
+    dense, moe = (sum(p.loss or 0.0 for p in side) / len(pairs) for side in zip(*pairs, strict=True))
+    return raises(
+        slug, title, x, "nats",
+        f"dense {dense:.3f}, experts {moe:.3f}; lower in {sum(v > 0 for v in values)} of {len(values)} seeds",
+        f"dense minus experts, {over}; seen when it lies above 0",
+    )  # fmt: skip
+
+
+def _load_effect(points: Sequence[MoePoint]) -> Effect:
+    slug, title = "moe_balance", "The balancing loss keeps the experts in use"
+    pairs = _pairs(points, "moe_unbalanced", "moe_balanced")
+    pairs = [(u, b) for u, b in pairs if u.max_share is not None and b.max_share is not None]
+    if not pairs:
+        return not_measured(slug, title, "no balanced and unbalanced runs of one seed with their load")
+    values = [(u.max_share or 0.0) - (b.max_share or 0.0) for u, b in pairs]
+    gaps = [
+        difference(u.max_share_interval, b.max_share_interval) if u.max_share_interval and b.max_share_interval else None
+        for u, b in pairs
+    ]
+    x, over = _over_seeds(gaps, values)
+    without, balanced = ([p.max_share or 0.0 for p in side] for side in zip(*pairs, strict=True))
+    return raises(
+        slug, title, x, "points",
+        f"busiest expert {_range(without)} without, {_range(balanced)} with it",
+        f"share of the busiest expert, without minus with, {over}; seen when it lies above 0",
+    )  # fmt: skip
+
+
+def _range(shares: Sequence[float]) -> str:
+    low, high = min(shares), max(shares)
+    return wording.percent(low, 0) if high - low < 0.005 else f"{100 * low:.0f}–{wording.percent(high, 0)}"

@@ -1,0 +1,103 @@
+"""Accuracy by model and strategy from the `evals` table, and comparisons on the items that two of them share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from components.statistics import Interval, PairedDifference, paired_difference, wilson
+from dashboards.rows import RunRows, number, parsed
+
+_STRATEGY = re.compile(r"([^@\[]+)(?:@(\d+))?")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answered item. `tokens`: all that was generated for it, judges and discarded samples included."""
+
+    correct: bool
+    difficulty: int | None
+    tokens: float | None
+    prompt_tokens: float | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A strategy of a model on a suite. `tokens`: mean generated tokens an item.
+
+    `family` and `k` are read from the name: "self_consistency@16" is ("self_consistency", 16).
+    """
+
+    suite: str
+    model: str
+    strategy: str
+    family: str
+    k: int | None
+    accuracy: Interval
+    tokens: float | None
+    prompt_tokens: float | None
+    answers: Mapping[str, Answer] = field(repr=False)
+
+    @property
+    def by_difficulty(self) -> dict[int, Interval]:
+        """Accuracy at each difficulty, easiest first."""
+        groups: dict[int, list[bool]] = {}
+        for answer in self.answers.values():
+            if answer.difficulty is not None:
+                groups.setdefault(answer.difficulty, []).append(answer.correct)
+        return {level: wilson(sum(groups[level]), len(groups[level])) for level in sorted(groups)}
+
+
+def scores_of(rows: RunRows, suite: str) -> tuple[Score, ...]:
+    """The scores on a suite in the order of cost. Rows without a verdict (`correct` is null) are left out."""
+    answers: dict[tuple[str, str], dict[str, Answer]] = {}
+    for row in rows.evals:
+        if row["suite"] == suite and row["correct"] is not None:
+            total = number(parsed(row["details_json"]), "total_tokens")
+            answers.setdefault((row["model"], row["strategy"]), {})[row["item_id"]] = Answer(
+                correct=row["correct"],
+                difficulty=row["difficulty"],
+                tokens=total if total is not None else row["completion_tokens"],
+                prompt_tokens=row["prompt_tokens"],
+            )
+    scores = [_score(suite, model, strategy, items) for (model, strategy), items in answers.items()]
+    return tuple(sorted(scores, key=lambda s: (s.model, s.tokens or 0.0, s.strategy)))
+
+
+def _score(suite: str, model: str, strategy: str, items: dict[str, Answer]) -> Score:
+    match = _STRATEGY.match(strategy)
+    family, k = (match.group(1), match.group(2)) if match else (strategy, None)
+    return Score(
+        suite, model, strategy, family, int(k) if k else None,
+        accuracy=wilson(sum(a.correct for a in items.values()), len(items)),
+        tokens=_mean(a.tokens for a in items.values()),
+        prompt_tokens=_mean(a.prompt_tokens for a in items.values()),
+        answers=items,
+    )  # fmt: skip
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+GREEDY = ("direct", "cot", "few_shot", "greedy")
+
+
+def best(scores: Iterable[Score], model: str, greedy: bool = False) -> Score | None:
+    """The most accurate strategy of a model; with `greedy`, among those that answer once."""
+    mine = [s for s in scores if s.model == model and (not greedy or s.family in GREEDY)]
+    return max(mine, key=lambda s: s.accuracy.value, default=None)
+
+
+def pick(scores: Iterable[Score], model: str, strategy: str) -> Score | None:
+    return next((s for s in scores if s.model == model and s.strategy == strategy), None)
+
+
+def paired(a: Score, b: Score) -> PairedDifference | None:
+    """Accuracy of a minus that of b on their common items; None where they share none."""
+    common = [item for item in a.answers if item in b.answers]
+    if not common:
+        return None
+    return paired_difference([a.answers[i].correct for i in common], [b.answers[i].correct for i in common])

@@ -1,0 +1,56 @@
+"""A few texts of the run, so that a reader sees what the numbers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dashboards.rows import Row, RunRows, parsed
+
+A_STAGE = 3
+LONGEST = 700
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt and what came of it. `note`: scores or the verdict, in words."""
+
+    stage: str
+    prompt: str
+    completion: str
+    note: str
+
+
+def chosen_texts(rows: RunRows) -> tuple[Text, ...]:
+    """The latest samples of each stage, then a right and a wrong answer of each way of thinking."""
+    texts = []
+    for stage in rows.made():
+        mine = [row for row in rows.samples if row["key"] == stage.key]
+        last = max((row["step"] or 0 for row in mine), default=0)
+        texts += [_sample(stage.label, row) for row in mine if (row["step"] or 0) == last][:A_STAGE]
+    for strategy in ("direct", "cot"):
+        texts += _answers([row for row in rows.evals if row["strategy"] == strategy and row["model"] == "sft"], strategy)
+    return tuple(texts)
+
+
+def _sample(label: str, row: Row) -> Text:
+    scores = parsed(row["scores_json"])
+    words = [f"{name} {value:+.2f}" for name, value in scores.items() if isinstance(value, float | int)]
+    step = f"step {row['step']}" if row["step"] else ""
+    return Text(label, _cut(row["prompt"]), _cut(row["completion"]), ", ".join([step, *words] if step else words))
+
+
+def _answers(rows: Sequence[Row], strategy: str) -> list[Text]:
+    found = []
+    for correct, verdict in ((True, "right"), (False, "wrong")):
+        of_kind = [row for row in rows if row["correct"] is correct and row["prompt"] and row["answer"]]
+        if of_kind:
+            row = max(of_kind, key=lambda r: r["difficulty"] or 0)
+            completion = parsed(row["details_json"]).get("completion") or row["answer"]
+            found.append(Text(f"sft, {strategy}", _cut(row["prompt"]), _cut(str(completion)), f"{verdict}; target {row['target']}"))
+    return found
+
+
+def _cut(text: str | None) -> str:
+    text = text or ""
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -1,0 +1,64 @@
+"""Where the money went, and when serving has cost as much as training."""
+
+from __future__ import annotations
+
+import math
+
+from dashboards import wording
+from dashboards.facts.cost import CostFacts, total
+from dashboards.figures.canvas import BLUE, INK, MUTED, ORANGE, Figure, log_axis, panel
+
+
+def cost_figure(facts: CostFacts) -> Figure | None:
+    panels = [svg for svg in (_breakdown(facts), _lifetime(facts)) if svg]
+    caption = "Left: what each part of the life cost when it was made. Right: training is paid once, serving by the token."
+    return Figure("cost", caption, tuple(panels)) if panels else None
+
+
+def _breakdown(facts: CostFacts) -> str:
+    for column, label, show in (("usd", "dollars", wording.dollars), ("seconds", "seconds", wording.duration)):
+        groups = {
+            group or "other": value
+            for group in dict.fromkeys(line.group for line in facts.lines)
+            if (value := total([line for line in facts.lines if line.group == group], column))
+        }
+        if groups:
+            break
+    else:
+        return ""
+    names = sorted(groups, key=lambda name: groups[name])
+    with panel("cost-parts", "Cost by part of the life", label, "") as drawn:
+        drawn.axes.barh(range(len(names)), [groups[name] for name in names], color=BLUE, height=0.6)
+        for place, name in enumerate(names):
+            drawn.axes.annotate(
+                show(groups[name]), (groups[name], place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5
+            )
+        drawn.axes.set_yticks(range(len(names)), names)
+        drawn.axes.set_xlim(0, 1.25 * max(groups.values()))
+        drawn.axes.locator_params(axis="x", nbins=5)
+        drawn.axes.grid(axis="y", visible=False)
+    return drawn.svg
+
+
+def _lifetime(facts: CostFacts) -> str:
+    points = [p for p in facts.lifetime if p.tokens > 0]
+    if len(points) < 2:
+        return ""
+    with panel("cost-lifetime", "Training against serving", "output tokens served", "dollars") as drawn:
+        x = [p.tokens for p in points]
+        drawn.axes.plot(x, [p.training_usd for p in points], color=BLUE, label="training")
+        drawn.axes.plot(x, [p.inference_usd for p in points], color=ORANGE, label="serving")
+        both = [p.training_usd + p.inference_usd for p in points]
+        drawn.axes.plot(x, both, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="both")
+        log_axis(drawn.axes, "x")
+        log_axis(drawn.axes, "y")
+        drawn.axes.yaxis.set_major_formatter(lambda value, _: wording.dollars(value))
+        even = facts.break_even_tokens
+        if even is not None and math.isfinite(even) and even > 0:
+            drawn.axes.axvline(even, color=MUTED, linewidth=1.2)
+            drawn.axes.annotate(
+                f"break-even\n{wording.count(even)} tokens", (even, drawn.axes.get_ylim()[0]), xytext=(5, 8),
+                textcoords="offset points", fontsize=8.5, color=MUTED,
+            )  # fmt: skip
+        drawn.axes.legend(loc="upper left")
+    return drawn.svg

@@ -1,0 +1,107 @@
+"""Accuracy against tokens: strategies on chains, and trees against sampling on puzzles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from dashboards.facts.reasoning import ReasoningFacts, TreeFacts
+from dashboards.facts.scores import Score
+from dashboards.figures.canvas import (
+    BLUE,
+    GREEN,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    RED,
+    SERIES,
+    Figure,
+    log_axis,
+    panel,
+    percent_axis,
+    with_interval,
+)
+
+_COLORS = {
+    "direct": MUTED, "few_shot": PURPLE, "cot": ORANGE, "self_consistency": BLUE, "adaptive": GREEN, "greedy": MUTED,
+    "best_of_k": ORANGE, "vote": BLUE, "tree_of_thought": RED,
+}  # fmt: skip
+_WORDS = {
+    "cot": "chain of thought", "few_shot": "few-shot", "self_consistency": "self-consistency, k samples",
+    "best_of_k": "best of k", "vote": "vote of k", "tree_of_thought": "Tree of Thought",
+}  # fmt: skip
+
+
+def _frontier(axes: Axes, scores: Sequence[Score]) -> None:
+    """Points with intervals; the members of a family with growing k are joined."""
+    families: dict[str, list[Score]] = {}
+    for s in scores:
+        if s.tokens:
+            families.setdefault(s.family, []).append(s)
+    spare = iter(SERIES * 4)
+    for family, members in families.items():
+        members.sort(key=lambda s: s.tokens or 0.0)
+        color = _COLORS.get(family) or next(spare)
+        x = [s.tokens or 0.0 for s in members]
+        joined = len(members) > 1
+        with_interval(
+            axes, x, [s.accuracy.value for s in members], [s.accuracy.low for s in members],
+            [s.accuracy.high for s in members], color, fmt="o-" if joined else "o", markersize=5 if joined else 6.5,
+            label=_WORDS.get(family, family.replace("_", " ")),
+        )  # fmt: skip
+        for s in members:
+            if s.k:
+                axes.annotate(str(s.k), (s.tokens or 0.0, s.accuracy.value), xytext=(4, -10), textcoords="offset points", fontsize=8, color=color)
+    log_axis(axes, "x", (1.0, 2.0, 5.0))
+    percent_axis(axes)
+    axes.set_ylim(bottom=0.0, top=min(1.05, 1.12 * max(s.accuracy.high for s in scores)))
+
+
+def reasoning_figure(facts: ReasoningFacts) -> Figure | None:
+    """The frontier of the main model, its accuracy by difficulty, and the frontier of the others."""
+    panels = []
+    models = [facts.model, *sorted({s.model for s in facts.scores} - {facts.model})]
+    for model in models:
+        mine = [s for s in facts.scores if s.model == model and s.tokens]
+        if len(mine) > 1:
+            with panel(f"reasoning-{len(panels)}", f"Model {model}", "generated tokens an item", "accuracy", (4.7, 3.6)) as drawn:
+                _frontier(drawn.axes, mine)
+                drawn.axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+            panels.append(drawn.svg)
+    if levels := _difficulty(facts):
+        panels.insert(1, levels)
+    caption = "Accuracy with 95% intervals against the tokens spent on an answer; small numbers are the samples k."
+    return Figure("reasoning", caption, tuple(panels)) if panels else None
+
+
+def _difficulty(facts: ReasoningFacts) -> str:
+    chosen = [s for s in facts.scores if s.model == facts.model and s.family in ("direct", "cot", "adaptive") and len(s.by_difficulty) > 1]
+    full = facts.curve("self_consistency")
+    chosen += [s for s in full[-1:] if len(s.by_difficulty) > 1]
+    if not chosen:
+        return ""
+    with panel("reasoning-levels", "Harder items", "number of operations", "accuracy", (4.7, 3.6)) as drawn:
+        for i, s in enumerate(chosen):
+            levels = s.by_difficulty
+            aside = 0.07 * (i - (len(chosen) - 1) / 2)  # so that bars of one level stand side by side
+            with_interval(
+                drawn.axes, [level + aside for level in levels], [x.value for x in levels.values()],
+                [x.low for x in levels.values()], [x.high for x in levels.values()], _COLORS.get(s.family, PURPLE),
+                fmt="o-", markersize=4, label=s.strategy.replace("_", " ") if s.k else _WORDS.get(s.family, s.family),
+            )  # fmt: skip
+        drawn.axes.set_xticks(sorted({level for s in chosen for level in s.by_difficulty}))
+        drawn.axes.set_ylim(0, 1.03)
+        percent_axis(drawn.axes)
+        drawn.axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    return drawn.svg
+
+
+def tree_figure(facts: TreeFacts) -> Figure | None:
+    mine = [s for s in facts.scores if s.model == facts.model and s.tokens]
+    if not mine:
+        return None
+    with panel("tree", f"Puzzles, model {facts.model}", "generated tokens a puzzle, judging included", "solved", (5.6, 3.4)) as drawn:
+        _frontier(drawn.axes, mine)
+        drawn.axes.legend(loc="upper left")
+    return Figure("tree", "At one place on the axis all strategies have spent the same. Bars are 95% intervals.", (drawn.svg,))

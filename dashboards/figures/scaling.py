@@ -1,0 +1,169 @@
+"""Scaling law with its forecast, emergence, load of the experts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from components.statistics import Interval
+from dashboards import wording
+from dashboards.facts.scaling import EmergenceFacts, FittedParameter, MoeFacts, MoePoint, ScalingFacts
+from dashboards.figures.canvas import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    RAMP,
+    RED,
+    Figure,
+    log_axis,
+    panel,
+    percent_axis,
+    with_interval,
+)
+from dashboards.sections import SYMBOLS, VARIANT_NAMES
+
+
+def scaling_figure(facts: ScalingFacts) -> Figure | None:
+    """Loss against tokens, a line for each N; and the fitted parameters with their intervals."""
+    panels = []
+    if any(point.tokens for point in facts.points):
+        panels.append(_law(facts))
+    judged = [p for p in facts.parameters if p.name in ("E", "alpha", "beta") and p.low is not None and p.high is not None]
+    if judged:
+        panels.append(_parameters(facts, judged))
+    caption = "Lines: the fitted law at each size. Diamond: the forecast with its 95% interval; star: what was then observed."
+    return Figure("scaling", caption, tuple(panels)) if panels else None
+
+
+def _law(facts: ScalingFacts) -> str:
+    sizes = sorted({point.num_params for point in facts.points if point.tokens})
+    shades = {size: RAMP[round(i * (len(RAMP) - 1) / max(len(sizes) - 1, 1))] for i, size in enumerate(sizes)}
+    tokens = [point.tokens for point in facts.points if point.tokens]
+    reach = [f.tokens for f in facts.forecasts if f.tokens] + tokens
+    grid = np.geomspace(min(tokens), max(reach), 60)
+    with panel("scaling-law", "Loss falls by a law", "training tokens D", "loss, nats a token", (4.7, 3.6)) as drawn:
+        axes = drawn.axes
+        for size in sizes:
+            mine = [(p.tokens, p.loss) for p in facts.points if p.num_params == size and p.tokens]
+            axes.plot([x for x, _ in mine], [y for _, y in mine], "o", color=shades[size], markersize=4.5, label=f"N={wording.count(size)}")
+            if facts.law is not None:
+                axes.plot(grid, [facts.loss(size, d) for d in grid], color=shades[size], linewidth=1.2)
+        for i, f in enumerate(f for f in facts.forecasts if f.tokens):
+            if f.low is not None and f.high is not None:
+                with_interval(
+                    axes, [f.tokens or 0], [f.predicted], [f.low], [f.high], ORANGE, fmt="D", markersize=6,
+                    label="" if i else "forecast, 95%",
+                )  # fmt: skip
+            if f.observed is not None:
+                axes.plot([f.tokens], [f.observed], "*", color=RED, markersize=10, label="" if i else "observed", zorder=5)
+        if facts.truth is not None:
+            axes.axhline(facts.truth, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), label="true irreducible")
+        log_axis(axes, "x", (1.0, 2.0, 5.0))
+        log_axis(axes, "y", (1.0, 2.0, 5.0))
+        axes.set_yticks(_round_ticks(*axes.get_ylim()))
+        axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2), columnspacing=1.2)
+    return drawn.svg
+
+
+def _round_ticks(low: float, high: float) -> list[float]:
+    """Round values for a logarithmic axis that spans less than a decade."""
+    ladder = [base * 10**power for power in range(-3, 4) for base in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8)]
+    inside = [value for value in ladder if low <= value <= high]
+    return inside if len(inside) <= 8 else inside[:: -(-len(inside) // 8)]
+
+
+def _parameters(facts: ScalingFacts, judged: list[FittedParameter]) -> str:
+    with panel("scaling-parameters", "What the fits say, 95%", "value", "", (4.7, 3.6)) as drawn:
+        names = []
+        for place, p in enumerate(reversed(judged)):
+            assert p.low is not None and p.high is not None
+            drawn.axes.plot([p.low, p.high], [place, place], color=BLUE, linewidth=2)
+            drawn.axes.plot([p.value], [place], "o", color=BLUE)
+            if p.name == "E" and facts.truth is not None:
+                drawn.axes.plot([facts.truth], [place], "|", color=ORANGE, markersize=16, markeredgewidth=2.4)
+            names.append(f"{SYMBOLS.get(p.name, p.name)}  {p.law}")
+        drawn.axes.set_yticks(range(len(names)), names)
+        drawn.axes.set_ylim(-0.7, len(names) - 0.3)
+        drawn.axes.grid(axis="y", visible=False)
+        drawn.axes.set_xlim(left=min(0.0, drawn.axes.get_xlim()[0]))
+        if facts.truth is not None:
+            drawn.axes.plot([], [], "|", color=ORANGE, markersize=11, markeredgewidth=2.4, label="true E")
+            drawn.axes.legend(loc="upper right")
+    return drawn.svg
+
+
+def emergence_figure(facts: EmergenceFacts) -> Figure | None:
+    """The same models under a sharp metric and a smooth one."""
+    sizes = [p.num_params for p in facts.points]
+    panels = []
+    with panel("emergence-exact", "Sharp metric", "parameters N", "exact match") as drawn:
+        exact = [p.exact_match for p in facts.points]
+        with_interval(
+            drawn.axes, sizes, [x.value for x in exact], [x.low for x in exact], [x.high for x in exact], BLUE, fmt="o-"
+        )
+        drawn.axes.set_ylim(0, 1.02)
+        percent_axis(drawn.axes)
+        log_axis(drawn.axes, "x", (1.0, 2.0, 5.0))
+    panels.append(drawn.svg)
+    smooth = [(p.num_params, p.log_prob) for p in facts.points if p.log_prob is not None]
+    if smooth:
+        with panel("emergence-smooth", "Smooth metric", "parameters N", "log-probability, nats a token") as drawn:
+            drawn.axes.plot([x for x, _ in smooth], [y for _, y in smooth], "o-", color=GREEN)
+            log_axis(drawn.axes, "x", (1.0, 2.0, 5.0))
+        panels.append(drawn.svg)
+    return Figure("emergence", "The same models and items under two metrics; bars are 95% intervals.", tuple(panels))
+
+
+_VARIANT_COLORS = {"dense": MUTED, "moe_balanced": BLUE, "moe_unbalanced": ORANGE}
+
+
+def moe_figure(facts: MoeFacts) -> Figure | None:
+    """Share of the tokens by expert, busiest first, and the losses of each seed."""
+    panels = []
+    loaded = [v for v in ("moe_balanced", "moe_unbalanced") if any(p.load for p in facts.of(v))]
+    if loaded:
+        with panel("moe-load", "Load of the experts", "expert, busiest first", "share of the tokens") as drawn:
+            width = 0.8 / len(loaded)
+            experts = max(len(p.load) for p in facts.points)
+            for i, variant in enumerate(loaded):
+                runs = [p.load for p in facts.of(variant) if len(p.load) == experts]
+                places = [e + (i - (len(loaded) - 1) / 2) * width for e in range(experts)]
+                heights = [sum(column) / len(runs) for column in zip(*runs, strict=True)]
+                drawn.axes.bar(
+                    places, heights, width * 0.92, color=_VARIANT_COLORS[variant],
+                    label=f"{VARIANT_NAMES[variant]}, mean of {len(runs)} seeds",
+                )  # fmt: skip
+                for run in runs:
+                    drawn.axes.plot(places, run, ".", color=INK, markersize=4, alpha=0.6)
+            drawn.axes.axhline(1 / experts, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, label="even load")
+            drawn.axes.set_xticks(range(experts), [str(e + 1) for e in range(experts)])
+            drawn.axes.grid(axis="x", visible=False)
+            percent_axis(drawn.axes)
+        panels.append(drawn.svg)
+    if any(p.loss is not None for p in facts.points):
+        panels.append(_losses(facts))
+    return Figure("moe", "Dots: single seeds; lines join runs of one seed.", tuple(panels)) if panels else None
+
+
+def _losses(facts: MoeFacts) -> str:
+    variants = [v for v in VARIANT_NAMES if facts.of(v)]
+    with panel("moe-loss", "Loss at equal active compute", "", "held-out loss, nats a token") as drawn:
+        by_seed: dict[int, list[tuple[int, float]]] = {}
+        for place, variant in enumerate(variants):
+            for p in facts.of(variant):
+                if p.loss is not None:
+                    by_seed.setdefault(p.seed, []).append((place, p.loss))
+                    _loss_point(drawn.axes, place, p)
+        for points in by_seed.values():
+            drawn.axes.plot([x for x, _ in points], [y for _, y in points], color=PURPLE, alpha=0.4, linewidth=1)
+        drawn.axes.set_xticks(range(len(variants)), [VARIANT_NAMES[v].replace(", ", "\n") for v in variants])
+        drawn.axes.set_xlim(-0.5, len(variants) - 0.5)
+        drawn.axes.grid(axis="x", visible=False)
+    return drawn.svg
+
+
+def _loss_point(axes: object, place: int, p: MoePoint) -> None:
+    x = p.loss_interval or Interval(p.loss or 0.0, p.loss or 0.0, p.loss or 0.0, 0)
+    with_interval(axes, [place], [x.value], [x.low], [x.high], _VARIANT_COLORS.get(p.variant, BLUE), capsize=0)  # type: ignore[arg-type]

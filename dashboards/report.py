@@ -1,0 +1,33 @@
+"""The final report of a life: collected from the tables, and written as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dashboards.life import LifeReport, build
+from dashboards.rows import read_run
+from storage.durable import write_bytes
+from storage.home import Home
+
+
+def collect(home: Home, run_id: str | None = None) -> LifeReport:
+    """The report of a run, by default of the one that started last.
+
+    Raises:
+        dashboards.rows.UnknownRun: no such run; names those that are there.
+    """
+    return build(read_run(home, run_id))
+
+
+def write_report(home: Home, run_id: str | None, path: str | Path) -> Path:
+    """Write the HTML report of a run, in one step: a reader sees the old file or the new one.
+
+    Raises:
+        dashboards.rows.UnknownRun: no such run.
+        OSError: the file cannot be written; a full disk is named as such.
+    """
+    from dashboards.html import render_html  # here: matplotlib is only paid for when a page is drawn
+
+    target = Path(path)
+    write_bytes(target, render_html(collect(home, run_id)).encode())
+    return target

@@ -1,0 +1,230 @@
+"""The rows of one run, read through SQL: the only place in the report that knows tables.
+
+A stage that was cached keeps its rows under the run that made it, so every table is joined to the run's `stages` by
+`key`. Facts are read leniently: what is absent, null or not finite is None, and the report says "not measured".
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from components.statistics import Interval
+from storage.home import Home
+from storage.queries import query
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A metric over the steps of a stage, in the order of the steps."""
+
+    steps: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """The last word on one stage of a run. `seconds` is the wall clock that this run spent on it."""
+
+    stage: str
+    label: str
+    key: str
+    kind: str
+    group: str
+    status: str
+    reason: str
+    started_at: datetime.datetime | None
+    ended_at: datetime.datetime | None
+    seconds: float | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """All that a report needs of one run. `metrics`: by key of the stage, then by name."""
+
+    run_id: str
+    name: str
+    profile: str
+    status: str
+    started_at: datetime.datetime | None
+    ended_at: datetime.datetime | None
+    stages: tuple[StageRow, ...] = ()
+    metrics: Mapping[str, Mapping[str, Series]] = field(default_factory=dict)
+    costs: tuple[Row, ...] = ()
+    evals: tuple[Row, ...] = ()
+    samples: tuple[Row, ...] = ()
+    preferences: tuple[Row, ...] = ()
+    quarantine: tuple[Row, ...] = ()
+    scaling_points: tuple[Row, ...] = ()
+    scaling_fits: tuple[Row, ...] = ()
+    forecasts: tuple[Row, ...] = ()
+
+    def made(self) -> Iterator[StageRow]:
+        """The stages that have an artifact."""
+        return (stage for stage in self.stages if stage.status != "failed")
+
+    def find(self, *names: str) -> StageRow | None:
+        """The stage called one of `names`: by label, else by name, else by kind, else by how its label begins."""
+        for attribute in ("label", "stage", "kind"):
+            for stage in self.made():
+                if getattr(stage, attribute) in names:
+                    return stage
+        return next((stage for stage in self.made() if stage.label.startswith(names)), None)
+
+    def all(self, name: str) -> list[StageRow]:
+        """Every stage of that name, whatever its label."""
+        return [stage for stage in self.made() if stage.stage == name or stage.label.startswith(f"{name}[")]
+
+    def metric(self, stage: StageRow | None, *names: str) -> Series:
+        """The first of the named metrics that the stage wrote, empty where it wrote none."""
+        written = self.metrics.get(stage.key, {}) if stage else {}
+        return next((written[name] for name in names if name in written), Series())
+
+    def why_missing(self, group: str, what: str) -> str:
+        """Why a part of the life has nothing to show."""
+        stages = [stage for stage in self.stages if stage.group == group]
+        failed = [stage for stage in stages if stage.status == "failed"]
+        if failed:
+            reason = f": {failed[0].reason.splitlines()[0]}" if failed[0].reason else ""
+            return f"{what} is missing: the stage {failed[0].label} failed{reason}"
+        if not stages:
+            return f"{what} is missing: no stage of this part is in this run"
+        return f"{what} is missing: its stages ({', '.join(stage.label for stage in stages[:4])}) wrote no such rows"
+
+
+class UnknownRun(ValueError):
+    """The home holds no run of that id, or none at all."""
+
+
+def number(facts: Mapping[str, Any], name: str) -> float | None:
+    """A finite number, or None where it is absent, null, or something else."""
+    value = facts.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def whole(facts: Mapping[str, Any], name: str) -> int | None:
+    value = number(facts, name)
+    return None if value is None else round(value)
+
+
+def numbers(facts: Mapping[str, Any], name: str) -> dict[str, float]:
+    """A mapping of finite numbers, such as the losses by source."""
+    found = facts.get(name)
+    if not isinstance(found, Mapping):
+        return {}
+    return {str(key): value for key in found if (value := number(found, key)) is not None}
+
+
+def interval(facts: Mapping[str, Any], name: str) -> Interval | None:
+    """`name` with `name_low`, `name_high` and `n`. None unless value and both ends are there."""
+    value, low, high = (number(facts, name + end) for end in ("", "_low", "_high"))
+    if value is None or low is None or high is None:
+        return None
+    return Interval(value, low, high, whole(facts, f"{name}_n") or whole(facts, "n") or 0)
+
+
+def listed(facts: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """A list of objects, such as the funnel."""
+    found = facts.get(name)
+    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, Sequence) else []
+
+
+def parsed(text: Any) -> dict[str, Any]:
+    """The object in a *_json column; {} where there is none."""
+    try:
+        value = json.loads(text) if isinstance(text, str) else text
+    except ValueError:
+        return {}
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+_STAGES = """
+    SELECT * FROM stages WHERE run_id = $run
+    QUALIFY row_number() OVER (PARTITION BY label ORDER BY ended_at DESC NULLS LAST, started_at DESC NULLS LAST) = 1
+    ORDER BY started_at NULLS LAST, label"""
+_OF_RUN = "SELECT * FROM {table} WHERE key IN (SELECT key FROM stages WHERE run_id = $run AND status <> 'failed')"
+
+
+def read_run(home: Home, run_id: str | None = None) -> RunRows:
+    """Read a run; without an id, the one that started last.
+
+    Raises:
+        UnknownRun: no such run; names those that are there.
+    """
+    events = _dicts(query(home, "SELECT * FROM runs ORDER BY time"))
+    known = list(dict.fromkeys(row["run_id"] for row in events if row["event"] == "started"))
+    if not known:
+        raise UnknownRun(f"{home!r} holds no run yet: start one with `lifespan run`")
+    wanted = known[-1] if run_id is None else run_id
+    mine = [row for row in events if row["run_id"] == wanted]
+    if not mine:
+        raise UnknownRun(f"no run {wanted!r} in {home!r}; the latest are {', '.join(known[-5:])}")
+    first, last = mine[0], mine[-1]
+
+    def table(name: str, order: str = "") -> tuple[Row, ...]:
+        return tuple(_dicts(query(home, _OF_RUN.format(table=name) + order, {"run": wanted})))
+
+    return RunRows(
+        run_id=wanted,
+        name=first["name"] or wanted,
+        profile=first["profile"] or "",
+        status=last["status"],
+        started_at=first["time"],
+        ended_at=last["time"] if last["event"] == "ended" else None,
+        stages=tuple(_stage(row) for row in _dicts(query(home, _STAGES, {"run": wanted}))),
+        metrics=_series(table("metrics", " ORDER BY key, name, step")),
+        costs=table("costs"),
+        evals=table("evals", " ORDER BY suite, model, strategy, item_id"),
+        samples=table("samples", " ORDER BY stage, key, step"),
+        preferences=table("preferences", " ORDER BY pair_id"),
+        quarantine=table("quarantine"),
+        scaling_points=table("scaling_points", " ORDER BY sweep, variant, num_params, tokens, seed"),
+        scaling_fits=table("scaling_fits", " ORDER BY sweep, law, parameter"),
+        forecasts=table("forecasts", " ORDER BY made_at, target"),
+    )
+
+
+def _dicts(table: pa.Table) -> list[dict[str, Any]]:
+    return table.to_pylist()
+
+
+def _stage(row: Row) -> StageRow:
+    return StageRow(
+        stage=row["stage"],
+        label=row["label"],
+        key=row["key"],
+        kind=row["kind"] or "",
+        group=row["group"] or "",
+        status=row["status"],
+        reason=row["reason"] or "",
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        seconds=row["seconds"],
+        facts=parsed(row["facts_json"]),
+    )
+
+
+def _series(rows: Sequence[Row]) -> dict[str, dict[str, Series]]:
+    """Series by key and name; of a step written twice (before and after a resume) the last counts."""
+    collected: dict[str, dict[str, dict[int, float]]] = {}
+    for row in rows:
+        if row["value"] is not None and math.isfinite(row["value"]):
+            collected.setdefault(row["key"], {}).setdefault(row["name"], {})[row["step"]] = row["value"]
+    return {
+        key: {name: Series(tuple(values), tuple(values.values())) for name, values in by_name.items()}
+        for key, by_name in collected.items()
+    }

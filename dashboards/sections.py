@@ -1,0 +1,458 @@
+"""A report as sections of sentences and compact tables: what the terminal and the page both show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.statistics import Interval
+from dashboards import wording
+from dashboards.facts.alignment import AlignmentFacts, GrpoFacts
+from dashboards.facts.cost import CostFacts, total
+from dashboards.facts.effects import Effect, Missing
+from dashboards.facts.reasoning import ReasoningFacts, TreeFacts
+from dashboards.facts.scaling import EmergenceFacts, MoeFacts, ScalingFacts
+from dashboards.facts.scores import Score
+from dashboards.facts.training import DataFacts, FinetuningFacts, TrainingFacts
+from dashboards.life import LifeReport
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text already. `numeric`: which columns stand to the right, "<>>" for a name and two numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    align: str
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the life. `meaning`: one sentence; `missing`: why there is nothing else."""
+
+    slug: str
+    title: str
+    meaning: str
+    tables: tuple[Table, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    missing: str = ""
+
+
+def sections(report: LifeReport) -> tuple[Section, ...]:
+    """The parts in the order of a life."""
+    parts: tuple[tuple[str, str, Any, Callable[[Any], Section]], ...] = (
+        ("data", "Data and tokenizer", report.data, _data),
+        ("pretraining", "Pretraining", report.pretraining, _pretraining),
+        ("finetuning", "Fine-tuning", report.finetuning, _finetuning),
+        ("rlhf", "RLHF: preference, proxy and gold", report.alignment, _alignment),
+        ("grpo", "GRPO: rewards that can be checked", report.grpo, _grpo),
+        ("scaling", "Scaling law", report.scaling, _scaling),
+        ("emergence", "Emergence", report.emergence, _emergence),
+        ("moe", "Mixture of experts", report.moe, _moe),
+        ("reasoning", "Reasoning when it answers", report.reasoning, _reasoning),
+        ("tree", "Tree of Thought at equal tokens", report.tree, _tree),
+        ("cost", "Cost, of raising and of serving", report.cost, _cost),
+    )
+    return tuple(
+        Section(slug, title, "", missing=facts.reason) if isinstance(facts, Missing) else make(facts)
+        for slug, title, facts, make in (_titled(part) for part in parts)
+    )
+
+
+def _titled(
+    part: tuple[str, str, Any, Callable[[Any], Section]],
+) -> tuple[str, str, Any, Callable[[Any], Section]]:
+    slug, title, facts, make = part
+
+    def named(found: Any) -> Section:
+        section = make(found)
+        return Section(slug, title, section.meaning, section.tables, section.effects)
+
+    return slug, title, facts, named
+
+
+def _body(meaning: str, tables: Iterable[Table], effects: tuple[Effect, ...] = ()) -> Section:
+    return Section("", "", meaning, tuple(table for table in tables if table.rows), effects)
+
+
+def _effect(effects: tuple[Effect, ...], slug: str) -> Effect | None:
+    return next((effect for effect in effects if effect.slug == slug), None)
+
+
+def _said(effect: Effect | None, seen: str, unseen: str) -> str:
+    """The sentence that the verdict allows."""
+    if effect is None or effect.verdict == "not measured":
+        return "This effect was not measured in this run."
+    return seen if effect.seen else f"{unseen} The run does not show the effect beyond its interval."
+
+
+def _listing(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
+    return Table(title, ("what", "value"), "<>", tuple(pair for pair in pairs if pair[1] != wording.MISSING))
+
+
+def _data(data: DataFacts) -> Section:
+    pairs = [
+        ("documents kept", wording.count(data.num_documents)),
+        ("bytes kept", wording.size(data.num_bytes)),
+        ("duplicates removed", wording.count(data.duplicates)),
+        ("personal data masked", wording.count(data.masked_pii)),
+        ("records in quarantine", wording.count(sum(n for _, n in data.quarantined))),
+        ("vocabulary", wording.count(data.vocab_size)),
+        ("bytes a token", wording.decimal(data.bytes_per_token, 2)),
+        ("tokens", wording.count(data.num_tokens)),
+    ]
+    cells = {(step.source, step.step): step for step in data.funnel}
+    funnel = Table(
+        "Documents (bytes) left after each step",
+        ("source", *data.steps),
+        "<" + ">" * len(data.steps),
+        tuple(
+            (source, *(_left(cells.get((source, step))) for step in data.steps)) for source in data.sources
+        ),
+    )  # fmt: skip
+    quarantine = Table(
+        "Quarantine", ("reason", "records"), "<>", tuple((reason, wording.count(n)) for reason, n in data.quarantined)
+    )
+    kept = f"{wording.count(data.num_documents)} documents, {wording.size(data.num_bytes)}"
+    meaning = f"What the model reads: {kept} after cleaning" if data.num_documents is not None else "What the model reads"
+    if data.bytes_per_token is not None:
+        meaning += f", packed at {data.bytes_per_token:.2f} bytes a token"
+    return _body(meaning + ".", (funnel, _listing("In numbers", pairs), quarantine))
+
+
+def _left(step: Any) -> str:
+    return wording.MISSING if step is None else f"{wording.count(step.documents)} ({wording.size(step.bytes)})"
+
+
+def _losses(losses: Mapping[str, float], bits: Mapping[str, float], before: Mapping[str, float]) -> Table:
+    rows = []
+    for source in dict.fromkeys((*losses, *bits)):
+        earlier, now = before.get(source), losses.get(source)
+        change = None if earlier is None or now is None else now - earlier
+        rows.append(
+            (source, wording.decimal(earlier), wording.decimal(now), wording.signed(change, 3), wording.decimal(bits.get(source), 2))
+        )
+    table = Table(
+        "Held-out loss by source (nats a token)",
+        ("source", "before", "loss", "change", "bits a byte"),
+        "<>>>>",
+        tuple(rows),
+    )
+    empty = {i for i in range(5) if all(row[i] == wording.MISSING for row in rows)}
+    return _without(table, empty)
+
+
+def _without(table: Table, columns: set[int]) -> Table:
+    def keep(cells: Iterable[str]) -> tuple[str, ...]:
+        return tuple(cell for i, cell in enumerate(cells) if i not in columns)
+
+    return Table(table.title, keep(table.columns), "".join(keep(table.align)), tuple(keep(row) for row in table.rows))
+
+
+def _training_listing(training: TrainingFacts) -> Table:
+    pairs = [
+        ("parameters", wording.count(training.num_params)),
+        ("tokens", wording.count(training.num_tokens)),
+        ("held-out loss, nats a token", wording.decimal(training.loss)),
+        ("tokens a second, median", wording.count(training.tokens_per_second)),
+    ]
+    return _listing("In numbers", pairs)
+
+
+def _pretraining(training: TrainingFacts) -> Section:
+    curve = training.curve.values
+    if len(curve) > 1:
+        meaning = f"Training loss fell from {curve[0]:.2f} to {curve[-1]:.2f} nats a token"
+    else:
+        meaning = "The base model"
+    if training.num_tokens is not None:
+        meaning += f" over {wording.count(training.num_tokens)} tokens"
+    if training.bits_per_byte:
+        low, high = min(training.bits_per_byte.values()), max(training.bits_per_byte.values())
+        meaning += f"; held-out text costs {low:.2f}" + (f" to {high:.2f}" if high > low else "") + " bits a byte"
+    tables = (_losses(training.losses_by_source, training.bits_per_byte, {}), _training_listing(training))
+    return _body(meaning + ".", tables)
+
+
+def _finetuning(facts: FinetuningFacts) -> Section:
+    meaning = _said(
+        _effect(facts.effects, "finetuning"),
+        "Fine-tuning turns a model that continues text into one that answers.",
+        "Fine-tuning did not make the model more accurate.",
+    )
+    training = facts.training
+    tables = (_losses(training.losses_by_source, training.bits_per_byte, facts.before), _training_listing(training))
+    return _body(meaning, tables, facts.effects)
+
+
+def _alignment(facts: AlignmentFacts) -> Section:
+    gain, hack = _effect(facts.effects, "ppo_gain"), _effect(facts.effects, "reward_hacking")
+    meaning = _said(
+        gain,
+        "Held near the fine-tuned model, the policy earns more of what people really prefer.",
+        "Held near the fine-tuned model, the policy earned no more of the true preference.",
+    )
+    if hack is not None and hack.verdict != "not measured":
+        meaning += (
+            " Left free, it learns to please the reward model and displeases people: reward hacking."
+            if hack.seen
+            else " Left free, it did not fall below where it started."
+        )
+    policies = Table(
+        "PPO by KL coefficient (SFT standard deviations)",
+        ("KL coefficient", "proxy", "gold [95%]", "KL, nats", "n", "alarm"),
+        ">>>>><",
+        tuple(
+            (
+                p.label if p.kl_coef is None else f"{p.kl_coef:g}",
+                wording.signed(p.proxy),
+                wording.decimal_interval(p.gold, 2, plus=True),
+                wording.decimal(p.kl, 1),
+                _n(p.gold),
+                wording.MISSING if p.alarm is None else (p.alarm_reason or "raised") if p.alarm else "none",
+            )
+            for p in facts.policies
+        ),
+    )
+    best_of_n = Table(
+        "Best of n by the reward model (SFT standard deviations)",
+        ("n", "KL, nats", "proxy", "gold [95%]"),
+        ">>>>",
+        tuple(
+            (str(r.n), wording.decimal(r.kl, 2), wording.signed(r.proxy), wording.decimal_interval(r.gold, 2, plus=True))
+            for r in facts.best_of_n
+        ),
+    )
+    tables = [policies, best_of_n]
+    if (model := facts.reward_model) is not None:
+        pairs = [
+            ("accuracy on held-out pairs", wording.percent_interval(model.accuracy)),
+            ("agreement with gold", wording.percent(model.agreement_with_gold)),
+            ("preference pairs", wording.count(model.num_pairs or None)),
+            ("labels that agree with gold", wording.percent(model.label_agreement)),
+        ]
+        tables.append(_listing("Reward model", pairs))
+    return _body(meaning, tables, facts.effects)
+
+
+def _n(x: Interval | None) -> str:
+    return wording.MISSING if x is None or not x.n else f"{x.n:,}"
+
+
+def _grpo(facts: GrpoFacts) -> Section:
+    meaning = _said(
+        _effect(facts.effects, "grpo"),
+        "Rewarding only exact answers, without any labelled solution, makes the model more accurate.",
+        "Rewarding exact answers did not make the model more accurate.",
+    )
+    pairs = [
+        ("greedy accuracy before", wording.percent_interval(facts.before)),
+        ("greedy accuracy after", wording.percent_interval(facts.after)),
+        ("items", _n(facts.after)),
+        ("iterations", wording.count(facts.reward_curve.steps[-1] if facts.reward_curve else None)),
+        ("groups without signal, last", wording.percent(facts.zero_std_curve.values[-1] if facts.zero_std_curve else None)),
+    ]
+    return _body(meaning, (_listing("In numbers", pairs),), facts.effects)
+
+
+SYMBOLS = {"alpha": "α", "beta": "β"}
+
+
+def _scaling(facts: ScalingFacts) -> Section:
+    meaning = _said(
+        _effect(facts.effects, "forecast"),
+        "A law fitted to small runs told the loss of a larger one before it was trained.",
+        "The larger run was not where the law said.",
+    )
+    fits = Table(
+        "Fitted laws",
+        ("law", "parameter", "value [95%]", "n", "method"),
+        "<<>><",
+        tuple(
+            (
+                p.law,
+                SYMBOLS.get(p.name, p.name),
+                wording.decimal(p.value) if p.low is None or p.high is None
+                else wording.decimal_interval(Interval(p.value, p.low, p.high, p.n or 0)),
+                wording.count(p.n),
+                p.method,
+            )
+            for p in facts.parameters
+        ),
+    )  # fmt: skip
+    forecasts = Table(
+        "Forecasts, made before the run",
+        ("target", "parameters", "tokens", "predicted [95%]", "observed", "in interval"),
+        "<>>>><",
+        tuple(
+            (
+                f.target,
+                wording.count(f.num_params),
+                wording.count(f.tokens),
+                wording.decimal(f.predicted) if f.low is None or f.high is None
+                else wording.decimal_interval(Interval(f.predicted, f.low, f.high, 0)),
+                wording.decimal(f.observed),
+                {True: "yes", False: "no", None: "not scored"}[f.inside],
+            )
+            for f in facts.forecasts
+        ),
+    )  # fmt: skip
+    pairs = [
+        ("points", wording.count(len(facts.points) or None)),
+        ("parameters counted as", facts.params_kind or wording.MISSING),
+        ("true irreducible loss, nats a token", wording.decimal(facts.truth)),
+    ]
+    return _body(meaning, (forecasts, fits, _listing("In numbers", pairs)), facts.effects)
+
+
+def _emergence(facts: EmergenceFacts) -> Section:
+    meaning = _said(
+        _effect(facts.effects, "emergence"),
+        "The ability seems to appear at once when only whole answers count; the log-probability shows it coming.",
+        "No size here was surprising under one metric and expected under the other.",
+    )
+    table = Table(
+        "By model size",
+        ("parameters", "exact match [95%]", "n", "log-probability a token"),
+        ">>>>",
+        tuple(
+            (
+                wording.count(p.num_params),
+                wording.percent_interval(p.exact_match),
+                _n(p.exact_match),
+                wording.signed(p.log_prob, 3),
+            )
+            for p in facts.points
+        ),
+    )
+    return _body(meaning, (table,), facts.effects)
+
+
+VARIANT_NAMES = {"dense": "dense", "moe_balanced": "experts, balanced", "moe_unbalanced": "experts, not balanced"}
+
+
+def _moe(facts: MoeFacts) -> Section:
+    meaning = _said(
+        _effect(facts.effects, "moe_balance"),
+        "Without the balancing loss a few experts take most of the tokens; with it the load is spread.",
+        "The balancing loss made no clear difference to the load.",
+    )
+    table = Table(
+        "Runs",
+        ("variant", "seed", "parameters", "loss, nats", "busiest expert", "load entropy", "specialisation"),
+        "<>>>>>>",
+        tuple(
+            (
+                VARIANT_NAMES.get(p.variant, p.variant),
+                str(p.seed),
+                wording.count(p.num_params),
+                wording.decimal_interval(p.loss_interval) if p.loss_interval else wording.decimal(p.loss),
+                wording.percent(p.max_share),
+                wording.decimal(p.entropy, 2),
+                wording.decimal(p.specialization, 3),
+            )
+            for p in facts.points
+        ),
+    )
+    return _body(meaning, (table,), facts.effects)
+
+
+def _score_rows(scores: Iterable[Score]) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (
+            s.model,
+            s.strategy,
+            wording.percent_interval(s.accuracy),
+            f"{s.accuracy.n:,}",
+            wording.count(None if s.tokens is None else round(s.tokens)),
+            wording.count(None if s.prompt_tokens is None else round(s.prompt_tokens)),
+        )
+        for s in scores
+    )
+
+
+_SCORE_COLUMNS = ("model", "strategy", "accuracy [95%]", "n", "tokens an item", "prompt tokens")
+
+
+def _reasoning(facts: ReasoningFacts) -> Section:
+    meaning = _said(
+        _effect(facts.effects, "chain_of_thought"),
+        "The same weights answer far better when they may write the steps down: thinking costs tokens, not training.",
+        "Writing the steps down did not help this model.",
+    )
+    levels = sorted({level for s in facts.scores if s.model == facts.model for level in s.by_difficulty})
+    shown = [s for s in facts.scores if s.model == facts.model and s.by_difficulty]
+    difficulty = Table(
+        f"Accuracy of {facts.model} by number of operations",
+        ("strategy", *(str(level) for level in levels)),
+        "<" + ">" * len(levels),
+        tuple(
+            (s.strategy, *(wording.percent(x.value, 0) if (x := s.by_difficulty.get(level)) else wording.MISSING for level in levels))
+            for s in shown
+        ),
+    )  # fmt: skip
+    scores = Table("Accuracy against tokens", _SCORE_COLUMNS, "<<>>>>", _score_rows(facts.scores))
+    return _body(meaning, (scores, difficulty), facts.effects)
+
+
+def _tree(facts: TreeFacts) -> Section:
+    meaning = _said(
+        _effect(facts.effects, "tree_of_thought"),
+        "Searching over partial solutions solves more puzzles than spending the same tokens on whole ones.",
+        "Searching over partial solutions solved no more puzzles than spending the same tokens on whole ones.",
+    )
+    table = Table("Accuracy against tokens", _SCORE_COLUMNS, "<<>>>>", _score_rows(facts.scores))
+    return _body(meaning, (table,), facts.effects)
+
+
+def _cost(facts: CostFacts) -> Section:
+    groups = list(dict.fromkeys(line.group for line in facts.lines))
+
+    def row(name: str, lines: list[Any]) -> tuple[str, ...]:
+        return (
+            name,
+            wording.count(total(lines, "tokens")),
+            wording.count(total(lines, "flops")),
+            wording.duration(total(lines, "seconds")),
+            wording.energy(total(lines, "energy_joules")),
+            wording.dollars(total(lines, "usd")),
+        )
+
+    rows = [row(group or "other", [line for line in facts.lines if line.group == group]) for group in groups]
+    if rows:
+        rows.append(row("whole life", list(facts.lines)))
+        fresh = [line for line in facts.lines if not line.cached]
+        if len(fresh) < len(facts.lines):
+            rows.append(row("of it paid by this run", fresh))
+    spent = Table("By part of the life", ("part", "tokens", "FLOPs", "time", "energy", "dollars"), "<>>>>>", tuple(rows))
+    pairs = [
+        ("training", wording.dollars(facts.training_usd)),
+        ("a million output tokens", wording.dollars(facts.price_per_million)),
+        ("decode tokens a second", wording.count(facts.decode_tokens_per_second)),
+        ("break-even, output tokens", wording.count(facts.break_even_tokens)),
+        ("hardware", facts.hardware or wording.MISSING),
+    ]
+    meaning = "Training is paid once, answers every time"
+    if facts.break_even_tokens is not None:
+        meaning += f": after {wording.count(facts.break_even_tokens)} output tokens serving has cost as much as training"
+    tables = (spent, _listing("Serving", pairs), _comparisons(facts.comparisons))
+    return _body(meaning + ".", tables, facts.effects)
+
+
+def _comparisons(entries: tuple[Mapping[str, Any], ...]) -> Table:
+    columns = tuple(dict.fromkeys(str(key) for entry in entries for key in entry))
+    align = "".join("<" if column == "name" else ">" for column in columns)
+    cells = tuple(tuple(_cell(column, entry.get(column)) for column in columns) for entry in entries)
+    return Table("Compared", tuple(column.replace("_", " ") for column in columns), align, cells)
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return wording.MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return wording.dollars(value) if "usd" in column else wording.count(value)
+    return str(value)
