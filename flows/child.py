@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.worker import die_with_parent
 
 
 class ServerFailed(RuntimeError):
@@ -76,7 +76,7 @@ class Server:
 def start(
     name: str, arguments: Sequence[str], port: int, health: str, log: Path, environment: Mapping[str, str] | None = None
 ) -> Server:
-    """Start `python -m …` as a server of this process on 127.0.0.1. Call it from a thread that stays: it dies with it."""
+    """Start `python -m …` as a server on 127.0.0.1 that ends with this process."""
     log.parent.mkdir(parents=True, exist_ok=True)
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     with log.open("ab") as output:
@@ -114,13 +114,41 @@ def free_port(preferred: int | None = None) -> int:
 def prefect_api(log: Path) -> Server:
     """Prefect's API alone, on the database of PREFECT_HOME: what a run needs. Without its web pages it starts in 5 s."""
     port = free_port()
-    uvicorn = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
     environment = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    arguments = [*uvicorn, "--log-level", "error", "--lifespan", "on"]
-    return start("Prefect's server", arguments, port, "/api/health", log, environment)
+    return start("Prefect's server", _prefect(port), port, "/api/health", log, environment)
+
+
+def prefect_ui(log: Path, static: Path, port: int) -> Server:
+    """Prefect's API, scheduler and web pages. `static` takes the pages: they carry the API's address."""
+    environment = {
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",  # it would call port 4200 otherwise
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(static),
+        "PREFECT__SERVER_FINAL": "1",
+    }
+    return start("Prefect", _prefect(port), port, "/api/health", log, environment)
+
+
+def _prefect(port: int) -> list[str]:
+    uvicorn = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
+    return [*uvicorn, "--log-level", "error", "--lifespan", "on"]
+
+
+def mlflow_ui(log: Path, uri: str, files: Path, port: int) -> Server:
+    """MLflow's pages on the tracking database `uri`; `files` is the folder of what it shows beside a run."""
+    hosts = f"127.0.0.1:{port},localhost:{port}"
+    place = ["--backend-store-uri", uri, "--artifacts-destination", str(files)]
+    net = ["--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", hosts, "--workers", "1"]
+    return start("MLflow", ["mlflow", "server", *place, *net], port, "/health", log)
+
+
+def end_with(parent: int) -> None:
+    """Watch for the end of the parent, then end this process with all that it started."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 if __name__ == "__main__":
-    die_with_parent(int(os.environ["LIFESPAN_PARENT"]))
+    threading.Thread(target=end_with, args=(int(os.environ["LIFESPAN_PARENT"]),), daemon=True).start()
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

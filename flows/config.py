@@ -131,7 +131,8 @@ def describe(item: Any) -> str:
     if item["type"] == "missing":
         return "is required and was not set"
     message = re.sub(r"^(Input should be|Value error,) ?", "", item["msg"])
-    message = message.replace("a valid ", "").replace("string", "text").replace("integer", "whole number")
+    for theirs, ours in (("a valid ", ""), ("string", "text"), ("integer", "whole number"), ("an object", "a section")):
+        message = message.replace(theirs, ours)
     if item["type"] == "value_error":
         return message
     return f"takes {message}, found {shown(item['input'])}"

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -83,12 +84,13 @@ def run_graph(
         only: labels, stage names or groups: run these and what they need.
     """
     home = home or Home.from_env()
-    hermetic.apply(str(home.local))
+    hermetic.apply(home.local, hub=uses_hub(to_json(cfg)))
     run_id = new_run_id()
     board = Board(f"{cfg.name} · {run_id}")
     warnings: list[str] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(showing(board, console))
+        stack.enter_context(terminable())
         server = None
         if prefect and "PREFECT_API_URL" not in os.environ:  # first of all: it takes longest to come up
             server = child.prefect_api(home.local / "logs" / "prefect.log")
@@ -129,6 +131,33 @@ def run_graph(
             run_id, status, time.monotonic() - board.began, summary(runner), outcomes, failures, tuple(warnings), report
         )
     return result
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def uses_hub(settings: Any) -> bool:
+    """True when some setting names a source on the Hugging Face hub (`hf://…`)."""
+    if isinstance(settings, Mapping):
+        return any(uses_hub(value) for value in settings.values())
+    if isinstance(settings, list):
+        return any(uses_hub(value) for value in settings)
+    return isinstance(settings, str) and settings.startswith("hf://")
 
 
 # --- beside the stages ---------------------------------------------------------------------------------------------
@@ -220,6 +249,10 @@ def registered(home: Home, run_id: str, board: Board, cfg: RunConfig, profile: s
         thread.start()
         try:
             yield
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            _write_event(home, run_id, "ended", status, cfg, profile)
+            raise
         finally:
             stop.set()
             thread.join(timeout=2.0)

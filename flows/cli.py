@@ -1,0 +1,253 @@
+"""The command line: `lifespan run | plan | query | status | ui | doctor | sync`.
+
+Everything heavy is imported inside the commands, so that `lifespan --help` and mistakes answer at once. Exit codes:
+0 done, 1 failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flows.run import RunResult
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Raise a language model from raw text to reasoning, and account for its whole life.",
+)
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+Profile = Annotated[str, typer.Argument(help="A profile's name, or a path to your own TOML file.", show_default=True)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting; may be repeated.", show_default=False)
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="STAGE", help="Only this stage or group, and what it needs; may be repeated."),
+]
+
+
+def complain(message: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+
+
+@contextlib.contextmanager
+def told_plainly() -> Iterator[None]:
+    """One message and the right exit code instead of a traceback, for what a user can put right."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except (ValueError, OSError, LookupError) as error:
+        from flows.config import ConfigError
+        from storage.tables import TableError
+
+        if isinstance(error, (ConfigError, TableError)):
+            complain(str(error))
+            raise typer.Exit(BAD_INPUT) from None
+        if isinstance(error, OSError):
+            complain(str(error))
+            raise typer.Exit(FAILED) from None
+        raise
+
+
+@app.command()
+def run(
+    profile: Profile = "laptop",
+    overrides: Overrides = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Worker processes; 0 runs all in this one.")] = None,
+    only: Only = None,
+) -> None:
+    """Run the whole life; what is sealed already is taken as it is."""
+    with told_plainly():
+        from flows.config import load_config
+
+        settings = [*(overrides or []), *([f"compute.workers={workers}"] if workers is not None else [])]
+        cfg = load_config(profile, settings)
+        typer.echo(f"lifespan run {profile}", err=True)  # the next import takes a second or two
+
+        from rich.console import Console
+
+        from flows.lifecycle import run_lifecycle
+
+        console = Console()
+        result = run_lifecycle(cfg, profile=profile, console=console, only=_checked(only, cfg))
+        report(result, console)
+    if result.status != "completed":
+        raise typer.Exit(INTERRUPTED if result.status == "interrupted" else FAILED)
+
+
+def report(result: RunResult, console: Console) -> None:
+    """The end of a run: what happened, what went wrong, where to look."""
+
+    def say(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+    say(f"run {result.run_id} {result.status}: {result.summary}", "bold" if result.status == "completed" else "bold yellow")
+    for message in result.failures.values():
+        say(message, "red")
+    if result.failures:
+        say("what was sealed stays: put it right and run again, the rest is taken from the cache")
+    if result.status == "interrupted":
+        say("what was sealed stays, and stages with a saved state resume: `lifespan run` goes on from here")
+    for warning in result.warnings:
+        say(f"warning: {warning}", "yellow")
+    if result.report:
+        say(f"report   {result.report}")
+    say("look     lifespan ui")
+    say("ask      lifespan query 'SELECT stage, sum(seconds) AS seconds, sum(usd) AS usd FROM costs GROUP BY ALL'")
+
+
+@app.command()
+def plan(profile: Profile = "laptop", overrides: Overrides = None, only: Only = None) -> None:
+    """Show for every stage whether it is cached, or why it will run."""
+    with told_plainly():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        from flows.config import load_config
+        from flows.graph import assemble
+        from flows.lifecycle import lifecycle_graph
+        from flows.plan import plan as make_plan
+        from flows.plan import totals
+        from storage.home import Home
+
+        cfg = load_config(profile, overrides or [])
+        graph = assemble(lifecycle_graph, cfg)
+        wanted = _checked(only, cfg)
+        steps = make_plan(graph.only(wanted) if wanted else graph, Home.from_env().store)
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for column in ("part", "stage", "", "because"):
+            table.add_column(column, overflow="fold", no_wrap=column in ("part", "stage"))
+        group = ""
+        for step in steps:
+            state = Text("cached", "blue") if step.cached else Text("will run", "yellow")
+            table.add_row(step.group if step.group != group else "", step.label, state, Text("\n".join(step.reasons)))
+            group = step.group
+        console = Console()
+        console.width = console.width if console.is_terminal else 200
+        console.print(table)
+        console.print(", ".join(f"{n} {what}" for what, n in totals(steps).items()), highlight=False)
+
+
+def _checked(only: list[str] | None, cfg: object) -> list[str] | None:
+    """`--only` names that exist, or one clear message."""
+    if not only:
+        return None
+    from flows.config import ConfigError
+    from flows.graph import assemble
+    from flows.lifecycle import lifecycle_graph
+
+    try:
+        assemble(lifecycle_graph, cfg).only(only)
+    except ValueError as error:
+        raise ConfigError(f"--only: {error}") from None
+    return only
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="One SELECT over the tables; `SHOW TABLES` lists them.")],
+    format: Annotated[str, typer.Option(help="table, csv, json or parquet")] = "table",
+    output: Annotated[Path | None, typer.Option(help="Write to this file.", dir_okay=False)] = None,
+) -> None:
+    """Ask the tables in SQL. Read only, no files, no network."""
+    with told_plainly():
+        from flows.config import ConfigError
+        from storage.home import Home
+        from storage.queries import FORMATS, format_table
+        from storage.queries import query as ask
+
+        if format not in FORMATS:
+            raise ConfigError(f"--format {format}: takes {', '.join(FORMATS)}")
+        answer = ask(Home.from_env(), sql)
+        try:
+            format_table(answer, format, output or sys.stdout)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ConfigError(f"--format {format}: {error}") from None
+
+
+@app.command()
+def status() -> None:
+    """What runs now in this home, and how the last runs ended."""
+    with told_plainly():
+        from rich.console import Console
+
+        from flows.status import render
+        from storage.home import Home
+
+        console = Console()
+        console.width = console.width if console.is_terminal else 200
+        console.print(render(Home.from_env()))
+
+
+@app.command()
+def ui() -> None:
+    """Show the pages of MLflow and Prefect on loopback until Ctrl-C."""
+    with told_plainly():
+        from flows.child import ServerFailed
+        from flows.run import terminable
+        from flows.servers import serve_pages
+        from storage.home import Home
+
+        try:
+            with terminable():
+                serve_pages(Home.from_env(), typer.echo)
+        except ServerFailed as error:
+            complain(str(error))
+            raise typer.Exit(FAILED) from None
+
+
+@app.command()
+def doctor(
+    deep: Annotated[bool, typer.Option("--deep", help="Read every artifact and compare its checksums.")] = False,
+    mend: Annotated[bool, typer.Option("--mend", help="Put right what can be put right.")] = False,
+) -> None:
+    """Look for what is wrong with the installation and the home."""
+    with told_plainly():
+        from rich.console import Console
+
+        from flows.doctor import examine
+        from storage.home import Home
+
+        console = Console()
+        bad = 0
+        styles = {"ok": "green", "note": "yellow", "bad": "bold red"}
+        for finding in examine(Home.from_env(), deep=deep, mend=mend):
+            bad += finding.level == "bad"
+            advice = f"\n      {finding.advice}" if finding.advice else ""
+            console.print(f"{finding.level:5}", style=styles[finding.level], end=" ", highlight=False)
+            console.print(finding.what + advice, markup=False, highlight=False, soft_wrap=True)
+    if bad:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def sync() -> None:
+    """Bring MLflow up to date with the tables, after an outage of the tracking server."""
+    with told_plainly():
+        from flows import hermetic
+        from storage.home import Home
+
+        home = Home.from_env()
+        hermetic.apply(home.local)
+        from storage import tracker
+
+        typer.echo(str(tracker.sync(home)))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,57 @@
+"""`lifespan ui`: the pages of MLflow and Prefect on loopback, on the databases of a home."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from flows import child, hermetic
+from storage.home import Home
+
+MLFLOW_PORT, PREFECT_PORT = 5000, 4200
+
+
+@contextmanager
+def pages(home: Home, say: Callable[[str], None]) -> Iterator[list[child.Server]]:
+    """Start both servers side by side, wait until both answer, and end them with the block.
+
+    Raises:
+        child.ServerFailed: one ended or did not answer; names its log.
+    """
+    hermetic.apply(home.local)
+    logs = home.local / "logs"
+    servers: list[child.Server] = []
+    with ExitStack() as stack:
+        if home.mlflow_uri.startswith(("http://", "https://")):
+            say(f"MLflow  {home.mlflow_uri} (your tracking server)")
+        else:
+            port = child.free_port(MLFLOW_PORT)
+            files = home.mlflow_artifacts
+            files.mkdir(parents=True, exist_ok=True)
+            servers.append(child.mlflow_ui(logs / "mlflow-ui.log", home.mlflow_uri, files, port))
+            stack.callback(servers[-1].stop)
+        if "PREFECT_API_URL" in os.environ:
+            say(f"Prefect {os.environ['PREFECT_API_URL'].removesuffix('/api')} (your server)")
+        else:
+            port = child.free_port(PREFECT_PORT)
+            static = home.local / "prefect" / "ui"
+            servers.append(child.prefect_ui(logs / "prefect-ui.log", static, port))
+            stack.callback(servers[-1].stop)
+        for server in servers:
+            server.wait_healthy()
+            say(f"{server.name:7} {server.url}")
+        yield servers
+
+
+def serve_pages(home: Home, say: Callable[[str], None]) -> None:
+    """Show the pages until Ctrl-C, or until one of the servers ends."""
+    say("starting the servers (about 15 s)")
+    with pages(home, say) as servers:
+        say("Ctrl-C ends " + ("both" if len(servers) == 2 else "it"))
+        while servers:
+            for server in servers:
+                if (code := server.process.poll()) is not None:
+                    raise child.ServerFailed(f"{server.name} ended with exit code {code}; see {server.log}")
+            time.sleep(0.5)
