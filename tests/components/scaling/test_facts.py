@@ -20,7 +20,7 @@ SMALL = FactsConfig(num_facts=40, num_symbols=5, key_length=3, value_length=2, t
 
 def test_irreducible_loss_by_hand() -> None:
     # Two facts of probability 2/3 and 1/3 in records of 1 + 1 + 2 tokens.
-    config = FactsConfig(num_facts=2, num_symbols=4, key_length=1, value_length=2)
+    config = FactsConfig(num_facts=2, zipf_exponent=1.0, num_symbols=4, key_length=1, value_length=2)
     entropy = math.log(3) - 2 / 3 * math.log(2)
     assert irreducible_loss(config) == pytest.approx(entropy / 4, rel=1e-12)
     # A uniform law over 1024 facts has ln 1024 nats a record.
