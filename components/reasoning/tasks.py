@@ -1,7 +1,8 @@
 """Reasoning tasks with exact verifiers: chains of additions and subtractions, and sign puzzles.
 
 A *chain* asks for the value of 1-10 operations, symbolically or in words; it can be answered directly or worked step
-by step. A *sign puzzle* gives a start, some numbers and a goal: put + or - before each number to hit the goal. Every
+by step, by rewriting: each step does the first operation and copies the rest (`37+8-6=45-6=39`), so that what comes
+next depends on the last expression alone. A *sign puzzle* gives a start, some numbers and a goal: put + or - before each number to hit the goal. Every
 value on the way stays within 0..99, so a step is always one two-digit sum.
 """
 
@@ -42,7 +43,7 @@ def prompt(problem: Problem, style: Style) -> str:
 
 def response(problem: Problem, style: Style) -> str:
     """What a perfect assistant says."""
-    return problem.answer if style == "direct" else f"{problem.steps} so {problem.answer}"
+    return problem.answer if style == "direct" else problem.steps
 
 
 def _signed_walk(rng: random.Random, length: int) -> tuple[int, list[int]]:
@@ -59,12 +60,10 @@ def _signed_walk(rng: random.Random, length: int) -> tuple[int, list[int]]:
 
 
 def worked_steps(start: int, changes: list[int]) -> str:
-    """`37+8=45;45-6=39;`: each operation with its result."""
-    steps, value = [], start
-    for change in changes:
-        steps.append(f"{value}{change:+d}={value + change};")
-        value += change
-    return "".join(steps)
+    """`37+8-6=45-6=39`: the expression, rewritten once an operation until a number is left."""
+    values = [start + sum(changes[:done]) for done in range(len(changes) + 1)]
+    rests = ["".join(f"{change:+d}" for change in changes[done:]) for done in range(len(changes) + 1)]
+    return "=".join(f"{value}{rest}" for value, rest in zip(values, rests, strict=True))
 
 
 def chain_problem(rng: random.Random, difficulty: int) -> Problem:
@@ -107,7 +106,7 @@ def is_correct(problem: Problem, text: str) -> bool:
 
 def followed_format(text: str, style: Style) -> bool:
     """Whether an answer has the form that its cue asked for."""
-    pattern = r"\d+" if style == "direct" else r"(\d+[+-]\d+=\d+;)+ so \d+"
+    pattern = r"\d+" if style == "direct" else r"(\d+([+-]\d+)+=)+\d+"
     return re.fullmatch(pattern, text.strip()) is not None
 
 
