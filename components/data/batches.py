@@ -1,14 +1,14 @@
 """Batches as a pure function of (seed, step): resuming needs the step and nothing else.
 
 Sampling scheme
-- A source's train stream of n tokens is cut into W = (n - 1) // T windows of T + 1 tokens that overlap by one, so that each
-  of their tokens but the very first is predicted once an epoch; up to T - 1 tokens at the end are left over.
+- A source's train stream of n tokens is cut into W = (n - 1) // T windows of T + 1 tokens that overlap by one, so
+  that each of their tokens but the very first is predicted once an epoch; up to T - 1 tokens at the end are left over.
 - Epoch e of a source visits its windows in the order of a keyed permutation of [0, W): a Feistel network over a domain
-  a x b >= W, a ~ b ~ sqrt(W), with cycle walking (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). It costs
-  O(1) memory for any W, and every epoch visits every window exactly once.
-- The mixture is stratified: each cycle of 1,024 windows holds every source in its share (largest remainder, at least one) in
-  an order shuffled by (seed, cycle). The number of windows that a source has given before a step is therefore known without
-  replaying the steps before it.
+  a x b >= W, a ~ b ~ sqrt(W), with cycle walking (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
+  It costs O(1) memory for any W, and every epoch visits every window exactly once.
+- The mixture is stratified: each cycle of 1,024 windows holds every source in its share (largest remainder, at least
+  one) in an order shuffled by (seed, cycle). The number of windows that a source has given before a step is therefore
+  known without replaying the steps before it.
 
 Shapes: B batch, T context length.
 """
@@ -57,8 +57,8 @@ def batch_at(
     """
     if step < 0 or batch_size < 1 or not 0 <= rank < world_size or batch_size % world_size:
         raise ValueError(
-            f"step {step}, batch_size {batch_size}, rank {rank} of {world_size}: expected step >= 0, rank < world_size, "
-            "and a batch_size that world_size divides"
+            f"step {step}, batch_size {batch_size}, rank {rank} of {world_size}: "
+            "expected step >= 0, rank < world_size, and a batch_size that world_size divides"
         )
     weights = _weights(shards, weights_by_source, split)
     names = list(weights)
@@ -93,8 +93,8 @@ def validation_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """(inputs, targets) int64 in reading order, shape [<= batch_size, <= context_length].
 
-    Every token of the stream but its first is a target exactly once: what does not fill a window comes last, as a batch of
-    one shorter row. With `max_windows` that many full windows spread evenly over the stream are taken instead.
+    Every token of the stream but its first is a target exactly once: what does not fill a window comes last, as a batch
+    of one shorter row. With `max_windows` that many full windows spread evenly over the stream are taken instead.
     """
     stream = shards.stream(source, split)
     num_windows = max(len(stream) - 1, 0) // context_length
@@ -114,7 +114,7 @@ def windows_by_source(shards: TokenShards, context_length: int, split: str = "tr
     return {name: max(len(shards.stream(name, split)) - 1, 0) // context_length for name in shards.sources}
 
 
-# -- the mixture -------------------------------------------------------------------------------------------------------
+# -- the mixture ------------------------------------------------------------------------------------------------------
 
 
 def _weights(shards: TokenShards, weights: Mapping[str, float] | None, split: str) -> dict[str, float]:
@@ -182,7 +182,7 @@ def _mixture(slots: _I64, weights: tuple[float, ...], seed: int) -> tuple[_I64, 
     return which, draws
 
 
-# -- the permutation ---------------------------------------------------------------------------------------------------
+# -- the permutation --------------------------------------------------------------------------------------------------
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ROUND_KEYS = np.arange(1, _ROUNDS + 1, dtype=np.uint64) * _GOLDEN
@@ -207,7 +207,7 @@ def _mix(x: _U64) -> _U64:
 
 
 def permute(positions: npt.NDArray[Any], sizes: npt.NDArray[Any], keys: npt.NDArray[Any]) -> _I64:
-    """Element by element: the image of ``positions[i]`` under the permutation of [0, sizes[i]) that ``keys[i]`` selects."""
+    """Element by element: the image of ``positions[i]`` under the permutation of [0, sizes[i]) keyed by ``keys[i]``."""
     size = sizes.astype(np.uint64)
     side_a = np.ceil(np.sqrt(sizes.astype(np.float64))).astype(np.uint64)
     side_b = (size + side_a - np.uint64(1)) // side_a

@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -196,7 +196,7 @@ class TokenShards:
         """Each document's ids (bos first), in packing order, as views of the mapped file."""
         for tensors in self.stream(source, split).files:
             offsets = tensors["offsets"]
-            for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
+            for start, stop in pairwise(offsets.tolist()):
                 yield tensors["tokens"][start:stop]
 
 

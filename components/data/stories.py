@@ -12,12 +12,12 @@ POSITIVE = ("glad", "happy", "kind", "brave", "merry", "bright")
 NEGATIVE = ("sad", "cross", "cold", "tired", "lost", "afraid")
 ENDING = "The end."
 
-_OPENINGS = (
+OPENINGS = (
     "{name} goes to the {place}.",
     "One day {name} is at the {place}.",
     "{name} walks by the {place}.",
 )
-_MIDDLES = (
+MIDDLES = (
     "{name} has a {thing}.",
     "{name} sees a {thing}.",
     "There is a {thing} at the {place}.",
@@ -25,7 +25,7 @@ _MIDDLES = (
     "A friend takes the {thing}.",
     "{name} looks for the {thing}.",
 )
-_FEELINGS = ("{name} is {mood}.", "The friend is {mood}.", "It is a {mood} day.")
+FEELINGS = ("{name} is {mood}.", "The friend is {mood}.", "It is a {mood} day.")
 
 
 def story(rng: random.Random, name: str | None = None, thing: str | None = None, ending: bool | None = None) -> str:
@@ -33,9 +33,9 @@ def story(rng: random.Random, name: str | None = None, thing: str | None = None,
     name = name or rng.choice(NAMES)
     thing = thing or rng.choice(OBJECTS)
     place = rng.choice(PLACES)
-    sentences = [rng.choice(_OPENINGS)]
-    sentences += rng.sample(_MIDDLES, rng.randint(1, 3))
-    sentences += rng.choices(_FEELINGS, k=rng.randint(0, 2))
+    sentences = [rng.choice(OPENINGS)]
+    sentences += rng.sample(MIDDLES, rng.randint(1, 3))
+    sentences += rng.choices(FEELINGS, k=rng.randint(0, 2))
     mood_of = (POSITIVE, NEGATIVE)
     text = " ".join(
         s.format(name=name, thing=thing, place=place, mood=rng.choice(rng.choice(mood_of))) for s in sentences

@@ -1,8 +1,8 @@
-"""Byte-level BPE (Sennrich et al. 2016, arXiv 1508.07909; bytes after GPT-2, Radford et al. 2019) that leaves arithmetic alone.
+"""Byte-level BPE that leaves arithmetic alone (Sennrich et al. 2016, arXiv 1508.07909; bytes: Radford et al. 2019).
 
-A digit is always one token, and so is each of ``+ - * / = ( ) ; : > |`` and the newline: a model of some 10^5 parameters
-learns column arithmetic only if the columns stay visible (merged digits change every arithmetic result; Nogueira et al. 2021,
-arXiv 2102.13019). Everything else is split in the manner of GPT-2: words with their leading space, runs of punctuation, runs of blanks.
+A digit is always one token, and so is each of ``+ - * / = ( ) ; : > |`` and the newline: how a number is cut decides
+whether a small model learns to add (Nogueira et al. 2021, arXiv 2102.13019). Everything else is split in the manner of
+GPT-2: words with their leading space, runs of punctuation, runs of blanks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROLE_TOKENS = {"user": USER, "assistant": ASSISTANT}
 MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 LONE_SYMBOLS = "+-*/=();:>|"
 
-# One alternative a line, tried from the top; `Split(..., "isolated")` makes each match a piece that BPE never merges across.
+# One alternative a line, tried from the top; each match is a piece that BPE never merges across.
 _SYMBOLS = r"+\-*/=();:>|"
 _PIECES = "|".join(
     (
@@ -49,31 +49,30 @@ class Tokenizer:
     """Text to ids and back, exactly: ``decode(encode(text)) == text`` for every text that UTF-8 can hold."""
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        missing = [token for token in SPECIAL_TOKENS if backend.token_to_id(token) is None]
+        ids = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
+        missing = [token for token, i in zip(SPECIAL_TOKENS, ids, strict=True) if i is None]
         if missing:
-            raise ValueError(
-                f"the tokenizer has no {', '.join(missing)}: train it with Tokenizer.train, or add these special tokens"
-            )
+            raise ValueError(f"the tokenizer has no {', '.join(missing)}: train it with Tokenizer.train")
         # Text that spells "<|end|>" is text: a document or a user can never close a turn.
         backend.encode_special_tokens = True
         self._backend = backend
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
-        self.bos_id, self.eos_id, self.pad_id, self.user_id, self.assistant_id, self.end_id = (
-            int(backend.token_to_id(token)) for token in SPECIAL_TOKENS
-        )
-        self.special_ids: frozenset[int] = frozenset(int(backend.token_to_id(token)) for token in SPECIAL_TOKENS)
+        known = [i for i in ids if i is not None]
+        self.bos_id, self.eos_id, self.pad_id, self.user_id, self.assistant_id, self.end_id = known
+        self.special_ids: frozenset[int] = frozenset(known)
 
     # -- training, saving, loading -------------------------------------------------------------------------------
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 512) -> Tokenizer:
-        """Learn merges from `texts` until `vocab_size` entries (6 specials, 256 bytes, the rest merges) or no pair is left.
+        """Learn merges until there are `vocab_size` entries (6 specials, 256 bytes, merges) or no pair is left.
 
         The vocabulary is smaller than asked when the text is too small; read `.vocab_size`, don't assume it.
         """
         if vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(
-                f"vocab_size is {vocab_size}; it takes at least {MIN_VOCAB_SIZE}: 256 bytes and {len(SPECIAL_TOKENS)} special tokens"
+                f"vocab_size is {vocab_size}; it takes at least {MIN_VOCAB_SIZE}: "
+                f"256 bytes and {len(SPECIAL_TOKENS)} special tokens"
             )
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -94,7 +93,7 @@ class Tokenizer:
         return cls(backend)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``tokenizer.json`` (Hugging Face format) and ``tokenizer_config.json`` (special tokens, chat template)."""
+        """Write ``tokenizer.json`` (Hugging Face format) and ``tokenizer_config.json`` (specials, chat template)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf-8")
@@ -141,7 +140,7 @@ class Tokenizer:
             return [self.encode(text) for text in texts]  # raises for the first bad one, naming what is wrong with it
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Text of `ids`. Bytes that are not UTF-8 (a character cut in half) become U+FFFD; specials vanish unless kept."""
+        """Text of `ids`. Bytes that are not UTF-8 (half a character) become U+FFFD; specials vanish unless kept."""
         table = self._bytes_by_id
         try:
             kept = (int(i) for i in ids)
@@ -231,7 +230,8 @@ def _bad_text(text: object, error: Exception) -> Exception:
     if lone is None:
         return ValueError(f"cannot encode the text: {error}")
     return ValueError(
-        f"character {lone} of the text is a lone surrogate (U+{ord(text[lone]):04X}), which UTF-8 cannot hold: normalise the text first"
+        f"character {lone} of the text is a lone surrogate (U+{ord(text[lone]):04X}), which UTF-8 cannot hold: "
+        "normalise the text first"
     )
 
 

@@ -119,9 +119,9 @@ def test_bad_input_is_refused_with_a_reason(tmp_path: Path, tokenizer: Tokenizer
         Tokenizer.train(TEXTS, 100)
     with pytest.raises(ValueError, match="no text to train"):
         Tokenizer.train([])
-    with pytest.raises(TypeError, match="text 1 .* is NoneType"):
+    with pytest.raises(TypeError, match=r"text 1 .* is NoneType"):
         Tokenizer.train(["a", None])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="character 1 .* lone surrogate"):
+    with pytest.raises(ValueError, match=r"character 1 .* lone surrogate"):
         tokenizer.encode("a\ud800")
     with pytest.raises(ValueError, match="id 320 is outside the vocabulary of 320"):
         tokenizer.decode([tokenizer.vocab_size])

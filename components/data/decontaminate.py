@@ -1,0 +1,123 @@
+"""Training documents that contain evaluation prompts.
+
+Found text is matched by n-grams of 13 tokens as for GPT-3 (Brown et al. 2020, arXiv 2005.14165, appendix C), and by the
+whole item where that is shorter. Generated text is matched by whole items alone: templates share long n-grams by
+construction, and only the same numbers make the same problem. Tokens are lower-case words, numbers and single symbols,
+and a whole item starts after a blank or at the start of the text: "2+3=?" is found in "Is 2 + 3 = ?", and neither in
+"12+3=?" nor in "1+2+3=?".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_ANCHOR = 8  # tokens of a pattern that are looked up by hash before the rest is compared
+_BATCH_DOCUMENTS = 512
+
+
+@dataclass(frozen=True)
+class DecontaminationConfig:
+    ngram: int = 13
+    min_item_tokens: int = 4  # a whole item shorter than this says nothing: it is not looked for, and counted
+
+
+@dataclass(frozen=True)
+class Contamination:
+    document: int  # position among the texts that were searched
+    prompt: int  # position among the evaluation prompts
+    overlap: str  # the tokens that both have
+
+
+class EvalIndex:
+    """Evaluation prompts, ready to be looked for. Build one for each of `whole_items` true and false."""
+
+    def __init__(
+        self, prompts: Sequence[str], config: DecontaminationConfig | None = None, whole_items: bool = False
+    ) -> None:
+        config = config or DecontaminationConfig()
+        if config.ngram < 1 or config.min_item_tokens < 1:
+            raise ValueError(f"{config}: ngram and min_item_tokens must be at least 1")
+        self.num_too_short = 0
+        self._whole_items = whole_items
+        self._numbers: dict[str, int] = {}  # of the prompts' tokens, from 1; every other token is 0
+        self._patterns: dict[tuple[int, ...], list[tuple[tuple[int, ...], int]]] = {}  # by their first tokens
+        for index, prompt in enumerate(prompts):
+            ids = tuple(self._numbers.setdefault(t, len(self._numbers) + 1) for t in _TOKEN.findall(prompt.lower()))
+            if len(ids) < min(config.min_item_tokens, config.ngram):
+                self.num_too_short += 1
+                continue
+            size = len(ids) if whole_items else min(config.ngram, len(ids))
+            for start in range(len(ids) - size + 1):
+                pattern = ids[start : start + size]
+                self._patterns.setdefault(pattern[:_ANCHOR], []).append((pattern, index))
+        self._tokens = {number: token for token, number in self._numbers.items()}
+        self._anchors: dict[int, npt.NDArray[np.bool_]] = {}
+        for size in sorted({len(anchor) for anchor in self._patterns}):
+            anchors = [anchor for anchor in self._patterns if len(anchor) == size]
+            self._anchors[size] = np.zeros(1 << _TABLE_BITS, dtype=np.bool_)
+            # End to end, the anchors are every size-th window.
+            self._anchors[size][_window_hashes(np.array(anchors, dtype=np.uint64).ravel(), size)[::size]] = True
+
+    def search(self, texts: Iterable[str]) -> list[Contamination]:
+        """The first overlap of each contaminated text, in the order of the texts."""
+        found: list[Contamination] = []
+        stream = iter(texts)
+        base = 0
+        while batch := list(islice(stream, _BATCH_DOCUMENTS)):
+            found += self._search_batch(batch, base)
+            base += len(batch)
+        return found
+
+    def _search_batch(self, texts: list[str], base: int) -> list[Contamination]:
+        if not self._patterns:
+            return []
+        number_of = self._numbers.get
+        documents = [[number_of(token, 0) for token in _TOKEN.findall(text.lower())] for text in texts]
+        # One flat array, a 0 after each document: no pattern holds a 0, so none spans two documents.
+        flat = [number for document in documents for number in (*document, 0)]
+        starts = np.cumsum([0] + [len(document) + 1 for document in documents])
+        ids = np.array(flat, dtype=np.uint64)
+        first: dict[int, tuple[int, int, int]] = {}
+        for size, table in self._anchors.items():
+            for place in np.flatnonzero(table[_window_hashes(ids, size)]).tolist():
+                for pattern, prompt in self._patterns.get(tuple(flat[place : place + size]), ()):
+                    if tuple(flat[place : place + len(pattern)]) != pattern:
+                        continue
+                    document = int(np.searchsorted(starts, place, side="right")) - 1
+                    match = (place, prompt, len(pattern))
+                    earlier = document not in first or match < first[document]
+                    if earlier and (
+                        not self._whole_items or _starts_apart(texts[document], place - int(starts[document]))
+                    ):
+                        first[document] = match
+        return [
+            Contamination(base + document, prompt, " ".join(self._tokens[i] for i in flat[place : place + length]))
+            for document, (place, prompt, length) in sorted(first.items())
+        ]
+
+
+def _starts_apart(text: str, token: int) -> bool:
+    """Whether the token of that number begins the text or follows a blank."""
+    lowered = text.lower()
+    start = next(islice(_TOKEN.finditer(lowered), token, None)).start()
+    return start == 0 or lowered[start - 1].isspace()
+
+
+_TABLE_BITS = 20
+
+
+def _window_hashes(ids: npt.NDArray[np.uint64], size: int) -> npt.NDArray[np.int64]:
+    """`_TABLE_BITS` bits for every window of `size` ids; equal windows have equal hashes."""
+    count = max(len(ids) - size + 1, 0)
+    hashes = np.zeros(count, dtype=np.uint64)
+    for place in range(size):
+        hashes = (hashes + ids[place : place + count] + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(29)
+    return (hashes >> np.uint64(64 - _TABLE_BITS)).astype(np.int64)

@@ -1,0 +1,264 @@
+"""From sources to a corpus: read, normalise, filter, mask, de-duplicate, decontaminate, split; everything is counted.
+
+Steps run from cheap to dear, and documents stream up to near-duplicate removal, which has to see them all: what the
+budgets let through is held in memory. The split is a hash of a document's id, so adding or dropping a source or a
+document moves no other one between training and validation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.spec import AbstractFileSystem
+
+from components.data.decontaminate import DecontaminationConfig, EvalIndex
+from components.data.dedup import DedupConfig, content_hash, near_duplicates
+from components.data.filters import (
+    QualityConfig,
+    check_languages,
+    language_reason,
+    mask_personal,
+    normalise,
+    quality_reason,
+)
+from components.data.sources import Document, Generator, Quarantined, SourceConfig, read_source
+
+STEPS = ("read", "normalise", "quality", "language", "exact duplicates", "near duplicates", "decontaminate")
+CORPUS_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "split", "text")])
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What goes into a corpus. Quality, language, masking and near duplicates apply to found text, not to generated."""
+
+    sources: tuple[SourceConfig, ...]
+    languages: tuple[str, ...] = ("en",)  # ISO 639-1; empty: any
+    quality: QualityConfig | None = field(default_factory=QualityConfig)  # None: off
+    mask_personal: bool = True
+    near_duplicates: DedupConfig | None = field(default_factory=DedupConfig)  # None: off
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    valid_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        names = Counter(source.name for source in self.sources)
+        twice = [name for name, count in names.items() if count > 1]
+        if not names or twice:
+            raise ValueError(f"data source {twice[0]!r} is named twice" if twice else "no data source is configured")
+        if not 0 <= self.valid_share < 1:
+            raise ValueError(f"valid_share is {self.valid_share}; it takes a number from 0 to below 1")
+
+    @property
+    def weights_by_source(self) -> dict[str, float]:
+        return {source.name: source.weight for source in self.sources}
+
+
+@dataclass(frozen=True)
+class PreparedDocument:
+    text: str
+    source: str
+    id: str
+    split: str  # train or valid
+
+
+@dataclass(frozen=True)
+class FunnelRow:
+    """What one step left of one source, and why the rest went."""
+
+    source: str
+    step: str  # one of STEPS
+    num_documents: int
+    num_bytes: int
+    removed: Mapping[str, int]  # reason -> documents
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A training document that was removed because it holds an evaluation prompt."""
+
+    document_id: str
+    prompt: str
+    overlap: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    documents: tuple[PreparedDocument, ...]
+    funnel: tuple[FunnelRow, ...]  # by source in the order of the config, then by step
+    quarantined: tuple[Quarantined, ...]
+    masked: Mapping[str, int]  # kind of personal data -> occurrences
+    overlaps: tuple[Overlap, ...]
+    num_prompts_too_short: int  # evaluation prompts that say too little to be looked for
+
+
+def prepare(
+    config: DataConfig,
+    eval_prompts: Sequence[str] = (),
+    filesystem: AbstractFileSystem | None = None,
+    generators: Mapping[str, Generator] | None = None,
+) -> Prepared:
+    """Build the corpus. `filesystem` and `generators` are passed to `read_source`.
+
+    Raises SourceError for a source that gives nothing and ValueError when the steps leave nothing of one: what was
+    removed and why is in the message.
+    """
+    if any(not source.generated for source in config.sources):
+        check_languages(config.languages)
+    counts = _Counts()
+    quarantined: list[Quarantined] = []
+    masked: Counter[str] = Counter()
+
+    # 1. Everything that looks at one document at a time.
+    documents: list[Document] = []
+    seen: set[bytes] = set()
+    for source in config.sources:
+        for item in read_source(source, filesystem, generators):
+            if isinstance(item, Quarantined):
+                quarantined.append(item)
+                continue
+            counts.keep("read", item)
+            document = replace(item, text=normalise(item.text))
+            if not counts.passed("normalise", document, "" if document.text else "empty"):
+                continue
+            cleaned = _clean(document, source, config, counts, masked)
+            if cleaned is None:
+                continue
+            digest = content_hash(cleaned.text)
+            if counts.passed("exact duplicates", cleaned, "duplicate" if digest in seen else ""):
+                seen.add(digest)
+                documents.append(cleaned)
+
+    # 2. Near duplicates among all found text.
+    generated = {source.name for source in config.sources if source.generated}
+    found = [i for i, document in enumerate(documents) if document.source not in generated]
+    copies: set[int] = set()
+    if config.near_duplicates:
+        copies = {found[i] for i in near_duplicates((documents[i].text for i in found), config.near_duplicates)}
+    documents = [
+        document
+        for i, document in enumerate(documents)
+        if counts.passed("near duplicates", document, "near duplicate" if i in copies else "")
+    ]
+
+    # 3. Evaluation prompts.
+    contaminated: dict[int, Overlap] = {}
+    too_short = 0
+    for whole_items in (False, True):
+        chosen = [i for i, document in enumerate(documents) if (document.source in generated) == whole_items]
+        index = EvalIndex(eval_prompts, config.decontamination, whole_items)
+        too_short = index.num_too_short
+        for hit in index.search(documents[i].text for i in chosen):
+            at = chosen[hit.document]
+            contaminated[at] = Overlap(documents[at].id, eval_prompts[hit.prompt], hit.overlap)
+    kept = [
+        PreparedDocument(document.text, document.source, document.id, split_of(document.id, config.valid_share))
+        for i, document in enumerate(documents)
+        if counts.passed("decontaminate", document, "holds an evaluation prompt" if i in contaminated else "")
+    ]
+
+    funnel = counts.funnel([source.name for source in config.sources])
+    _refuse_empty(config, funnel)
+    return Prepared(
+        documents=tuple(kept),
+        funnel=funnel,
+        quarantined=tuple(quarantined),
+        masked=dict(masked),
+        overlaps=tuple(contaminated[i] for i in sorted(contaminated)),
+        num_prompts_too_short=too_short,
+    )
+
+
+def _clean(
+    document: Document, source: SourceConfig, config: DataConfig, counts: _Counts, masked: Counter[str]
+) -> Document | None:
+    """Quality, language and masking for found text; None when the document goes."""
+    natural = not source.generated
+    quality = language = ""
+    if natural and config.quality:
+        quality = quality_reason(document.text, config.quality, english=config.languages == ("en",))
+    if not counts.passed("quality", document, quality):
+        return None
+    if natural:
+        language = language_reason(document.text, config.languages)
+    if not counts.passed("language", document, language):
+        return None
+    if natural and config.mask_personal:
+        text, found = mask_personal(document.text)
+        masked.update(found)
+        document = replace(document, text=text)
+    return document
+
+
+class _Counts:
+    def __init__(self) -> None:
+        self._documents: Counter[tuple[str, str]] = Counter()
+        self._bytes: Counter[tuple[str, str]] = Counter()
+        self._removed: dict[tuple[str, str], Counter[str]] = {}
+
+    def keep(self, step: str, document: Document) -> None:
+        self._documents[document.source, step] += 1
+        self._bytes[document.source, step] += len(document.text.encode("utf-8", "replace"))
+
+    def passed(self, step: str, document: Document, reason: str) -> bool:
+        if reason:
+            self._removed.setdefault((document.source, step), Counter())[reason] += 1
+        else:
+            self.keep(step, document)
+        return not reason
+
+    def funnel(self, sources: Sequence[str]) -> tuple[FunnelRow, ...]:
+        keys = [(source, step) for source in sources for step in STEPS]
+        return tuple(
+            FunnelRow(*key, self._documents[key], self._bytes[key], dict(self._removed.get(key, {}))) for key in keys
+        )
+
+
+def _refuse_empty(config: DataConfig, funnel: Sequence[FunnelRow]) -> None:
+    for source in config.sources:
+        rows = [row for row in funnel if row.source == source.name]
+        if rows[-1].num_documents == 0:
+            reasons = sum((Counter(row.removed) for row in rows), Counter[str]())
+            listed = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(5))
+            raise ValueError(
+                f"data source {source.name!r}: of {rows[0].num_documents} documents none is left ({listed}); "
+                "loosen the filter that removed them, or drop the source"
+            )
+
+
+def split_of(document_id: str, valid_share: float) -> str:
+    """``valid`` for the share of ids whose hash falls below it, else ``train``; a function of the id alone."""
+    digest = hashlib.blake2b(document_id.encode("utf-8", "replace"), digest_size=8).digest()
+    return "valid" if int.from_bytes(digest, "big") < valid_share * 2**64 else "train"
+
+
+# -- the corpus as a file ---------------------------------------------------------------------------------------------
+
+
+def write_corpus(documents: Iterable[PreparedDocument], file: str | Path, rows_per_group: int = 4096) -> int:
+    """Write documents as Parquet (id, source, split, text); returns how many."""
+    count = 0
+    with pq.ParquetWriter(file, CORPUS_SCHEMA, compression="zstd") as writer:
+        rows: list[dict[str, str]] = []
+        for document in documents:
+            rows.append({name: getattr(document, name) for name in CORPUS_SCHEMA.names})
+            count += 1
+            if len(rows) == rows_per_group:
+                writer.write_table(pa.Table.from_pylist(rows, CORPUS_SCHEMA))
+                rows = []
+        if rows:
+            writer.write_table(pa.Table.from_pylist(rows, CORPUS_SCHEMA))
+    return count
+
+
+def read_corpus(file: str | Path, source: str | None = None, split: str | None = None) -> Iterator[PreparedDocument]:
+    """Stream what `write_corpus` wrote, in order; only one source or split when named."""
+    with pq.ParquetFile(file) as table:
+        for batch in table.iter_batches(columns=CORPUS_SCHEMA.names):
+            for row in batch.to_pylist():
+                if source in (None, row["source"]) and split in (None, row["split"]):
+                    yield PreparedDocument(**row)
