@@ -209,7 +209,9 @@ class Transformer(nn.Module):
             raise ValueError(f"{t} tokens in a row; the model's context_length is {self.cfg.context_length}")
         if cache is not None and t == 1:
             positions_BT = cache.lengths_B[:, None]
-        cos, sin = (self.cos[:t], self.sin[:t]) if positions_BT is None else (self.cos[positions_BT], self.sin[positions_BT])
+        cos, sin = (
+            (self.cos[:t], self.sin[:t]) if positions_BT is None else (self.cos[positions_BT], self.sin[positions_BT])
+        )
         mask = None if documents_BT is None else document_mask(documents_BT)
         x_BTD = F.embedding(tokens_BT, self.embedding.weight)
         routers: list[RouterStats] = []

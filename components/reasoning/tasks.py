@@ -2,8 +2,8 @@
 
 A *chain* asks for the value of 1-10 operations, symbolically or in words; it can be answered directly or worked step
 by step, by rewriting: each step does the first operation and copies the rest (`37+8-6=45-6=39`), so that what comes
-next depends on the last expression alone. A *sign puzzle* gives a start, some numbers and a goal: put + or - before each number to hit the goal. Every
-value on the way stays within 0..99, so a step is always one two-digit sum.
+next depends on the last expression alone. A *sign puzzle* gives a start, some numbers and a goal: put + or - before
+each number to hit the goal. Every value on the way stays within 0..99, so a step is always one two-digit sum.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.model.transformer import Transformer
-from components.training.optimizers import Optimizer, OptimizerConfig, clip_gradients
-from components.training.schedules import ScheduleConfig, lr_factor
+from components.training.config import TrainConfig
+from components.training.optimizers import Optimizer, clip_gradients
+from components.training.schedules import lr_factor
 
 IGNORE = -100
 
@@ -30,28 +31,6 @@ class LMBatch:
     targets_BT: Tensor
     positions_BT: Tensor | None = None
     documents_BT: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One training run. batch_size counts rows of context_length tokens; accumulation splits them into as many
-    micro-batches with the same gradient. z_loss weighs the mean squared log-normalizer (Chowdhery et al. 2022, §5)."""
-
-    num_steps: int = 700
-    batch_size: int = 32
-    context_length: int = 128
-    accumulation: int = 1
-    max_grad_norm: float = 1.0
-    z_loss: float = 0.0
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "context_length", "accumulation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: give a number of at least 1")
-        if self.batch_size % self.accumulation:
-            raise ValueError(f"accumulation is {self.accumulation}: it must divide batch_size ({self.batch_size})")
 
 
 def summed_loss(model: Transformer, batch: LMBatch) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """muon_lr: step of the matrices (0: AdamW for all); adamw_lr: of embeddings, norms, heads and the rest.
-    momentum: Nesterov momentum of Muon. betas, eps: of AdamW. weight_decay: decoupled, for matrices and embeddings."""
-
-    muon_lr: float = 0.02
-    adamw_lr: float = 3e-3
-    momentum: float = 0.95
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.0
+from components.training.config import OptimizerConfig
 
 
 def newton_schulz(x_NRC: Tensor, steps: int = 5) -> Tensor:
