@@ -214,7 +214,7 @@ class Tables:
         for name in self._listing(table):
             try:
                 with self._arrow_fs.open_input_file(f"{self._root}/{table}/{name}") as stream:
-                    pq.ParquetFile(stream)
+                    pq.ParquetFile(stream).read()  # all of it: a page in the middle may be what is torn
             except FileNotFoundError:
                 continue
             except (pa.ArrowException, OSError) as error:
@@ -228,7 +228,14 @@ class Tables:
 
         Returns the number of parts merged, by table. Of remote tables run one compaction at a time, with no run going.
         """
-        return {table: self._compact(table, _check_table(table)) for table in tables or SCHEMAS}
+        merged = {}
+        for table in tables or SCHEMAS:
+            schema = _check_table(table)
+            try:
+                merged[table] = self._compact(table, schema)
+            except pa.ArrowException as error:
+                raise TableError(self.damage(table) or f"{table}: cannot be compacted: {error}") from error
+        return merged
 
     def _compact(self, table: str, schema: pa.Schema) -> int:
         with self._compaction_lock(table, shared=False):

@@ -1,0 +1,387 @@
+"""The tables, mirrored into MLflow for browsing: a parent run a lifecycle, a nested run a stage.
+
+The tables are the truth and MLflow a view of them, so `sync` may fail, be killed, or be left out: the next one catches
+up. What is mirrored already is known from MLflow itself, by the tag `lifespan.state`, a digest of what was mirrored,
+written last; metrics have fixed steps and times, so writing them twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.dataset as pads
+
+from storage import queries
+from storage.fingerprint import digest
+from storage.home import Home
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Param, Run, RunTag
+    from mlflow.tracking import MlflowClient
+
+_log = logging.getLogger(__name__)
+
+_PER_BATCH = 1000  # MLflow's limits for one request
+_PARAMS_PER_BATCH = 100
+_LONGEST_VALUE = 500
+_LONGEST_NAME = 250
+_STATUS = {
+    "running": "RUNNING",
+    "completed": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+    "ran": "FINISHED",
+    "cached": "FINISHED",
+}
+
+
+@dataclass
+class SyncResult:
+    """What one `sync` added or brought up to date; all zero when MLflow was level with the tables."""
+
+    runs: int = 0
+    stages: int = 0
+    metrics: int = 0
+    problem: str | None = field(default=None)
+
+
+def sync(home: Home, run_ids: Sequence[str] | None = None, experiment: str | None = None) -> SyncResult:
+    """Mirror runs, their finished stages and their metrics into the MLflow of `home.mlflow_uri`.
+
+    Idempotent and incremental; a run that a user deleted in MLflow stays deleted. Of a cached stage the nested run
+    has the last value of each metric: its curves are in the run that made it (tag `lifespan.produced_by`).
+
+    Args:
+        home: whose tables.
+        run_ids: only these runs; None: all.
+        experiment: name of the MLflow experiment; None: the profile of each run.
+
+    Returns:
+        Counts; `problem` says why MLflow could not be brought up to date. Nothing is raised then, for a tracking
+        server that is away must not end a run.
+    """
+    result = SyncResult()
+    try:
+        with home.lock("mlflow-sync"):  # two at once would each create the same run
+            with contextlib.closing(queries.connect(home)) as tables:
+                runs = tables.sql("SELECT * FROM latest_runs ORDER BY started_at").to_arrow_table().to_pylist()
+            runs = [run for run in runs if run_ids is None or run["run_id"] in run_ids]
+            if runs:
+                with _quiet():
+                    _Mirror(home, result).bring_up_to_date(runs, experiment)
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        result.problem = f"MLflow at {home.mlflow_uri} is behind: {lines[0] if lines else type(error).__name__}"
+        _log.warning("%s; the tables are complete, `lifespan sync` catches up", result.problem)
+        _log.debug("sync failed", exc_info=True)
+    return result
+
+
+def migrate(home: Home) -> None:
+    """Create or check MLflow's database: about 6 s the first time. Safe from several processes at once.
+
+    Raises:
+        Exception: whatever MLflow raises when the database cannot be made or the server does not answer.
+    """
+    with _quiet():
+        _client(home)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Import MLflow and hush it: its chatter about migrations must not tear the live view."""
+    # Read at import or at the first request; what the user has set wins.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # its 7 make a server that is away cost minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    import mlflow.tracking  # noqa: F401 - it sets its loggers' levels when it is imported
+    import mlflow.utils.logging_utils  # noqa: F401
+
+    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _client(home: Home) -> MlflowClient:
+    from mlflow.tracking import MlflowClient
+
+    home.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
+    with home.lock("mlflow-migrate"):  # processes that migrate one new database at once all fail
+        client = MlflowClient(tracking_uri=home.mlflow_uri, registry_uri=home.mlflow_uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+class _Mirror:
+    """One `sync` under way."""
+
+    def __init__(self, home: Home, result: SyncResult) -> None:
+        self.home, self.result = home, result
+        self.client = _client(home)
+        self._experiments: dict[str, str] = {}
+
+    def bring_up_to_date(self, runs: list[dict[str, Any]], experiment: str | None) -> None:
+        stages = self._by_run("run_stages", [run["run_id"] for run in runs])
+        known: dict[str, dict[str, Run]] = {}
+        for run in runs:
+            name = experiment or run["profile"] or "lifespan"
+            place = self._experiment(name)
+            if place not in known:
+                known[place] = self._runs(place, "tags.`lifespan.level` = 'run'", "lifespan.run_id")
+            report = self.home.reports / f"{run['run_id']}.html"
+            stamp = [report.stat().st_size, report.stat().st_mtime_ns] if report.exists() else None
+            own = stages.get(run["run_id"], [])
+            state = digest([_state(run), [_state(stage) for stage in own], stamp], "run")
+            there = known[place].get(run["run_id"])
+            if there is None or (_is_active(there) and there.data.tags.get("lifespan.state") != state):
+                self._mirror_run(place, there, run, own, state)
+
+    # Runs
+
+    def _mirror_run(
+        self, place: str, there: Run | None, run: dict[str, Any], stages: list[dict[str, Any]], state: str
+    ) -> None:
+        start = _milliseconds(run["started_at"])
+        params: dict[str, str] = {}
+        if there is None:
+            tags = {"lifespan.level": "run", "lifespan.run_id": run["run_id"], "lifespan.profile": run["profile"] or ""}
+            there = self.client.create_run(place, start_time=start, tags=_with_source(tags), run_name=_run_name(run))
+            self.result.runs += 1
+            where = pads.field("run_id") == run["run_id"]
+            for row in self.home.tables.read("runs", ["event", "config_json", "host_json"], where).to_pylist():
+                if row["event"] == "started":
+                    params = {**flatten(row["config_json"]), **flatten(row["host_json"], "host")}
+        parent = there.info.run_id
+        self._mirror_stages(place, parent, stages)
+        report = self.home.reports / f"{run['run_id']}.html"
+        if report.exists():
+            self.client.log_text(parent, report.read_text(encoding="utf-8"), "report.html")
+        self._end(parent, run["status"], run["ended_at"])
+        counts = [("stages." + name, run[name], 0, start) for name in ("ran", "cached", "failed")]
+        self._log(parent, counts, params, {"lifespan.status": run["status"], "lifespan.state": state})
+
+    def _mirror_stages(self, place: str, parent: str, stages: list[dict[str, Any]]) -> None:
+        there = self._runs(place, f"tags.`mlflow.parentRunId` = '{parent}'", "lifespan.label")
+        behind = [
+            stage
+            for stage in stages
+            if stage["label"] not in there
+            or (
+                _is_active(there[stage["label"]])
+                and there[stage["label"]].data.tags.get("lifespan.state") != digest(_state(stage))
+            )
+        ]
+        if not behind:
+            return
+        keys = [stage["key"] for stage in behind]
+        metrics = self._metrics(keys)
+        costs = {row["key"]: row for row in self._by_run("run_costs", [behind[0]["run_id"]]).get(behind[0]["run_id"], [])}
+        for stage in behind:
+            found = there.get(stage["label"])
+            self._mirror_stage(place, parent, found, stage, metrics.get(stage["key"], []), costs.get(stage["key"], {}))
+
+    def _mirror_stage(
+        self,
+        place: str,
+        parent: str,
+        there: Run | None,
+        stage: dict[str, Any],
+        rows: list[dict[str, Any]],
+        cost: Mapping[str, Any],
+    ) -> None:
+        ended = _milliseconds(stage["ended_at"] or stage["started_at"])
+        params: dict[str, str] = {}
+        if there is None:
+            tags = {
+                "lifespan.level": "stage",
+                "lifespan.run_id": stage["run_id"],
+                "lifespan.label": stage["label"],
+                "lifespan.stage": stage["stage"],
+                "mlflow.parentRunId": parent,
+            }
+            start = _milliseconds(stage["started_at"] or stage["ended_at"])
+            there = self.client.create_run(place, start_time=start, tags=_with_source(tags), run_name=stage["label"])
+            params = flatten(stage["config_json"])
+        own = there.info.run_id
+        cached = stage["status"] == "cached"
+        if cached:
+            rows = list({row["name"]: row for row in rows}.values())
+        numbers = {**_numbers(_parsed(stage["facts_json"]), "fact"), **_numbers(cost, "cost")}
+        points = [(name, value, 0, ended) for name, value in numbers.items()]
+        for row in rows:
+            time = _milliseconds(row["time"]) if row["time"] else ended
+            points.append((row["name"], row["value"], row["step"], time))
+        tags = {
+            "lifespan.key": stage["key"],
+            "lifespan.cached": str(cached).lower(),
+            "lifespan.kind": stage["kind"] or "",
+            "lifespan.group": stage["group"] or "",
+            "lifespan.reason": _cut(stage["reason"] or ""),
+            "lifespan.produced_by": cost.get("paid_by_run") or stage["run_id"],
+            **{f"lifespan.input.{name}": _cut(value) for name, value in flatten(stage["inputs_json"]).items()},
+            "lifespan.state": digest(_state(stage)),
+        }
+        self._end(own, stage["status"], stage["ended_at"])
+        self._log(own, metrics=points, params=params, tags=tags)
+        self.result.stages += 1
+        self.result.metrics += len(rows)
+
+    def _end(self, mlflow_id: str, status: str, ended_at: datetime.datetime | None) -> None:
+        word = _STATUS.get(status, "FAILED")
+        if word == "RUNNING" or ended_at is None:
+            self.client.update_run(mlflow_id, status=word)
+        else:
+            self.client.set_terminated(mlflow_id, status=word, end_time=_milliseconds(ended_at))
+
+    # Reading the tables
+
+    def _by_run(self, view: str, run_ids: list[str]) -> dict[str, list[dict[str, Any]]]:
+        sql = f"SELECT * FROM {view} WHERE list_contains($runs, run_id) ORDER BY ALL"
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for row in queries.query(self.home, sql, {"runs": run_ids}).to_pylist():
+            rows.setdefault(row["run_id"], []).append(row)
+        return rows
+
+    def _metrics(self, keys: list[str]) -> dict[str, list[dict[str, Any]]]:
+        table = self.home.tables.read("metrics", ["key", "name", "step", "value", "time"], pads.field("key").isin(keys))
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for row in table.sort_by([("step", "ascending"), ("name", "ascending")]).to_pylist():
+            if row["value"] is not None:
+                rows.setdefault(row["key"], []).append(row)
+        return rows
+
+    # Reading and writing MLflow
+
+    def _experiment(self, name: str) -> str:
+        if name not in self._experiments:
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                # A server places artifacts itself; a database has only this machine's disk.
+                local = "://" in self.home.mlflow_uri and not self.home.mlflow_uri.startswith("http")
+                place = self.home.mlflow_artifacts.as_uri() if local else None
+                self._experiments[name] = self.client.create_experiment(name, artifact_location=place)
+            else:
+                if found.lifecycle_stage == "deleted":  # its name stays taken; its deleted runs stay deleted
+                    self.client.restore_experiment(found.experiment_id)
+                self._experiments[name] = found.experiment_id
+        return self._experiments[name]
+
+    def _runs(self, place: str, condition: str, tag: str) -> dict[str, Run]:
+        """Runs of an experiment that fulfil a condition, by the value of a tag; deleted ones too."""
+        from mlflow.entities import ViewType
+
+        found: dict[str, Run] = {}
+        token: str | None = None
+        while True:
+            page = self.client.search_runs([place], condition, ViewType.ALL, max_results=1000, page_token=token)
+            found.update({run.data.tags[tag]: run for run in page if tag in run.data.tags})
+            token = page.token
+            if not token:
+                return found
+
+    def _log(
+        self,
+        mlflow_id: str,
+        metrics: Iterable[tuple[str, float, int, int]] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log in as few requests as MLflow's limits allow; the tags go with the last one."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        points: list[Metric] = [Metric(_name(n), float(value), time, step) for n, value, step, time in metrics]
+        settings: list[Param] = [Param(_name(n), _cut(value)) for n, value in (params or {}).items()]
+        labels: list[RunTag] = [RunTag(_name(n), value) for n, value in (tags or {}).items()]
+        while len(points) + len(settings) + len(labels) > _PER_BATCH or len(settings) > _PARAMS_PER_BATCH:
+            first, settings = settings[:_PARAMS_PER_BATCH], settings[_PARAMS_PER_BATCH:]
+            room = _PER_BATCH - len(first)
+            self.client.log_batch(mlflow_id, params=first, metrics=points[:room])
+            points = points[room:]
+        self.client.log_batch(mlflow_id, params=settings, metrics=points, tags=labels)
+
+
+def flatten(settings: str | Mapping[str, Any] | None, prefix: str = "") -> dict[str, str]:
+    """Nested settings (or their JSON text) as dotted names with text values; lists of plain values stay one value."""
+    tree = _parsed(settings)
+    flat: dict[str, str] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, Mapping) and value:
+            for name, item in value.items():
+                walk(item, f"{path}.{name}" if path else str(name))
+        elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
+            for index, item in enumerate(value):
+                walk(item, f"{path}.{index}")
+        elif path:
+            flat[path] = value if isinstance(value, str) else json.dumps(value)
+
+    walk(tree, prefix)
+    return flat
+
+
+def _parsed(text: str | Mapping[str, Any] | None) -> Any:
+    return json.loads(text) if isinstance(text, str) else (text or {})
+
+
+def _numbers(tree: Any, prefix: str) -> dict[str, float]:
+    """The numbers in a tree of facts, by dotted name; lists (curves, lists of points) have tables of their own."""
+    found: dict[str, float] = {}
+    for name, value in tree.items() if isinstance(tree, Mapping) else ():
+        if isinstance(value, Mapping):
+            found.update(_numbers(value, f"{prefix}.{name}"))
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[f"{prefix}.{name}"] = float(value)
+    return found
+
+
+def _run_name(run: Mapping[str, Any]) -> str:
+    """A name for people, in their own time zone: "laptop 2026-11-22 14:03"."""
+    local = run["started_at"].astimezone()
+    return f"{run['profile'] or run['name'] or 'lifespan'} {local:%Y-%m-%d %H:%M}"
+
+
+def _with_source(tags: dict[str, str]) -> dict[str, str]:
+    return {**tags, "mlflow.source.name": "lifespan", "mlflow.source.type": "LOCAL"}
+
+
+def _state(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as digestible values."""
+    return {name: value.isoformat() if isinstance(value, datetime.datetime) else value for name, value in row.items()}
+
+
+def _is_active(run: Run) -> bool:
+    return bool(run.info.lifecycle_stage == "active")
+
+
+def _milliseconds(time: datetime.datetime | None) -> int:
+    return int((time or datetime.datetime.now(datetime.UTC)).timestamp() * 1000)
+
+
+def _name(name: str) -> str:
+    """`name` in the characters that MLflow takes."""
+    clean = re.sub(r"[^\w\-. :/]", "_", name).strip("/. ") or "_"
+    return clean if len(clean) <= _LONGEST_NAME else f"{clean[: _LONGEST_NAME - 9]}_{digest(name)[:8]}"
+
+
+def _cut(value: str) -> str:
+    """`value` whole, or its beginning and how much is left out."""
+    if len(value) <= _LONGEST_VALUE:
+        return value
+    more = f"… ({len(value)} characters in all)"
+    return value[: _LONGEST_VALUE - len(more)] + more
+

@@ -1,0 +1,219 @@
+"""Editing code re-runs what depends on it; a comment, a docstring, a type annotation's import re-run nothing."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.code import code_fingerprint, forget_sources
+
+FILES = {
+    "science/__init__.py": "",
+    "science/data/__init__.py": '"""Re-exports."""\nfrom science.data.clean import clean\n__all__ = ["clean"]\n',
+    "science/data/clean.py": """
+        from __future__ import annotations
+        from typing import TYPE_CHECKING
+        from .rules import RULES
+        if TYPE_CHECKING:
+            from science.typing_only import Text
+
+        def clean(text: Text) -> Text:
+            '''Clean it.'''
+            return text.strip(RULES)
+        """,
+    "science/data/rules.py": "RULES = ' '\n",
+    "science/late.py": "def late():\n    from science import deep\n    return deep.VALUE\n",
+    "science/deep.py": "VALUE = 1\n",
+    "science/unused.py": "VALUE = 1\n",
+    "science/typing_only.py": "Text = str\n",
+    "science/loud/__init__.py": "from science.deep import VALUE\nREGISTRY = {}\nREGISTRY['x'] = VALUE\n",
+    "science/loud/quiet.py": "VALUE = 2\n",
+    "science/named.py": "VALUE = 3\n",
+    "science/cycle_a.py": "import science.cycle_b\n",
+    "science/cycle_b.py": "from science import cycle_a\n",
+    "parts.py": """
+        import importlib
+        import json
+        import math as m
+        import science.cycle_a
+        from other import helper
+        from science.data.clean import clean as scrub
+        from science.late import late
+        from science.loud.quiet import VALUE
+        from science.unused import VALUE as UNUSED
+
+        LIMIT = 3
+        TABLE = {}
+        TABLE["a"] = LIMIT
+        ALONE = UNUSED
+
+        def stage(**options):
+            return lambda function: function
+
+        def _helper(x):
+            # a comment
+            return scrub(x) + str(LIMIT)
+
+        @stage(group="data", produces="corpus")
+        def corpus(x):
+            \"\"\"Make it.\"\"\"
+            return _helper(x)
+
+        @stage(group="data")
+        def lazy():
+            return late()
+
+        @stage(group="data")
+        def plain(x):
+            return TABLE[x] + m.pi
+
+        @stage(group="data")
+        def loud():
+            return VALUE
+
+        @stage(group="data")
+        def by_name():
+            return importlib.import_module("science.named")
+
+        @stage(group="data")
+        def round_about():
+            return science.cycle_a
+
+        def outer():
+            def nested(x):
+                return late()
+            return nested
+        """,
+    "other.py": "def helper(): ...\n",
+}
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    forget_sources()
+    yield tmp_path
+    for name in ("parts", "other", *(name for name in sys.modules if name.split(".")[0] == "science")):
+        sys.modules.pop(name, None)
+    forget_sources()
+
+
+def _function(name: str) -> Callable[..., Any]:
+    for module in ("parts", "other", *(m for m in list(sys.modules) if m.split(".")[0] == "science")):
+        sys.modules.pop(module, None)
+    forget_sources()
+    return getattr(importlib.import_module("parts"), name)  # type: ignore[no-any-return]
+
+
+def _print(name: str) -> dict[str, str]:
+    return code_fingerprint(_function(name), ("science",))
+
+
+def _edit(house: Path, file: str, old: str, new: str) -> None:
+    text = (house / file).read_text()
+    assert old in text
+    (house / file).write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("function", "reached"),
+    [
+        ("corpus", ["parts:LIMIT", "parts:_helper", "parts:corpus", "science.data.clean", "science.data.rules"]),
+        ("lazy", ["parts:lazy", "science", "science.deep", "science.late"]),
+        ("plain", ["parts:LIMIT", "parts:TABLE", "parts:plain"]),
+        ("loud", ["parts:VALUE", "parts:loud"]),
+        ("by_name", ["parts:by_name", "science.named"]),
+        ("round_about", ["parts:round_about", "science", "science.cycle_a", "science.cycle_b"]),
+    ],
+)
+def test_reach(house: Path, function: str, reached: list[str]) -> None:
+    if function == "loud":  # its package's __init__ does more than import, so it and what it imports count
+        reached = ["parts:loud", "science.deep", "science.loud", "science.loud.quiet"]
+    assert list(_print(function)) == reached
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("parts.py", "# a comment", "# another"),
+        ("parts.py", '"""Make it."""', '"""Make it well."""'),
+        ("parts.py", "def _helper(x):", "\n\n\ndef _helper(\n    x,\n):"),
+        ("parts.py", 'group="data", produces', 'group="pretraining", produces'),
+        ("parts.py", "return late()", "return late() + 1"),
+        ("parts.py", "ALONE = UNUSED", "ALONE = UNUSED + 1"),
+        ("science/data/clean.py", "'''Clean it.'''", "'''Clean it all.'''"),
+        ("science/data/clean.py", "import Text", "import Text, Other"),
+        ("science/unused.py", "1", "2"),
+        ("science/typing_only.py", "str", "bytes"),
+        ("science/data/__init__.py", "Re-exports", "Exports"),
+        ("other.py", "...", "return 1"),
+    ],
+)
+def test_edits_that_re_run_nothing(house: Path, file: str, old: str, new: str) -> None:
+    before = _print("corpus")
+    _edit(house, file, old, new)
+    assert _print("corpus") == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "changed"),
+    [
+        ("parts.py", "LIMIT = 3", "LIMIT = 4", "parts:LIMIT"),
+        ("parts.py", "return scrub(x)", "return scrub(x) * 2", "parts:_helper"),
+        ("parts.py", "return _helper(x)", "return _helper(x) + ''", "parts:corpus"),
+        ("science/data/clean.py", "text.strip", "text.lstrip", "science.data.clean"),
+        ("science/data/rules.py", "' '", "'  '", "science.data.rules"),
+    ],
+)
+def test_edits_that_count(house: Path, file: str, old: str, new: str, changed: str) -> None:
+    before = _print("corpus")
+    _edit(house, file, old, new)
+    after = _print("corpus")
+    assert {name for name in before if after[name] != before[name]} == {changed}
+
+
+def test_a_change_to_a_constant_by_item_counts(house: Path) -> None:
+    before = _print("plain")
+    _edit(house, "parts.py", 'TABLE["a"] = LIMIT', 'TABLE["b"] = LIMIT')
+    assert _print("plain") != before
+
+
+def test_nothing_is_imported_to_find_out(house: Path) -> None:
+    function = _function("by_name")
+    (house / "science/named.py").write_text("raise RuntimeError('imported')\n")
+    assert "science.named" in code_fingerprint(function, ("science",))
+    assert "science.named" not in sys.modules
+
+
+def test_a_nested_function_counts_as_what_it_lies_in(house: Path) -> None:
+    nested = _function("outer")()
+    assert list(code_fingerprint(nested, ("science",))) == ["parts:outer", "science", "science.deep", "science.late"]
+
+
+def test_wrappers_are_seen_through(house: Path) -> None:
+    import functools
+
+    function = _function("corpus")
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    assert code_fingerprint(wrapper, ("science",)) == code_fingerprint(function, ("science",))
+
+
+def test_what_has_no_source_is_refused() -> None:
+    with pytest.raises(TypeError, match="source file"):
+        code_fingerprint(len)
+    with pytest.raises(TypeError, match="source file"):
+        code_fingerprint(eval("lambda: 1"))
