@@ -5,7 +5,7 @@ Massive Datasets", section 3.4). Two documents of Jaccard similarity s meet in a
 probability 1 - (1 - s^r)^b; candidates are then compared exactly, so that banding decides only what may be missed.
 Groups are the connected components (union-find).
 
-Own signatures instead of datasketch: 10,000 documents of 400 characters took 0.7 s here and 6.6 s there, on one core.
+Own signatures instead of datasketch: 10,000 documents of 400 characters took 0.6 s of CPU here and 6.4 s there.
 """
 
 from __future__ import annotations

@@ -182,8 +182,8 @@ def language_reason(text: str, languages: Sequence[str]) -> str:
     langid.py (Lui and Baldwin 2012) in its maintained fork. All of its languages compete: restricted to those asked
     for, it could only ever answer with one of them.
     """
-    if not languages:
-        return ""
+    if not languages or len(text) < 20:
+        return ""  # too short to tell, and for the quality rules to judge
     language, _ = _identifier().classify(text[:LANGUAGE_SAMPLE_CHARS])
     return "" if language in languages else f"language {language}"
 

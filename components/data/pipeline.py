@@ -29,7 +29,7 @@ from components.data.filters import (
 )
 from components.data.sources import Document, Generator, Quarantined, SourceConfig, read_source
 
-STEPS = ("read", "normalise", "quality", "language", "exact duplicates", "near duplicates", "decontaminate")
+STEPS = ("read", "normalise", "language", "quality", "exact duplicates", "near duplicates", "decontaminate")
 CORPUS_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "split", "text")])
 
 
@@ -176,16 +176,17 @@ def prepare(
 def _clean(
     document: Document, source: SourceConfig, config: DataConfig, counts: _Counts, masked: Counter[str]
 ) -> Document | None:
-    """Quality, language and masking for found text; None when the document goes."""
+    """Language, quality and masking for found text; None when the document goes."""
     natural = not source.generated
     quality = language = ""
-    if natural and config.quality:
-        quality = quality_reason(document.text, config.quality, english=config.languages == ("en",))
-    if not counts.passed("quality", document, quality):
-        return None
+    # The language first: one rule of quality looks for English words, and "few stop words" would hide the true reason.
     if natural:
         language = language_reason(document.text, config.languages)
     if not counts.passed("language", document, language):
+        return None
+    if natural and config.quality:
+        quality = quality_reason(document.text, config.quality, english=config.languages == ("en",))
+    if not counts.passed("quality", document, quality):
         return None
     if natural and config.mask_personal:
         text, found = mask_personal(document.text)

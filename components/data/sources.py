@@ -274,7 +274,7 @@ def _from_jsonl(config: SourceConfig, fs: AbstractFileSystem, files: list[str]) 
 def _parse_line(raw: bytes, field: str) -> tuple[str, str]:
     """(text, "") or ("", why the line is unusable)."""
     try:
-        row = json.loads(raw.decode("utf-8-sig"))
+        row = json.loads(raw.rstrip(b"\r\n").decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return "", f"not UTF-8 (byte 0x{raw[error.start]:02x} at {error.start})"
     except json.JSONDecodeError as error:

