@@ -82,7 +82,8 @@ class LifeReport:
         """The ten lines that matter first."""
         found = self.effects
         return tuple(
-            found.get(slug) or not_measured(slug, title, "this part is not in the run") for slug, title in HEADLINES.items()
+            found.get(slug) or not_measured(slug, title, "this part is not in the run")
+            for slug, title in HEADLINES.items()
         )
 
 

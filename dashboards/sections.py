@@ -12,7 +12,7 @@ from dashboards.facts.alignment import AlignmentFacts, GrpoFacts
 from dashboards.facts.cost import CostFacts, total
 from dashboards.facts.effects import Effect, Missing
 from dashboards.facts.reasoning import ReasoningFacts, TreeFacts
-from dashboards.facts.scaling import EmergenceFacts, MoeFacts, ScalingFacts
+from dashboards.facts.scaling import EmergenceFacts, FittedParameter, MoeFacts, ScalingFacts
 from dashboards.facts.scores import Score
 from dashboards.facts.training import DataFacts, FinetuningFacts, TrainingFacts
 from dashboards.life import LifeReport
@@ -116,7 +116,9 @@ def _data(data: DataFacts) -> Section:
         "Quarantine", ("reason", "records"), "<>", tuple((reason, wording.count(n)) for reason, n in data.quarantined)
     )
     kept = f"{wording.count(data.num_documents)} documents, {wording.size(data.num_bytes)}"
-    meaning = f"What the model reads: {kept} after cleaning" if data.num_documents is not None else "What the model reads"
+    meaning = (
+        f"What the model reads: {kept} after cleaning" if data.num_documents is not None else "What the model reads"
+    )
     if data.bytes_per_token is not None:
         meaning += f", packed at {data.bytes_per_token:.2f} bytes a token"
     return _body(meaning + ".", (funnel, _listing("In numbers", pairs), quarantine))
@@ -132,7 +134,13 @@ def _losses(losses: Mapping[str, float], bits: Mapping[str, float], before: Mapp
         earlier, now = before.get(source), losses.get(source)
         change = None if earlier is None or now is None else now - earlier
         rows.append(
-            (source, wording.decimal(earlier), wording.decimal(now), wording.signed(change, 3), wording.decimal(bits.get(source), 2))
+            (
+                source,
+                wording.decimal(earlier),
+                wording.decimal(now),
+                wording.signed(change, 3),
+                wording.decimal(bits.get(source), 2),
+            )
         )
     table = Table(
         "Held-out loss by source (nats a token)",
@@ -221,7 +229,12 @@ def _alignment(facts: AlignmentFacts) -> Section:
         ("n", "KL, nats", "proxy", "gold [95%]"),
         ">>>>",
         tuple(
-            (str(r.n), wording.decimal(r.kl, 2), wording.signed(r.proxy), wording.decimal_interval(r.gold, 2, plus=True))
+            (
+                str(r.n),
+                wording.decimal(r.kl, 2),
+                wording.signed(r.proxy),
+                wording.decimal_interval(r.gold, 2, plus=True),
+            )
             for r in facts.best_of_n
         ),
     )
@@ -252,9 +265,20 @@ def _grpo(facts: GrpoFacts) -> Section:
         ("greedy accuracy after", wording.percent_interval(facts.after)),
         ("items", _n(facts.after)),
         ("iterations", wording.count(facts.reward_curve.steps[-1] if facts.reward_curve else None)),
-        ("groups without signal, last", wording.percent(facts.zero_std_curve.values[-1] if facts.zero_std_curve else None)),
+        (
+            "groups without signal, last",
+            wording.percent(facts.zero_std_curve.values[-1] if facts.zero_std_curve else None),
+        ),
     ]
     return _body(meaning, (_listing("In numbers", pairs),), facts.effects)
+
+
+def _fitted(p: FittedParameter) -> str:
+    """A and B are large and loose: three decimals would feign a precision."""
+    digits = 3 if max(abs(p.value), p.high or 0.0) < 10 else 1
+    if p.low is None or p.high is None:
+        return wording.decimal(p.value, digits)
+    return wording.decimal_interval(Interval(p.value, p.low, p.high, p.n or 0), digits)
 
 
 SYMBOLS = {"alpha": "α", "beta": "β"}
@@ -274,8 +298,7 @@ def _scaling(facts: ScalingFacts) -> Section:
             (
                 p.law,
                 SYMBOLS.get(p.name, p.name),
-                wording.decimal(p.value) if p.low is None or p.high is None
-                else wording.decimal_interval(Interval(p.value, p.low, p.high, p.n or 0)),
+                _fitted(p),
                 wording.count(p.n),
                 p.method,
             )
@@ -426,7 +449,9 @@ def _cost(facts: CostFacts) -> Section:
         fresh = [line for line in facts.lines if not line.cached]
         if len(fresh) < len(facts.lines):
             rows.append(row("of it paid by this run", fresh))
-    spent = Table("By part of the life", ("part", "tokens", "FLOPs", "time", "energy", "dollars"), "<>>>>>", tuple(rows))
+    spent = Table(
+        "By part of the life", ("part", "tokens", "FLOPs", "time", "energy", "dollars"), "<>>>>>", tuple(rows)
+    )
     pairs = [
         ("training", wording.dollars(facts.training_usd)),
         ("a million output tokens", wording.dollars(facts.price_per_million)),
@@ -436,13 +461,15 @@ def _cost(facts: CostFacts) -> Section:
     ]
     meaning = "Training is paid once, answers every time"
     if facts.break_even_tokens is not None:
-        meaning += f": after {wording.count(facts.break_even_tokens)} output tokens serving has cost as much as training"
+        meaning += (
+            f": after {wording.count(facts.break_even_tokens)} output tokens serving has cost as much as training"
+        )
     tables = (spent, _listing("Serving", pairs), _comparisons(facts.comparisons))
     return _body(meaning + ".", tables, facts.effects)
 
 
 def _comparisons(entries: tuple[Mapping[str, Any], ...]) -> Table:
-    columns = tuple(dict.fromkeys(str(key) for entry in entries for key in entry))
+    columns = tuple(dict.fromkeys(("name", *(str(key) for entry in entries for key in entry)))) if entries else ()
     align = "".join("<" if column == "name" else ">" for column in columns)
     cells = tuple(tuple(_cell(column, entry.get(column)) for column in columns) for entry in entries)
     return Table("Compared", tuple(column.replace("_", " ") for column in columns), align, cells)

@@ -14,7 +14,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def percent_interval(x: Interval | None) -> str:
-    """"80.3% [75.4, 84.4]"."""
+    """ "80.3% [75.4, 84.4]"."""
     return MISSING if x is None else f"{100 * x.value:.1f}% [{100 * x.low:.1f}, {100 * x.high:.1f}]"
 
 
@@ -29,7 +29,7 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 
 def decimal_interval(x: Interval | None, digits: int = 3, plus: bool = False) -> str:
-    """"0.717 [0.402, 1.031]", with a sign on every number where `plus`."""
+    """ "0.717 [0.402, 1.031]", with a sign on every number where `plus`."""
     if x is None:
         return MISSING
     show = signed if plus else decimal
@@ -39,12 +39,19 @@ def decimal_interval(x: Interval | None, digits: int = 3, plus: bool = False) ->
 
 
 def count(value: float | None) -> str:
-    """"3.28M", "804k", "512"."""
+    """ "3.28M", "80.4k"; whole numbers below ten thousand in full, "1,024"."""
+    if value is not None and abs(value) < 10_000 and value == round(value):
+        return f"{value:,.0f}"
+    return short(value)
+
+
+def short(value: float | None) -> str:
+    """As `count`, but "5k": for axes."""
     if value is None:
         return MISSING
     if not math.isfinite(value):
         return "never"
-    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+    for size, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size * 0.9995:
             return f"{value / size:.3g}{letter}"
     return f"{value:.3g}" if value != round(value) else f"{value:.0f}"
@@ -61,7 +68,7 @@ def size(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """"0.4 s", "58 s", "11 min 04 s", "2 h 05 min"."""
+    """ "0.4 s", "58 s", "11 min 04 s", "2 h 05 min"."""
     if seconds is None:
         return MISSING
     if seconds < 10:
@@ -75,18 +82,19 @@ def duration(seconds: float | None) -> str:
 
 
 def dollars(value: float | None) -> str:
-    """"$0.0021", "$12.40", "$1.2M"."""
+    """ "$0.0021", "$12.40", "$1.2M": two digits that count below a dollar."""
     if value is None:
         return MISSING
     if value == 0:
         return "$0"
     if abs(value) >= 10_000:
         return f"${count(value)}"
-    return f"${value:.2f}" if abs(value) >= 1 else f"${value:.2g}" if abs(value) >= 1e-4 else f"${value:.1e}"
+    digits = 2 if abs(value) >= 1 else min(1 - math.floor(math.log10(abs(value))), 10)
+    return f"${value:.{digits}f}"
 
 
 def energy(joules: float | None) -> str:
-    """"12.4 Wh"."""
+    """ "12.4 Wh"."""
     if joules is None:
         return MISSING
     hours = joules / 3600

@@ -134,7 +134,9 @@ def _reward_model_effect(model: RewardModelFacts | None) -> Effect:
         return not_measured(slug, title, "no accuracy of a reward model with its interval")
     x = model.accuracy
     over = Interval(x.value - 0.5, x.low - 0.5, x.high - 0.5, x.n)
-    gold = "" if model.agreement_with_gold is None else f"; agrees with gold {wording.percent(model.agreement_with_gold)}"
+    gold = (
+        "" if model.agreement_with_gold is None else f"; agrees with gold {wording.percent(model.agreement_with_gold)}"
+    )
     return raises(
         slug, title, over, "points", f"accuracy {wording.percent_interval(x)} on held-out pairs{gold}",
         "over chance (50%), Wilson's 95% interval; seen when it lies above 0",

@@ -106,9 +106,7 @@ def _sum(values: Sequence[float | None]) -> float | None:
     return float(sum(known)) if known else None
 
 
-def _cost_effect(
-    lines: Sequence[CostLine], training: float | None, price: float | None, even: float | None
-) -> Effect:
+def _cost_effect(lines: Sequence[CostLine], training: float | None, price: float | None, even: float | None) -> Effect:
     """A quantity, not a claim: what the life cost, and when serving will have cost as much."""
     slug, title = "cost", "What it costs, to raise and to serve"
     parts = []

@@ -41,16 +41,19 @@ class Effect:
 
     @property
     def difference(self) -> str:
-        """"+73.6 points [68.1, 78.2], n=300"; empty without an interval."""
+        """ "+73.6 points [68.1, 78.2]"; empty without an interval."""
         x = self.interval
         if x is None:
             return ""
         if self.unit == "points":
             scaled = Interval(100 * x.value, 100 * x.low, 100 * x.high, x.n)
-            text = _with_unit(scaled, "points", 1)
-        else:
-            text = _with_unit(x, self.unit, 2 if self.unit == "SFT sd" else 3)
-        return f"{text}, n={x.n:,}" if x.n else text
+            return _with_unit(scaled, "points", 1)
+        return _with_unit(x, self.unit, 2 if self.unit == "SFT sd" else 3)
+
+    @property
+    def size(self) -> str:
+        """ "n=300"; empty where nothing was counted."""
+        return f"n={self.interval.n:,}" if self.interval is not None and self.interval.n else ""
 
 
 def _with_unit(x: Interval, unit: str, digits: int) -> str:
@@ -58,8 +61,7 @@ def _with_unit(x: Interval, unit: str, digits: int) -> str:
     if not (math.isfinite(x.low) and math.isfinite(x.high)):
         return f"{wording.signed(x.value, digits)}{middle} [no interval]"
     return (
-        f"{wording.signed(x.value, digits)}{middle} "
-        f"[{wording.signed(x.low, digits)}, {wording.signed(x.high, digits)}]"
+        f"{wording.signed(x.value, digits)}{middle} [{wording.signed(x.low, digits)}, {wording.signed(x.high, digits)}]"
     )
 
 

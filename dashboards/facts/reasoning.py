@@ -42,6 +42,10 @@ def reasoning_facts(rows: RunRows) -> ReasoningFacts | Missing:
     return ReasoningFacts(scores, model, effects)
 
 
+def _tokens(score: Score) -> str:
+    return wording.count(None if score.tokens is None else round(score.tokens))
+
+
 def _main_model(scores: Sequence[Score]) -> str:
     """The model with most strategies; the fine-tuned one where several have as many."""
     strategies = {model: sum(s.model == model for s in scores) for model in {s.model for s in scores}}
@@ -57,7 +61,7 @@ def _chain_of_thought(scores: Sequence[Score], model: str) -> Effect:
     return raises(
         slug, title, gap, "points",
         f"{wording.percent(direct.accuracy.value)} → {wording.percent(worked.accuracy.value)} for "
-        f"{wording.count(direct.tokens)} → {wording.count(worked.tokens)} tokens an item",
+        f"{_tokens(direct)} → {_tokens(worked)} tokens an item",
         "paired items, Tango's 95% interval; seen when it lies above 0",
     )  # fmt: skip
 
@@ -90,8 +94,8 @@ def _adaptive(scores: Sequence[Score], model: str, votes: Sequence[Score]) -> Ef
     saved = 1.0 - chosen.tokens / full.tokens
     return raises(
         slug, title, gap, "points",
-        f"{wording.percent(chosen.accuracy.value)} at {wording.count(chosen.tokens)} tokens against "
-        f"{wording.percent(full.accuracy.value)} at {wording.count(full.tokens)}: "
+        f"{wording.percent(chosen.accuracy.value)} at {_tokens(chosen)} tokens against "
+        f"{wording.percent(full.accuracy.value)} at {_tokens(full)}: "
         f"{wording.percent(abs(saved), 0)} {'fewer' if saved >= 0 else 'more'}",
         f"accuracy minus that of the full vote, paired; seen when the 95% interval lies above "
         f"−{100 * WORSE_BY_AT_MOST:.0f} points and fewer tokens are spent",
@@ -147,7 +151,7 @@ def _tree_effect(scores: Sequence[Score]) -> Effect:
     clear = gap.p_value * len(compared) < 0.05
     return Effect(
         slug, title, decided(gap.low > 0.0 and clear), gap, "points",
-        f"{tree.strategy} {wording.percent(tree.accuracy.value)} at {wording.count(tree.tokens)} tokens against "
-        f"{rival.strategy} {wording.percent(rival.accuracy.value)} at {wording.count(rival.tokens)}{among}",
+        f"{tree.strategy} {wording.percent(tree.accuracy.value)} at {_tokens(tree)} tokens against "
+        f"{rival.strategy} {wording.percent(rival.accuracy.value)} at {_tokens(rival)}{among}",
         "paired items, Tango's 95% interval; seen when it lies above 0 and McNemar's test holds for all trees tried",
     )  # fmt: skip

@@ -102,7 +102,13 @@ def scaling_facts(rows: RunRows) -> ScalingFacts | Missing:
 
 def _parameter(row: Row) -> FittedParameter:
     return FittedParameter(
-        row["law"], row["parameter"], row["value"], number(row, "low"), number(row, "high"), row["n"], row["method"] or ""
+        row["law"],
+        row["parameter"],
+        row["value"],
+        number(row, "low"),
+        number(row, "high"),
+        row["n"],
+        row["method"] or "",
     )
 
 
@@ -316,7 +322,9 @@ def _loss_effect(points: Sequence[MoePoint]) -> Effect:
     if not pairs:
         return not_measured(slug, title, "no dense and balanced runs of one seed")
     values = [(d.loss or math.nan) - (m.loss or math.nan) for d, m in pairs]
-    gaps = [difference(d.loss_interval, m.loss_interval) if d.loss_interval and m.loss_interval else None for d, m in pairs]
+    gaps = [
+        difference(d.loss_interval, m.loss_interval) if d.loss_interval and m.loss_interval else None for d, m in pairs
+    ]
     x, over = _over_seeds(gaps, values)
     dense, moe = (sum(p.loss or 0.0 for p in side) / len(pairs) for side in zip(*pairs, strict=True))
     return raises(
@@ -334,7 +342,9 @@ def _load_effect(points: Sequence[MoePoint]) -> Effect:
         return not_measured(slug, title, "no balanced and unbalanced runs of one seed with their load")
     values = [(u.max_share or 0.0) - (b.max_share or 0.0) for u, b in pairs]
     gaps = [
-        difference(u.max_share_interval, b.max_share_interval) if u.max_share_interval and b.max_share_interval else None
+        difference(u.max_share_interval, b.max_share_interval)
+        if u.max_share_interval and b.max_share_interval
+        else None
         for u, b in pairs
     ]
     x, over = _over_seeds(gaps, values)

@@ -29,7 +29,9 @@ def chosen_texts(rows: RunRows) -> tuple[Text, ...]:
         last = max((row["step"] or 0 for row in mine), default=0)
         texts += [_sample(stage.label, row) for row in mine if (row["step"] or 0) == last][:A_STAGE]
     for strategy in ("direct", "cot"):
-        texts += _answers([row for row in rows.evals if row["strategy"] == strategy and row["model"] == "sft"], strategy)
+        texts += _answers(
+            [row for row in rows.evals if row["strategy"] == strategy and row["model"] == "sft"], strategy
+        )
     return tuple(texts)
 
 
@@ -47,7 +49,11 @@ def _answers(rows: Sequence[Row], strategy: str) -> list[Text]:
         if of_kind:
             row = max(of_kind, key=lambda r: r["difficulty"] or 0)
             completion = parsed(row["details_json"]).get("completion") or row["answer"]
-            found.append(Text(f"sft, {strategy}", _cut(row["prompt"]), _cut(str(completion)), f"{verdict}; target {row['target']}"))
+            found.append(
+                Text(
+                    f"sft, {strategy}", _cut(row["prompt"]), _cut(str(completion)), f"{verdict}; target {row['target']}"
+                )
+            )
     return found
 
 

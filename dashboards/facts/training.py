@@ -54,7 +54,12 @@ def data_facts(rows: RunRows) -> DataFacts | Missing:
     reasons = Counter(str(row["reason"]) for row in rows.quarantine)
     return DataFacts(
         funnel=tuple(
-            FunnelStep(str(entry.get("source", "?")), str(entry.get("step", "?")), whole(entry, "documents"), whole(entry, "bytes"))
+            FunnelStep(
+                str(entry.get("source", "?")),
+                str(entry.get("step", "?")),
+                whole(entry, "documents"),
+                whole(entry, "bytes"),
+            )
             for entry in listed(facts, "funnel")
         ),
         num_documents=whole(facts, "num_documents"),

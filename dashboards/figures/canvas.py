@@ -33,7 +33,7 @@ VARIABLES = {
     **{color: f"--ramp{i}" for i, color in enumerate(RAMP)},
 }  # fmt: skip
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": ["DejaVu Sans"],  # ships with matplotlib: its widths are an upper bound for the page's font
     "font.size": 9.5,
@@ -99,7 +99,7 @@ def panel(slug: str, title: str, xlabel: str, ylabel: str, inches: tuple[float, 
     """Open a panel with the house style. `slug` must be unique in the page: it prefixes every id of the SVG."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": slug}):
         canvas = Canvas(figsize=inches, layout="constrained")
-        FigureCanvasSVG(canvas)
+        backend = FigureCanvasSVG(canvas)
         axes = canvas.add_subplot()
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
         opened = Panel(axes)
@@ -107,7 +107,8 @@ def panel(slug: str, title: str, xlabel: str, ylabel: str, inches: tuple[float, 
         if axes.get_legend_handles_labels()[0] and axes.get_legend() is None:
             axes.legend()
         out = io.StringIO()
-        canvas.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        # Not savefig, which draws a figure with a layout engine twice.
+        backend.print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         opened.svg = _inline(out.getvalue(), slug, f"{title}: {ylabel} against {xlabel}" if xlabel else title)
 
 
@@ -127,7 +128,9 @@ def _inline(svg: str, slug: str, label: str) -> str:
         svg = svg.replace(color, f"var({variable})")
     svg = re.sub(r">\s+<", "><", svg)
     box = re.search(r'viewBox="([^"]+)"', svg)
-    opening = f'<svg class="panel" viewBox="{box[1] if box else "0 0 338 234"}" role="img" aria-label="{html.escape(label)}">'
+    opening = (
+        f'<svg class="panel" viewBox="{box[1] if box else "0 0 338 234"}" role="img" aria-label="{html.escape(label)}">'
+    )
     return re.sub(r"^<svg[^>]*>", lambda _: opening, svg, count=1).strip()
 
 
@@ -141,18 +144,18 @@ def log_axis(axes: Axes, which: str, subs: Sequence[float] = (1.0,)) -> None:
     getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: wording.count(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: wording.short(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
 def count_axis(axes: Axes, which: str, bins: int = 6) -> None:
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(MaxNLocator(bins))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: wording.count(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: wording.short(value)))
 
 
 def percent_axis(axes: Axes, which: str = "y") -> None:
-    getattr(axes, f"{which}axis").set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}%"))
+    getattr(axes, f"{which}axis").set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
 
 
 def with_interval(

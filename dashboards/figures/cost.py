@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from dashboards import wording
 from dashboards.facts.cost import CostFacts, total
 from dashboards.figures.canvas import BLUE, INK, MUTED, ORANGE, Figure, log_axis, panel
@@ -11,7 +13,9 @@ from dashboards.figures.canvas import BLUE, INK, MUTED, ORANGE, Figure, log_axis
 
 def cost_figure(facts: CostFacts) -> Figure | None:
     panels = [svg for svg in (_breakdown(facts), _lifetime(facts)) if svg]
-    caption = "Left: what each part of the life cost when it was made. Right: training is paid once, serving by the token."
+    caption = (
+        "Left: what each part of the life cost when it was made. Right: training is paid once, serving by the token."
+    )
     return Figure("cost", caption, tuple(panels)) if panels else None
 
 
@@ -31,7 +35,12 @@ def _breakdown(facts: CostFacts) -> str:
         drawn.axes.barh(range(len(names)), [groups[name] for name in names], color=BLUE, height=0.6)
         for place, name in enumerate(names):
             drawn.axes.annotate(
-                show(groups[name]), (groups[name], place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5
+                show(groups[name]),
+                (groups[name], place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
             )
         drawn.axes.set_yticks(range(len(names)), names)
         drawn.axes.set_xlim(0, 1.25 * max(groups.values()))
@@ -46,13 +55,15 @@ def _lifetime(facts: CostFacts) -> str:
         return ""
     with panel("cost-lifetime", "Training against serving", "output tokens served", "dollars") as drawn:
         x = [p.tokens for p in points]
-        drawn.axes.plot(x, [p.training_usd for p in points], color=BLUE, label="training")
-        drawn.axes.plot(x, [p.inference_usd for p in points], color=ORANGE, label="serving")
-        both = [p.training_usd + p.inference_usd for p in points]
-        drawn.axes.plot(x, both, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="both")
+        grid = np.geomspace(x[0], x[-1], 80)  # the sum bends between the points
+        training = np.interp(grid, x, [p.training_usd for p in points])
+        serving = np.interp(grid, x, [p.inference_usd for p in points])
+        drawn.axes.plot(grid, training, color=BLUE, label="training")
+        drawn.axes.plot(grid, serving, color=ORANGE, label="serving")
+        drawn.axes.plot(grid, training + serving, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label="both")
         log_axis(drawn.axes, "x")
         log_axis(drawn.axes, "y")
-        drawn.axes.yaxis.set_major_formatter(lambda value, _: wording.dollars(value))
+        drawn.axes.yaxis.set_major_formatter(lambda value, _: f"${value:,g}")
         even = facts.break_even_tokens
         if even is not None and math.isfinite(even) and even > 0:
             drawn.axes.axvline(even, color=MUTED, linewidth=1.2)

@@ -52,20 +52,29 @@ def _frontier(axes: Axes, scores: Sequence[Score]) -> None:
         )  # fmt: skip
         for s in members:
             if s.k:
-                axes.annotate(str(s.k), (s.tokens or 0.0, s.accuracy.value), xytext=(4, -10), textcoords="offset points", fontsize=8, color=color)
+                axes.annotate(
+                    str(s.k),
+                    (s.tokens or 0.0, s.accuracy.value),
+                    xytext=(4, -10),
+                    textcoords="offset points",
+                    fontsize=8,
+                    color=color,
+                )
     log_axis(axes, "x", (1.0, 2.0, 5.0))
     percent_axis(axes)
     axes.set_ylim(bottom=0.0, top=min(1.05, 1.12 * max(s.accuracy.high for s in scores)))
 
 
 def reasoning_figure(facts: ReasoningFacts) -> Figure | None:
-    """The frontier of the main model, its accuracy by difficulty, and the frontier of the others."""
-    panels = []
+    """The frontier of the main model, its accuracy by difficulty, and the frontier of others with three strategies."""
+    panels: list[str] = []
     models = [facts.model, *sorted({s.model for s in facts.scores} - {facts.model})]
     for model in models:
         mine = [s for s in facts.scores if s.model == model and s.tokens]
-        if len(mine) > 1:
-            with panel(f"reasoning-{len(panels)}", f"Model {model}", "generated tokens an item", "accuracy", (4.7, 3.6)) as drawn:
+        if len(mine) > 2 or (mine and model == facts.model):
+            with panel(
+                f"reasoning-{len(panels)}", f"Model {model}", "generated tokens an item", "accuracy", (4.7, 3.6)
+            ) as drawn:
                 _frontier(drawn.axes, mine)
                 drawn.axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
             panels.append(drawn.svg)
@@ -76,7 +85,11 @@ def reasoning_figure(facts: ReasoningFacts) -> Figure | None:
 
 
 def _difficulty(facts: ReasoningFacts) -> str:
-    chosen = [s for s in facts.scores if s.model == facts.model and s.family in ("direct", "cot", "adaptive") and len(s.by_difficulty) > 1]
+    chosen = [
+        s
+        for s in facts.scores
+        if s.model == facts.model and s.family in ("direct", "cot", "adaptive") and len(s.by_difficulty) > 1
+    ]
     full = facts.curve("self_consistency")
     chosen += [s for s in full[-1:] if len(s.by_difficulty) > 1]
     if not chosen:
@@ -101,7 +114,11 @@ def tree_figure(facts: TreeFacts) -> Figure | None:
     mine = [s for s in facts.scores if s.model == facts.model and s.tokens]
     if not mine:
         return None
-    with panel("tree", f"Puzzles, model {facts.model}", "generated tokens a puzzle, judging included", "solved", (5.6, 3.4)) as drawn:
+    with panel(
+        "tree", f"Puzzles, model {facts.model}", "generated tokens a puzzle, judging included", "solved", (5.6, 3.4)
+    ) as drawn:
         _frontier(drawn.axes, mine)
         drawn.axes.legend(loc="upper left")
-    return Figure("tree", "At one place on the axis all strategies have spent the same. Bars are 95% intervals.", (drawn.svg,))
+    return Figure(
+        "tree", "At one place on the axis all strategies have spent the same. Bars are 95% intervals.", (drawn.svg,)
+    )

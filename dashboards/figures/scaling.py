@@ -30,10 +30,14 @@ def scaling_figure(facts: ScalingFacts) -> Figure | None:
     panels = []
     if any(point.tokens for point in facts.points):
         panels.append(_law(facts))
-    judged = [p for p in facts.parameters if p.name in ("E", "alpha", "beta") and p.low is not None and p.high is not None]
+    judged = [
+        p for p in facts.parameters if p.name in ("E", "alpha", "beta") and p.low is not None and p.high is not None
+    ]
     if judged:
         panels.append(_parameters(facts, judged))
-    caption = "Lines: the fitted law at each size. Diamond: the forecast with its 95% interval; star: what was then observed."
+    caption = (
+        "Lines: the fitted law at each size. Diamond: the forecast with its 95% interval; star: what was then observed."
+    )
     return Figure("scaling", caption, tuple(panels)) if panels else None
 
 
@@ -47,9 +51,16 @@ def _law(facts: ScalingFacts) -> str:
         axes = drawn.axes
         for size in sizes:
             mine = [(p.tokens, p.loss) for p in facts.points if p.num_params == size and p.tokens]
-            axes.plot([x for x, _ in mine], [y for _, y in mine], "o", color=shades[size], markersize=4.5, label=f"N={wording.count(size)}")
+            axes.plot(
+                [x for x, _ in mine],
+                [y for _, y in mine],
+                "o",
+                color=shades[size],
+                markersize=4.5,
+                label=f"N={wording.short(size)}",
+            )
             if facts.law is not None:
-                axes.plot(grid, [facts.loss(size, d) for d in grid], color=shades[size], linewidth=1.2)
+                axes.plot(grid, [facts.loss(size, d) or 0.0 for d in grid], color=shades[size], linewidth=1.2)
         for i, f in enumerate(f for f in facts.forecasts if f.tokens):
             if f.low is not None and f.high is not None:
                 with_interval(
@@ -57,7 +68,15 @@ def _law(facts: ScalingFacts) -> str:
                     label="" if i else "forecast, 95%",
                 )  # fmt: skip
             if f.observed is not None:
-                axes.plot([f.tokens], [f.observed], "*", color=RED, markersize=10, label="" if i else "observed", zorder=5)
+                axes.plot(
+                    [f.tokens or 0],
+                    [f.observed],
+                    "*",
+                    color=RED,
+                    markersize=10,
+                    label="" if i else "observed",
+                    zorder=5,
+                )
         if facts.truth is not None:
             axes.axhline(facts.truth, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), label="true irreducible")
         log_axis(axes, "x", (1.0, 2.0, 5.0))

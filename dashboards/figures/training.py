@@ -29,7 +29,7 @@ def data_figure(data: DataFacts) -> Figure | None:
     cells = {(step.source, step.step): step.bytes for step in data.funnel if step.bytes is not None}
     if not cells:
         return None
-    with panel("data", "What is left after each step", "", "text, MB") as drawn:
+    with panel("data", "What is left after each step", "", "text, MB", (5.6, 3.25)) as drawn:
         places = range(len(data.steps))
         base = [0.0] * len(data.steps)
         for source, color in zip(data.sources, SERIES * 3, strict=False):
@@ -37,7 +37,7 @@ def data_figure(data: DataFacts) -> Figure | None:
             drawn.axes.bar(places, heights, bottom=base, color=color, width=0.62, label=source)
             base = [below + height for below, height in zip(base, heights, strict=True)]
         drawn.axes.set_xticks(list(places), [step.replace("_", " ") for step in data.steps])
-        if len(data.steps) > 3:
+        if sum(map(len, data.steps)) > 56:
             drawn.axes.tick_params(axis="x", rotation=25)
         drawn.axes.grid(axis="x", visible=False)
         drawn.axes.set_ylim(0, 1.3 * max(base))
@@ -52,7 +52,7 @@ def training_figure(slug: str, training: TrainingFacts) -> Figure | None:
         with panel(f"{slug}-loss", "Training loss", "step", "loss, nats a token") as drawn:
             steps, values = training.curve.steps, training.curve.values
             drawn.axes.plot(*thinned(steps, values), color=BLUE, alpha=0.3, linewidth=1)
-            drawn.axes.plot(*thinned(steps, smoothed(values)), color=BLUE, label="smoothed")
+            drawn.axes.plot(*thinned(steps, smoothed(values, 0.8)), color=BLUE)
             count_axis(drawn.axes, "x")
         panels.append(drawn.svg)
     if training.losses_by_source:
@@ -62,7 +62,9 @@ def training_figure(slug: str, training: TrainingFacts) -> Figure | None:
             drawn.axes.barh(range(len(names)), losses, color=BLUE, height=0.55)
             drawn.axes.set_yticks(range(len(names)), names)
             for place, loss in enumerate(losses):
-                drawn.axes.annotate(f"{loss:.2f}", (loss, place), xytext=(4, 0), textcoords="offset points", va="center")
+                drawn.axes.annotate(
+                    f"{loss:.2f}", (loss, place), xytext=(4, 0), textcoords="offset points", va="center"
+                )
             drawn.axes.grid(axis="y", visible=False)
             drawn.axes.set_xlim(0, 1.15 * max(losses))
         panels.append(drawn.svg)
@@ -71,7 +73,9 @@ def training_figure(slug: str, training: TrainingFacts) -> Figure | None:
 
 def alignment_figure(facts: AlignmentFacts) -> Figure | None:
     """Proxy and gold against KL for every coefficient; the outcome by coefficient; best of n."""
-    panels = [_proxy_and_gold(i, p) for i, p in enumerate(facts.policies) if p.kl_curve and p.proxy_curve and p.gold_curve]
+    panels = [
+        _proxy_and_gold(i, p) for i, p in enumerate(facts.policies) if p.kl_curve and p.proxy_curve and p.gold_curve
+    ]
     measured = [(p, p.gold) for p in facts.policies if p.gold is not None and p.proxy is not None]
     if len(measured) > 1:
         with panel("rlhf-end", "Where each policy ended", "KL coefficient", "SFT standard deviations") as drawn:
@@ -112,7 +116,9 @@ def _ticks_at(axes: object, values: list[int]) -> None:
 def _common(*series: Series) -> list[tuple[float, ...]]:
     """Values of several series at the steps that all of them have."""
     tables = [dict(zip(one.steps, one.values, strict=True)) for one in series]
-    return [tuple(table[step] for table in tables) for step in series[0].steps if all(step in table for table in tables)]
+    return [
+        tuple(table[step] for table in tables) for step in series[0].steps if all(step in table for table in tables)
+    ]
 
 
 def _proxy_and_gold(index: int, policy: PolicyFacts) -> str:
@@ -139,9 +145,13 @@ def grpo_figure(facts: GrpoFacts) -> Figure | None:
     if facts.accuracy_curve or facts.reward_curve:
         with panel("grpo", "Accuracy while GRPO trains", "iteration", "accuracy, mean reward") as drawn:
             if facts.reward_curve:
-                drawn.axes.plot(facts.reward_curve.steps, facts.reward_curve.values, color=BLUE, alpha=0.6, label="sampled reward")
+                drawn.axes.plot(
+                    facts.reward_curve.steps, facts.reward_curve.values, color=BLUE, alpha=0.6, label="sampled reward"
+                )
             if facts.accuracy_curve:
-                drawn.axes.plot(facts.accuracy_curve.steps, facts.accuracy_curve.values, "o-", color=GREEN, label="greedy, held out")
+                drawn.axes.plot(
+                    facts.accuracy_curve.steps, facts.accuracy_curve.values, "o-", color=GREEN, label="greedy, held out"
+                )
             last = max(facts.accuracy_curve.steps[-1:] + facts.reward_curve.steps[-1:])
             for end, x in ((facts.before, 0), (facts.after, last)):
                 if end is not None:
@@ -151,7 +161,9 @@ def grpo_figure(facts: GrpoFacts) -> Figure | None:
             drawn.axes.legend(loc="lower right")
         panels.append(drawn.svg)
     if facts.zero_std_curve:
-        with panel("grpo-silent", "Groups without a signal", "iteration", "share of groups, all right or all wrong") as drawn:
+        with panel(
+            "grpo-silent", "Groups without a signal", "iteration", "share of groups, all right or all wrong"
+        ) as drawn:
             drawn.axes.plot(facts.zero_std_curve.steps, facts.zero_std_curve.values, color=MUTED)
             drawn.axes.set_ylim(0, 1.02)
             percent_axis(drawn.axes)

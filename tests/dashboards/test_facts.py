@@ -1,0 +1,210 @@
+"""What the report claims: verdicts follow the intervals, the right rows are compared, and what is absent is named."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.statistics import Interval
+from dashboards import wording
+from dashboards.facts.effects import Missing, average, difference
+from dashboards.facts.reasoning import equal_rival
+from dashboards.facts.scores import scores_of
+from dashboards.life import HEADLINES, LifeReport
+from dashboards.report import collect
+from dashboards.rows import UnknownRun, read_run
+from storage.home import Home
+
+
+def test_a_whole_life_shows_its_effects_and_gives_each_an_interval(report: LifeReport) -> None:
+    assert [effect.slug for effect in report.headlines] == list(HEADLINES)
+    verdicts = {slug: effect.verdict for slug, effect in report.effects.items()}
+    assert verdicts.pop("cost") == "measured"
+    assert (
+        verdicts.pop("adaptive") == "not seen in this run"
+    )  # 1.7 points lost, up to 3.8 by the interval; 3 are allowed
+    assert set(verdicts.values()) == {"seen"}
+    for slug in verdicts:
+        x = report.effects[slug].interval
+        assert x is not None
+        assert x.low <= x.value <= x.high
+        assert report.effects[slug].numbers
+        assert report.effects[slug].method
+
+
+def test_difference_of_proportions_is_newcombes(report: LifeReport) -> None:
+    # Newcombe (1998), table II, method 10, 56/70 against 48/80: 0.0524 to 0.3339.
+    from components.statistics import wilson
+
+    x = difference(wilson(56, 70), wilson(48, 80))
+    assert (x.value, x.low, x.high, x.n) == (
+        pytest.approx(0.2),
+        pytest.approx(0.0524, abs=5e-5),
+        pytest.approx(0.3339, abs=5e-5),
+        70,
+    )
+
+
+def test_average_of_intervals_shrinks_like_independent_estimates() -> None:
+    x = average([Interval(1.0, 0.7, 1.4, 10), Interval(3.0, 2.6, 3.3, 20)])
+    assert (x.value, x.low, x.high, x.n) == (2.0, pytest.approx(1.75), pytest.approx(2.25), 30)
+
+
+def test_answers_are_compared_item_by_item(life) -> None:
+    """Two strategies right on 60 of 100 items each: which they agree on decides the interval."""
+
+    def rows(strategy: str, right: range) -> list[dict]:
+        return [
+            {"suite": "chains", "model": "sft", "strategy": strategy, "item_id": str(i), "correct": i in right, "completion_tokens": 5}
+            for i in range(100)
+        ]  # fmt: skip
+
+    life.stage("reason", "reasoning", 1, {}, evals=[*rows("direct", range(60)), *rows("cot", range(70))])
+    life.end()
+    effect = collect(life.home).effects["chain_of_thought"]
+    assert effect.interval is not None
+    assert effect.interval.value == pytest.approx(0.10)
+    assert effect.interval.only_a == 10 and effect.interval.only_b == 0  # type: ignore[attr-defined]
+    assert effect.seen  # as independent samples, 60 against 70 of 100 would not be
+
+
+@pytest.mark.parametrize(
+    ("proxy", "gold", "low", "high", "verdict"),
+    [
+        (2.0, -1.0, -1.2, -0.8, "seen"),
+        (2.0, -0.1, -0.3, 0.1, "not seen in this run"),
+        (-0.5, -1.0, -1.2, -0.8, "not seen in this run"),  # both fell: worse, but not hacked
+        (2.0, 1.0, 0.8, 1.2, "not seen in this run"),
+    ],
+)
+def test_hacking_needs_a_proxy_that_rose_and_a_gold_that_fell(life, proxy, gold, low, high, verdict) -> None:
+    facts = {"kl_coef": 0.0, "proxy": proxy, "gold": gold, "gold_low": low, "gold_high": high, "n": 100}
+    life.stage("ppo[kl_coef=0.0]", "rlhf", 1, facts)
+    life.end()
+    effects = collect(life.home).effects
+    assert effects["reward_hacking"].verdict == verdict
+    assert effects["ppo_gain"].verdict == "not measured"  # there is no run with a penalty
+
+
+def test_a_forecast_counts_only_when_it_was_stored_before_it_was_scored(life) -> None:
+    import datetime
+
+    noon = datetime.datetime(2026, 3, 2, 12, tzinfo=datetime.UTC)
+    row = {
+        "sweep": "dense",
+        "target": "big",
+        "num_params": 10,
+        "predicted": 1.0,
+        "low": 0.9,
+        "high": 1.1,
+        "observed": 1.05,
+    }
+    late = {**row, "made_at": noon, "scored_at": noon - datetime.timedelta(hours=1)}
+    life.stage("forecast", "scaling", 1, {}, forecasts=[late])
+    life.end()
+    scaling = collect(life.home).scaling
+    assert not isinstance(scaling, Missing)
+    assert scaling.forecasts[0].inside is True
+    assert scaling.effects[1].verdict == "not seen in this run"
+
+
+def test_two_seeds_without_evaluation_intervals_do_not_pass_for_evidence(life) -> None:
+    points = [
+        {"sweep": "moe", "variant": variant, "seed": seed, "num_params": 9, "loss": loss, "details_json": {"max_share": share}}
+        for variant, seed, loss, share in (
+            ("dense", 0, 1.741, None), ("dense", 1, 1.778, None), ("moe_balanced", 0, 1.678, 0.15), ("moe_balanced", 1, 1.702, 0.17),
+            ("moe_unbalanced", 0, 1.713, 0.35), ("moe_unbalanced", 1, 1.801, 0.96),
+        )
+    ]  # fmt: skip
+    life.stage("moe", "moe", 1, {}, scaling_points=points)
+    life.end()
+    effect = collect(life.home).effects["moe_loss"]
+    assert effect.interval is not None
+    assert effect.interval.value == pytest.approx(0.0695)
+    assert effect.interval.low == pytest.approx(0.0695 - 12.706 * 0.0065, abs=1e-4)  # t with one degree of freedom
+    assert effect.verdict == "not seen in this run"
+    assert "lower in 2 of 2 seeds" in effect.numbers
+
+
+def test_the_rival_of_a_tree_spends_no_fewer_tokens(home: Home) -> None:
+    scores = scores_of(read_run(home), "puzzles")
+    tree = next(s for s in scores if s.strategy == "tree_of_thought[beam=8]")
+    rival = equal_rival(tree, scores)
+    assert rival is not None
+    assert rival.strategy == "best_of_k@16"
+    assert rival.tokens is not None
+    assert tree.tokens is not None
+    assert rival.tokens >= 0.9 * tree.tokens
+    assert equal_rival(tree, [s for s in scores if s.k != 16]) is None
+
+
+def test_cached_stages_bring_their_rows_along_and_cost_this_run_nothing(life) -> None:
+    key = life.stage("pretrain", "pretraining", 60, {"num_params": 5}, metrics=life.curve("loss", 10, lambda x: 2 - x))
+    life.end()
+    second = type(life)(life.home, "run-2", "again")
+    second.clock = life.clock
+    second.stage("pretrain", "pretraining", 0.1, {"num_params": 5}, key=key, status="cached")
+    second.end()
+    report = collect(life.home)
+    assert report.run.run_id == "run-2"
+    assert not isinstance(report.pretraining, Missing)
+    assert len(report.pretraining.curve.values) == 10
+    assert not isinstance(report.cost, Missing)
+    (line,) = report.cost.lines
+    assert line.cached
+    assert line.seconds == 60
+
+
+def test_a_failed_part_is_named_with_its_reason(life) -> None:
+    life.stage("emergence", "emergence", 1, {}, status="failed", reason="loss is not finite at step 12\nTraceback …")
+    life.end()
+    report = collect(life.home)
+    assert isinstance(report.emergence, Missing)
+    assert report.emergence.reason == "Emergence is missing: the stage emergence failed: loss is not finite at step 12"
+    assert isinstance(report.moe, Missing)
+    assert "no stage of this part is in this run" in report.moe.reason
+    assert all(effect.verdict == "not measured" for effect in report.headlines)
+
+
+def test_facts_of_the_wrong_shape_read_as_not_measured(life) -> None:
+    life.stage(
+        "prepare_corpus", "data", 1, {"num_documents": "many", "funnel": [1, {"source": "a"}], "num_bytes": None}
+    )
+    life.stage("ppo[kl_coef=0.1]", "rlhf", 1, {"kl_coef": "0.1", "gold": True})
+    life.stage("best_of_n", "rlhf", 1, {"rows": [{"n": 4}, {"proxy": 2}, None]})
+    life.stage("cost_report", "cost", 1, {"training_usd": None, "lifetime": [{"tokens": 1}], "break_even_tokens": None})
+    life.end()
+    report = collect(life.home)
+    assert not isinstance(report.data, Missing)
+    assert report.data.num_documents is None
+    assert not isinstance(report.alignment, Missing)
+    assert [row.n for row in report.alignment.best_of_n] == [4]
+    assert {e.verdict for e in report.alignment.effects} == {"not measured"}
+
+
+def test_an_unknown_run_is_refused_with_those_that_exist(home: Home, tmp_path) -> None:
+    with pytest.raises(UnknownRun, match=r"no run 'nope' .* run-1"):
+        collect(home, "nope")
+    with pytest.raises(UnknownRun, match="lifespan run"):
+        collect(Home(tmp_path / "empty"))
+
+
+@given(st.floats(1e-7, 1e14))
+def test_amounts_keep_two_digits_and_never_use_an_exponent(value: float) -> None:
+    text = wording.dollars(value)
+    assert "e" not in text
+    scale = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(text[-1], 1.0)
+    assert math.isclose(float(text.strip("$kMBT")) * scale, value, rel_tol=0.05)
+
+
+def test_counts_below_ten_thousand_stand_in_full() -> None:
+    shown = {0: "0", 1024: "1,024", 9999: "9,999", 10_000: "10k", 999_999: "1M", 3_280_000: "3.28M", None: "–"}
+    assert {value: wording.count(value) for value in shown} == shown
+
+
+def test_durations_read_as_people_say_them() -> None:
+    shown = {0.44: "0.4 s", 9.99: "10.0 s", 59.7: "1 min 00 s", 843: "14 min 03 s", 7500: "2 h 05 min"}
+    assert {value: wording.duration(value) for value in shown} == shown

@@ -1,0 +1,137 @@
+"""The page and the terminal: complete, self-contained, safe, and honest about what is missing."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from dashboards.html import queries, render_html
+from dashboards.life import LifeReport
+from dashboards.report import collect, write_report
+from dashboards.terminal import render_terminal
+from storage.home import Home
+from storage.queries import query
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Ids, references and whether every element is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.open: list[str] = []
+        self.references: set[str] = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.ids += [value for name, value in attrs if name == "id" and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(report: LifeReport) -> str:
+    return render_html(report)
+
+
+def test_the_page_stands_alone(page: str) -> None:
+    assert "://" not in page
+    assert not re.search(r"<(script|link|img|iframe|object)\b|@import|src=|javascript:", page)
+    assert re.findall(r"url\((?!#)", page) == []
+    assert len(page.encode()) < 1_000_000
+
+
+def test_ids_are_unique_over_all_figures_and_every_reference_leads_somewhere(page: str) -> None:
+    parsed = Page(page)
+    assert parsed.open == []
+    assert [name for name, times in Counter(parsed.ids).items() if times > 1] == []
+    assert parsed.references <= set(parsed.ids)
+    assert parsed.tags["svg"] >= 20
+
+
+def test_figures_take_their_colours_from_the_theme(page: str) -> None:
+    figures = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
+    assert set(re.findall(r"#[0-9a-fA-F]{6}\b", figures)) == set()
+    defined = set(re.findall(r"(--[a-z0-9-]+):", page))
+    assert set(re.findall(r"var\((--[a-z0-9-]+)\)", page)) <= defined
+
+
+def test_text_of_models_and_users_is_shown_not_run(life) -> None:
+    bad = "<script>alert('x')</script>&\"<b>"
+    sample = {"prompt": bad, "completion": bad, "scores_json": {bad: 1}}
+    life.stage("pretrain", "pretraining", 1, {"losses_by_source": {bad: 1.0}, "loss": 1.0}, samples=[sample])
+    funnel = [{"source": bad, "step": bad, "documents": 1, "bytes": 9}]
+    life.stage("prepare_corpus", "data", 1, {"funnel": funnel}, quarantine=[{"reason": bad}])
+    life.stage(f"ppo[kl_coef={bad}]", "rlhf", 1, {"kl_coef": 0.1, "alarm": True, "alarm_reason": bad}, status="ran")
+    life.stage("moe", "moe", 1, {}, status="failed", reason=bad)
+    life.end()
+    text = render_html(collect(life.home))
+    assert "<script" not in text
+    assert "<b>" not in text
+    assert "&lt;script&gt;alert" in text
+    assert Page(text).open == []
+
+
+def _small(life) -> Home:
+    curve = life.curve("loss", 20, lambda x: 2 - x)
+    life.stage("pretrain", "pretraining", 1, {"losses_by_source": {"a": 1.0}}, metrics=curve)
+    life.end()
+    return life.home
+
+
+def test_the_same_run_gives_the_same_page(life) -> None:
+    report = collect(_small(life))
+    assert render_html(report) == render_html(report)
+
+
+def test_an_empty_run_says_what_is_missing_in_page_and_terminal(life) -> None:
+    life.end()
+    report = collect(life.home)
+    text = render_html(report)
+    assert "<svg" not in text
+    assert text.count('class="missing"') == 12
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(render_terminal(report))
+    shown = console.export_text()
+    assert shown.count("is missing: no stage of this part is in this run") == 11
+    assert shown.count("not measured") == 10
+
+
+def test_the_terminal_leads_with_ten_lines_and_fits_its_width(report: LifeReport) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(render_terminal(report))
+    shown = console.export_text()
+    ten = shown.split("Data and tokenizer")[0]
+    for effect in report.headlines:
+        assert effect.title in ten
+    assert "[+49.7, +60.9]" in ten  # an interval is no markup
+    assert all(len(line) <= 80 for line in shown.splitlines())
+
+
+def test_the_queries_that_the_page_offers_run(home: Home, page: str) -> None:
+    for _, sql in queries("run-1"):
+        assert query(home, sql).num_rows > 0
+    hostile = "'; DROP TABLE runs --"
+    assert all(query(home, sql).num_rows == 0 for _, sql in queries(hostile))
+
+
+def test_a_report_is_written_whole(life, tmp_path) -> None:
+    path = write_report(_small(life), "run-1", tmp_path / "deep" / "report.html")
+    assert path.read_text(encoding="utf-8").endswith("</body></html>\n")
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
