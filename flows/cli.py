@@ -7,6 +7,7 @@ Everything heavy is imported inside the commands, so that `lifespan --help` and 
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,7 @@ def run(
         console = Console()
         result = run_lifecycle(cfg, profile=profile, console=console, only=_checked(only, cfg))
         report(result, console)
+        gc.freeze()  # else the interpreter spends another second on clearing what ends with it anyway
     if result.status != "completed":
         raise typer.Exit(INTERRUPTED if result.status == "interrupted" else FAILED)
 
@@ -246,7 +248,11 @@ def sync() -> None:
         hermetic.apply(home.local)
         from storage import tracker
 
-        typer.echo(str(tracker.sync(home)))
+        result = tracker.sync(home)
+        if result.problem:
+            complain(result.problem)
+            raise typer.Exit(FAILED)
+        typer.echo(f"MLflow at {home.mlflow_uri}: {result.runs} runs, {result.stages} stages, {result.metrics} metrics added")
 
 
 if __name__ == "__main__":

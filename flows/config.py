@@ -108,9 +108,10 @@ def check(data: Mapping[str, Any], sources: Sequence[Source], model: type[C]) ->
     """Validate merged settings; `sources` (weakest first) say where a mistake was made."""
 
     def where(path: Sequence[str]) -> str:
-        for source in reversed(sources):
-            if source.holds(path):
-                return source.where(path)
+        for length in range(len(path), 0, -1):  # of `sizes.1` the file knows `sizes`
+            for source in reversed(sources):
+                if source.holds(path[:length]):
+                    return source.where(path[:length])
         return sources[0].name if sources else "settings"
 
     problems = [f"{where(path)}: {text}" for path, text in unknown_settings(model, data, ())]
@@ -220,8 +221,8 @@ def find_line(text: str, path: Sequence[str]) -> int | None:
             full = table + [part.strip().strip("\"'") for part in key[1].split(".")]
             if full == list(path):
                 return number
-            if full == list(path[: len(full)]):
-                best = number  # an inline table or array that holds it
+            if full == list(path[: len(full)]) or (best is None and full[: len(path)] == list(path)):
+                best = number  # an inline table or array that holds it, or a dotted key within it
     return best
 
 

@@ -170,7 +170,8 @@ def _beside(work: Callable[[], None], name: str, warnings: list[str]) -> threadi
         try:
             work()
         except Exception as error:
-            warnings.append(f"{name}: {type(error).__name__}: {error}")
+            kind = "" if type(error) is RuntimeError else f"{type(error).__name__}: "
+            warnings.append(f"{name}: {kind}{error}")
 
     thread = threading.Thread(target=guarded, name=name, daemon=True)
     thread.start()
@@ -194,9 +195,11 @@ def _show_in_prefect(runner: Runner, name: str, server: child.Server | None, hom
 def _keep_tracked(home: Home, run_id: str, stop: threading.Event) -> None:
     from storage import tracker
 
+    tracker.migrate(home)  # the first time takes seconds: while stages run
     while not stop.wait(SYNC_SECONDS):
         tracker.sync(home, [run_id])
-    tracker.sync(home, [run_id])
+    if problem := tracker.sync(home, [run_id]).problem:
+        raise RuntimeError(f"{problem}; `lifespan sync` catches up later")
 
 
 def _finish(threads: list[threading.Thread], patience: float, board: Board, warnings: list[str]) -> None:

@@ -140,6 +140,7 @@ class Runner:
             return
         waiting, running = dict.fromkeys(missing), 0
         while (waiting or running) and not self._cancelled.is_set():
+            started = running
             for label in list(waiting):
                 needs = [self.outcomes[need] for need in self.graph.nodes[label].needs]
                 if all(future.done() for future in needs):
@@ -151,6 +152,8 @@ class Runner:
                     running += 1
                     arguments = (self.graph.nodes[label], "; ".join(why.get(label, [])))
                     threading.Thread(target=self._attempt, args=arguments, daemon=True).start()
+            if running == started:
+                pool.settled()
             if running:
                 self._ended.get()
                 running -= 1

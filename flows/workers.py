@@ -26,6 +26,9 @@ from flows.worker import describe_error
 from storage.artifacts import Artifact
 
 LOG_TAIL_LINES = 12
+# A worker that is done waits this long at most for the stages that its own stage made ready: else a long stage of
+# little urgency takes the worker a few ms before the next one of the critical path is queued.
+PATIENCE_SECONDS = 0.25
 _OWN_PATH = {path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))}  # a worker finds these itself
 Events = Callable[[Job, dict[str, Any]], None]
 
@@ -54,6 +57,8 @@ class Pool(Protocol):
     """Where stages execute: worker processes or this process."""
 
     def submit(self, job: Job, priority: float) -> Future[Artifact]: ...
+
+    def settled(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -87,6 +92,9 @@ class InlinePool:
                 future.set_exception(failure)
         return future
 
+    def settled(self) -> None:
+        """Nothing to do: jobs run when they are submitted."""
+
     def close(self) -> None:
         self._closed = True
 
@@ -116,6 +124,8 @@ class WorkerPool:
         self._closing = threading.Event()
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._lock = threading.Lock()
+        self._news = threading.Condition()
+        self._num_news = 0
         logs.mkdir(parents=True, exist_ok=True)
         # A worker dies with the *thread* that started it (PR_SET_PDEATHSIG), so each has a thread that outlives it.
         self._slots = [threading.Thread(target=self._serve, args=(n,), daemon=True) for n in range(size)]
@@ -128,7 +138,18 @@ class WorkerPool:
             future.set_exception(Interrupted("the run was interrupted"))
         else:
             self._queue.put((-priority, next(self._order), (job, future)))
+            self.settled()
         return future
+
+    def settled(self) -> None:
+        """The submitter has seen the end of a job: what it made ready is queued, or there was nothing."""
+        with self._news:
+            self._num_news += 1
+            self._news.notify_all()
+
+    def _wait_for_news(self, known: int) -> None:
+        with self._news:
+            self._news.wait_for(lambda: self._num_news > known or self._closing.is_set(), PATIENCE_SECONDS)
 
     def pids(self) -> list[int]:
         """Process ids of the living workers."""
@@ -175,7 +196,10 @@ class WorkerPool:
                 process = self._spawn(number, log)
             log_start = log.stat().st_size if log.exists() else 0
             try:
-                future.set_result(self._converse(process, job, log))
+                artifact = self._converse(process, job, log)
+                known = self._num_news
+                future.set_result(artifact)
+                self._wait_for_news(known)
             except (BrokenPipeError, EOFError):
                 if self._closing.is_set():
                     future.set_exception(Interrupted("the run was interrupted"))
@@ -271,6 +295,14 @@ def describe_death(code: int, log: Path, log_start: int) -> dict[str, Any]:
     tail = []
     with contextlib.suppress(OSError), log.open(encoding="utf-8", errors="replace") as file:
         file.seek(log_start)
-        tail = [line.rstrip() for line in file if not line.startswith("===")][-LOG_TAIL_LINES:]
+        tail = telling([line.rstrip() for line in file if not line.startswith("===")])
     last = "; it last wrote:\n  " + "\n  ".join(tail) if tail else ""
     return {"type": "WorkerDied", "message": how + last, "clean": True, "traceback": ""}
+
+
+def telling(lines: list[str]) -> list[str]:
+    """The lines that tell why: around a crash report of Python (innermost frames first), else the last ones."""
+    crash = next((number for number, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+    if crash is None:
+        return lines[-LOG_TAIL_LINES:]
+    return [line for line in lines[max(0, crash - 3) : crash + LOG_TAIL_LINES - 3] if line]

@@ -1,0 +1,94 @@
+"""From raw text to token shards, and the conversations of fine-tuning."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from components.data.instruction import InstructionConfig
+from components.data.pipeline import DataConfig
+from components.reasoning.tasks import SuiteConfig
+from flows.stage import stage
+from flows.work import Work
+from storage.artifacts import Artifact
+
+CORPUS = "documents.parquet"
+CONVERSATIONS = "conversations.parquet"
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """vocab_size: entries of the byte-level BPE, special tokens included. max_bytes: how much of the corpus it sees."""
+
+    vocab_size: int = 512
+    max_bytes: int = 1_500_000
+
+
+@stage(produces="corpus", group="data", seconds=15)
+def prepare_corpus(work: Work, *, config: DataConfig, suite: SuiteConfig) -> dict[str, Any]:
+    """Read, filter, mask, de-duplicate, decontaminate against the evaluation set, split."""
+    from components.data.pipeline import prepare, write_corpus
+
+    prepared = prepare(config, [problem.question for problem in suite.problems()])
+    write_corpus(prepared.documents, work.out / CORPUS)
+    work.rows("quarantine", [dataclasses.asdict(bad) for bad in prepared.quarantined])
+    num_bytes = sum(len(document.text.encode()) for document in prepared.documents)
+    return {
+        "num_documents": len(prepared.documents),
+        "num_bytes": num_bytes,
+        "num_quarantined": len(prepared.quarantined),
+        "num_contaminated": len(prepared.overlaps),
+        "masked_pii": dict(prepared.masked),
+        "funnel": [
+            {"source": row.source, "step": row.step, "documents": row.num_documents, "bytes": row.num_bytes}
+            for row in prepared.funnel
+        ],
+    }
+
+
+@stage(produces="tokenizer", group="data", seconds=5)
+def train_tokenizer(work: Work, *, config: TokenizerConfig, corpus: Artifact) -> dict[str, Any]:
+    """Byte-level BPE over an even share of every source's training text."""
+    from components.data.pipeline import read_corpus
+    from components.data.tokenizer import Tokenizer
+
+    file = work.open(corpus) / CORPUS
+    texts = [document.text for document in read_corpus(file, split="train")]
+    total = sum(map(len, texts))
+    keep = max(1, -(-total // config.max_bytes))  # every keep-th document
+    tokenizer = Tokenizer.train(texts[::keep], config.vocab_size)
+    tokenizer.save(work.out)
+    sample = [document.text for document in read_corpus(file, split="valid")][:500]
+    return {"vocab_size": tokenizer.vocab_size, "bytes_per_token": tokenizer.bytes_per_token(sample)}
+
+
+@stage(produces="token_shards", group="data", seconds=8)
+def tokenize(work: Work, *, corpus: Artifact, tokenizer: Artifact) -> dict[str, Any]:
+    """The corpus as packed, memory-mapped shards."""
+    from components.data.pipeline import read_corpus
+    from components.data.shards import TokenShards, write_shards
+    from components.data.tokenizer import Tokenizer
+
+    write_shards(read_corpus(work.open(corpus) / CORPUS), Tokenizer.load(work.open(tokenizer)), work.out)
+    shards = TokenShards.open(work.out)
+    train, valid = shards.num_tokens(split="train"), shards.num_tokens(split="valid")
+    work.usage(tokens=train + valid)
+    by_source = {source: shards.num_tokens(source, "train") for source in shards.sources}
+    return {"num_tokens": train, "num_valid_tokens": valid, "tokens_by_source": by_source}
+
+
+@stage(produces="conversations", group="data", seconds=4)
+def make_conversations(work: Work, *, config: InstructionConfig, suite: SuiteConfig, seed: int) -> dict[str, Any]:
+    """Conversations for fine-tuning, none of them from the evaluation set."""
+    from components.data.conversations import write_conversations
+    from components.data.instruction import generate_conversations
+
+    held_out = frozenset(problem.question for problem in suite.problems())
+    made = list(generate_conversations(config, seed, held_out))
+    write_conversations(made, work.out / CONVERSATIONS)
+    sources = sorted({conversation.source for conversation in made})
+    counts = {source: sum(c.source == source for c in made) for source in sources}
+    (work.out / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
+    return {"num_conversations": len(made), "conversations_by_source": counts}

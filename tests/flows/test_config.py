@@ -1,0 +1,164 @@
+"""Settings: what a user writes arrives as it was meant, and each mistake is named where it was made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from flows.config import ConfigError, RunConfig, load_config, merge, parse_value, profile_names
+
+
+@dataclass(frozen=True)
+class Inner:
+    lr: float = 0.1
+    sizes: tuple[int, ...] = (1, 2)
+    mode: Literal["cosine", "wsd"] = "wsd"
+    label: str = "x"
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Ppo:
+    kl_coef: float = 0.1
+    inner: Inner = field(default_factory=Inner)
+    weights: dict[str, float] = field(default_factory=dict)
+    many: tuple[Inner, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kl_coef < 0:
+            raise ValueError("kl_coef must be 0 or more")
+
+
+class Settings(RunConfig):
+    ppo: Ppo = Field(default_factory=Ppo)
+
+
+def load(tmp_path: Path, text: str = "", *overrides: str) -> Settings:
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    return load_config(file, overrides, Settings)
+
+
+def mistake(tmp_path: Path, text: str = "", *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text, *overrides)
+    return str(caught.value)
+
+
+def test_types_arrive_as_the_dataclasses_say(tmp_path: Path) -> None:
+    cfg = load(tmp_path, "[ppo]\nkl_coef = 1\n[ppo.inner]\nsizes = [3, 4]\n", "ppo.inner.mode=cosine", "ppo.weights.sotu=0.5")
+    assert cfg.ppo == Ppo(1.0, Inner(sizes=(3, 4), mode="cosine"), {"sotu": 0.5})
+    assert isinstance(cfg.ppo.kl_coef, float)
+    assert cfg.name == "mine"
+
+
+def test_text_fields_take_text_that_looks_like_a_number(tmp_path: Path) -> None:
+    assert load(tmp_path, "", "ppo.inner.label=12").ppo.inner.label == "12"
+    assert load(tmp_path, "", 'ppo.inner.label="a b"').ppo.inner.label == "a b"
+    assert load(tmp_path, "", "ppo.inner.limit=12").ppo.inner.limit == 12
+
+
+def test_later_overrides_win_and_leave_their_neighbours(tmp_path: Path) -> None:
+    cfg = load(tmp_path, "[ppo.inner]\nlr = 0.5\nlimit = 7\n", "ppo.inner.lr=0.6", "ppo.inner.lr=0.7")
+    assert (cfg.ppo.inner.lr, cfg.ppo.inner.limit) == (0.7, 7)
+
+
+def test_a_file_may_extend_another(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text("seed = 3\n[ppo.inner]\nlr = 0.5\nlimit = 7\n")
+    cfg = load(tmp_path, 'extends = "base.toml"\n[ppo.inner]\nlr = 0.9\n')
+    assert (cfg.seed, cfg.ppo.inner.lr, cfg.ppo.inner.limit) == (3, 0.9, 7)
+
+
+def test_a_circle_of_files_is_told(tmp_path: Path) -> None:
+    assert "extends itself" in mistake(tmp_path, 'extends = "./mine.toml"')
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[ppo]\nkl_coeff = 1\n", ["mine.toml:2", "ppo.kl_coeff", "did you mean ppo.kl_coef?", "It takes: kl_coef"]),
+        ("[ppo.inner]\n\nlrr = 2\n", ["mine.toml:3", "ppo.inner.lrr", "did you mean ppo.inner.lr?"]),
+        ("pppo.kl_coef = 2\n", ["mine.toml:1", "pppo", "did you mean ppo?"]),
+        ("[[ppo.many]]\nlr = 1\n[[ppo.many]]\nlearning = 1\n", ["ppo.many.learning", "no such setting"]),
+        ('[ppo]\nkl_coef = "a"\n', ["mine.toml:2", "ppo.kl_coef", "takes number", 'found "a"']),
+        ("[ppo.inner]\nsizes = [1, 2.5]\n", ["mine.toml:2", "ppo.inner.sizes.1", "whole number", "found 2.5"]),
+        ('seed = "3"\n', ["mine.toml:1", "seed", "whole number", 'found "3"']),
+        ("[compute]\nworkers = true\n", ["mine.toml:2", "compute.workers", "whole number", "found true"]),
+        ('[ppo.inner]\nmode = "linear"\n', ["mine.toml:2", "'cosine' or 'wsd'", 'found "linear"']),
+        ("[ppo]\nkl_coef = -1\n", ["mine.toml:1", "ppo: kl_coef must be 0 or more"]),
+        ("ppo = 3\n", ["mine.toml:1", "ppo", "takes a section", "found 3"]),
+        ("[ppo\nkl_coef = 1\n", ["mine.toml:1:5", "not valid TOML"]),
+        ("name = life\n", ["mine.toml:1:8", "not valid TOML", "quotes"]),
+    ],
+)
+def test_a_mistake_in_a_file_names_line_field_and_remedy(tmp_path: Path, text: str, expected: list[str]) -> None:
+    message = mistake(tmp_path, text)
+    for part in expected:
+        assert part in message
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    message = mistake(tmp_path, 'seed = "x"\n[ppo]\nkl_coef = "a"\n')
+    assert "seed" in message
+    assert "ppo.kl_coef" in message
+
+
+def test_a_mistake_in_an_override_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    message = mistake(tmp_path, "[ppo]\nkl_coef = 0.5\n", "ppo.kl_coef=high")
+    assert message.startswith("--set: ppo.kl_coef:")
+    assert "mine.toml" not in message
+    assert "a value" in mistake(tmp_path, "", "seed")
+
+
+def test_a_mistake_in_an_extended_file_is_blamed_on_it(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text("\n[ppo]\nkl = 0.5\n")
+    assert "base.toml:3" in mistake(tmp_path, 'extends = "base.toml"\nseed = 1\n')
+
+
+def test_a_wrong_profile_name_shows_the_right_one() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean laptop\?"):
+        load_config("laptpo")
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: no such file"):
+        load_config("nowhere.toml")
+
+
+def test_a_binary_profile_is_told_as_such(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_that_we_ship_is_valid(name: str) -> None:
+    assert load_config(name).name
+
+
+plain_values = st.one_of(
+    st.integers(-(10**12), 10**12), st.booleans(), st.floats(allow_nan=False, allow_infinity=False), st.text("abc xyz_-", max_size=8)
+)
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.one_of(plain_values, st.dictionaries(st.sampled_from("xyz"), plain_values))))
+def test_merging_nothing_changes_nothing(data: dict[str, Any]) -> None:
+    assert merge(data, {}) == data == merge({}, data) == merge(data, data)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**18), 10**18) | st.booleans())
+def test_a_number_on_the_command_line_is_exact(value: float) -> None:
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    assert parse_value(text, float) == value
+
+
+@given(st.text(max_size=20))
+def test_no_override_ends_in_anything_but_a_config_error(text: str) -> None:
+    try:
+        load_config("laptop", [text], Settings)
+    except ConfigError as error:
+        assert str(error)
