@@ -22,9 +22,15 @@ from dashboards.sections import Section, Table, sections
 
 _STYLE = Path(__file__).with_name("report.css")
 _SHORT = {
-    "data": "Data", "rlhf": "RLHF", "grpo": "GRPO", "scaling": "Scaling", "moe": "Experts", "reasoning": "Reasoning",
-    "tree": "Tree of Thought", "cost": "Cost",
-}  # fmt: skip
+    "data": "Data",
+    "rlhf": "RLHF",
+    "grpo": "GRPO",
+    "scaling": "Scaling",
+    "moe": "Experts",
+    "reasoning": "Reasoning",
+    "tree": "Tree of Thought",
+    "cost": "Cost",
+}
 _CLASS = {"seen": "seen", "not seen in this run": "unseen", "measured": "measured", "not measured": "unmeasured"}
 
 
@@ -88,7 +94,8 @@ def _header(report: LifeReport) -> str:
         ("run", run.run_id),
     ]
     chips = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs if value)
-    return f'<header><p class="brand">Lifespan · the life of a model</p><h1>{escape(run.name)}</h1><dl>{chips}</dl></header>'
+    brand = '<p class="brand">Lifespan · the life of a model</p>'
+    return f"<header>{brand}<h1>{escape(run.name)}</h1><dl>{chips}</dl></header>"
 
 
 def _contents(parts: Sequence[Section]) -> str:
@@ -182,7 +189,8 @@ def _texts(texts: Sequence[Text]) -> str:
             for s in samples
         )
         groups.append(f"<details open><summary>{escape(stage)}</summary><ul>{shown}</ul></details>")
-    return f'<section id="texts"><h2>Texts</h2><p class="meaning">Prompts in grey, then what the model wrote.</p>{"".join(groups)}</section>'
+    meaning = '<p class="meaning">Prompts in grey, then what the model wrote.</p>'
+    return f'<section id="texts"><h2>Texts</h2>{meaning}{"".join(groups)}</section>'
 
 
 def _pipeline(stages: Sequence[StageRow]) -> str:
@@ -249,7 +257,8 @@ def queries(run_id: str) -> tuple[tuple[str, str], ...]:
         ),
         (
             "the scaling points",
-            f"SELECT sweep, variant, num_params, tokens, loss FROM scaling_points JOIN {stages} USING (key) ORDER BY ALL",
+            "SELECT sweep, variant, num_params, tokens, loss "
+            f"FROM scaling_points JOIN {stages} USING (key) ORDER BY ALL",
         ),
     )
 
@@ -264,4 +273,5 @@ def _commands(run_id: str) -> str:
         ("see the state of this home", "lifespan status"),
     )
     run = "".join(f"<dt>{escape(what)}</dt><dd><code>{escape(command)}</code></dd>" for what, command in others)
-    return f'<section id="commands"><h2>Commands</h2><p class="meaning">Every number above is in the tables.</p><dl class="commands">{asked}{run}</dl></section>'
+    meaning = '<p class="meaning">Every number above is in the tables.</p>'
+    return f'<section id="commands"><h2>Commands</h2>{meaning}<dl class="commands">{asked}{run}</dl></section>'

@@ -72,9 +72,16 @@ class LifeReport:
     def effects(self) -> dict[str, Effect]:
         """Every effect of every part, by slug."""
         parts = (
-            self.finetuning, self.alignment, self.grpo, self.scaling, self.emergence, self.moe, self.reasoning,
-            self.tree, self.cost,
-        )  # fmt: skip
+            self.finetuning,
+            self.alignment,
+            self.grpo,
+            self.scaling,
+            self.emergence,
+            self.moe,
+            self.reasoning,
+            self.tree,
+            self.cost,
+        )
         return {effect.slug: effect for part in parts if not isinstance(part, Missing) for effect in part.effects}
 
     @property

@@ -108,10 +108,8 @@ def _data(data: DataFacts) -> Section:
         "Documents (bytes) left after each step",
         ("source", *data.steps),
         "<" + ">" * len(data.steps),
-        tuple(
-            (source, *(_left(cells.get((source, step))) for step in data.steps)) for source in data.sources
-        ),
-    )  # fmt: skip
+        tuple((source, *(_left(cells.get((source, step))) for step in data.steps)) for source in data.sources),
+    )
     quarantine = Table(
         "Quarantine", ("reason", "records"), "<>", tuple((reason, wording.count(n)) for reason, n in data.quarantined)
     )
@@ -304,7 +302,7 @@ def _scaling(facts: ScalingFacts) -> Section:
             )
             for p in facts.parameters
         ),
-    )  # fmt: skip
+    )
     forecasts = Table(
         "Forecasts, made before the run",
         ("target", "parameters", "tokens", "predicted [95%]", "observed", "in interval"),
@@ -314,14 +312,15 @@ def _scaling(facts: ScalingFacts) -> Section:
                 f.target,
                 wording.count(f.num_params),
                 wording.count(f.tokens),
-                wording.decimal(f.predicted) if f.low is None or f.high is None
+                wording.decimal(f.predicted)
+                if f.low is None or f.high is None
                 else wording.decimal_interval(Interval(f.predicted, f.low, f.high, 0)),
                 wording.decimal(f.observed),
                 {True: "yes", False: "no", None: "not scored"}[f.inside],
             )
             for f in facts.forecasts
         ),
-    )  # fmt: skip
+    )
     pairs = [
         ("points", wording.count(len(facts.points) or None)),
         ("parameters counted as", facts.params_kind or wording.MISSING),
@@ -412,10 +411,16 @@ def _reasoning(facts: ReasoningFacts) -> Section:
         ("strategy", *(str(level) for level in levels)),
         "<" + ">" * len(levels),
         tuple(
-            (s.strategy, *(wording.percent(x.value, 0) if (x := s.by_difficulty.get(level)) else wording.MISSING for level in levels))
+            (
+                s.strategy,
+                *(
+                    wording.percent(x.value, 0) if (x := s.by_difficulty.get(level)) else wording.MISSING
+                    for level in levels
+                ),
+            )
             for s in shown
         ),
-    )  # fmt: skip
+    )
     scores = Table("Accuracy against tokens", _SCORE_COLUMNS, "<<>>>>", _score_rows(facts.scores))
     return _body(meaning, (scores, difficulty), facts.effects)
 

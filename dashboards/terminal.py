@@ -37,9 +37,11 @@ def _head(report: LifeReport) -> RenderableType:
     cached = sum(stage.status == "cached" for stage in report.stages)
     ran = sum(stage.status == "ran" for stage in report.stages)
     line = Text.assemble(
-        ("Life of ", "bold"), (run.name, "bold cyan"), f"  profile {run.profile or wording.MISSING}",
+        ("Life of ", "bold"),
+        (run.name, "bold cyan"),
+        f"  profile {run.profile or wording.MISSING}",
         f" · {wording.duration(run.seconds)} · {ran} stages ran, {cached} cached",
-    )  # fmt: skip
+    )
     failed = [stage.label for stage in report.stages if stage.status == "failed"]
     if failed:
         line.append(f" · failed: {', '.join(failed)}", "bold red")

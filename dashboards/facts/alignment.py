@@ -138,9 +138,13 @@ def _reward_model_effect(model: RewardModelFacts | None) -> Effect:
         "" if model.agreement_with_gold is None else f"; agrees with gold {wording.percent(model.agreement_with_gold)}"
     )
     return raises(
-        slug, title, over, "points", f"accuracy {wording.percent_interval(x)} on held-out pairs{gold}",
+        slug,
+        title,
+        over,
+        "points",
+        f"accuracy {wording.percent_interval(x)} on held-out pairs{gold}",
         "over chance (50%), Wilson's 95% interval; seen when it lies above 0",
-    )  # fmt: skip
+    )
 
 
 def _gain_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
@@ -151,10 +155,14 @@ def _gain_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
     policy, gold = max(held, key=lambda pair: pair[1].value)
     among = f", the best of {len(held)} coefficients" if len(held) > 1 else ""
     return raises(
-        slug, title, gold, "SFT sd",
-        f"KL coefficient {policy.kl_coef:g}{among}: proxy {wording.signed(policy.proxy)}, gold {wording.signed(gold.value)}",
+        slug,
+        title,
+        gold,
+        "SFT sd",
+        f"KL coefficient {policy.kl_coef:g}{among}: proxy {wording.signed(policy.proxy)}, "
+        f"gold {wording.signed(gold.value)}",
         "gold over the fine-tuned model; seen when the 95% interval lies above 0",
-    )  # fmt: skip
+    )
 
 
 def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
@@ -165,11 +173,15 @@ def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
     alarm = {True: "alarm raised", False: "no alarm raised", None: "alarm not measured"}[free.alarm]
     seen = free.gold.high < 0.0 < free.proxy
     return Effect(
-        slug, title, decided(seen), free.gold, "SFT sd",
+        slug,
+        title,
+        decided(seen),
+        free.gold,
+        "SFT sd",
         f"proxy {wording.signed(free.proxy)} while gold {wording.signed(free.gold.value)}, "
         f"KL {wording.decimal(free.kl, 1)}; {alarm}",
         "gold against the fine-tuned model; seen when the proxy rose and gold's 95% interval lies below 0",
-    )  # fmt: skip
+    )
 
 
 def _best_of_n_effect(rows: tuple[BestOfN, ...]) -> Effect:
@@ -179,9 +191,13 @@ def _best_of_n_effect(rows: tuple[BestOfN, ...]) -> Effect:
         return not_measured(slug, title, "no best-of-n row with a gold score and its interval")
     row, gold = measured[-1]
     return raises(
-        slug, title, gold, "SFT sd", f"n={row.n}: proxy {wording.signed(row.proxy)}, gold {wording.signed(gold.value)}",
+        slug,
+        title,
+        gold,
+        "SFT sd",
+        f"n={row.n}: proxy {wording.signed(row.proxy)}, gold {wording.signed(gold.value)}",
         "gold over one sample of the fine-tuned model; seen when the 95% interval lies above 0",
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -210,21 +226,27 @@ def grpo_facts(rows: RunRows) -> GrpoFacts | Missing:
 
 
 def _grpo_effect(rows: RunRows, before: Interval | None, after: Interval | None) -> Effect:
-    """From the items that both models answered the same way where there are such, else from the stage's two intervals."""
+    """From the items that both models answered, where there are such, else from the stage's two intervals."""
     slug, title = "grpo", "GRPO raises accuracy by exact rewards"
     scores = scores_of(rows, "chains")
     trained = pick(scores, "grpo", "cot") or best(scores, "grpo", greedy=True)
     start = pick(scores, "sft", trained.strategy) if trained else None
     if trained and start and (gap := paired(trained, start)) is not None:
         return raises(
-            slug, title, gap, "points",
+            slug,
+            title,
+            gap,
+            "points",
             f"{wording.percent(start.accuracy.value)} → {wording.percent(trained.accuracy.value)} ({trained.strategy})",
             "paired items, Tango's 95% interval; seen when it lies above 0",
-        )  # fmt: skip
+        )
     if before is None or after is None:
         return not_measured(slug, title, "no accuracy before and after with their intervals")
     return raises(
-        slug, title, difference(after, before), "points",
+        slug,
+        title,
+        difference(after, before),
+        "points",
         f"{wording.percent(before.value)} → {wording.percent(after.value)} (greedy)",
         "two 95% intervals taken as independent (Newcombe); seen when the difference lies above 0",
-    )  # fmt: skip
+    )

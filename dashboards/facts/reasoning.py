@@ -59,11 +59,14 @@ def _chain_of_thought(scores: Sequence[Score], model: str) -> Effect:
     if worked is None or direct is None or gap is None:
         return not_measured(slug, title, f"needs the strategies cot and direct of the model {model} on common items")
     return raises(
-        slug, title, gap, "points",
+        slug,
+        title,
+        gap,
+        "points",
         f"{wording.percent(direct.accuracy.value)} → {wording.percent(worked.accuracy.value)} for "
         f"{_tokens(direct)} → {_tokens(worked)} tokens an item",
         "paired items, Tango's 95% interval; seen when it lies above 0",
-    )  # fmt: skip
+    )
 
 
 def _self_consistency(scores: Sequence[Score], model: str, votes: Sequence[Score]) -> Effect:
@@ -77,11 +80,14 @@ def _self_consistency(scores: Sequence[Score], model: str, votes: Sequence[Score
     beside = f"; greedy {wording.percent(greedy.accuracy.value)}" if greedy and greedy is not one else ""
     against = "one sample" if one.k == 1 else "greedy"
     return raises(
-        slug, title, gap, "points",
+        slug,
+        title,
+        gap,
+        "points",
         f"{against} {wording.percent(one.accuracy.value)} → vote of {many.k} "
         f"{wording.percent(many.accuracy.value)}{beside}",
         "paired items, Tango's 95% interval; seen when it lies above 0",
-    )  # fmt: skip
+    )
 
 
 def _adaptive(scores: Sequence[Score], model: str, votes: Sequence[Score]) -> Effect:
@@ -93,14 +99,18 @@ def _adaptive(scores: Sequence[Score], model: str, votes: Sequence[Score]) -> Ef
         return not_measured(slug, title, "needs the strategies adaptive and self_consistency@k on common items")
     saved = 1.0 - chosen.tokens / full.tokens
     return raises(
-        slug, title, gap, "points",
+        slug,
+        title,
+        gap,
+        "points",
         f"{wording.percent(chosen.accuracy.value)} at {_tokens(chosen)} tokens against "
         f"{wording.percent(full.accuracy.value)} at {_tokens(full)}: "
         f"{wording.percent(abs(saved), 0)} {'fewer' if saved >= 0 else 'more'}",
         f"accuracy minus that of the full vote, paired; seen when the 95% interval lies above "
         f"−{100 * WORSE_BY_AT_MOST:.0f} points and fewer tokens are spent",
-        margin=-WORSE_BY_AT_MOST, also=saved > 0.0,
-    )  # fmt: skip
+        margin=-WORSE_BY_AT_MOST,
+        also=saved > 0.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -150,8 +160,12 @@ def _tree_effect(scores: Sequence[Score]) -> Effect:
     # The best of m trees is looked at, so each must clear an interval of its own: Bonferroni on McNemar's p value.
     clear = gap.p_value * len(compared) < 0.05
     return Effect(
-        slug, title, decided(gap.low > 0.0 and clear), gap, "points",
+        slug,
+        title,
+        decided(gap.low > 0.0 and clear),
+        gap,
+        "points",
         f"{tree.strategy} {wording.percent(tree.accuracy.value)} at {_tokens(tree)} tokens against "
         f"{rival.strategy} {wording.percent(rival.accuracy.value)} at {_tokens(rival)}{among}",
         "paired items, Tango's 95% interval; seen when it lies above 0 and McNemar's test holds for all trees tried",
-    )  # fmt: skip
+    )

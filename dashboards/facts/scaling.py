@@ -114,9 +114,16 @@ def _parameter(row: Row) -> FittedParameter:
 
 def _forecast(row: Row) -> Forecast:
     return Forecast(
-        row["target"], row["num_params"], row["tokens"], row["predicted"], number(row, "low"), number(row, "high"),
-        number(row, "observed"), row["made_at"], row["scored_at"],
-    )  # fmt: skip
+        row["target"],
+        row["num_params"],
+        row["tokens"],
+        row["predicted"],
+        number(row, "low"),
+        number(row, "high"),
+        number(row, "observed"),
+        row["made_at"],
+        row["scored_at"],
+    )
 
 
 def _preferred(parameters: Sequence[FittedParameter]) -> FittedParameter | None:
@@ -140,10 +147,14 @@ def _irreducible_effect(fitted: FittedParameter | None, truth: float | None) -> 
     off = Interval(fitted.value - truth, fitted.low - truth, fitted.high - truth, fitted.n or 0)
     fit = Interval(fitted.value, fitted.low, fitted.high, fitted.n or 0)
     return Effect(
-        slug, title, decided(off.low <= 0.0 <= off.high and fitted.low > 0.0), off, "nats",
+        slug,
+        title,
+        decided(off.low <= 0.0 <= off.high and fitted.low > 0.0),
+        off,
+        "nats",
         f"fitted E = {wording.decimal_interval(fit)} against the true {truth:.3f}",
         "fitted minus true, 95% interval; seen when it covers 0 and the fit tells E from 0",
-    )  # fmt: skip
+    )
 
 
 def _forecast_effect(forecasts: Sequence[Forecast]) -> Effect:
@@ -157,11 +168,15 @@ def _forecast_effect(forecasts: Sequence[Forecast]) -> Effect:
     error = Interval(f.predicted - f.observed, f.low - f.observed, f.high - f.observed, 0)
     early = f.made_at is not None and f.scored_at is not None and f.made_at < f.scored_at
     return Effect(
-        slug, title, decided(bool(f.inside) and early), error, "nats",
+        slug,
+        title,
+        decided(bool(f.inside) and early),
+        error,
+        "nats",
         f"predicted {wording.decimal_interval(Interval(f.predicted, f.low, f.high, 0))}, observed {f.observed:.3f} "
         f"({100 * abs(f.predicted / f.observed - 1):.1f}% off)",
         "predicted minus observed, 95% interval of the prediction; seen when it covers 0 and was stored first",
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -224,14 +239,17 @@ def _emergence_effect(points: Sequence[EmergencePoint]) -> Effect:
     gap = Interval(moved - rise[0], moved - rise[2], moved - rise[1], at.exact_match.n)
     jump = difference(after.exact_match, at.exact_match)
     return raises(
-        slug, title, gap, "points",
+        slug,
+        title,
+        gap,
+        "points",
         f"{wording.percent(at.exact_match.value)} → {wording.percent(after.exact_match.value)} from "
         f"{wording.count(at.num_params)} to {wording.count(after.num_params)} parameters; before it, log-probability "
         f"had made {wording.percent(moved, 0)} of its way",
         "progress of log-probability minus that of exact match at the last size on the floor; seen when its 95% "
         "interval lies above 0 and the jump's does too",
         also=jump.low > 0.0,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -328,10 +346,13 @@ def _loss_effect(points: Sequence[MoePoint]) -> Effect:
     x, over = _over_seeds(gaps, values)
     dense, moe = (sum(p.loss or 0.0 for p in side) / len(pairs) for side in zip(*pairs, strict=True))
     return raises(
-        slug, title, x, "nats",
+        slug,
+        title,
+        x,
+        "nats",
         f"dense {dense:.3f}, experts {moe:.3f}; lower in {sum(v > 0 for v in values)} of {len(values)} seeds",
         f"dense minus experts, {over}; seen when it lies above 0",
-    )  # fmt: skip
+    )
 
 
 def _load_effect(points: Sequence[MoePoint]) -> Effect:
@@ -350,10 +371,13 @@ def _load_effect(points: Sequence[MoePoint]) -> Effect:
     x, over = _over_seeds(gaps, values)
     without, balanced = ([p.max_share or 0.0 for p in side] for side in zip(*pairs, strict=True))
     return raises(
-        slug, title, x, "points",
+        slug,
+        title,
+        x,
+        "points",
         f"busiest expert {_range(without)} without, {_range(balanced)} with it",
         f"share of the busiest expert, without minus with, {over}; seen when it lies above 0",
-    )  # fmt: skip
+    )
 
 
 def _range(shares: Sequence[float]) -> str:

@@ -69,12 +69,16 @@ def _score(suite: str, model: str, strategy: str, items: dict[str, Answer]) -> S
     match = _STRATEGY.match(strategy)
     family, k = (match.group(1), match.group(2)) if match else (strategy, None)
     return Score(
-        suite, model, strategy, family, int(k) if k else None,
+        suite,
+        model,
+        strategy,
+        family,
+        int(k) if k else None,
         accuracy=wilson(sum(a.correct for a in items.values()), len(items)),
         tokens=_mean(a.tokens for a in items.values()),
         prompt_tokens=_mean(a.prompt_tokens for a in items.values()),
         answers=items,
-    )  # fmt: skip
+    )
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

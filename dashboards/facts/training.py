@@ -140,8 +140,11 @@ def _finetuning_effect(rows: RunRows) -> Effect:
     if gap is None:
         return not_measured(slug, title, "the base and the fine-tuned model answered no common items")
     return raises(
-        slug, title, gap, "points",
+        slug,
+        title,
+        gap,
+        "points",
         f"base {wording.percent(base.accuracy.value)} ({base.strategy}) → "
         f"fine-tuned {wording.percent(tuned.accuracy.value)} ({tuned.strategy})",
         "paired items, Tango's 95% interval; seen when it lies above 0",
-    )  # fmt: skip
+    )

@@ -28,10 +28,17 @@ BLUE, ORANGE, GREEN, PURPLE, RED, GOLD = "#2563a8", "#c8591b", "#1f8a5c", "#7a4f
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED, GOLD)
 RAMP = ("#9fc3e6", "#7cabd9", "#5b92ca", "#3f79b8", "#2a61a1", "#1b4a85", "#0f3566", "#082347")  # small to large
 VARIABLES = {
-    INK: "--ink", MUTED: "--muted", GRID: "--grid",
-    BLUE: "--blue", ORANGE: "--orange", GREEN: "--green", PURPLE: "--purple", RED: "--red", GOLD: "--gold",
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    BLUE: "--blue",
+    ORANGE: "--orange",
+    GREEN: "--green",
+    PURPLE: "--purple",
+    RED: "--red",
+    GOLD: "--gold",
     **{color: f"--ramp{i}" for i, color in enumerate(RAMP)},
-}  # fmt: skip
+}
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -159,9 +166,14 @@ def percent_axis(axes: Axes, which: str = "y") -> None:
 
 
 def with_interval(
-    axes: Axes, x: Sequence[float], middle: Sequence[float], low: Sequence[float], high: Sequence[float], color: str,
+    axes: Axes,
+    x: Sequence[float],
+    middle: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    color: str,
     **style: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Points with the bars of their intervals."""
     below = [max(m - value, 0.0) for m, value in zip(middle, low, strict=True)]
     above = [max(value - m, 0.0) for m, value in zip(middle, high, strict=True)]

@@ -20,22 +20,21 @@ def cost_figure(facts: CostFacts) -> Figure | None:
 
 
 def _breakdown(facts: CostFacts) -> str:
-    for column, label, show in (("usd", "dollars", wording.dollars), ("seconds", "seconds", wording.duration)):
-        groups = {
-            group or "other": value
-            for group in dict.fromkeys(line.group for line in facts.lines)
-            if (value := total([line for line in facts.lines if line.group == group], column))
-        }
-        if groups:
-            break
-    else:
+    priced = bool(total(facts.lines, "usd"))
+    column, label = ("usd", "dollars") if priced else ("seconds", "seconds")
+    groups = {
+        group or "other": value
+        for group in dict.fromkeys(line.group for line in facts.lines)
+        if (value := total([line for line in facts.lines if line.group == group], column))
+    }
+    if not groups:
         return ""
     names = sorted(groups, key=lambda name: groups[name])
     with panel("cost-parts", "Cost by part of the life", label, "") as drawn:
         drawn.axes.barh(range(len(names)), [groups[name] for name in names], color=BLUE, height=0.6)
         for place, name in enumerate(names):
             drawn.axes.annotate(
-                show(groups[name]),
+                wording.dollars(groups[name]) if priced else wording.duration(groups[name]),
                 (groups[name], place),
                 xytext=(4, 0),
                 textcoords="offset points",
@@ -68,8 +67,12 @@ def _lifetime(facts: CostFacts) -> str:
         if even is not None and math.isfinite(even) and even > 0:
             drawn.axes.axvline(even, color=MUTED, linewidth=1.2)
             drawn.axes.annotate(
-                f"break-even\n{wording.count(even)} tokens", (even, drawn.axes.get_ylim()[0]), xytext=(5, 8),
-                textcoords="offset points", fontsize=8.5, color=MUTED,
-            )  # fmt: skip
+                f"break-even\n{wording.count(even)} tokens",
+                (even, drawn.axes.get_ylim()[0]),
+                xytext=(5, 8),
+                textcoords="offset points",
+                fontsize=8.5,
+                color=MUTED,
+            )
         drawn.axes.legend(loc="upper left")
     return drawn.svg

@@ -24,13 +24,24 @@ from dashboards.figures.canvas import (
 )
 
 _COLORS = {
-    "direct": MUTED, "few_shot": PURPLE, "cot": ORANGE, "self_consistency": BLUE, "adaptive": GREEN, "greedy": MUTED,
-    "best_of_k": ORANGE, "vote": BLUE, "tree_of_thought": RED,
-}  # fmt: skip
+    "direct": MUTED,
+    "few_shot": PURPLE,
+    "cot": ORANGE,
+    "self_consistency": BLUE,
+    "adaptive": GREEN,
+    "greedy": MUTED,
+    "best_of_k": ORANGE,
+    "vote": BLUE,
+    "tree_of_thought": RED,
+}
 _WORDS = {
-    "cot": "chain of thought", "few_shot": "few-shot", "self_consistency": "self-consistency, k samples",
-    "best_of_k": "best of k", "vote": "vote of k", "tree_of_thought": "Tree of Thought",
-}  # fmt: skip
+    "cot": "chain of thought",
+    "few_shot": "few-shot",
+    "self_consistency": "self-consistency, k samples",
+    "best_of_k": "best of k",
+    "vote": "vote of k",
+    "tree_of_thought": "Tree of Thought",
+}
 
 
 def _frontier(axes: Axes, scores: Sequence[Score]) -> None:
@@ -46,10 +57,16 @@ def _frontier(axes: Axes, scores: Sequence[Score]) -> None:
         x = [s.tokens or 0.0 for s in members]
         joined = len(members) > 1
         with_interval(
-            axes, x, [s.accuracy.value for s in members], [s.accuracy.low for s in members],
-            [s.accuracy.high for s in members], color, fmt="o-" if joined else "o", markersize=5 if joined else 6.5,
+            axes,
+            x,
+            [s.accuracy.value for s in members],
+            [s.accuracy.low for s in members],
+            [s.accuracy.high for s in members],
+            color,
+            fmt="o-" if joined else "o",
+            markersize=5 if joined else 6.5,
             label=_WORDS.get(family, family.replace("_", " ")),
-        )  # fmt: skip
+        )
         for s in members:
             if s.k:
                 axes.annotate(
@@ -99,10 +116,16 @@ def _difficulty(facts: ReasoningFacts) -> str:
             levels = s.by_difficulty
             aside = 0.07 * (i - (len(chosen) - 1) / 2)  # so that bars of one level stand side by side
             with_interval(
-                drawn.axes, [level + aside for level in levels], [x.value for x in levels.values()],
-                [x.low for x in levels.values()], [x.high for x in levels.values()], _COLORS.get(s.family, PURPLE),
-                fmt="o-", markersize=4, label=s.strategy.replace("_", " ") if s.k else _WORDS.get(s.family, s.family),
-            )  # fmt: skip
+                drawn.axes,
+                [level + aside for level in levels],
+                [x.value for x in levels.values()],
+                [x.low for x in levels.values()],
+                [x.high for x in levels.values()],
+                _COLORS.get(s.family, PURPLE),
+                fmt="o-",
+                markersize=4,
+                label=s.strategy.replace("_", " ") if s.k else _WORDS.get(s.family, s.family),
+            )
         drawn.axes.set_xticks(sorted({level for s in chosen for level in s.by_difficulty}))
         drawn.axes.set_ylim(0, 1.03)
         percent_axis(drawn.axes)

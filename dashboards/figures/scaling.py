@@ -64,9 +64,16 @@ def _law(facts: ScalingFacts) -> str:
         for i, f in enumerate(f for f in facts.forecasts if f.tokens):
             if f.low is not None and f.high is not None:
                 with_interval(
-                    axes, [f.tokens or 0], [f.predicted], [f.low], [f.high], ORANGE, fmt="D", markersize=6,
+                    axes,
+                    [f.tokens or 0],
+                    [f.predicted],
+                    [f.low],
+                    [f.high],
+                    ORANGE,
+                    fmt="D",
+                    markersize=6,
                     label="" if i else "forecast, 95%",
-                )  # fmt: skip
+                )
             if f.observed is not None:
                 axes.plot(
                     [f.tokens or 0],
@@ -151,9 +158,12 @@ def moe_figure(facts: MoeFacts) -> Figure | None:
                 places = [e + (i - (len(loaded) - 1) / 2) * width for e in range(experts)]
                 heights = [sum(column) / len(runs) for column in zip(*runs, strict=True)]
                 drawn.axes.bar(
-                    places, heights, width * 0.92, color=_VARIANT_COLORS[variant],
+                    places,
+                    heights,
+                    width * 0.92,
+                    color=_VARIANT_COLORS[variant],
                     label=f"{VARIANT_NAMES[variant]}, mean of {len(runs)} seeds",
-                )  # fmt: skip
+                )
                 for run in runs:
                     drawn.axes.plot(places, run, ".", color=INK, markersize=4, alpha=0.6)
             drawn.axes.axhline(1 / experts, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, label="even load")

@@ -84,9 +84,14 @@ def alignment_figure(facts: AlignmentFacts) -> Figure | None:
             drawn.axes.plot(places, [p.proxy or 0.0 for p, _ in measured], "s", color=BLUE, label="proxy")
             gold = [g for _, g in measured]
             with_interval(
-                drawn.axes, places, [g.value for g in gold], [g.low for g in gold], [g.high for g in gold], GOLD,
+                drawn.axes,
+                places,
+                [g.value for g in gold],
+                [g.low for g in gold],
+                [g.high for g in gold],
+                GOLD,
                 label="gold, 95%",
-            )  # fmt: skip
+            )
             drawn.axes.set_xticks(places, [f"{p.kl_coef:g}" if p.kl_coef is not None else p.label for p, _ in measured])
             drawn.axes.set_xlim(-0.5, len(places) - 0.5)
         panels.append(drawn.svg)
@@ -98,12 +103,21 @@ def alignment_figure(facts: AlignmentFacts) -> Figure | None:
             drawn.axes.plot([x for x, _ in proxies], [y for _, y in proxies], "s-", color=BLUE, label="proxy")
             gold = [g for _, g in rows]
             with_interval(
-                drawn.axes, n, [g.value for g in gold], [g.low for g in gold], [g.high for g in gold], GOLD, fmt="o-",
+                drawn.axes,
+                n,
+                [g.value for g in gold],
+                [g.low for g in gold],
+                [g.high for g in gold],
+                GOLD,
+                fmt="o-",
                 label="gold, 95%",
-            )  # fmt: skip
+            )
             _ticks_at(drawn.axes, n)
         panels.append(drawn.svg)
-    caption = "Proxy (what the policy is paid for) and gold (what people would prefer) as the policy moves away from the fine-tuned model."
+    caption = (
+        "Proxy (what the policy is paid for) and gold (what people would prefer) as the policy moves away from the "
+        "fine-tuned model."
+    )
     return Figure("rlhf", caption, tuple(panels)) if panels else None
 
 

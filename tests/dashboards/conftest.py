@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,31 +33,61 @@ class Life:
 
     def _event(self, event: str, status: str, **more: Any) -> dict[str, Any]:
         return {
-            "run_id": self.run_id, "event": event, "status": status, "profile": "laptop", "time": self.clock, **more,
-        }  # fmt: skip
+            "run_id": self.run_id,
+            "event": event,
+            "status": status,
+            "profile": "laptop",
+            "time": self.clock,
+            **more,
+        }
 
     def stage(
-        self, label: str, group: str, seconds: float, facts: Mapping[str, Any], *, kind: str = "checkpoint",
-        status: str = "ran", reason: str = "", key: str = "", cost: bool = True, **tables: list[dict[str, Any]],
-    ) -> str:  # fmt: skip
+        self,
+        label: str,
+        group: str,
+        seconds: float,
+        facts: Mapping[str, Any],
+        *,
+        kind: str = "checkpoint",
+        status: str = "ran",
+        reason: str = "",
+        key: str = "",
+        cost: bool = True,
+        **tables: list[dict[str, Any]],
+    ) -> str:
         """A stage with the rows that it wrote into `tables`; returns its key."""
         stage, key = label.split("[")[0], key or f"{len(self.stages):02d}{'ab12' * 15}{self.run_id[-2:]}"
         began, self.clock = self.clock, self.clock + datetime.timedelta(seconds=seconds)
         self.stages.append(
             {
-                "run_id": self.run_id, "stage": stage, "label": label, "key": key, "kind": kind, "status": status,
-                "reason": reason, "started_at": began, "ended_at": self.clock, "seconds": seconds, "group": group,
+                "run_id": self.run_id,
+                "stage": stage,
+                "label": label,
+                "key": key,
+                "kind": kind,
+                "status": status,
+                "reason": reason,
+                "started_at": began,
+                "ended_at": self.clock,
+                "seconds": seconds,
+                "group": group,
                 "facts_json": dict(facts),
             }
-        )  # fmt: skip
+        )
         if cost and status == "ran":
             tables["costs"] = [
                 {
-                    "stage": stage, "group": group, "tokens": int(seconds * 4e4), "flops": seconds * 3e10,
-                    "seconds": seconds, "cpu_seconds": seconds, "energy_joules": 15 * seconds, "usd": seconds * 2e-5,
+                    "stage": stage,
+                    "group": group,
+                    "tokens": int(seconds * 4e4),
+                    "flops": seconds * 3e10,
+                    "seconds": seconds,
+                    "cpu_seconds": seconds,
+                    "energy_joules": 15 * seconds,
+                    "usd": seconds * 2e-5,
                     "hardware": "two CPU cores",
                 }
-            ]  # fmt: skip
+            ]
         for table, rows in tables.items():
             named = {"run_id": self.run_id, "key": key}
             if table in ("metrics", "evals", "samples", "costs"):
@@ -78,7 +108,7 @@ class Life:
         return [
             {"step": step, "name": name, "value": value(step / steps) + self.random.gauss(0, noise), "time": START}
             for step in range(1, steps + 1, every)
-        ]  # fmt: skip
+        ]
 
     def answers(
         self,
@@ -98,12 +128,19 @@ class Life:
             correct = ease < accuracy + 0.06 * (3.5 - level) * (0.1 < accuracy < 0.95)
             rows.append(
                 {
-                    "suite": suite, "model": model, "strategy": strategy, "item_id": f"{suite}-{i}", "difficulty": level,
-                    "prompt": f"What is {i} + {level} - 2 * 3 ?", "answer": str(i + level - 6 + (not correct)),
-                    "target": str(i + level - 6), "correct": correct, "prompt_tokens": prompt_tokens,
+                    "suite": suite,
+                    "model": model,
+                    "strategy": strategy,
+                    "item_id": f"{suite}-{i}",
+                    "difficulty": level,
+                    "prompt": f"What is {i} + {level} - 2 * 3 ?",
+                    "answer": str(i + level - 6 + (not correct)),
+                    "target": str(i + level - 6),
+                    "correct": correct,
+                    "prompt_tokens": prompt_tokens,
                     "completion_tokens": max(1, round(tokens * (0.8 + 0.4 * level / 6))),
                 }
-            )  # fmt: skip
+            )
         return rows
 
 
@@ -115,14 +152,22 @@ def accuracy_facts(name: str, successes: int, n: int) -> dict[str, float]:
 def _data(life: Life) -> None:
     funnel = [
         {"source": source, "step": step, "documents": int(documents * kept), "bytes": int(size * kept)}
-        for source, documents, size in (("speeches", 4100, 9.4e6), ("scripture", 1189, 4.1e6), ("stories", 9000, 2.2e6), ("worked problems", 30000, 3.1e6))
+        for source, documents, size in (
+            ("speeches", 4100, 9.4e6),
+            ("scripture", 1189, 4.1e6),
+            ("stories", 9000, 2.2e6),
+            ("worked problems", 30000, 3.1e6),
+        )
         for step, kept in (("read", 1.0), ("filtered", 0.94), ("deduplicated", 0.88), ("decontaminated", 0.86))
-    ]  # fmt: skip
+    ]
     life.stage(
-        "prepare_corpus", "data", 21, kind="corpus",
+        "prepare_corpus",
+        "data",
+        21,
+        kind="corpus",
         facts={"num_documents": 38100, "num_bytes": 16_200_000, "funnel": funnel, "duplicates": 2210, "masked_pii": 14},
         quarantine=[{"source": "mine.jsonl", "line": 12, "reason": "not JSON", "excerpt": "{oops"}],
-    )  # fmt: skip
+    )
     life.stage("train_tokenizer", "data", 9, {"vocab_size": 1024, "bytes_per_token": 3.04}, kind="tokenizer")
     life.stage("tokenize", "data", 6, {"num_tokens": 5_330_000}, kind="token_shards")
 
@@ -130,9 +175,14 @@ def _data(life: Life) -> None:
 def _training(life: Life) -> None:
     losses = {"speeches": 2.91, "scripture": 2.55, "stories": 1.02, "worked problems": 0.81}
     life.stage(
-        "pretrain", "pretraining", 112,
+        "pretrain",
+        "pretraining",
+        112,
         {
-            "num_params": 267_000, "num_tokens": 3_280_000, "loss": 1.74, "losses_by_source": losses,
+            "num_params": 267_000,
+            "num_tokens": 3_280_000,
+            "loss": 1.74,
+            "losses_by_source": losses,
             "bits_per_byte": {name: loss / math.log(2) / 3.04 for name, loss in losses.items()},
         },
         metrics=[
@@ -140,13 +190,27 @@ def _training(life: Life) -> None:
             *life.curve("tokens_per_second", 800, lambda x: 31_000, 900),
             *life.curve("grad_norm", 800, lambda x: 0.6 + math.exp(-20 * x), 0.05),
         ],
-        samples=[{"step": 800, "prompt": "The state of", "completion": " the union is <b>strong</b> & the people", "tokens": 9}],
-    )  # fmt: skip
+        samples=[
+            {
+                "step": 800,
+                "prompt": "The state of",
+                "completion": " the union is <b>strong</b> & the people",
+                "tokens": 9,
+            }
+        ],
+    )
     life.stage(
-        "finetune", "sft", 24,
-        {"num_params": 267_000, "num_tokens": 620_000, "loss": 0.31, "losses_by_source": {k: v + 0.08 for k, v in losses.items()}},
+        "finetune",
+        "sft",
+        24,
+        {
+            "num_params": 267_000,
+            "num_tokens": 620_000,
+            "loss": 0.31,
+            "losses_by_source": {k: v + 0.08 for k, v in losses.items()},
+        },
         metrics=life.curve("loss", 400, lambda x: 0.25 + 2.0 * math.exp(-8 * x), 0.03),
-    )  # fmt: skip
+    )
 
 
 POLICIES = {0.0: (2.34, -5.85, 40.0), 0.1: (2.00, 1.38, 4.5), 0.4: (1.42, 1.08, 1.6)}
@@ -154,14 +218,23 @@ POLICIES = {0.0: (2.34, -5.85, 40.0), 0.1: (2.00, 1.38, 4.5), 0.4: (1.42, 1.08, 
 
 def _rlhf(life: Life) -> None:
     pairs = [
-        {"pair_id": f"p{i}", "prompt": "Tell of a cat", "chosen": "a", "rejected": "b", "agrees_with_gold": i % 100 < 82}
+        {
+            "pair_id": f"p{i}",
+            "prompt": "Tell of a cat",
+            "chosen": "a",
+            "rejected": "b",
+            "agrees_with_gold": i % 100 < 82,
+        }
         for i in range(1500)
-    ]  # fmt: skip
+    ]
     life.stage("collect_preferences", "rlhf", 5, {}, kind="preference_set", preferences=pairs)
     life.stage(
-        "train_reward_model", "rlhf", 12, {**accuracy_facts("accuracy", 221, 300), "n": 300, "agreement_with_gold": 0.79},
+        "train_reward_model",
+        "rlhf",
+        12,
+        {**accuracy_facts("accuracy", 221, 300), "n": 300, "agreement_with_gold": 0.79},
         kind="reward_model",
-    )  # fmt: skip
+    )
     for kl_coef, (proxy, gold, kl) in POLICIES.items():
         hacked = kl_coef == 0.0
 
@@ -169,10 +242,19 @@ def _rlhf(life: Life) -> None:
             return (2.4 * x * math.exp(-6 * x) + gold * x**2) if hacked else gold * (1 - math.exp(-4 * x))
 
         life.stage(
-            f"ppo[kl_coef={kl_coef}]", "rlhf", 17,
+            f"ppo[kl_coef={kl_coef}]",
+            "rlhf",
+            17,
             {
-                "kl_coef": kl_coef, "proxy": proxy, "gold": gold, "gold_low": gold - 0.13, "gold_high": gold + 0.13, "kl": kl,
-                "n": 400, "alarm": hacked, "alarm_reason": "proxy rose while gold fell since iteration 12" if hacked else "",
+                "kl_coef": kl_coef,
+                "proxy": proxy,
+                "gold": gold,
+                "gold_low": gold - 0.13,
+                "gold_high": gold + 0.13,
+                "kl": kl,
+                "n": 400,
+                "alarm": hacked,
+                "alarm_reason": "proxy rose while gold fell since iteration 12" if hacked else "",
             },
             metrics=[
                 *life.curve("objective/scores", 50, lambda x: proxy * (1 - math.exp(-4 * x)), 0.05),  # noqa: B023
@@ -183,25 +265,37 @@ def _rlhf(life: Life) -> None:
             ],
             samples=[
                 {
-                    "step": 50, "prompt": "Tell a story of Sue with the word kite.",
+                    "step": 50,
+                    "prompt": "Tell a story of Sue with the word kite.",
                     "completion": " Sue is glad ." * 6 if hacked else " Sue had a red kite . It flew high . the end .",
-                    "scores_json": {"proxy": proxy, "gold": gold}, "tokens": 24,
+                    "scores_json": {"proxy": proxy, "gold": gold},
+                    "tokens": 24,
                 }
             ],
-        )  # fmt: skip
+        )
     rows = [
-        {"n": n, "kl": math.log(n) - (n - 1) / n, "proxy": 1.3 * gold, "gold": gold, "gold_low": gold - 0.1, "gold_high": gold + 0.1}
+        {
+            "n": n,
+            "kl": math.log(n) - (n - 1) / n,
+            "proxy": 1.3 * gold,
+            "gold": gold,
+            "gold_low": gold - 0.1,
+            "gold_high": gold + 0.1,
+        }
         for n, gold in ((1, 0.0), (4, 0.67), (16, 1.29), (64, 1.65))
-    ]  # fmt: skip
+    ]
     life.stage("best_of_n", "rlhf", 8, {"rows": rows, "n": 400}, kind="eval_report")
     life.stage(
-        "grpo", "rlhf", 82, {**accuracy_facts("before", 129, 300), **accuracy_facts("after", 280, 300), "n": 300},
+        "grpo",
+        "rlhf",
+        82,
+        {**accuracy_facts("before", 129, 300), **accuracy_facts("after", 280, 300), "n": 300},
         metrics=[
             *life.curve("reward", 60, lambda x: 0.35 + 0.55 * (1 - math.exp(-4 * x)), 0.02),
             *life.curve("zero_std_share", 60, lambda x: 0.15 + 0.6 * x, 0.02),
             *life.curve("greedy_accuracy", 60, lambda x: 0.43 + 0.51 * (1 - math.exp(-4 * x)), 0.01, every=10),
         ],
-    )  # fmt: skip
+    )
 
 
 def _scaling(life: Life) -> None:
@@ -210,26 +304,48 @@ def _scaling(life: Life) -> None:
 
     points = [
         {
-            "sweep": "dense", "variant": f"n{n}", "seed": 0, "num_params": n, "num_params_kind": "non_embedding", "tokens": d,
-            "flops": 6.0 * n * d, "loss": loss(n, d) * math.exp(life.random.gauss(0, 0.008)),
+            "sweep": "dense",
+            "variant": f"n{n}",
+            "seed": 0,
+            "num_params": n,
+            "num_params_kind": "non_embedding",
+            "tokens": d,
+            "flops": 6.0 * n * d,
+            "loss": loss(n, d) * math.exp(life.random.gauss(0, 0.008)),
         }
         for n in (7_000, 22_000, 50_000, 92_000, 180_000, 332_000)
         for d in (200_000, 400_000, 800_000, 1_600_000)
-    ]  # fmt: skip
+    ]
     life.stage("scaling_run", "scaling", 90, {}, kind="scaling_run", scaling_points=points)
     widths = {"E": (0.45, 0.99), "A": (2.0, 40.0), "B": (150.0, 5200.0), "alpha": (0.19, 0.33), "beta": (0.44, 0.79)}
     fits = [
-        {"sweep": "dense", "law": "chinchilla", "parameter": name, "value": LAW[name], "low": low, "high": high, "n": 24, "method": "Huber, bootstrap over runs"}
+        {
+            "sweep": "dense",
+            "law": "chinchilla",
+            "parameter": name,
+            "value": LAW[name],
+            "low": low,
+            "high": high,
+            "n": 24,
+            "method": "Huber, bootstrap over runs",
+        }
         for name, (low, high) in widths.items()
-    ]  # fmt: skip
+    ]
     fits.append({"sweep": "dense", "law": "truth", "parameter": "E", "value": TRUE_E})
     life.stage("fit_scaling", "scaling", 3, {}, kind="scaling_fit", scaling_fits=fits)
     predicted = loss(620_000, 3_200_000)
     forecast = {
-        "sweep": "dense", "target": "d128", "num_params": 620_000, "tokens": 3_200_000, "predicted": predicted,
-        "low": predicted - 0.05, "high": predicted + 0.06, "observed": predicted + 0.018,
-        "made_at": START, "scored_at": START + datetime.timedelta(minutes=5),
-    }  # fmt: skip
+        "sweep": "dense",
+        "target": "d128",
+        "num_params": 620_000,
+        "tokens": 3_200_000,
+        "predicted": predicted,
+        "low": predicted - 0.05,
+        "high": predicted + 0.06,
+        "observed": predicted + 0.018,
+        "made_at": START,
+        "scored_at": START + datetime.timedelta(minutes=5),
+    }
     life.stage("forecast", "scaling", 40, {}, kind="scaling_run", forecasts=[forecast])
 
 
@@ -247,11 +363,15 @@ EMERGENCE = [
 def _emergence_and_moe(life: Life) -> None:
     points = [
         {
-            "sweep": "emergence", "num_params": n, "seed": 0, "tokens": 1_840_000, "loss": -log_prob,
+            "sweep": "emergence",
+            "num_params": n,
+            "seed": 0,
+            "tokens": 1_840_000,
+            "loss": -log_prob,
             "details_json": {**accuracy_facts("exact_match", right, 200), "n": 200, "log_prob_per_token": log_prob},
         }
         for n, right, log_prob in EMERGENCE
-    ]  # fmt: skip
+    ]
     life.stage("emergence", "emergence", 150, {}, kind="scaling_run", scaling_points=points)
     balanced = [0.16, 0.14, 0.13, 0.13, 0.12, 0.12, 0.11, 0.09]
     collapsed = {0: [0.35, 0.25, 0.15, 0.1, 0.08, 0.04, 0.02, 0.01], 1: [0.96, 0.02, 0.01, 0.01, 0.0, 0.0, 0.0, 0.0]}
@@ -278,15 +398,27 @@ def _emergence_and_moe(life: Life) -> None:
 
 
 CHAINS = [
-    ("base", "direct", 0.01, 3), ("base", "few_shot", 0.02, 20),
-    ("sft", "direct", 0.06, 3), ("sft", "cot", 0.63, 46), ("sft", "few_shot", 0.60, 47), ("sft", "self_consistency@1", 0.42, 47),
-    ("sft", "self_consistency@4", 0.56, 188), ("sft", "self_consistency@16", 0.68, 752), ("sft", "adaptive", 0.67, 260),
-    ("grpo", "cot", 0.93, 45), ("grpo", "self_consistency@16", 0.96, 720),
-]  # fmt: skip
+    ("base", "direct", 0.01, 3),
+    ("base", "few_shot", 0.02, 20),
+    ("sft", "direct", 0.06, 3),
+    ("sft", "cot", 0.63, 46),
+    ("sft", "few_shot", 0.60, 47),
+    ("sft", "self_consistency@1", 0.42, 47),
+    ("sft", "self_consistency@4", 0.56, 188),
+    ("sft", "self_consistency@16", 0.68, 752),
+    ("sft", "adaptive", 0.67, 260),
+    ("grpo", "cot", 0.93, 45),
+    ("grpo", "self_consistency@16", 0.96, 720),
+]
 PUZZLES = [
-    ("greedy", 0.12, 30), ("best_of_k@4", 0.31, 120), ("best_of_k@16", 0.52, 480), ("vote@4", 0.16, 120), ("vote@16", 0.2, 480),
-    ("tree_of_thought[beam=2]", 0.44, 112), ("tree_of_thought[beam=8]", 0.71, 430),
-]  # fmt: skip
+    ("greedy", 0.12, 30),
+    ("best_of_k@4", 0.31, 120),
+    ("best_of_k@16", 0.52, 480),
+    ("vote@4", 0.16, 120),
+    ("vote@16", 0.2, 480),
+    ("tree_of_thought[beam=2]", 0.44, 112),
+    ("tree_of_thought[beam=8]", 0.71, 430),
+]
 
 
 def _reasoning(life: Life) -> None:
@@ -300,15 +432,18 @@ def _reasoning(life: Life) -> None:
     life.stage("reason_puzzles", "reasoning", 70, {}, kind="eval_report", evals=puzzles)
     lifetime = [
         {"tokens": 10.0**e, "training_usd": 0.0183, "inference_usd": 0.35e-6 * 10.0**e} for e in (3, 4, 5, 6, 7, 8)
-    ]  # fmt: skip
+    ]
     facts = {
-        "training_usd": 0.0183, "price_per_million_output_tokens": 0.35, "decode_tokens_per_second": 16_000,
-        "break_even_tokens": 52_300, "lifetime": lifetime,
+        "training_usd": 0.0183,
+        "price_per_million_output_tokens": 0.35,
+        "decode_tokens_per_second": 16_000,
+        "break_even_tokens": 52_300,
+        "lifetime": lifetime,
         "comparisons": [
             {"name": "d64 with a vote of 16", "accuracy": 0.68, "usd_per_1000_answers": 0.26},
             {"name": "d64 after GRPO, greedy", "accuracy": 0.93, "usd_per_1000_answers": 0.016},
         ],
-    }  # fmt: skip
+    }
     life.stage("cost_report", "cost", 4, facts, kind="cost_report")
 
 
@@ -326,8 +461,8 @@ def write_life(root: Path) -> Home:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    yield write_life(tmp_path_factory.mktemp("home"))
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return write_life(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="session")

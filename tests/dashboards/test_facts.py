@@ -58,9 +58,16 @@ def test_answers_are_compared_item_by_item(life) -> None:
 
     def rows(strategy: str, right: range) -> list[dict]:
         return [
-            {"suite": "chains", "model": "sft", "strategy": strategy, "item_id": str(i), "correct": i in right, "completion_tokens": 5}
+            {
+                "suite": "chains",
+                "model": "sft",
+                "strategy": strategy,
+                "item_id": str(i),
+                "correct": i in right,
+                "completion_tokens": 5,
+            }
             for i in range(100)
-        ]  # fmt: skip
+        ]
 
     life.stage("reason", "reasoning", 1, {}, evals=[*rows("direct", range(60)), *rows("cot", range(70))])
     life.end()
@@ -113,12 +120,23 @@ def test_a_forecast_counts_only_when_it_was_stored_before_it_was_scored(life) ->
 
 def test_two_seeds_without_evaluation_intervals_do_not_pass_for_evidence(life) -> None:
     points = [
-        {"sweep": "moe", "variant": variant, "seed": seed, "num_params": 9, "loss": loss, "details_json": {"max_share": share}}
+        {
+            "sweep": "moe",
+            "variant": variant,
+            "seed": seed,
+            "num_params": 9,
+            "loss": loss,
+            "details_json": {"max_share": share},
+        }
         for variant, seed, loss, share in (
-            ("dense", 0, 1.741, None), ("dense", 1, 1.778, None), ("moe_balanced", 0, 1.678, 0.15), ("moe_balanced", 1, 1.702, 0.17),
-            ("moe_unbalanced", 0, 1.713, 0.35), ("moe_unbalanced", 1, 1.801, 0.96),
+            ("dense", 0, 1.741, None),
+            ("dense", 1, 1.778, None),
+            ("moe_balanced", 0, 1.678, 0.15),
+            ("moe_balanced", 1, 1.702, 0.17),
+            ("moe_unbalanced", 0, 1.713, 0.35),
+            ("moe_unbalanced", 1, 1.801, 0.96),
         )
-    ]  # fmt: skip
+    ]
     life.stage("moe", "moe", 1, {}, scaling_points=points)
     life.end()
     effect = collect(life.home).effects["moe_loss"]
