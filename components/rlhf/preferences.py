@@ -1,0 +1,259 @@
+"""Preferences: pairs of answers to a prompt, one better than the other; made from gold with honest noise, or read.
+
+The plain layout of TRL is the file format: `prompt`, `chosen`, `rejected`, and what else is known of the pair.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MAX_EXCERPT = 200
+
+
+@dataclass(frozen=True)
+class PreferencesConfig:
+    """num_prompts requests, num_answers sampled answers each, pairs_per_prompt of their pairs labelled.
+    label_noise: share of labels that contradict gold. max_tokens and temperature: how the answers are sampled."""
+
+    num_prompts: int = 400
+    num_answers: int = 4
+    pairs_per_prompt: int = 3
+    label_noise: float = 0.18
+    max_tokens: int = 64
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_noise < 0.5:
+            raise ValueError(f"label_noise is {self.label_noise}: give a share from 0 to below 0.5")
+        if self.num_answers < 2:
+            raise ValueError(f"num_answers is {self.num_answers}: a pair needs at least 2")
+        most = math.comb(self.num_answers, 2)
+        if not 1 <= self.pairs_per_prompt <= most:
+            raise ValueError(
+                f"pairs_per_prompt is {self.pairs_per_prompt}: {self.num_answers} answers have 1 to {most} pairs"
+            )
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A pair that teaches nothing or a line that is none, with the reason: a row of the quarantine table. `line` counts
+    lines of a file from 1, or prompts from 0 where the answers were sampled."""
+
+    source: str
+    file: str
+    line: int
+    reason: str
+    excerpt: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A sampled answer. `finished`: it ended by itself, not at the length limit."""
+
+    text: str
+    finished: bool = True
+
+
+@dataclass(frozen=True)
+class Preference:
+    """`chosen` was preferred over `rejected` as an answer to `prompt`. `margin`: how much better the annotator said it
+    is, 0 if not asked. `gold_margin`: gold(chosen) − gold(rejected), negative where the label contradicts gold; None
+    where gold is not known. Training may use the first, never the second."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    pair_id: str = ""
+    annotator: str = ""
+    chosen_finished: bool = True
+    rejected_finished: bool = True
+    margin: float = 0.0
+    gold_margin: float | None = None
+
+    @property
+    def agrees_with_gold(self) -> bool | None:
+        """Whether gold prefers the same answer."""
+        return None if self.gold_margin is None else self.gold_margin > 0
+
+
+def label_temperature(margins: Iterable[float], agreement: float) -> float:
+    """Temperature τ at which a Bradley–Terry annotator, P(better) = σ(|margin|/τ), agrees with gold at the rate
+    `agreement` on average over pairs with these non-zero margins. 0 for agreement 1. Raises ValueError for an
+    agreement outside (0.5, 1] or no margin."""
+    sizes = np.abs(np.asarray(list(margins), dtype=np.float64))
+    if not 0.5 < agreement <= 1:
+        raise ValueError(f"agreement is {agreement}: give a rate above 0.5, at most 1")
+    if not sizes.size or not (sizes > 0).all():
+        raise ValueError("a label temperature needs pairs with a gold margin other than 0")
+    if agreement == 1:
+        return 0.0
+    low, high = 1e-6 * sizes.min(), 1e6 * sizes.max()
+    for _ in range(200):
+        middle = math.sqrt(low * high)
+        rate = float(np.mean(1 / (1 + np.exp(-np.minimum(sizes / middle, 700)))))
+        low, high = (middle, high) if rate > agreement else (low, middle)
+    return math.sqrt(low * high)
+
+
+def make_preferences(
+    prompts: Sequence[str],
+    answers: Sequence[Sequence[Answer]],
+    gold: Callable[[str, str], float],
+    config: PreferencesConfig,
+    seed: int,
+    annotator: str = "gold",
+) -> tuple[list[Preference], list[LeftOut]]:
+    """Pairs of the answers to each prompt, labelled by a noisy Bradley–Terry annotator, and those left out with the
+    reason (an empty answer, equal answers, equal gold). `answers[i]` belong to `prompts[i]`."""
+    rng = np.random.default_rng([seed, 0x9EF])
+    pairs: list[tuple[str, Answer, Answer, float]] = []
+    left_out: list[LeftOut] = []
+    for index, (prompt, group) in enumerate(zip(prompts, answers, strict=True)):
+        every = list(combinations(range(len(group)), 2))
+        chosen = rng.permutation(len(every))[: config.pairs_per_prompt]
+        for first, second in (every[i] for i in sorted(chosen)):
+            a, b = group[first], group[second]
+            reason = defect(prompt, a.text, b.text)
+            margin = 0.0 if reason else gold(prompt, a.text) - gold(prompt, b.text)
+            if reason is None and margin == 0:
+                reason = "gold scores the answers equally"
+            if reason:
+                left_out.append(LeftOut("sampled answers", "", index, reason, a.text[:MAX_EXCERPT]))
+            else:
+                pairs.append((prompt, a, b, margin))
+    if not pairs:
+        return [], left_out
+    temperature = label_temperature([pair[-1] for pair in pairs], 1 - config.label_noise)
+    made = []
+    for prompt, a, b, margin in pairs:
+        logit = margin / temperature if temperature else math.copysign(math.inf, margin)
+        if rng.random() >= 1 / (1 + math.exp(-min(700.0, max(-700.0, logit)))):
+            a, b, margin = b, a, -margin
+        made.append(
+            Preference(
+                prompt, a.text, b.text, _pair_id(prompt, a, b), annotator, a.finished, b.finished, gold_margin=margin
+            )
+        )
+    return made, left_out
+
+
+def _pair_id(prompt: str, a: Answer, b: Answer) -> str:
+    return hashlib.sha256("\0".join([prompt, *sorted((a.text, b.text))]).encode()).hexdigest()[:16]
+
+
+def defect(prompt: str, chosen: str, rejected: str) -> str | None:
+    """Why a pair teaches nothing, or None."""
+    for name, text in (("prompt", prompt), ("chosen", chosen), ("rejected", rejected)):
+        if not text.strip():
+            return f"{name} is empty"
+    return "chosen and rejected are equal" if chosen.strip() == rejected.strip() else None
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+
+def write_preferences(path: Path, preferences: Iterable[Preference]) -> None:
+    """Write `.jsonl` or `.parquet`, by the name's ending."""
+    rows = [dataclasses.asdict(p) for p in preferences]
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path)
+    else:
+        raise ValueError(f"{path}: preferences are written as .jsonl or .parquet, not {path.suffix or 'no ending'}")
+
+
+def read_preferences(path: Path) -> tuple[list[Preference], list[LeftOut]]:
+    """The preferences of a `.jsonl` or `.parquet` file, and the lines (from 1) that are none, with the reason.
+
+    Needs the fields prompt, chosen and rejected as text; fields it does not know are ignored. Raises ValueError when
+    the file as a whole cannot be read.
+    """
+    numbered: Iterable[tuple[int, str, object]]
+    if path.suffix == ".jsonl":
+        numbered = [_parse(n, raw) for n, raw in enumerate(path.read_bytes().split(b"\n"), 1) if raw.strip()]
+    elif path.suffix == ".parquet":
+        try:
+            rows = pq.read_table(path).to_pylist()
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{path} is not a Parquet file: {error}") from error
+        numbered = [(n, str(row), row) for n, row in enumerate(rows, 1)]
+    else:
+        raise ValueError(f"{path}: preferences are read from .jsonl or .parquet, not {path.suffix or 'no ending'}")
+    good: list[Preference] = []
+    bad: list[LeftOut] = []
+    for number, raw, row in numbered:
+        found = _from_row(row)
+        if isinstance(found, Preference):
+            good.append(found)
+        else:
+            bad.append(LeftOut("preferences", str(path), number, found, raw[:MAX_EXCERPT]))
+    return good, bad
+
+
+_SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("chosen", pa.string()),
+        ("rejected", pa.string()),
+        ("pair_id", pa.string()),
+        ("annotator", pa.string()),
+        ("chosen_finished", pa.bool_()),
+        ("rejected_finished", pa.bool_()),
+        ("margin", pa.float64()),
+        ("gold_margin", pa.float64()),
+    ]
+)
+
+
+def _parse(number: int, raw: bytes) -> tuple[int, str, object]:
+    text = raw.decode("utf-8", errors="replace")
+    try:
+        return number, text, json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        return number, text, ValueError(f"not JSON: {error}")
+
+
+def _from_row(row: object) -> Preference | str:
+    """The preference of a parsed row, or why it is none."""
+    if isinstance(row, ValueError):
+        return str(row)
+    if not isinstance(row, Mapping):
+        return f"a {type(row).__name__}, not an object with prompt, chosen and rejected"
+    for name in ("prompt", "chosen", "rejected"):
+        if row.get(name) is None:
+            return f"{name} is missing"
+        if not isinstance(row[name], str):
+            return f"{name} is {type(row[name]).__name__}, not text"
+    reason = defect(row["prompt"], row["chosen"], row["rejected"])
+    if reason:
+        return reason
+    optional: dict[str, Any] = {}
+    for name, kind in (("pair_id", str), ("annotator", str), ("chosen_finished", bool), ("rejected_finished", bool)):
+        if row.get(name) is not None:
+            if not isinstance(row[name], kind):
+                return f"{name} is {type(row[name]).__name__}, not {kind.__name__}"
+            optional[name] = row[name]
+    for name in ("margin", "gold_margin"):
+        number = row.get(name)
+        if number is not None:
+            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+                return f"{name} is {number!r}, not a finite number"
+            optional[name] = float(number)
+    made = Preference(row["prompt"], row["chosen"], row["rejected"], **optional)
+    if not made.pair_id:
+        a, b = Answer(made.chosen), Answer(made.rejected)
+        made = dataclasses.replace(made, pair_id=_pair_id(made.prompt, a, b))
+    return made

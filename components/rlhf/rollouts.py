@@ -1,0 +1,136 @@
+"""Sampled answers as tensors, and the log-probabilities of what was sampled.
+
+Shape suffixes: B sequences, T tokens, A = T - 1 actions (action t chooses token t+1), N response tokens of the whole
+batch, D model width, V vocabulary. Sequences are padded on the right, so a causal model never sees the padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.inference.engine import generate
+from components.inference.sampling import SamplingParams
+from components.model.transformer import Transformer
+
+Score = Callable[[Tensor, Tensor], Tensor]  # (tokens_BT, lengths_B) -> scores_B
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Prompts with one response each. `mask_BA` is true on response tokens (the end token included); `prompt_index`
+    says which prompt each row answers; `sampler_log_probs_BA` is what the generator reported (0 outside the mask)."""
+
+    tokens_BT: Tensor
+    lengths_B: Tensor
+    mask_BA: Tensor
+    finished_B: Tensor
+    prompt_index: tuple[int, ...]
+    responses: tuple[tuple[int, ...], ...]
+    sampler_log_probs_BA: Tensor
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    @property
+    def response_lengths_B(self) -> Tensor:
+        """Response tokens a row."""
+        return self.mask_BA.sum(1)
+
+    def trimmed(self, rows: Tensor) -> tuple[Tensor, Tensor, int]:
+        """tokens_BT and mask_BA of these rows, cut to the longest of them, and the number of actions left."""
+        longest = int(self.lengths_B[rows].max())
+        return self.tokens_BT[rows, :longest], self.mask_BA[rows, : longest - 1], longest - 1
+
+
+def pad_right(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Tokens [B, T] padded with 0 on the right, and lengths [B]."""
+    lengths = [len(tokens) for tokens in sequences]
+    tokens_BT = torch.zeros(len(sequences), max(lengths, default=0), dtype=torch.long)
+    for row, tokens in enumerate(sequences):
+        tokens_BT[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+    return tokens_BT, torch.tensor(lengths)
+
+
+def pack_responses(
+    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """tokens_BT, lengths_B and mask_BA of prompts that are each followed by a response of at least one token."""
+    tokens_BT, lengths_B = pad_right([[*p, *r] for p, r in zip(prompts, responses, strict=True)])
+    starts_B = torch.tensor([len(p) for p in prompts])
+    position_A = torch.arange(1, tokens_BT.shape[1])
+    mask_BA = (position_A >= starts_B[:, None]) & (position_A < lengths_B[:, None])
+    return tokens_BT, lengths_B, mask_BA
+
+
+def sample_rollout(
+    policy: Transformer, prompts: Sequence[Sequence[int]], prompt_index: Sequence[int], params: SamplingParams
+) -> Rollout:
+    """`params.num_samples` answers to each of `prompts[i] for i in prompt_index`; answers to one prompt are adjacent.
+
+    Raises ValueError for sampling that the trainer's log-probabilities would not describe.
+    """
+    if params.temperature <= 0 or params.top_k or params.top_p < 1 or params.ban_ids:
+        raise ValueError("rollouts sample the whole distribution at a temperature above 0: no top-k, top-p or ban")
+    groups = generate(policy, [prompts[i] for i in prompt_index], params)
+    completions = [c for group in groups for c in group]
+    index = tuple(i for i in prompt_index for _ in range(params.num_samples))
+    tokens_BT, lengths_B, mask_BA = pack_responses([prompts[i] for i in index], [c.tokens for c in completions])
+    log_probs_BA = torch.zeros(mask_BA.shape)
+    log_probs_BA[mask_BA] = torch.tensor([x for c in completions for x in c.log_probs])
+    return Rollout(
+        tokens_BT,
+        lengths_B,
+        mask_BA,
+        torch.tensor([c.finished for c in completions]),
+        index,
+        tuple(tuple(c.tokens) for c in completions),
+        log_probs_BA,
+    )
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """log_probs_BA of the chosen tokens and entropy_BA of the distributions that they were chosen from (nats, 0
+    outside the mask; entropy without gradient), and the routers' loss of a mixture of experts."""
+
+    log_probs_BA: Tensor
+    entropy_BA: Tensor
+    auxiliary_loss: Tensor
+
+
+def token_stats(policy: Transformer, tokens_BT: Tensor, mask_BA: Tensor, temperature: float = 1.0) -> TokenStats:
+    """One pass over tokens_BT; logits are made for the mask alone, which saves the prompts' and padding's share."""
+    hidden = policy.hidden(tokens_BT[:, :-1])
+    log_probs_NV = (policy.logits(hidden.x_BTD[mask_BA]).float() / temperature).log_softmax(-1)
+    log_probs_N = log_probs_NV.gather(1, tokens_BT[:, 1:][mask_BA][:, None])[:, 0]
+    with torch.no_grad():
+        entropy_N = -(log_probs_NV.exp() * log_probs_NV).sum(-1)
+    zeros_BA = torch.zeros(mask_BA.shape)
+    return TokenStats(
+        zeros_BA.masked_scatter(mask_BA, log_probs_N),
+        zeros_BA.masked_scatter(mask_BA, entropy_N),
+        hidden.auxiliary_loss(),
+    )
+
+
+def seeded(*words: int) -> np.random.Generator:
+    """A generator that depends on these numbers alone: all randomness of an iteration is a function of its index."""
+    return np.random.default_rng(list(words))
+
+
+def minibatch_rows(num_rows: int, num_minibatches: int, rng: np.random.Generator) -> list[Tensor]:
+    """A random partition of the rows into minibatches of nearly equal size."""
+    return [torch.from_numpy(part) for part in np.array_split(rng.permutation(num_rows), num_minibatches) if len(part)]
+
+
+def draw_prompts(num_prompts: int, count: int, rng: np.random.Generator) -> list[int]:
+    """`count` prompt indices without repetition until all were drawn once."""
+    drawn: list[int] = []
+    while len(drawn) < count:
+        drawn += rng.permutation(num_prompts).tolist()
+    return drawn[:count]
