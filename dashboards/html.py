@@ -214,11 +214,8 @@ def _pipeline(stages: Sequence[StageRow]) -> str:
             f'<td class="clock">{bar}</td><td class="l key">{escape(stage.key[:12])}</td></tr>'
         )
     cached = sum(stage.status == "cached" for stage in stages)
-    meaning = (
-        f"{len(stages)} stages; {cached} came from the cache and cost this run nothing."
-        if stages
-        else "No stage was recorded."
-    )
+    meaning = f"{len(stages)} stages" if stages else "No stage was recorded"
+    meaning += f"; {cached} came from the cache and cost this run nothing." if cached else "."
     names = (
         ("l", "stage"),
         ("l", "part"),

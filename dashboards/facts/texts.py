@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dashboards import wording
 from dashboards.rows import Row, RunRows, parsed
 
 A_STAGE = 3
@@ -37,7 +38,7 @@ def chosen_texts(rows: RunRows) -> tuple[Text, ...]:
 
 def _sample(label: str, row: Row) -> Text:
     scores = parsed(row["scores_json"])
-    words = [f"{name} {value:+.2f}" for name, value in scores.items() if isinstance(value, float | int)]
+    words = [f"{name} {wording.signed(value)}" for name, value in scores.items() if isinstance(value, float | int)]
     step = f"step {row['step']}" if row["step"] else ""
     return Text(label, _cut(row["prompt"]), _cut(row["completion"]), ", ".join([step, *words] if step else words))
 
@@ -51,7 +52,10 @@ def _answers(rows: Sequence[Row], strategy: str) -> list[Text]:
             completion = parsed(row["details_json"]).get("completion") or row["answer"]
             found.append(
                 Text(
-                    f"sft, {strategy}", _cut(row["prompt"]), _cut(str(completion)), f"{verdict}; target {row['target']}"
+                    f"sft, {strategy}",
+                    _cut(row["prompt"]),
+                    _cut(f"\n{str(completion).lstrip()}"),
+                    f"{verdict}; target {row['target']}",
                 )
             )
     return found

@@ -182,5 +182,7 @@ def grpo_figure(facts: GrpoFacts) -> Figure | None:
             drawn.axes.set_ylim(0, 1.02)
             percent_axis(drawn.axes)
         panels.append(drawn.svg)
-    caption = "Orange: accuracy before and after with 95% intervals. A group whose answers all score the same teaches nothing."
+    caption = (
+        "Orange: accuracy before and after, 95% intervals. A group whose answers all score the same teaches nothing."
+    )
     return Figure("grpo", caption, tuple(panels)) if panels else None
