@@ -20,7 +20,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -67,7 +67,9 @@ class Artifact:
 
     def to_json(self) -> str:
         """One JSON object on one line."""
-        return json.dumps({"kind": self.kind, "key": self.key, "facts": plain_json(self.facts, "facts")}, sort_keys=True)
+        return json.dumps(
+            {"kind": self.kind, "key": self.key, "facts": plain_json(self.facts, "facts")}, sort_keys=True
+        )
 
     @classmethod
     def from_json(cls, text: str | Mapping[str, Any]) -> Artifact:
@@ -210,7 +212,9 @@ class Store:
         else:
             folder = self._folder(key)
             try:
-                record = known if known and (folder / RECORD).exists() else self._parse(key, (folder / RECORD).read_text())
+                record = (
+                    known if known and (folder / RECORD).exists() else self._parse(key, (folder / RECORD).read_text())
+                )
             except (FileNotFoundError, NotADirectoryError):
                 record = None
             except UnicodeDecodeError as error:
@@ -251,7 +255,7 @@ class Store:
         if self._root.is_dir():
             for shelf in sorted(self._root.iterdir()):
                 if len(shelf.name) == 2 and shelf.is_dir():
-                    yield from sorted(name for name in os.listdir(shelf) if _KEY.fullmatch(name))
+                    yield from sorted(folder.name for folder in shelf.iterdir() if _KEY.fullmatch(folder.name))
 
     # Reading
 
@@ -305,10 +309,8 @@ class Store:
         else:
             aside = self._root / "damaged" / f"{key}-{durable.unique_suffix()}"
             aside.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.rename(self._folder(key), aside)
-            except FileNotFoundError:
-                pass  # another process was first
+            with suppress(FileNotFoundError):  # another process was first
+                self._folder(key).rename(aside)
             place = str(aside)
         message = f"artifact {key}: its file {file} {damage}; it was moved to {place}. Run again to rebuild it."
         _log.warning(message)
@@ -322,7 +324,7 @@ class Store:
         trash = self._root / ".tmp" / f"trash-{durable.unique_suffix()}"
         trash.parent.mkdir(parents=True, exist_ok=True)
         try:  # one rename first: nobody ever sees half an artifact
-            os.rename(self._folder(key), trash)
+            self._folder(key).rename(trash)
             found = True
         except FileNotFoundError:
             found = False
@@ -392,7 +394,7 @@ class Store:
         folder.parent.mkdir(parents=True, exist_ok=True)
         while True:
             try:
-                os.rename(tmp, folder)
+                tmp.rename(folder)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
@@ -417,7 +419,7 @@ class Store:
             (temporary / RECORD).write_text(record.to_json())
             folder.parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.rename(temporary, folder)
+                temporary.rename(folder)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise  # else another process fetched it meanwhile

@@ -92,7 +92,10 @@ class _Reached:
     imports: list[ast.AST] = field(default_factory=list)
 
     def modules(self, source: _Source, packages: tuple[str, ...]) -> list[str]:
-        nodes = [*self.imports, *(node for body in self.definitions.values() for item in body for node in ast.walk(item))]
+        nodes = [
+            *self.imports,
+            *(node for body in self.definitions.values() for item in body for node in ast.walk(item)),
+        ]
         return [name for node in nodes for name in _imported(node, source) if name.split(".")[0] in packages]
 
 
@@ -107,7 +110,11 @@ class _Strip(ast.NodeTransformer):
     def generic_visit(self, node: ast.AST) -> Any:
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = node.body[1:]
         return super().generic_visit(node)
 
@@ -208,7 +215,7 @@ def _only(item: ast.Import | ast.ImportFrom, name: str) -> ast.Import | ast.Impo
 def _without_marker(item: ast.stmt) -> ast.stmt:
     if not isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef)):
         return item
-    fields = {name: value for name, value in ast.iter_fields(item)}
+    fields = dict(ast.iter_fields(item))
     fields["decorator_list"] = [node for node in item.decorator_list if _last_name(node) not in _MARKERS]
     return type(item)(**fields, lineno=item.lineno)
 

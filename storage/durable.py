@@ -62,7 +62,7 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             fsync_file(temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         fsync_folder(path.parent)

@@ -93,9 +93,7 @@ def digest(obj: Any, name: str = "config") -> str:
     return hashlib.sha256(canonical_json(obj, name).encode()).hexdigest()
 
 
-def artifact_key(
-    stage: str, config: Any, inputs: Mapping[str, str | list[str]], code: Mapping[str, str]
-) -> str:
+def artifact_key(stage: str, config: Any, inputs: Mapping[str, str | list[str]], code: Mapping[str, str]) -> str:
     """Key of what `stage` makes from this identity config, these input keys, and this code. 64 hex digits.
 
     Args:

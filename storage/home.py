@@ -76,7 +76,7 @@ class Home:
         return folder
 
     def scratch(self, key: str) -> Path:
-        """Folder where an unfinished stage keeps what it resumes from; survives a kill, the stage's caller removes it."""
+        """Folder where an unfinished stage keeps what it resumes from; the stage's caller removes it."""
         folder = self.local / "scratch" / _file_name(key)
         folder.mkdir(parents=True, exist_ok=True)
         return folder

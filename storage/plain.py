@@ -36,4 +36,6 @@ def plain_json(value: Any, where: str) -> Any:
         return float(value) if math.isfinite(value) else None
     if type(value).__name__ in ("bool", "bool_"):  # numpy's truth value is neither a number nor a bool
         return bool(value)
-    raise TypeError(f"{where}: got a {type(value).__name__}; takes JSON values (number, string, bool, list, dict, None)")
+    raise TypeError(
+        f"{where}: got a {type(value).__name__}; takes JSON values (number, string, bool, list, dict, None)"
+    )

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from storage.home import Home
 from storage.tables import SCHEMAS, TableError
 
-# Without the `group`s these could be one query each; as views over views they stay in step with each other.
+# Views over views: `run_costs` and `run_leaderboard` tell of every run, `stage_costs` and `leaderboard` of the newest.
 VIEWS: dict[str, str] = {
     # One row a run, newest first. A run that was killed has no end: its status stays 'running'.
     "latest_runs": """
@@ -44,11 +44,14 @@ VIEWS: dict[str, str] = {
     # Last word on each stage of each run: a stage that failed and then ran has two rows in `stages`.
     "run_stages": """
         SELECT * FROM stages
-        QUALIFY row_number() OVER (PARTITION BY run_id, label ORDER BY ended_at DESC NULLS LAST, started_at DESC) = 1""",
+        QUALIFY row_number() OVER (
+            PARTITION BY run_id, label ORDER BY ended_at DESC NULLS LAST, started_at DESC) = 1
+        ORDER BY run_id, started_at, label""",
     # What each stage of each run cost when its artifact was made, by this run or by an earlier one.
     # A key that two labels share was paid for once.
     "run_costs": """
-        SELECT s.run_id, s.stage, s.label, s."group", s.status, s.key, c.run_id AS paid_by_run, c.* EXCLUDE (run_id, key)
+        SELECT s.run_id, s.stage, s.label, s."group", s.status, s.key, c.run_id AS paid_by_run,
+               c.* EXCLUDE (run_id, key)
         FROM (SELECT * FROM run_stages WHERE status <> 'failed'
               QUALIFY row_number() OVER (PARTITION BY run_id, key ORDER BY started_at, label) = 1) s
         JOIN (SELECT key, max(run_id) AS run_id, sum(tokens)::BIGINT AS tokens, sum(flops) AS flops,
@@ -69,8 +72,8 @@ VIEWS: dict[str, str] = {
                    (p + z * z / (2 * nullif(n, 0))) / scale AS middle,
                    z * sqrt(p * (1 - p) / nullif(n, 0) + z * z / (4 * nullif(n, 0) ** 2)) / scale AS half
             FROM answered)
-        SELECT run_id, suite, model, strategy, n, p AS accuracy, greatest(0, middle - half) AS low,
-               least(1, middle + half) AS high, score, tokens_per_item, seconds_per_item
+        SELECT run_id, suite, model, strategy, n, p AS accuracy, if(n > 0, greatest(0, middle - half), NULL) AS low,
+               if(n > 0, least(1, middle + half), NULL) AS high, score, tokens_per_item, seconds_per_item
         FROM wilson ORDER BY suite, accuracy DESC, tokens_per_item, model, strategy""",
     "leaderboard": "SELECT * FROM run_leaderboard WHERE run_id IN (SELECT run_id FROM current_run)",
     # Metrics of the newest run's alignment and reasoning stages that tell of reward and its price, long form.
@@ -185,7 +188,8 @@ def format_table(table: pa.Table, format: Format, out: IO[Any] | str | Path) -> 
     if format not in FORMATS:
         raise ValueError(f"format {format!r}: takes {', '.join(FORMATS)}")
     if isinstance(out, (str, Path)):
-        with open(out, "wb") if format == "parquet" else open(out, "w", encoding="utf-8", newline="") as stream:
+        binary = format == "parquet"
+        with Path(out).open("wb" if binary else "w", encoding=None if binary else "utf-8") as stream:
             format_table(table, format, stream)
         return
     if format == "parquet":

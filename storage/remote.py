@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,8 @@ class RemoteStore:
         """Take the record away so that nobody reads the artifact; returns where it went."""
         target = f"{self.root}/damaged/{key}-{durable.unique_suffix()}.json"
         self.fs.makedirs(f"{self.root}/damaged", exist_ok=True)
-        try:
+        with suppress(FileNotFoundError):  # another process was first
             self.fs.mv(f"{self._place(key)}/{RECORD}", target)
-        except FileNotFoundError:
-            pass  # another process was first
         self.fs.invalidate_cache()
         self._folders.pop(key, None)
         return self._url(target)

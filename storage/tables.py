@@ -50,9 +50,7 @@ def _schema(columns: str) -> pa.Schema:
 # has only its own `stages` row with the same key, so reports join `stages USING (key)`.
 SCHEMAS: dict[str, pa.Schema] = {
     # event: started | ended; status: running | completed | failed | interrupted
-    "runs": _schema(
-        "run_id:str event:str status:str name:str? profile:str? time:time config_json:str? host_json:str?"
-    ),
+    "runs": _schema("run_id:str event:str status:str name:str? profile:str? time:time config_json:str? host_json:str?"),
     # label: unique in the run, "ppo[beta=0.1]"; status: ran | cached | failed; seconds: wall clock
     # group: data | pretraining | sft | rlhf | scaling | emergence | moe | reasoning | cost | report
     "stages": _schema(
@@ -159,7 +157,9 @@ class Tables:
         """
         schema = _check_table(table)
         if not _PART.fullmatch(part):
-            raise TableError(f"{table}: part name {part!r}: takes letters, digits and . _ - (an artifact key, a run id)")
+            raise TableError(
+                f"{table}: part name {part!r}: takes letters, digits and . _ - (an artifact key, a run id)"
+            )
         content = _from_table(table, schema, rows) if isinstance(rows, pa.Table) else _from_rows(table, schema, rows)
         if self.is_remote:
             sink = pa.BufferOutputStream()
@@ -167,9 +167,12 @@ class Tables:
             self._fs.makedirs(f"{self._root}/{table}", exist_ok=True)
             self._fs.pipe_file(f"{self._root}/{table}/{part}.parquet", sink.getvalue().to_pybytes())
         else:
-            with self._compaction_lock(table, shared=True), durable.replacing(self.path(table) / f"{part}.parquet") as f:
+            with (
+                self._compaction_lock(table, shared=True),
+                durable.replacing(self.path(table) / f"{part}.parquet") as f,
+            ):
                 pq.write_table(content, f, compression="zstd")
-        return content.num_rows
+        return int(content.num_rows)
 
     def dataset(self, table: str) -> pads.Dataset:
         """A table as it lies now, unread.
@@ -233,8 +236,10 @@ class Tables:
             schema = _check_table(table)
             try:
                 merged[table] = self._compact(table, schema)
-            except pa.ArrowException as error:
-                raise TableError(self.damage(table) or f"{table}: cannot be compacted: {error}") from error
+            except (pa.ArrowException, OSError) as error:
+                if damage := self.damage(table):
+                    raise TableError(damage) from error
+                raise
         return merged
 
     def _compact(self, table: str, schema: pa.Schema) -> int:
@@ -300,7 +305,7 @@ class Tables:
         def once() -> list[str]:
             try:
                 if not self.is_remote:
-                    found = os.listdir(f"{self._root}/{table}")
+                    found = [path.name for path in Path(self._root, table).iterdir()]
                 else:
                     self._fs.invalidate_cache()
                     found = [str(path).rsplit("/", 1)[1] for path in self._fs.ls(f"{self._root}/{table}", detail=False)]
@@ -342,7 +347,7 @@ class Tables:
         if self.is_remote:
             self._fs.rm_file(path)
         else:
-            os.unlink(path)
+            Path(path).unlink()
 
 
 def _check_table(table: str) -> pa.Schema:
@@ -357,10 +362,14 @@ def _with_part(schema: pa.Schema) -> pa.Schema:
 
 def _check_columns(table: str, schema: pa.Schema, names: Sequence[str], where: str) -> None:
     if unknown := [name for name in names if name not in schema.names]:
-        raise TableError(f"{where}: unknown column {', '.join(map(repr, unknown))}; {table} has {', '.join(schema.names)}")
+        raise TableError(
+            f"{where}: unknown column {', '.join(map(repr, unknown))}; {table} has {', '.join(schema.names)}"
+        )
     required = [field.name for field in schema if not field.nullable]
     if missing := [name for name in required if name not in names]:
-        raise TableError(f"{where}: missing column {', '.join(map(repr, missing))}; {table} needs {', '.join(required)}")
+        raise TableError(
+            f"{where}: missing column {', '.join(map(repr, missing))}; {table} needs {', '.join(required)}"
+        )
 
 
 def _from_table(table: str, schema: pa.Schema, rows: pa.Table) -> pa.Table:
@@ -408,9 +417,9 @@ def _from_rows(table: str, schema: pa.Schema, rows: Sequence[Mapping[str, Any]])
 
 
 def _integer(value: Any) -> int:
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        whole = int(value)
-    elif isinstance(value, float) and value.is_integer():
+    if (isinstance(value, numbers.Integral) and not isinstance(value, bool)) or (
+        isinstance(value, float) and value.is_integer()
+    ):
         whole = int(value)
     else:
         raise TypeError("not a whole number")

@@ -103,7 +103,7 @@ def _quiet() -> Iterator[None]:
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # its 7 make a server that is away cost minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    import mlflow.tracking  # noqa: F401 - it sets its loggers' levels when it is imported
+    import mlflow.tracking
     import mlflow.utils.logging_utils  # noqa: F401
 
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
@@ -190,7 +190,9 @@ class _Mirror:
             return
         keys = [stage["key"] for stage in behind]
         metrics = self._metrics(keys)
-        costs = {row["key"]: row for row in self._by_run("run_costs", [behind[0]["run_id"]]).get(behind[0]["run_id"], [])}
+        costs = {
+            row["key"]: row for row in self._by_run("run_costs", [behind[0]["run_id"]]).get(behind[0]["run_id"], [])
+        }
         for stage in behind:
             found = there.get(stage["label"])
             self._mirror_stage(place, parent, found, stage, metrics.get(stage["key"], []), costs.get(stage["key"], {}))
@@ -317,7 +319,6 @@ class _Mirror:
 
 def flatten(settings: str | Mapping[str, Any] | None, prefix: str = "") -> dict[str, str]:
     """Nested settings (or their JSON text) as dotted names with text values; lists of plain values stay one value."""
-    tree = _parsed(settings)
     flat: dict[str, str] = {}
 
     def walk(value: Any, path: str) -> None:
@@ -330,7 +331,9 @@ def flatten(settings: str | Mapping[str, Any] | None, prefix: str = "") -> dict[
         elif path:
             flat[path] = value if isinstance(value, str) else json.dumps(value)
 
-    walk(tree, prefix)
+    tree = _parsed(settings)
+    if tree:
+        walk(tree, prefix)
     return flat
 
 
@@ -384,4 +387,3 @@ def _cut(value: str) -> str:
         return value
     more = f"… ({len(value)} characters in all)"
     return value[: _LONGEST_VALUE - len(more)] + more
-

@@ -118,7 +118,11 @@ def test_key_is_the_same_in_another_process() -> None:
     )
     # Another hash seed: the order of sets and of hashes must not leak in.
     run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"},
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONHASHSEED": "7"},
         cwd=Path(__file__).parents[2],
     )
     assert run.stdout.strip() == artifact_key("s", {"a": "é", "b": 0.1}, {"x": ["1", "2"]}, {})

@@ -49,7 +49,10 @@ def test_scratch_of_a_strange_name_stays_inside(tmp_path: Path) -> None:
 
 
 def test_a_lock_keeps_threads_and_processes_out_until_its_holder_dies(tmp_path: Path) -> None:
-    program = "import sys, time; from storage.home import Home\nwith Home(sys.argv[1]).lock('k'): print(1, flush=True); time.sleep(60)"
+    program = (
+        "import sys, time; from storage.home import Home\n"
+        "with Home(sys.argv[1]).lock('k'): print(1, flush=True); time.sleep(60)"
+    )
     holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT)
     assert holder.stdout and holder.stdout.readline()
     home = Home(tmp_path)

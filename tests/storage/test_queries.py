@@ -1,0 +1,269 @@
+"""SQL sees the tables and nothing else; the named views give hand-computed numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage.home import Home
+from storage.queries import VIEWS, QueryError, connect, format_table, query
+from storage.tables import SCHEMAS, TableError
+
+START = datetime(2026, 11, 22, 14, 3, tzinfo=UTC)
+PPO, SFT = "a" * 64, "b" * 64
+
+
+def rows(home: Home, sql: str, params: Any = None) -> list[dict[str, Any]]:
+    return query(home, sql, params).to_pylist()
+
+
+def event(run: str, event: str, status: str, minute: float) -> dict[str, Any]:
+    time = START + timedelta(minutes=minute)
+    return {"run_id": run, "event": event, "status": status, "name": "life", "profile": "laptop", "time": time}
+
+
+def stage(run: str, label: str, key: str, status: str, minute: float, group: str = "rlhf") -> dict[str, Any]:
+    time = START + timedelta(minutes=minute)
+    return {
+        "run_id": run, "stage": label.split("[")[0], "label": label, "key": key, "status": status, "group": group,
+        "started_at": time, "ended_at": time + timedelta(seconds=30), "seconds": 30.0,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """Two runs: r1 made sft and ppo (ppo failed first), r2 found both cached, shares ppo between two labels."""
+    home = Home(tmp_path)
+    write = home.tables.write
+    write("runs", "r1-started", [event("r1", "started", "running", 0)])
+    write("runs", "r1-ended", [event("r1", "ended", "completed", 10)])
+    write("runs", "r2-started", [event("r2", "started", "running", 20)])
+    write("stages", "r1-sft", [stage("r1", "sft", SFT, "ran", 1, "sft")])
+    write("stages", "r1-ppo-failed", [stage("r1", "ppo", PPO, "failed", 2)])
+    write("stages", "r1-ppo", [stage("r1", "ppo", PPO, "ran", 3)])
+    cached = [("sft", SFT, "sft"), ("ppo", PPO, "rlhf"), ("ppo[again]", PPO, "rlhf")]
+    write("stages", "r2-cached", [stage("r2", label, key, "cached", 20, group) for label, key, group in cached])
+    for key, name, usd in ((SFT, "sft", 0.25), (PPO, "ppo", 0.5)):
+        write("costs", key, [{"run_id": "r1", "key": key, "stage": name, "usd": usd, "tokens": 100, "hardware": "cpu"}])
+    answers = [(f"i{n}", n < 80, 4 + n % 2) for n in range(100)]
+    common = {"run_id": "r1", "key": SFT, "stage": "evaluate", "suite": "chains", "model": "sft"}
+    greedy = [
+        {**common, "strategy": "greedy", "item_id": i, "correct": c, "score": float(c), "completion_tokens": t}
+        for i, c, t in answers
+    ]
+    vote = [{**common, "strategy": "vote", "item_id": f"i{n}", "correct": True} for n in range(10)]
+    write("evals", SFT, greedy + vote)
+    write("evals", "c" * 64, [{**greedy[0], "key": "c" * 64}])  # of no stage in any run
+    metrics = [(0, "reward", 0.0), (1, "reward", 1.5), (1, "kl", 0.1), (1, "tokens_per_second", 9.0)]
+    at = {"run_id": "r1", "key": PPO, "stage": "ppo", "time": START}
+    write("metrics", PPO, [{**at, "step": s, "name": n, "value": v} for s, n, v in metrics])
+    return home
+
+
+def test_tables_without_rows_are_there_with_their_columns(tmp_path: Path) -> None:
+    with connect(Home(tmp_path)) as connection:
+        for table, schema in SCHEMAS.items():
+            assert connection.sql(f"FROM {table}").columns == schema.names
+        for view in VIEWS:
+            assert connection.sql(f"FROM {view}").fetchall() == []
+        listed = {name for (name,) in connection.sql("SHOW TABLES").fetchall()}
+    assert listed == {*SCHEMAS, *VIEWS}
+
+
+def test_parameters(home: Home) -> None:
+    assert rows(home, "SELECT sum(usd) AS usd FROM costs WHERE stage = ?", ["ppo"]) == [{"usd": 0.5}]
+    assert rows(home, "SELECT $a + 1 AS b", {"a": 1}) == [{"b": 2}]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM read_parquet('https://example.com/x.parquet')",
+        "SELECT * FROM glob('/etc/*')",
+        "SELECT * FROM query('COPY (SELECT 1) TO ''/tmp/lifespan-test-copy''')",
+        "SELECT * FROM sniff_csv('/etc/passwd')",
+    ],
+)
+def test_no_file_can_be_reached(home: Home, sql: str) -> None:
+    with pytest.raises(QueryError):
+        query(home, sql)
+    with connect(home) as connection, pytest.raises(duckdb.Error):
+        connection.execute(sql)
+    assert not Path("/tmp/lifespan-test-copy").exists()
+
+
+def test_the_lock_on_files_cannot_be_undone(home: Home) -> None:
+    with connect(home) as connection:
+        for sql in ("SET enable_external_access = true", "SET allowed_directories = ['/']", "INSTALL httpfs"):
+            with pytest.raises(duckdb.Error):
+                connection.execute(sql)
+        with pytest.raises(duckdb.Error):
+            connection.execute("ATTACH '/tmp/lifespan-test.db'")
+
+
+def test_variables_of_the_program_are_no_tables(home: Home) -> None:
+    secret = pa.table({"a": [1]})
+    with pytest.raises(QueryError, match="secret does not exist"):
+        query(home, "SELECT * FROM secret")
+    assert secret.num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("DROP VIEW leaderboard", "only reads: use SELECT; got a statement of kind DROP"),
+        ("COPY runs TO '/tmp/x.csv'", "kind COPY"),
+        ("SET threads = 1", "kind SET"),
+        ("SELECT 1; DROP VIEW leaderboard", "one SELECT statement; got 2"),
+        ("", "got no statement"),
+        ("PIVOT stages ON status USING count(*)", r"ON column IN"),
+        ("SELEC 1", "syntax error"),
+        ("SELECT group FROM stages", 'column "group" needs its quotes'),
+        ("SELECT * FROM metric", r"Did you mean \"metrics\"[\s\S]*Views: latest_runs"),
+        ("SELECT valu FROM metrics", "valu"),
+    ],
+)
+def test_statements_that_are_no_query_are_explained(home: Home, sql: str, message: str) -> None:
+    with pytest.raises(QueryError, match=message):
+        query(home, sql)
+
+
+def test_a_damaged_part_is_named(home: Home) -> None:
+    file = home.tables.path("costs") / f"{PPO}.parquet"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(TableError, match=f"{PPO}.parquet"):
+        query(home, "SELECT sum(usd) FROM costs")
+    assert rows(home, "SELECT count(*) AS n FROM evals") == [{"n": 111}]
+
+
+def test_runs(home: Home) -> None:
+    newest, oldest = rows(home, "FROM latest_runs")
+    assert (newest["run_id"], newest["status"], newest["ended_at"], newest["cached"]) == ("r2", "running", None, 3)
+    assert (oldest["run_id"], oldest["status"], oldest["seconds"], oldest["ran"]) == ("r1", "completed", 600, 1 + 1)
+    assert [row["run_id"] for row in rows(home, "FROM current_run")] == ["r2"]
+
+
+def test_the_last_word_on_a_stage_counts(home: Home) -> None:
+    found = rows(home, "SELECT label, status FROM run_stages WHERE run_id = 'r1' ORDER BY label")
+    assert found == [{"label": "ppo", "status": "ran"}, {"label": "sft", "status": "ran"}]
+
+
+def test_costs_of_cached_stages_are_those_of_the_run_that_paid_and_count_once(home: Home) -> None:
+    found = rows(home, "SELECT label, status, paid_by_run, usd, tokens FROM stage_costs ORDER BY label")
+    assert found == [
+        {"label": "ppo", "status": "cached", "paid_by_run": "r1", "usd": 0.5, "tokens": 100},
+        {"label": "sft", "status": "cached", "paid_by_run": "r1", "usd": 0.25, "tokens": 100},
+    ]
+    assert rows(home, "SELECT run_id, sum(usd) AS usd FROM run_costs GROUP BY ALL ORDER BY ALL") == [
+        {"run_id": "r1", "usd": 0.75},
+        {"run_id": "r2", "usd": 0.75},
+    ]
+
+
+def test_leaderboard_has_wilsons_interval(home: Home) -> None:
+    vote, greedy = rows(home, "FROM leaderboard")
+    # Wilson (1927) for 80 of 100 at 95%: [0.7112, 0.8666]; for 10 of 10: [0.7225, 1].
+    assert (greedy["n"], greedy["accuracy"], greedy["tokens_per_item"]) == (100, 0.8, 4.5)
+    assert (greedy["low"], greedy["high"]) == pytest.approx((0.711170, 0.866633), abs=2e-6)
+    assert (vote["n"], vote["accuracy"], vote["high"], vote["run_id"]) == (10, 1.0, 1.0, "r2")
+    assert vote["low"] == pytest.approx(0.722467, abs=2e-6)
+
+
+def test_leaderboard_of_ungraded_items_has_no_accuracy(home: Home) -> None:
+    common = {"run_id": "r1", "key": PPO, "stage": "e", "suite": "open", "model": "m", "strategy": "s"}
+    home.tables.write("evals", PPO, [{**common, "item_id": "1", "score": 0.5}])
+    (row,) = rows(home, "FROM leaderboard WHERE suite = 'open'")
+    assert (row["n"], row["accuracy"], row["low"], row["high"], row["score"]) == (0, None, None, None, 0.5)
+
+
+def test_reward_curves(home: Home) -> None:
+    found = rows(home, "SELECT label, name, step, value FROM reward_curves WHERE label = 'ppo'")
+    assert [tuple(row.values()) for row in found] == [
+        ("ppo", "kl", 1, 0.1),
+        ("ppo", "reward", 0, 0.0),
+        ("ppo", "reward", 1, 1.5),
+    ]
+
+
+def test_views_read_compacted_tables(home: Home) -> None:
+    before = {view: rows(home, f"FROM {view}") for view in VIEWS}
+    assert home.tables.compact()["stages"] == 4
+    assert {view: rows(home, f"FROM {view}") for view in VIEWS} == before
+
+
+RESULT = pa.table(
+    {
+        "name": ['a,\n"b"', None],
+        "value": [1.5, math.nan],
+        "n": [2**53 + 1, None],
+        "time": pa.array([START, None], pa.timestamp("us", tz="UTC")),
+        "list": [[1.0, math.inf], []],
+    }
+)
+
+
+def written(format: Any, table: pa.Table = RESULT) -> str:
+    out = io.StringIO()
+    format_table(table, format, out)
+    return out.getvalue()
+
+
+def test_csv_is_read_back() -> None:
+    first, second = list(csv.DictReader(io.StringIO(written("csv"))))
+    assert first["name"] == 'a,\n"b"' and first["n"] == "9007199254740993"
+    assert first["time"] == "2026-11-22T14:03:00+00:00"
+    assert (second["name"], second["n"], second["value"]) == ("", "", "nan")
+
+
+def test_json_is_strict() -> None:
+    def no_constant(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    first, second = json.loads(written("json"), parse_constant=no_constant)
+    assert first["time"] == "2026-11-22T14:03:00+00:00" and first["list"] == [1.0, None]
+    assert second == {"name": None, "value": None, "n": None, "time": None, "list": []}
+    doubled = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"])
+    assert json.loads(written("json", doubled)) == [{"x": 1, "x_2": 2}]
+    assert json.loads(written("json", RESULT.slice(0, 0))) == []
+
+
+def test_parquet_is_read_back_and_kept_from_terminals(tmp_path: Path) -> None:
+    format_table(RESULT, "parquet", tmp_path / "x.parquet")
+    assert pq.read_table(tmp_path / "x.parquet").schema == RESULT.schema
+    binary = io.BytesIO()
+    format_table(RESULT, "parquet", binary)
+    assert pq.read_table(io.BytesIO(binary.getvalue())).num_rows == 2
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    with pytest.raises(ValueError, match="redirect"):
+        format_table(RESULT, "parquet", Terminal())
+    with pytest.raises(ValueError, match="takes table, csv, json, parquet"):
+        format_table(RESULT, "xml", io.StringIO())  # type: ignore[arg-type]
+
+
+def test_text_aligns_numbers_to_the_right() -> None:
+    table = pa.table({"stage": ["pretrain", "ppo"], "usd": [0.123456789, 12.0], "ok": [True, None]})
+    assert written("table", table).splitlines() == [
+        "stage          usd  ok",
+        "────────  ────────  ────",
+        "pretrain  0.123457  true",
+        "ppo             12",
+        "(2 rows)",
+    ]
+    assert "…" in written("table", pa.table({"x": ["y" * 100]}))
