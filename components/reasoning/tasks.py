@@ -90,6 +90,19 @@ def chain_suite(seed: int, difficulties: tuple[int, ...], per_difficulty: int) -
     return list(suite.values())
 
 
+@dataclass(frozen=True)
+class SuiteConfig:
+    """The held-out chains that every evaluation shares: `per_difficulty` problems of each number of operations."""
+
+    difficulties: tuple[int, ...] = (2, 4, 6, 8)
+    per_difficulty: int = 100
+    seed: int = 1
+
+    def problems(self) -> list[Problem]:
+        """The items, in a fixed order."""
+        return chain_suite(self.seed, self.difficulties, self.per_difficulty)
+
+
 _LAST_NUMBER = re.compile(r"-?\d+")
 
 

@@ -1,0 +1,48 @@
+"""The conversations of supervised fine-tuning: seeded problems (answered at once or worked) and requested stories."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from components.data.conversations import Conversation
+from components.data.stories import generate_story_conversations
+from components.reasoning.tasks import Style, chain_problem, prompt, response
+
+
+@dataclass(frozen=True)
+class InstructionConfig:
+    """num_conversations: how many. story_share: share of stories; the rest are problems of 1 to max_difficulty
+    operations. worked_share: share of problems whose answer is worked, not direct."""
+
+    num_conversations: int = 12_000
+    story_share: float = 0.3
+    worked_share: float = 0.5
+    max_difficulty: int = 6
+    valid_share: float = 0.03
+
+    def __post_init__(self) -> None:
+        for name in ("story_share", "worked_share", "valid_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it takes a share from 0 to 1")
+        if self.num_conversations < 1 or self.max_difficulty < 1:
+            raise ValueError("num_conversations and max_difficulty take a number of at least 1")
+
+
+def generate_conversations(config: InstructionConfig, seed: int, held_out: frozenset[str]) -> Iterator[Conversation]:
+    """`num_conversations` conversations; no problem whose question is in `held_out` (the evaluation set) is used."""
+    rng = random.Random(f"instruction-{seed}")
+    stories = generate_story_conversations(seed)
+    made = 0
+    while made < config.num_conversations:
+        if rng.random() < config.story_share:
+            request, told = next(stories)
+            yield Conversation.turn(request, told, "stories")
+        else:
+            problem = chain_problem(rng, rng.randint(1, config.max_difficulty))
+            if problem.question in held_out:
+                continue
+            style: Style = "worked" if rng.random() < config.worked_share else "direct"
+            yield Conversation.turn(prompt(problem, style), response(problem, style), style)
+        made += 1
