@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from components.inference.engine import generate
@@ -45,6 +46,38 @@ class Rollout:
         """tokens_BT and mask_BA of these rows, cut to the longest of them, and the number of actions left."""
         longest = int(self.lengths_B[rows].max())
         return self.tokens_BT[rows, :longest], self.mask_BA[rows, : longest - 1], longest - 1
+
+    def rows(self, rows: Tensor) -> Rollout:
+        """These rows only."""
+        picked = rows.tolist()
+        return Rollout(
+            self.tokens_BT[rows],
+            self.lengths_B[rows],
+            self.mask_BA[rows],
+            self.finished_B[rows],
+            tuple(self.prompt_index[i] for i in picked),
+            tuple(self.responses[i] for i in picked),
+            self.sampler_log_probs_BA[rows],
+        )
+
+
+def join_rollouts(parts: Sequence[Rollout]) -> Rollout:
+    """All rows of the parts in their order, padded to the longest."""
+    longest = max(int(part.lengths_B.max()) for part in parts)
+
+    def join(tensors: Sequence[Tensor], width: int) -> Tensor:
+        padded = [F.pad(x[:, :width], (0, width - min(width, x.shape[1]))) for x in tensors]
+        return torch.cat(padded)
+
+    return Rollout(
+        join([part.tokens_BT for part in parts], longest),
+        torch.cat([part.lengths_B for part in parts]),
+        join([part.mask_BA for part in parts], longest - 1),
+        torch.cat([part.finished_B for part in parts]),
+        tuple(i for part in parts for i in part.prompt_index),
+        tuple(r for part in parts for r in part.responses),
+        join([part.sampler_log_probs_BA for part in parts], longest - 1),
+    )
 
 
 def pad_right(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,161 @@
+"""Direct preference optimisation: the policy learns from pairs without a reward model (Rafailov et al. 2023, arXiv
+2305.18290), with IPO (Azar et al. 2023), hinge (Zhao et al. 2023) and robust (Chowdhury et al. 2024) losses.
+
+Shape suffixes: B pairs, T tokens, A = T - 1 actions.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from components.model.transformer import Transformer
+from components.rlhf.reward_model import TokenPair
+from components.rlhf.rollouts import pack_responses, seeded, token_stats
+from components.training.language_model import load_state_tensors, state_tensors
+from components.training.optimizers import Optimizer, OptimizerConfig, clip_gradients
+from components.training.schedules import ScheduleConfig, lr_factor
+
+DPOLoss = Literal["sigmoid", "ipo", "hinge", "robust"]
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """beta: strength of the tie to the reference. label_smoothing: the share of wrong labels that `robust` (below 0.5)
+    assumes, or how far `sigmoid` hedges. IPO compares log-probabilities a token (length-normalised)."""
+
+    epochs: int = 2
+    batch_pairs: int = 32
+    loss: DPOLoss = "sigmoid"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    max_grad_norm: float = 1.0
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.0, adamw_lr=3e-4))
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("linear", warmup_steps=5))
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("sigmoid", "ipo", "hinge", "robust"):
+            raise ValueError(f"dpo.loss is {self.loss!r}: it takes sigmoid, ipo, hinge or robust")
+        if self.beta <= 0:
+            raise ValueError(f"dpo.beta is {self.beta}: give a number above 0")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"dpo.label_smoothing is {self.label_smoothing}: give a share from 0 to below 0.5")
+
+
+def dpo_loss(margin_B: Tensor, loss: DPOLoss, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """Loss of each pair, from margin = log π/π_ref(chosen) − log π/π_ref(rejected).
+
+    sigmoid: −(1−ε) log σ(βm) − ε log σ(−βm). hinge: max(0, 1 − βm). ipo: (m − 1/(2β))², m a token.
+    robust: (−(1−ε) log σ(βm) + ε log σ(−βm)) / (1 − 2ε), unbiased under labels flipped at rate ε.
+    """
+    x_B = beta * margin_B
+    if loss == "hinge":
+        return (1 - x_B).clamp_min(0)
+    if loss == "ipo":
+        return (margin_B - 1 / (2 * beta)).square()
+    kept_B, flipped_B = -F.logsigmoid(x_B), -F.logsigmoid(-x_B)
+    if loss == "robust":
+        return ((1 - label_smoothing) * kept_B - label_smoothing * flipped_B) / (1 - 2 * label_smoothing)
+    return (1 - label_smoothing) * kept_B + label_smoothing * flipped_B
+
+
+@dataclass
+class DPOState:
+    """All that a step changes; `tensors` and `load_tensors` round-trip it bit for bit."""
+
+    policy: Transformer
+    optimizer: Optimizer
+    step: int
+
+    @classmethod
+    def start(cls, reference: Transformer, config: DPOConfig) -> DPOState:
+        """The policy begins as a copy of the reference."""
+        policy = copy.deepcopy(reference).requires_grad_(True)
+        return cls(policy, Optimizer(policy, config.optimizer), 0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as tensors, by name."""
+        return state_tensors(self.policy, self.optimizer) | {"step": torch.tensor(self.step)}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        load_state_tensors(self.policy, self.optimizer, dict(tensors))
+        self.step = int(tensors["step"])
+
+
+def response_log_probs(
+    policy: Transformer, pairs: Sequence[TokenPair], per_token: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability of each pair's chosen and rejected answer given the prompt, [B] each in nats (a token with
+    `per_token`), and the routers' loss; one pass over both."""
+    answers = [p.chosen for p in pairs] + [p.rejected for p in pairs]
+    starts = [p.num_prompt for p in pairs] * 2
+    tokens_BT, _, mask_BA = pack_responses(
+        [a[:n] for a, n in zip(answers, starts, strict=True)], [a[n:] for a, n in zip(answers, starts, strict=True)]
+    )
+    stats = token_stats(policy, tokens_BT, mask_BA)
+    sums = stats.log_probs_BA.sum(1)
+    if per_token:
+        sums = sums / mask_BA.sum(1)
+    chosen_B, rejected_B = sums.chunk(2)
+    return chosen_B, rejected_B, stats.auxiliary_loss
+
+
+def dpo(
+    state: DPOState, reference: Transformer, pairs: Sequence[TokenPair], config: DPOConfig, seed: int
+) -> Iterator[dict[str, float]]:
+    """Improve `state.policy` in place; yields metrics after each step, when `state` is fit to be saved.
+
+    The batch of a step depends on (seed, step) alone. `loss/policy` of the first step is ln 2 (sigmoid), since the
+    policy is still the reference. A falling log_probs/chosen is a warning: the policy forgets good answers too.
+    Raises ValueError without pairs, or for a pair whose prompt or answer is empty.
+    """
+    if not pairs:
+        raise ValueError("no pairs to learn from")
+    for index, pair in enumerate(pairs):
+        if not 0 < pair.num_prompt < min(len(pair.chosen), len(pair.rejected)):
+            raise ValueError(f"pair {index}: num_prompt is {pair.num_prompt}; prompt and answers need a token each")
+    per_epoch = -(-len(pairs) // config.batch_pairs)
+    total = config.epochs * per_epoch
+    per_token = config.loss == "ipo"
+    while state.step < total:
+        began = time.perf_counter()
+
+        # 1. The pairs of this step.
+        epoch, within = divmod(state.step, per_epoch)
+        order = seeded(seed, 3, epoch).permutation(len(pairs))
+        batch = [pairs[i] for i in order[within * config.batch_pairs : (within + 1) * config.batch_pairs]]
+
+        # 2. Log-ratios of policy and reference.
+        with torch.no_grad():
+            ref_chosen_B, ref_rejected_B, _ = response_log_probs(reference, batch, per_token)
+        chosen_B, rejected_B, auxiliary_loss = response_log_probs(state.policy, batch, per_token)
+        margin_B = (chosen_B - ref_chosen_B) - (rejected_B - ref_rejected_B)
+
+        # 3. Loss and step.
+        loss = dpo_loss(margin_B, config.loss, config.beta, config.label_smoothing).mean()
+        (loss + auxiliary_loss).backward()
+        grad_norm = clip_gradients(state.optimizer.params, config.max_grad_norm)
+        state.optimizer.step(lr_factor(config.schedule, state.step, total))
+        state.step += 1
+        with torch.no_grad():
+            yield {
+                "step": state.step,
+                "loss/policy": float(loss),
+                "rewards/chosen": float(config.beta * (chosen_B - ref_chosen_B).mean()),
+                "rewards/rejected": float(config.beta * (rejected_B - ref_rejected_B).mean()),
+                "rewards/margin": float(config.beta * margin_B.mean()),
+                "rewards/accuracy": float((margin_B > 0).float().mean()),
+                "log_probs/chosen": float(chosen_B.mean()),
+                "log_probs/rejected": float(rejected_B.mean()),
+                "policy/grad_norm": grad_norm,
+                "tokens": sum(len(p.chosen) + len(p.rejected) for p in batch),
+                "seconds": time.perf_counter() - began,
+            }

@@ -1,0 +1,331 @@
+"""Group-relative policy optimisation with verified rewards (Shao et al. 2024, arXiv 2402.03300), Dr. GRPO (Liu et al.
+2025, arXiv 2503.20783) and DAPO (Yu et al. 2025, arXiv 2503.14476).
+
+Shape suffixes: G groups (prompts), K answers a group, B = G·K sequences, T tokens, A = T - 1 actions.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from components.inference.sampling import SamplingParams
+from components.model.transformer import Transformer
+from components.rlhf.advantages import clipped_surrogate, kl_estimate, masked_mean
+from components.rlhf.rollouts import (
+    Rollout,
+    draw_prompts,
+    join_rollouts,
+    minibatch_rows,
+    sample_rollout,
+    seeded,
+    token_stats,
+)
+from components.training.language_model import load_state_tensors, state_tensors
+from components.training.optimizers import Optimizer, OptimizerConfig, clip_gradients
+from components.training.schedules import ScheduleConfig, lr_factor
+
+Variant = Literal["grpo", "dr_grpo", "dapo"]
+Reward = Callable[[int, Sequence[int]], float]  # (prompt_index, response tokens) -> reward
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """num_iterations of: num_prompts × group_size answers, then num_epochs over them in num_minibatches.
+
+    variant: how token losses are averaged. grpo: within a sequence, then over sequences; dapo: over all tokens of the
+    optimiser's batch; dr_grpo: sum over num_sequences · max_tokens, with advantages not divided by the group's std.
+    clip_low, clip_high: the ratio stays in [1 − clip_low, 1 + clip_high] (clip-higher, DAPO §3.1).
+    dynamic_sampling: up to this many further draws replace groups whose rewards are all equal (DAPO §3.2; 0: off).
+    overlong_buffer: an answer within this many tokens of max_tokens loses up to overlong_penalty, in proportion
+    (DAPO eq. 13). mask_truncated: answers cut by the limit carry no loss. kl_coef: weight of the k3 estimate to the
+    reference. micro_batch_size: rows a pass (0: a whole minibatch); it does not change the gradient.
+    """
+
+    num_iterations: int = 30
+    num_prompts: int = 32
+    group_size: int = 8
+    num_epochs: int = 1
+    num_minibatches: int = 1
+    micro_batch_size: int = 0
+    max_tokens: int = 64
+    temperature: float = 1.0
+    variant: Variant = "dapo"
+    clip_low: float = 0.2
+    clip_high: float = 0.25
+    kl_coef: float = 0.0
+    dynamic_sampling: int = 0
+    overlong_buffer: int = 0
+    overlong_penalty: float = 1.0
+    mask_truncated: bool = False
+    max_grad_norm: float = 1.0
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.0, adamw_lr=5e-4, eps=1e-8))
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("constant", warmup_steps=0))
+
+    def __post_init__(self) -> None:
+        for name in ("num_iterations", "num_prompts", "num_epochs", "num_minibatches", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"grpo.{name} is {getattr(self, name)}: give a number of at least 1")
+        if self.group_size < 2:
+            raise ValueError(f"grpo.group_size is {self.group_size}: a group's mean says something from 2 answers on")
+        if self.variant not in ("grpo", "dr_grpo", "dapo"):
+            raise ValueError(f"grpo.variant is {self.variant!r}: it takes grpo, dr_grpo or dapo")
+        if not 0 <= self.overlong_buffer < self.max_tokens:
+            raise ValueError(f"grpo.overlong_buffer is {self.overlong_buffer}: from 0 to below max_tokens")
+        if self.num_minibatches > self.num_prompts * self.group_size:
+            raise ValueError(f"grpo.num_minibatches is {self.num_minibatches}: at most num_prompts · group_size")
+
+
+@dataclass
+class GRPOState:
+    """All that an iteration changes; `tensors` and `load_tensors` round-trip it bit for bit."""
+
+    policy: Transformer
+    optimizer: Optimizer
+    iteration: int
+
+    @classmethod
+    def start(cls, reference: Transformer, config: GRPOConfig) -> GRPOState:
+        """The policy begins as a copy of the reference."""
+        policy = copy.deepcopy(reference).requires_grad_(True)
+        return cls(policy, Optimizer(policy, config.optimizer), 0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as tensors, by name."""
+        return state_tensors(self.policy, self.optimizer) | {"iteration": torch.tensor(self.iteration)}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        load_state_tensors(self.policy, self.optimizer, dict(tensors))
+        self.iteration = int(tensors["iteration"])
+
+
+@dataclass(frozen=True)
+class GRPORecord:
+    """An iteration that is done: metrics by name, the answers that it learned from, and their rewards."""
+
+    iteration: int
+    metrics: dict[str, float]
+    rollout: Rollout
+    rewards_B: Tensor
+
+
+def group_advantages(rewards_GK: Tensor, variant: Variant) -> Tensor:
+    """(r − mean)/(std + 1e-4) within a group, sample std (ddof 1); Dr. GRPO does not divide. Zero in a group of equals."""
+    centred_GK = rewards_GK - rewards_GK.mean(1, keepdim=True)
+    # In a group of equals only rounding is left over; it must not be blown up.
+    centred_GK = torch.where((rewards_GK == rewards_GK[:, :1]).all(1, keepdim=True), 0.0, centred_GK)
+    if variant == "dr_grpo":
+        return centred_GK
+    return centred_GK / (rewards_GK.std(1, keepdim=True) + 1e-4)
+
+
+def token_weights(mask_BA: Tensor, variant: Variant, max_tokens: int) -> Tensor:
+    """Weight of each token's loss in the objective of a batch, [B, A]; what is outside the mask weighs nothing."""
+    lengths_B1 = mask_BA.sum(1, keepdim=True)
+    if variant == "grpo":
+        return mask_BA / (len(mask_BA) * lengths_B1.clamp_min(1))
+    if variant == "dr_grpo":
+        return mask_BA / (len(mask_BA) * max_tokens)
+    return mask_BA / lengths_B1.sum().clamp_min(1)
+
+
+def overlong_penalties(lengths_B: Tensor, max_tokens: int, buffer: int) -> Tensor:
+    """0 up to max_tokens − buffer, then falling linearly to −1 at max_tokens (DAPO eq. 13)."""
+    if not buffer:
+        return torch.zeros(len(lengths_B))
+    return -((lengths_B - (max_tokens - buffer)) / buffer).clamp(0.0, 1.0)
+
+
+def grpo(
+    state: GRPOState,
+    reference: Transformer,
+    reward: Reward,
+    prompts: Sequence[Sequence[int]],
+    stop_ids: Sequence[int],
+    config: GRPOConfig,
+    seed: int,
+) -> Iterator[GRPORecord]:
+    """Improve `state.policy` in place; yields after each iteration, when `state` is fit to be saved.
+
+    reward(prompt_index, response_tokens) judges an answer; the tokens end with a stop id where the answer ended by
+    itself. All randomness depends on (seed, iteration) alone. Raises ValueError without prompts.
+
+    A group of equal rewards teaches nothing: `groups/zero_variance` is their share, and its rows cost no pass unless a
+    KL or routing loss needs them. When no group teaches, the weights stay as they are and policy/num_updates is 0.
+    """
+    if not prompts:
+        raise ValueError("no prompts to sample answers to")
+    while state.iteration < config.num_iterations:
+        began = time.perf_counter()
+        iteration = state.iteration
+
+        # 1. Sample a group of answers to each prompt and let the verifier judge them.
+        rollout, task_rewards_B, seen_groups, seen_flat = _sample_groups(state, reward, prompts, stop_ids, config, seed)
+        num_groups = len(rollout) // config.group_size
+        sampled = time.perf_counter()
+        lengths_B = rollout.response_lengths_B
+        rewards_B = task_rewards_B + config.overlong_penalty * overlong_penalties(
+            lengths_B, config.max_tokens, config.overlong_buffer
+        )
+
+        # 2. Advantages: each reward against its group.
+        rewards_GK = rewards_B.view(num_groups, config.group_size)
+        advantages_B = group_advantages(rewards_GK, config.variant).flatten()
+        mask_BA = rollout.mask_BA & rollout.finished_B[:, None] if config.mask_truncated else rollout.mask_BA
+        needs_all = config.kl_coef > 0 or state.policy.cfg.moe is not None
+
+        # 3. Old and reference log-probabilities, in the passes that the first epoch will repeat. With a single update
+        #    the old ones are the new ones without gradient, and need no pass of their own.
+        partition = minibatch_rows(len(rollout), config.num_minibatches, seeded(seed, iteration, 2, 0))
+        single = config.num_epochs == 1 and len(partition) == 1
+        old_BA, ref_BA = torch.zeros(mask_BA.shape), torch.zeros(mask_BA.shape)
+        with torch.no_grad():
+            for rows in partition:
+                for micro in _passes(rows, advantages_B, config.micro_batch_size, needs_all):
+                    tokens, mask, a = rollout.trimmed(micro)
+                    if not single:
+                        old_BA[micro, :a] = token_stats(state.policy, tokens, mask, config.temperature).log_probs_BA
+                    if config.kl_coef:
+                        ref_BA[micro, :a] = token_stats(reference, tokens, mask, config.temperature).log_probs_BA
+
+        # 4. Epochs of minibatches: clipped loss, one optimiser step each, gradients accumulated over micro-batches.
+        factor = lr_factor(config.schedule, iteration, config.num_iterations)
+        totals: dict[str, float] = {}
+        first: dict[str, float] = {}
+        num_updates = num_tokens = 0
+        for epoch in range(config.num_epochs):
+            if epoch:
+                partition = minibatch_rows(len(rollout), config.num_minibatches, seeded(seed, iteration, 2, epoch))
+            for rows in partition:
+                weights_BA = torch.zeros(mask_BA.shape)
+                weights_BA[rows] = token_weights(mask_BA[rows], config.variant, config.max_tokens)
+                micros = _passes(rows, advantages_B, config.micro_batch_size, needs_all)
+                for micro in micros:
+                    tokens, mask, a = rollout.trimmed(micro)
+                    new = token_stats(state.policy, tokens, mask, config.temperature)
+                    old = new.log_probs_BA.detach() if single else old_BA[micro, :a]
+                    log_ratio = new.log_probs_BA - old
+                    loss_BA, clipped_BA = clipped_surrogate(
+                        log_ratio, advantages_B[micro, None].expand_as(log_ratio), config.clip_low, config.clip_high
+                    )
+                    if config.kl_coef:
+                        kl_BA = kl_estimate(new.log_probs_BA, ref_BA[micro, :a], "k3")
+                        loss_BA = loss_BA + config.kl_coef * kl_BA
+                    loss = (loss_BA * weights_BA[micro, :a]).sum()
+                    (loss + new.auxiliary_loss * len(micro) / len(rows)).backward()
+                    with torch.no_grad():
+                        ratio_BA, count = log_ratio.exp(), int(mask.sum())
+                        low_BA = clipped_BA & (ratio_BA < 1)
+                        sums = {
+                            "policy/clip_fraction": float((clipped_BA & mask).sum()),
+                            "policy/clip_fraction_low": float((low_BA & mask).sum()),
+                            "policy/ratio": float((ratio_BA * mask).sum()),
+                            "policy/update_kl": float((kl_estimate(-log_ratio, torch.zeros(()), "k3") * mask).sum()),
+                            "policy/entropy": float(new.entropy_BA.sum()),
+                            "objective/kl_k3": float((kl_BA * mask).sum()) if config.kl_coef else 0.0,
+                        }
+                    if not num_updates:
+                        deviation = float((ratio_BA - 1).abs().max())
+                        first = {
+                            "check/first_ratio_deviation": max(deviation, first.get("check/first_ratio_deviation", 0.0))
+                        }
+                    for name, value in sums.items():
+                        totals[name] = totals.get(name, 0.0) + value
+                    totals["loss/policy"] = totals.get("loss/policy", 0.0) + float(loss.detach())
+                    num_tokens += count
+                if micros:
+                    norm = clip_gradients(state.optimizer.params, config.max_grad_norm)
+                    totals["policy/grad_norm"] = totals.get("policy/grad_norm", 0.0) + norm
+                    state.optimizer.step(factor)
+                    num_updates += 1
+
+        # 5. Report.
+        state.iteration += 1
+        by_update = ("loss/policy", "policy/grad_norm")
+        flat = (rewards_GK == rewards_GK[:, :1]).all(1).float().mean()
+        finished = rollout.finished_B
+        drift_BA = (old_BA - rollout.sampler_log_probs_BA).abs() * (old_BA != 0)
+        yield GRPORecord(
+            iteration,
+            {
+                "objective/reward": float(task_rewards_B.mean()),
+                "objective/reward_std": float(task_rewards_B.view_as(rewards_GK).std(1).mean()),
+                "objective/score": float(rewards_B.mean()),
+                "groups/zero_variance": float(flat),
+                "groups/sampled": seen_groups,
+                "groups/sampled_zero_variance": seen_flat / seen_groups,
+                "response/length": float(lengths_B.float().mean()),
+                "response/length_finished": float(lengths_B[finished].float().mean()),
+                "response/finished": float(finished.float().mean()),
+                "rollout/log_prob_difference": float(drift_BA.max()),
+                **{
+                    name: total / max(1, num_updates if name in by_update else num_tokens)
+                    for name, total in totals.items()
+                },
+                **first,
+                "policy/num_updates": num_updates,
+                "policy/lr_factor": factor,
+                "tokens": int(rollout.lengths_B.sum()),
+                "response/tokens": int(lengths_B.sum()),
+                "seconds/sampling": sampled - began,
+                "seconds": time.perf_counter() - began,
+            },
+            rollout,
+            task_rewards_B,
+        )
+
+
+def _passes(rows: Tensor, advantages_B: Tensor, size: int, needs_all: bool) -> list[Tensor]:
+    """The rows of a minibatch that its gradient needs, cut into micro-batches."""
+    if not needs_all:
+        rows = rows[advantages_B[rows] != 0]
+    return list(rows.split(size or len(rows))) if len(rows) else []
+
+
+def _sample_groups(
+    state: GRPOState,
+    reward: Reward,
+    prompts: Sequence[Sequence[int]],
+    stop_ids: Sequence[int],
+    config: GRPOConfig,
+    seed: int,
+) -> tuple[Rollout, Tensor, int, int]:
+    """A rollout with its rewards [B], and of all sampled groups the number and how many had equal rewards.
+
+    With dynamic sampling, further draws replace groups of equals; where they run out, groups of equals fill up.
+    """
+    kept: list[tuple[Rollout, Tensor]] = []
+    spare: list[tuple[Rollout, Tensor]] = []
+    seen = flat = 0
+    rng = seeded(seed, state.iteration, 1)
+    for _ in range(1 + config.dynamic_sampling):
+        sampling = SamplingParams(
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            seed=int(rng.integers(2**62)),
+            stop_ids=tuple(stop_ids),
+            num_samples=config.group_size,
+        )
+        index = draw_prompts(len(prompts), config.num_prompts, rng)
+        rollout = sample_rollout(state.policy, prompts, index, sampling)
+        rewards_B = torch.tensor(
+            [float(reward(i, r)) for i, r in zip(rollout.prompt_index, rollout.responses, strict=True)]
+        )
+        equal_G = [bool((group == group[0]).all()) for group in rewards_B.split(config.group_size)]
+        seen, flat = seen + len(equal_G), flat + sum(equal_G)
+        if not config.dynamic_sampling:
+            return rollout, rewards_B, seen, flat
+        for g, equal in enumerate(equal_G):
+            rows = torch.arange(g * config.group_size, (g + 1) * config.group_size)
+            (spare if equal else kept).append((rollout.rows(rows), rewards_B[rows]))
+        if len(kept) >= config.num_prompts:
+            break
+    chosen = (kept + spare)[: config.num_prompts]
+    return join_rollouts([r for r, _ in chosen]), torch.cat([x for _, x in chosen]), seen, flat

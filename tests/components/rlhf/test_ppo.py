@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.inference.engine import token_log_probs
+from components.inference.sampling import SamplingParams
+from components.model.config import ModelConfig, MoEConfig
+from components.model.transformer import Transformer
+from components.rlhf.ppo import PPOConfig, PPORecord, PPOState, ppo
+from components.rlhf.reward_model import RewardModel
+from components.rlhf.rollouts import pack_responses, sample_rollout, token_stats
+from components.training.language_model import LMBatch
+from components.training.optimizers import OptimizerConfig
+
+DENSE = ModelConfig(vocab_size=24, d_model=16, num_layers=2, num_heads=2, context_length=32)
+EXPERTS = dataclasses.replace(DENSE, moe=MoEConfig(num_experts=4, top_k_experts=2, d_ff=16))
+PROMPTS = [[1, 2, 3], [4, 5], [6, 7, 8, 9, 10], [11]]
+STOP, WANTED = 0, 7
+CONFIG = PPOConfig(num_iterations=3, batch_size=24, num_epochs=2, num_minibatches=3, max_tokens=10)
+
+
+def honest(tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+    """How often the wanted token stands in a sequence."""
+    real = torch.arange(tokens_BT.shape[1]) < lengths_B[:, None]
+    return ((tokens_BT == WANTED) & real).sum(1).float()
+
+
+def _start(cfg: ModelConfig, config: PPOConfig) -> tuple[Transformer, PPOState]:
+    reference = Transformer(cfg, seed=1)
+    for weight in reference.parameters():
+        weight.data.mul_(1.5)  # an untrained model's choices are nearly uniform: make them differ
+    return reference, PPOState.start(reference, RewardModel.from_policy(reference, seed=2), config)
+
+
+def _run(cfg: ModelConfig, config: PPOConfig, prompts: Sequence[Sequence[int]] = PROMPTS) -> list[PPORecord]:
+    reference, state = _start(cfg, config)
+    return list(ppo(state, reference, honest, prompts, [STOP], config, seed=3))
+
+
+@pytest.mark.parametrize("cfg", [DENSE, EXPERTS], ids=["dense", "moe"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_ratio_is_one_before_the_first_step_of_each_rollout(cfg: ModelConfig, temperature: float) -> None:
+    records = _run(cfg, dataclasses.replace(CONFIG, temperature=temperature))
+    assert len(records) == 3
+    for record in records:
+        assert record.metrics["check/first_ratio_deviation"] == 0.0
+        assert record.metrics["check/first_clip_fraction"] == 0.0
+        assert record.metrics["rollout/log_prob_difference"] < 1e-4  # generator and trainer see one distribution
+    assert records[0].metrics["objective/kl"] == 0.0 and records[-1].metrics["objective/kl_k3"] > 0
+
+
+@pytest.mark.parametrize("cfg", [DENSE, EXPERTS], ids=["dense", "moe"])
+def test_a_run_resumes_bit_for_bit(cfg: ModelConfig) -> None:
+    config = dataclasses.replace(CONFIG, kl_target=0.5, kl_horizon=100)
+    reference, whole = _start(cfg, config)
+    records = list(ppo(whole, reference, honest, PROMPTS, [STOP], config, seed=3))
+
+    _, cut = _start(cfg, config)
+    next(ppo(cut, reference, honest, PROMPTS, [STOP], config, seed=3))
+    saved = {name: value.clone() for name, value in cut.tensors().items()}
+    _, resumed = _start(cfg, config)
+    resumed.load_tensors(saved)
+    rest = list(ppo(resumed, reference, honest, PROMPTS, [STOP], config, seed=3))
+
+    assert [r.iteration for r in rest] == [1, 2]
+    assert rest[-1].rollout.responses == records[-1].rollout.responses
+    expected, got = whole.tensors(), resumed.tensors()
+    assert expected.keys() == got.keys()
+    for name in expected:
+        assert torch.equal(expected[name], got[name]), name
+    assert resumed.kl_coef == whole.kl_coef != config.kl_coef
+
+
+def test_it_learns_an_honest_reward_and_the_penalty_holds_it_back() -> None:
+    fast = OptimizerConfig(muon_lr=0.0, adamw_lr=5e-3, eps=1e-5)
+    config = dataclasses.replace(CONFIG, num_iterations=10, batch_size=48, kl_coef=0.0, score_clip=0.0)
+    config = dataclasses.replace(config, missing_eos_penalty=0.0, policy_optimizer=fast)
+    free, held = _run(DENSE, config), _run(DENSE, dataclasses.replace(config, kl_coef=2.0))
+    assert free[-1].metrics["objective/score"] > free[0].metrics["objective/score"] + 1
+    assert held[-1].metrics["objective/kl"] < 0.5 * free[-1].metrics["objective/kl"]
+
+
+def test_an_answer_without_end_pays_and_clipping_bounds_the_score() -> None:
+    config = dataclasses.replace(CONFIG, num_iterations=1, missing_eos_penalty=3.0, score_clip=0.5)
+    (record,) = _run(DENSE, config)
+    finished = record.rollout.finished_B
+    assert 0 < int(finished.sum()) < len(finished)
+    expected = (record.scores_B.clamp(-0.5, 0.5) - 3.0 * ~finished).mean()
+    assert record.metrics["objective/reward"] == pytest.approx(float(expected), abs=1e-6)  # no KL at first
+    ends = [response[-1] == STOP for response in record.rollout.responses]
+    assert ends == finished.tolist()
+
+
+def test_updates_stop_once_the_policy_has_moved_too_far() -> None:
+    free = _run(DENSE, dataclasses.replace(CONFIG, num_iterations=1))
+    (record,) = _run(DENSE, dataclasses.replace(CONFIG, num_iterations=1, max_kl=1e-9))
+    assert free[0].metrics["policy/num_updates"] == 6 and record.metrics["policy/num_updates"] == 1
+
+
+def test_replayed_data_moves_the_policy() -> None:
+    tokens = torch.arange(1, 17).view(1, 16)
+    batch = LMBatch(tokens[:, :-1], tokens[:, 1:])
+    config = dataclasses.replace(CONFIG, num_iterations=4, replay_coef=5.0)
+    reference, state = _start(DENSE, config)
+    for _ in ppo(state, reference, honest, PROMPTS, [STOP], config, seed=3, replay=lambda _: batch):
+        pass
+    with torch.no_grad():
+        before, after = (float(token_log_probs(m, tokens).sum()) for m in (reference, state.policy))
+    assert after > before + 1
+    with pytest.raises(ValueError, match="no replay data"):
+        next(ppo(state, reference, honest, PROMPTS, [STOP], config, seed=3))
+
+
+def test_packed_responses_mask_the_response_and_nothing_else() -> None:
+    tokens, lengths, mask = pack_responses([[1, 2, 3], [4]], [[5, 6], [7, 8, 9]])
+    assert tokens.tolist() == [[1, 2, 3, 5, 6], [4, 7, 8, 9, 0]] and lengths.tolist() == [5, 4]
+    assert mask.int().tolist() == [[0, 0, 1, 1], [1, 1, 1, 0]]
+
+
+def test_token_stats_equal_the_plain_formula() -> None:
+    model = Transformer(DENSE, seed=4)
+    tokens, _, mask = pack_responses([[1, 2, 3], [4]], [[5, 6], [7, 8, 9]])
+    with torch.no_grad():
+        stats = token_stats(model, tokens, mask, 0.7)
+        torch.testing.assert_close(stats.log_probs_BA, token_log_probs(model, tokens, 0.7) * mask)
+        p = (model(tokens[:, :-1]).double() / 0.7).softmax(-1)
+    torch.testing.assert_close(stats.entropy_BA.double(), -(p * p.log()).sum(-1) * mask, atol=1e-5, rtol=1e-5)
+
+
+def test_bad_settings_are_named() -> None:
+    with pytest.raises(ValueError, match=r"ppo.num_minibatches is 9"):
+        PPOConfig(batch_size=8, num_minibatches=9)
+    with pytest.raises(ValueError, match=r"ppo.kl_coef is -0.1"):
+        PPOConfig(kl_coef=-0.1)
+    with pytest.raises(ValueError, match="whole distribution"):
+        sample_rollout(Transformer(DENSE), PROMPTS, [0], SamplingParams(top_k=5))
