@@ -80,7 +80,7 @@ VIEWS: dict[str, str] = {
     "reward_curves": """
         SELECT s.run_id, s.label, s.stage, s.key, m.step, m.name, m.value
         FROM (SELECT * FROM run_stages WHERE run_id IN (SELECT run_id FROM current_run)) s JOIN metrics m USING (key)
-        WHERE regexp_matches(lower(m.name), '(^|[._/ ])(reward|gold|proxy|kl|margin|exact_match|accuracy)')
+        WHERE regexp_matches(lower(m.name), '(^|[._/ ])(reward|score|gold|proxy|kl|margin|exact_match|accuracy)')
           AND s."group" IN ('rlhf', 'reasoning')
         ORDER BY s.label, m.name, m.step""",
 }
