@@ -23,6 +23,15 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_jsonable_python
 
+from components.cost.settings import CostConfig
+from components.data.instruction import InstructionConfig
+from components.data.pipeline import DataConfig
+from components.data.tokenizer import TokenizerConfig
+from components.model.config import ModelConfig
+from components.reasoning.tasks import SuiteConfig
+from components.scaling.sweep import EmergenceConfig, MoEComparisonConfig, ScalingConfig
+from components.training.config import TrainConfig
+
 PROFILES = Path(__file__).parent / "profiles"
 
 
@@ -52,6 +61,17 @@ class RunConfig(BaseModel):
 
     name: str = "life"
     seed: int = 0
+    data: DataConfig
+    suite: SuiteConfig = Field(default_factory=SuiteConfig)
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    pretrain: TrainConfig = Field(default_factory=TrainConfig)
+    instruction: InstructionConfig = Field(default_factory=InstructionConfig)
+    finetune: TrainConfig = Field(default_factory=TrainConfig)
+    scaling: ScalingConfig = Field(default_factory=ScalingConfig)
+    moe: MoEComparisonConfig = Field(default_factory=MoEComparisonConfig)
+    emergence: EmergenceConfig = Field(default_factory=EmergenceConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
     compute: ComputeConfig = Field(default_factory=ComputeConfig)
 
 

@@ -2,15 +2,83 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flows.config import RunConfig
 from flows.graph import Graph
 from flows.run import RunResult, run_graph
+from flows.stages import cost, data, scaling, training
 
 
 def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
-    """Every stage from raw text to the report; see `flows/stage.py` for how to write one."""
+    """Every stage from raw text to what it all cost; see `flows/stage.py` for how to write one."""
+    seed = cfg.seed
+
+    # Data, and the model itself.
+    corpus = data.prepare_corpus.submit(run, config=cfg.data, suite=cfg.suite)
+    tokenizer = data.train_tokenizer.submit(run, config=cfg.tokenizer, corpus=corpus)
+    shards = data.tokenize.submit(run, corpus=corpus, tokenizer=tokenizer)
+    conversations = data.make_conversations.submit(run, config=cfg.instruction, suite=cfg.suite, seed=seed)
+    base = training.pretrain.submit(
+        run,
+        model=cfg.model,
+        config=cfg.pretrain,
+        weights=cfg.data.weights_by_source,
+        seed=seed,
+        shards=shards,
+        tokenizer=tokenizer,
+    )
+    sft = training.finetune.submit(
+        run,
+        config=cfg.finetune,
+        seed=seed,
+        base=base,
+        conversations=conversations,
+        shards=shards,
+        tokenizer=tokenizer,
+    )
+
+    scaling_graph(cfg, run)
+    emergence_graph(cfg, run)
+
+    cost.measure_serving.submit(run, config=cfg.cost, model=sft, tokenizer=tokenizer)
+
+
+def scaling_graph(cfg: RunConfig, run: Graph) -> None:
+    """The dense sweep, its law, the forecast and its score; experts against dense."""
+    sweep, seed = cfg.scaling, cfg.seed
+    runs = [
+        scaling.train_on_facts.submit(
+            run, label=f"scale[d{width}]", config=replace(sweep.run, d_model=width), facts=sweep.facts, seed=seed
+        )
+        for width in sweep.widths
+    ]
+    fit = scaling.fit_scaling_law.submit(run, facts=sweep.facts, resamples=sweep.resamples, seed=seed, runs=runs)
+    larger = replace(sweep.run, d_model=sweep.forecast_width)
+    forecast = scaling.forecast_loss.submit(run, config=larger, facts=sweep.facts, seed=seed, fit=fit)
+    scaling.train_forecast_run.submit(run, config=larger, facts=sweep.facts, seed=seed, forecast=forecast)
+    for variant, config in cfg.moe.variants().items():
+        for moe_seed in cfg.moe.seeds:
+            scaling.train_experts.submit(
+                run,
+                label=f"experts[{variant},{moe_seed}]",
+                variant=variant,
+                config=config,
+                facts=sweep.facts,
+                seed=moe_seed,
+            )
+
+
+def emergence_graph(cfg: RunConfig, run: Graph) -> None:
+    """One training a size, and the comparison of the sharp with the smooth metric."""
+    sizes = [
+        scaling.train_on_chains.submit(
+            run, label=f"emerge[d{width}]", config=cfg.emergence, width=width, seed=cfg.seed
+        )
+        for width in cfg.emergence.widths
+    ]
+    scaling.analyse_emergence.submit(run, config=cfg.emergence, runs=sizes)
 
 
 def run_lifecycle(cfg: RunConfig, **options: Any) -> RunResult:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from components.data.conversations import Conversation
 from components.data.stories import generate_story_conversations
 from components.reasoning.tasks import Style, chain_problem, prompt, response
+
+if TYPE_CHECKING:
+    from components.data.conversations import Conversation
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,9 @@ class InstructionConfig:
     story_share: float = 0.3
     worked_share: float = 0.5
     max_difficulty: int = 6
-    valid_share: float = 0.03
 
     def __post_init__(self) -> None:
-        for name in ("story_share", "worked_share", "valid_share"):
+        for name in ("story_share", "worked_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it takes a share from 0 to 1")
         if self.num_conversations < 1 or self.max_difficulty < 1:
@@ -32,6 +34,8 @@ class InstructionConfig:
 
 def generate_conversations(config: InstructionConfig, seed: int, held_out: frozenset[str]) -> Iterator[Conversation]:
     """`num_conversations` conversations; no problem whose question is in `held_out` (the evaluation set) is used."""
+    from components.data.conversations import Conversation  # brings torch, which reading settings does without
+
     rng = random.Random(f"instruction-{seed}")
     stories = generate_story_conversations(seed)
     made = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ _CHAT_TEMPLATE = (
     "<|bos|>{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """vocab_size: entries of the byte-level BPE, special tokens included. max_bytes: how much text it is trained on."""
+
+    vocab_size: int = 512
+    max_bytes: int = 1_500_000
 
 
 class Tokenizer:

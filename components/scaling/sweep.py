@@ -73,6 +73,11 @@ class ScalingConfig:
     forecast_width: int = 96
     resamples: int = 1000
 
+    def __post_init__(self) -> None:
+        for width in (*self.widths, self.forecast_width):
+            if width % self.run.head_dim:
+                raise ValueError(f"width {width} is not a multiple of run.head_dim ({self.run.head_dim}): change one")
+
 
 @dataclass(frozen=True)
 class MoEComparisonConfig:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
+from components.data.tokenizer import TokenizerConfig
 from components.reasoning.tasks import SuiteConfig
 from flows.stage import stage
 from flows.work import Work
@@ -16,14 +16,6 @@ from storage.artifacts import Artifact
 
 CORPUS = "documents.parquet"
 CONVERSATIONS = "conversations.parquet"
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """vocab_size: entries of the byte-level BPE, special tokens included. max_bytes: how much of the corpus it sees."""
-
-    vocab_size: int = 512
-    max_bytes: int = 1_500_000
 
 
 @stage(produces="corpus", group="data", seconds=15)

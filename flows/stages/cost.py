@@ -1,0 +1,141 @@
+"""What the life has cost, what serving costs by measurement, and where thinking longer beats training more."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+from components.cost.settings import CostConfig
+from components.model.config import forward_flops_per_token
+from flows.stage import stage
+from flows.work import Work
+from storage.artifacts import Artifact
+
+SERVING = "serving.json"
+
+
+@stage(produces="eval_report", group="cost", seconds=15)
+def measure_serving(work: Work, *, config: CostConfig, model: Artifact, tokenizer: Artifact) -> dict[str, Any]:
+    """Tokens/s of prefill and of decoding at several batch sizes, on this machine with the model itself."""
+    import torch
+
+    from components.data.tokenizer import Tokenizer
+    from components.inference.engine import generate
+    from components.inference.sampling import SamplingParams
+    from components.training.checkpoints import load_model
+
+    network = load_model(work.open(model))
+    words = Tokenizer.load(work.open(tokenizer))
+    length = min(config.prompt_tokens, network.cfg.context_length // 2)
+    budget = min(config.output_tokens, network.cfg.context_length - length)
+    draw = torch.Generator().manual_seed(0)
+    rates: dict[int, float] = {}
+    for batch in config.serving_batches:
+        prompts = torch.randint(len(words.special_ids), words.vocab_size, (batch, length), generator=draw).tolist()
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            generate(network, prompts, SamplingParams(max_tokens=budget), max_batch=batch)
+            seconds.append(time.perf_counter() - began)
+        rates[batch] = batch * budget / sorted(seconds)[1]
+        flops = 3 * batch * (budget + length) * forward_flops_per_token(network.cfg, length + budget)
+        work.usage(tokens=3 * batch * (budget + length), flops=flops)
+    seconds = []
+    tokens_BT = torch.randint(len(words.special_ids), words.vocab_size, (64, length), generator=draw)
+    with torch.inference_mode():
+        for _ in range(3):
+            began = time.perf_counter()
+            network(tokens_BT)
+            seconds.append(time.perf_counter() - began)
+    prefill = 64 * length / sorted(seconds)[1]
+    measured = {"decode_tokens_per_second": rates, "prefill_tokens_per_second": prefill}
+    (work.out / SERVING).write_text(json.dumps(measured), encoding="utf-8")
+    work.log(0, {f"decode_tokens_per_second/batch_{batch}": rate for batch, rate in rates.items()})
+    return {
+        "decode_tokens_per_second": rates[max(rates)],
+        "decode_by_batch": {str(k): v for k, v in rates.items()},
+        "prefill_tokens_per_second": prefill,
+    }
+
+
+@stage(produces="cost_report", group="cost", seconds=3)
+def account_costs(
+    work: Work,
+    *,
+    config: CostConfig,
+    spent: list[Artifact],
+    aligned: Artifact,
+    reasoning: Artifact,
+    serving: Artifact,
+) -> dict[str, Any]:
+    """Training against lifetime inference, the break-even, and ways to answer at what they cost a question.
+
+    `spent`: every artifact that went into the model; `aligned`: the model that was trained further, against which
+    thinking longer with the model before it is held.
+    """
+    from components.cost.inference import measured_prices
+    from components.cost.lifetime import Option, break_even
+
+    per_second = config.usd_per_core_hour / 3600
+    training = sum(float(artifact.facts["usage"]["cpu_seconds"]) for artifact in spent) * per_second
+    prices = measured_prices(
+        float(serving.facts["prefill_tokens_per_second"]),
+        float(serving.facts["decode_tokens_per_second"]),
+        config.usd_per_core_hour,
+    )
+    further = float(aligned.facts["usage"]["cpu_seconds"]) * per_second
+    options, comparisons = {}, []
+    for row in reasoning.facts["strategies"]:
+        extra = further if row["model"] == "grpo" else 0.0
+        per_item = prices.request(float(row["prompt_tokens"]), float(row["completion_tokens"]))
+        name = f"{row['model']} {row['strategy']}"
+        options[name] = (row, Option(name, extra, per_item))
+        comparisons.append(
+            {
+                "name": name,
+                "accuracy": row["accuracy"],
+                "low": row["low"],
+                "high": row["high"],
+                "n": row["n"],
+                "usd_per_thousand": per_item * 1000,
+                "extra_training_usd": extra,
+                "tokens_per_item": row["completion_tokens"],
+            }
+        )
+    # The decision this life can inform: train further and answer once, or think longer with what there is?
+    decision: dict[str, Any] = {"verdict": "no strategy of both models was measured"}
+    trained = [o for name, o in options.items() if name.startswith("grpo ") and o[0]["strategy"] == "cot"]
+    thinking = [o for name, o in options.items() if name.startswith("sft self_consistency@")]
+    if trained and thinking:
+        train_row, train_option = trained[0]
+        think_row, think_option = max(thinking, key=lambda pair: pair[0]["accuracy"])
+        even = break_even(think_option, train_option)
+        reaches = train_row["accuracy"] >= think_row["accuracy"]
+        decision = {
+            "think_longer": think_option.name,
+            "train_further": train_option.name,
+            "break_even_questions": even.units if math.isfinite(even.units) else None,
+            "trained_is_as_accurate": bool(reaches),
+            "verdict": (
+                f"{even.then} is the cheaper one a question after {even.units:,.0f} questions"
+                if math.isfinite(even.units)
+                else f"{even.first} stays the cheaper one however many are asked"
+            ),
+        }
+    facts = {
+        "training_usd": training,
+        "price_per_million_input_tokens": prices.input,
+        "price_per_million_output_tokens": prices.output,
+        "decode_tokens_per_second": float(serving.facts["decode_tokens_per_second"]),
+        "break_even_tokens": training / prices.output * 1e6,
+        "lifetime": [
+            {"tokens": tokens, "training_usd": training, "inference_usd": tokens * prices.output / 1e6}
+            for tokens in config.lifetime_tokens
+        ],
+        "comparisons": comparisons,
+        "decision": decision,
+    }
+    (work.out / "cost.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    return facts
