@@ -1,9 +1,8 @@
-"""Reasoning tasks with exact verifiers: chains of additions and subtractions, and sign puzzles.
+"""Reasoning tasks with exact verifiers: chains of additions and subtractions.
 
 A *chain* asks for the value of 1-10 operations, symbolically or in words; it can be answered directly or worked step
 by step, by rewriting: each step does the first operation and copies the rest (`37+8-6=45-6=39`), so that what comes
-next depends on the last expression alone. A *sign puzzle* gives a start, some numbers and a goal: put + or - before
-each number to hit the goal. Every value on the way stays within 0..99, so a step is always one two-digit sum.
+next depends on the last expression alone. Every value on the way stays within 0..99.
 """
 
 from __future__ import annotations
@@ -137,72 +136,3 @@ def generate_problem_texts(seed: int, max_difficulty: int = 6) -> Iterator[str]:
                 style: Style = "worked" if rng.random() < 0.8 else "direct"
                 lines.append(f"{prompt(problem, style)} {response(problem, style)}")
         yield "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class SignPuzzle:
-    """Put + or - before each of `numbers`, from `start`, staying within 0..99, to end at `goal`."""
-
-    start: int
-    numbers: tuple[int, ...]
-    goal: int
-
-    @property
-    def question(self) -> str:
-        """`37 5 8 3 to 43`"""
-        return f"{self.start} {' '.join(map(str, self.numbers))} to {self.goal}"
-
-
-def reachable(value: int, numbers: tuple[int, ...], goal: int) -> bool:
-    """Whether some choice of signs leads from `value` to `goal` within 0..99: the oracle of a state's value."""
-    states = {value}
-    for number in numbers:
-        states = {s + d for s in states for d in (number, -number) if 0 <= s + d <= MAX_VALUE}
-    return goal in states
-
-
-def count_solutions(puzzle: SignPuzzle) -> int:
-    """How many of the 2^n sign assignments solve the puzzle."""
-    ways = {puzzle.start: 1}
-    for number in puzzle.numbers:
-        following: dict[int, int] = {}
-        for value, count in ways.items():
-            for reached in (value + number, value - number):
-                if 0 <= reached <= MAX_VALUE:
-                    following[reached] = following.get(reached, 0) + count
-        ways = following
-    return ways.get(puzzle.goal, 0)
-
-
-def sign_puzzle(rng: random.Random, length: int, max_solutions: int) -> tuple[SignPuzzle, list[int]]:
-    """A puzzle with at least one and at most `max_solutions` solutions, and the signed changes of one of them."""
-    while True:
-        start, changes = _signed_walk(rng, length)
-        puzzle = SignPuzzle(start, tuple(abs(c) for c in changes), start + sum(changes))
-        if count_solutions(puzzle) <= max_solutions:
-            return puzzle, changes
-
-
-_STEP = re.compile(r"(\d+)([+-])(\d+)=(\d+);")
-
-
-def puzzle_value(puzzle: SignPuzzle, text: str) -> int | None:
-    """The value that a (partial) solution has reached, or None when a step breaks the rules."""
-    value, position = puzzle.start, 0
-    for index, match in enumerate(_STEP.finditer(text)):
-        if match.start() != position or index >= len(puzzle.numbers):
-            return None
-        left, sign, right, result = match.groups()
-        expected = value + (1 if sign == "+" else -1) * int(right)
-        if int(left) != value or int(right) != puzzle.numbers[index] or int(result) != expected:
-            return None
-        if not 0 <= expected <= MAX_VALUE:
-            return None
-        value, position = expected, match.end()
-    return value if position == len(text) else None
-
-
-def is_solution(puzzle: SignPuzzle, text: str) -> bool:
-    """The exact verifier: every number used once in order, arithmetic right, goal hit."""
-    text = text.strip()
-    return text.count(";") == len(puzzle.numbers) and puzzle_value(puzzle, text) == puzzle.goal
