@@ -8,7 +8,9 @@ from typing import Any
 from flows.config import RunConfig
 from flows.graph import Graph
 from flows.run import RunResult, run_graph
-from flows.stages import cost, data, scaling, training
+from flows.stages import cost, data, rlhf, scaling, training
+
+from storage.artifacts import Artifact
 
 
 def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
@@ -39,10 +41,37 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
         tokenizer=tokenizer,
     )
 
+    alignment_graph(cfg, run, sft, tokenizer)
+    rlhf.grpo.submit(
+        run, config=cfg.grpo, task=cfg.practice, suite=cfg.suite, seed=seed, sft=sft, tokenizer=tokenizer
+    )
+
     scaling_graph(cfg, run)
     emergence_graph(cfg, run)
 
     cost.measure_serving.submit(run, config=cfg.cost, model=sft, tokenizer=tokenizer)
+
+
+def alignment_graph(cfg: RunConfig, run: Graph, sft: Artifact, tokenizer: Artifact) -> None:
+    """Preferences, reward model, one PPO a KL coefficient, best-of-n."""
+    study, seed = cfg.alignment, cfg.seed
+    preferences = rlhf.collect_preferences.submit(
+        run, config=cfg.preferences, study=study, seed=seed, sft=sft, tokenizer=tokenizer
+    )
+    reward_model = rlhf.train_reward_model.submit(
+        run, config=cfg.reward_model, seed=seed, sft=sft, preferences=preferences, tokenizer=tokenizer
+    )
+    judged = {"sft": sft, "reward_model": reward_model, "preferences": preferences, "tokenizer": tokenizer}
+    for kl_coef in study.kl_coefs:
+        rlhf.ppo.submit(
+            run,
+            label=f"ppo[kl_coef={kl_coef}]",
+            config=replace(cfg.ppo, kl_coef=kl_coef),
+            study=study,
+            seed=seed,
+            **judged,
+        )
+    rlhf.best_of_n.submit(run, study=study, seed=seed, **judged)
 
 
 def scaling_graph(cfg: RunConfig, run: Graph) -> None:
@@ -73,9 +102,7 @@ def scaling_graph(cfg: RunConfig, run: Graph) -> None:
 def emergence_graph(cfg: RunConfig, run: Graph) -> None:
     """One training a size, and the comparison of the sharp with the smooth metric."""
     sizes = [
-        scaling.train_on_chains.submit(
-            run, label=f"emerge[d{width}]", config=cfg.emergence, width=width, seed=cfg.seed
-        )
+        scaling.train_on_chains.submit(run, label=f"emerge[d{width}]", config=cfg.emergence, width=width, seed=cfg.seed)
         for width in cfg.emergence.widths
     ]
     scaling.analyse_emergence.submit(run, config=cfg.emergence, runs=sizes)
