@@ -12,6 +12,7 @@ from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
 from components.data.tokenizer import TokenizerConfig
 from components.model.config import ModelConfig
+from components.reasoning.evaluate import ReasoningConfig
 from components.reasoning.tasks import SuiteConfig
 from components.rlhf.grpo import GRPOConfig
 from components.rlhf.ppo import PPOConfig
@@ -44,6 +45,7 @@ class RunConfig(Settings):
     scaling: ScalingConfig = Field(default_factory=ScalingConfig)
     moe: MoEComparisonConfig = Field(default_factory=MoEComparisonConfig)
     emergence: EmergenceConfig = Field(default_factory=EmergenceConfig)
+    reasoning: ReasoningConfig = Field(default_factory=ReasoningConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from flows.config import RunConfig
 from flows.graph import Graph
 from flows.run import RunResult, run_graph
-from flows.stages import cost, data, rlhf, scaling, training
+from flows.stages import cost, data, reasoning, rlhf, scaling, training
 
 from storage.artifacts import Artifact
 
@@ -42,14 +42,34 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     )
 
     alignment_graph(cfg, run, sft, tokenizer)
-    rlhf.grpo.submit(
+    practised = rlhf.grpo.submit(
         run, config=cfg.grpo, task=cfg.practice, suite=cfg.suite, seed=seed, sft=sft, tokenizer=tokenizer
     )
 
     scaling_graph(cfg, run)
     emergence_graph(cfg, run)
 
-    cost.measure_serving.submit(run, config=cfg.cost, model=sft, tokenizer=tokenizer)
+    evaluated = [
+        reasoning.evaluate_reasoning.submit(
+            run,
+            label=f"evaluate_reasoning[{name}]",
+            config=cfg.reasoning,
+            suite=cfg.suite,
+            name=name,
+            model=model,
+            tokenizer=tokenizer,
+        )
+        for name, model in {"sft": sft, "grpo": practised}.items()
+    ]
+    serving = cost.measure_serving.submit(run, config=cfg.cost, model=practised, tokenizer=tokenizer)
+    cost.account_costs.submit(
+        run,
+        config=cfg.cost,
+        spent=[corpus, tokenizer, shards, conversations, base, sft],
+        aligned=practised,
+        reasoning=evaluated,
+        serving=serving,
+    )
 
 
 def alignment_graph(cfg: RunConfig, run: Graph, sft: Artifact, tokenizer: Artifact) -> None:

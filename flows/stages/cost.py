@@ -67,7 +67,7 @@ def account_costs(
     config: CostConfig,
     spent: list[Artifact],
     aligned: Artifact,
-    reasoning: Artifact,
+    reasoning: list[Artifact],
     serving: Artifact,
 ) -> dict[str, Any]:
     """Training against lifetime inference, the break-even, and ways to answer at what they cost a question.
@@ -87,7 +87,7 @@ def account_costs(
     )
     further = float(aligned.facts["usage"]["cpu_seconds"]) * per_second
     options, comparisons = {}, []
-    for row in reasoning.facts["strategies"]:
+    for row in [row for report in reasoning for row in report.facts["strategies"]]:
         extra = further if row["model"] == "grpo" else 0.0
         per_item = prices.request(float(row["prompt_tokens"]), float(row["completion_tokens"]))
         name = f"{row['model']} {row['strategy']}"
