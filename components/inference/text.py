@@ -1,0 +1,105 @@
+"""Text in, text out: the seam between strategies of reasoning and whatever generates.
+
+A strategy knows `Generate` alone, so it runs on our engine, on a server, and in tests on a scripted stand-in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from components.data.tokenizer import Tokenizer
+from components.inference.engine import generate
+from components.inference.sampling import SamplingParams
+from components.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class TextPrompt:
+    """One request. prefill: how the assistant's answer begins; the completion goes on from there without repeating it.
+    shots: (user, assistant) examples that come before. stop: text that ends the completion and is kept in it; empty:
+    the end of the turn alone ends it."""
+
+    user: str
+    prefill: str = ""
+    shots: tuple[tuple[str, str], ...] = ()
+    stop: str = ""
+
+
+@dataclass(frozen=True)
+class TextCompletion:
+    """One sampled text. num_tokens: generated tokens, the one that ended it included. log_prob: of all of them in nats,
+    as `sampling.choose` defines it. finished: ended by itself (end of turn or `stop`), not by the length limit.
+    prompt_tokens: of the prompt, which the completions of one prompt share."""
+
+    text: str
+    num_tokens: int
+    log_prob: float
+    finished: bool
+    prompt_tokens: int = 0
+
+
+Generate = Callable[[Sequence[TextPrompt], SamplingParams], list[list[TextCompletion]]]
+"""`params.num_samples` completions of each prompt, in order. The generator itself sets `stop_ids` and `ban_ids`."""
+
+
+def text_generator(model: Transformer, tokenizer: Tokenizer, max_batch: int = 256) -> Generate:
+    """A model of ours behind the seam. The chat template's roles and padding are never generated.
+
+    The generator raises ValueError for a `stop` that is not a single token of the tokenizer, and for a prompt that
+    leaves no room in the context, naming it.
+    """
+    banned = tuple(sorted(tokenizer.special_ids - {tokenizer.end_id, tokenizer.eos_id}))
+    limit = model.cfg.context_length
+
+    def run(prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:
+        encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+        for prompt, ids in zip(prompts, encoded, strict=True):
+            if len(ids) >= limit:
+                raise ValueError(
+                    f"the prompt {_shortened(prompt.user)!r} has {len(ids)} tokens with its examples and prefill; the "
+                    f"model's context_length is {limit}: shorten it or give fewer examples"
+                )
+        results: list[list[TextCompletion]] = [[] for _ in prompts]
+        # Prompts of one `stop` run in one batch; a strategy's call has one as a rule.
+        for stop in sorted({prompt.stop for prompt in prompts}):
+            members = [i for i, prompt in enumerate(prompts) if prompt.stop == stop]
+            ends = (tokenizer.end_id, tokenizer.eos_id, *_stop_id(tokenizer, stop))
+            chosen = replace(params, stop_ids=ends, ban_ids=banned)
+            for i, group in zip(
+                members, generate(model, [encoded[i] for i in members], chosen, max_batch), strict=True
+            ):
+                results[i] = [
+                    TextCompletion(
+                        tokenizer.decode(done.tokens), len(done.tokens), done.log_prob, done.finished, len(encoded[i])
+                    )
+                    for done in group
+                ]
+        return results
+
+    return run
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: TextPrompt) -> list[int]:
+    """The chat template up to where the assistant goes on."""
+    messages = [
+        {"role": role, "content": content}
+        for shot in prompt.shots
+        for role, content in zip(("user", "assistant"), shot, strict=True)
+    ]
+    messages.append({"role": "user", "content": prompt.user})
+    ids, _ = tokenizer.render_chat(messages, add_generation_prompt=True)
+    return ids + tokenizer.encode(prompt.prefill)
+
+
+def _stop_id(tokenizer: Tokenizer, stop: str) -> tuple[int, ...]:
+    ids = tokenizer.encode(stop)
+    if len(ids) > 1:
+        raise ValueError(
+            f"stop is {stop!r}, which is {len(ids)} tokens; a stop must be a single one, such as ';' or a newline"
+        )
+    return tuple(ids)
+
+
+def _shortened(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
