@@ -1,0 +1,53 @@
+# Everything goes through the environment in .venv, which the first target that needs it makes.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Torch first and by itself: constraints.txt names the CPU build's version, and nothing then asks for the CUDA one.
+TORCH := $(shell sed -n 's/^\(torch==[^ +;]*\).*/\1/p' constraints.txt)
+
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help run test test-slow check bench ui plan status clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Lifespan needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+PROFILE ?= laptop
+run: $(READY)  ## the whole life with the laptop profile (PROFILE=smoke for a quick look)
+	$(BIN)/lifespan run $(PROFILE)
+
+plan: $(READY)  ## what a run would do, and why
+	$(BIN)/lifespan plan $(PROFILE)
+
+status: $(READY)  ## runs and stages of this home
+	$(BIN)/lifespan status
+
+ui: $(READY)  ## MLflow's and Prefect's pages on loopback
+	$(BIN)/lifespan ui
+
+test: $(READY)  ## the tests, in parallel
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+test-slow: $(READY)  ## tests that take minutes or compare with a peer
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## speed of the hot paths
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.hot_paths
+
+clean:  ## remove the environment and caches; runs in .lifespan stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
