@@ -1,1 +1,4 @@
-"""Orchestration: stages, the graph of a life, the worker pool, the command line. The only package that imports prefect."""
+"""Orchestration: stages, the graph of a life, the worker pool, the command line.
+
+The only package that imports prefect.
+"""

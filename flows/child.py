@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-
 class ServerFailed(RuntimeError):
     """A server ended or did not become healthy in time."""
 
@@ -112,7 +111,7 @@ def free_port(preferred: int | None = None) -> int:
 
 
 def prefect_api(log: Path) -> Server:
-    """Prefect's API alone, on the database of PREFECT_HOME: what a run needs. Without its web pages it starts in 5 s."""
+    """Prefect's API alone, on the database of PREFECT_HOME. Without its web pages it starts in 5 s."""
     port = free_port()
     environment = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     return start("Prefect's server", _prefect(port), port, "/api/health", log, environment)
@@ -129,8 +128,8 @@ def prefect_ui(log: Path, static: Path, port: int) -> Server:
 
 
 def _prefect(port: int) -> list[str]:
-    uvicorn = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
-    return [*uvicorn, "--log-level", "error", "--lifespan", "on"]
+    app = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "error", "--lifespan", "on"]
+    return [*app, "--host", "127.0.0.1", "--port", str(port)]
 
 
 def mlflow_ui(log: Path, uri: str, files: Path, port: int) -> Server:

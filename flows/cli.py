@@ -31,7 +31,7 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 Profile = Annotated[str, typer.Argument(help="A profile's name, or a path to your own TOML file.", show_default=True)]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting; may be repeated.", show_default=False)
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting; may be repeated.")
 ]
 Only = Annotated[
     list[str] | None,
@@ -52,7 +52,7 @@ def told_plainly() -> Iterator[None]:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except (ValueError, OSError, LookupError) as error:
-        from flows.config import ConfigError
+        from flows.settings import ConfigError
         from storage.tables import TableError
 
         if isinstance(error, (ConfigError, TableError)):
@@ -97,7 +97,8 @@ def report(result: RunResult, console: Console) -> None:
     def say(text: str, style: str | None = None) -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
-    say(f"run {result.run_id} {result.status}: {result.summary}", "bold" if result.status == "completed" else "bold yellow")
+    style = "bold" if result.status == "completed" else "bold yellow"
+    say(f"run {result.run_id} {result.status}: {result.summary}", style)
     for message in result.failures.values():
         say(message, "red")
     if result.failures:
@@ -130,7 +131,7 @@ def plan(profile: Profile = "laptop", overrides: Overrides = None, only: Only = 
         cfg = load_config(profile, overrides or [])
         graph = assemble(lifecycle_graph, cfg)
         wanted = _checked(only, cfg)
-        steps = make_plan(graph.only(wanted) if wanted else graph, Home.from_env().store)
+        steps = make_plan(graph.only(wanted) if wanted else graph, Home.from_env())
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("part", "stage", "", "because"):
             table.add_column(column, overflow="fold", no_wrap=column in ("part", "stage"))
@@ -149,9 +150,9 @@ def _checked(only: list[str] | None, cfg: object) -> list[str] | None:
     """`--only` names that exist, or one clear message."""
     if not only:
         return None
-    from flows.config import ConfigError
     from flows.graph import assemble
     from flows.lifecycle import lifecycle_graph
+    from flows.settings import ConfigError
 
     try:
         assemble(lifecycle_graph, cfg).only(only)
@@ -168,7 +169,7 @@ def query(
 ) -> None:
     """Ask the tables in SQL. Read only, no files, no network."""
     with told_plainly():
-        from flows.config import ConfigError
+        from flows.settings import ConfigError
         from storage.home import Home
         from storage.queries import FORMATS, format_table
         from storage.queries import query as ask
@@ -177,7 +178,7 @@ def query(
             raise ConfigError(f"--format {format}: takes {', '.join(FORMATS)}")
         answer = ask(Home.from_env(), sql)
         try:
-            format_table(answer, format, output or sys.stdout)  # type: ignore[arg-type]
+            format_table(answer, format, output or sys.stdout)
         except ValueError as error:
             raise ConfigError(f"--format {format}: {error}") from None
 
@@ -252,7 +253,8 @@ def sync() -> None:
         if result.problem:
             complain(result.problem)
             raise typer.Exit(FAILED)
-        typer.echo(f"MLflow at {home.mlflow_uri}: {result.runs} runs, {result.stages} stages, {result.metrics} metrics added")
+        added = f"{result.runs} runs, {result.stages} stages, {result.metrics} metrics"
+        typer.echo(f"MLflow at {home.mlflow_uri}: {added} added")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -70,8 +69,6 @@ def versions() -> Iterator[Finding]:
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
-    if sys.version_info < (3, 11):
-        yield Finding("bad", f"Python {sys.version.split()[0]}", "Lifespan needs 3.11 or newer")
     wrong = 0
     wanted = [Requirement(text) for text in requirements()]
     for requirement in wanted:
@@ -83,7 +80,8 @@ def versions() -> Iterator[Finding]:
             continue
         if not requirement.specifier.contains(found, prereleases=True):
             wrong += 1
-            yield Finding("bad", f"{requirement.name} {found} is not {requirement.specifier}", f"pip install '{requirement}'")
+            what = f"{requirement.name} {found} is not {requirement.specifier}"
+            yield Finding("bad", what, f"pip install '{requirement}'")
     for name, bad, effect in KNOWN_BAD:
         try:
             found = importlib.metadata.version(name)
@@ -160,7 +158,7 @@ def unfinished(home: Home, mend: bool) -> Iterator[Finding]:
     if dead and mend:
         yield Finding("ok", f"marked as interrupted: {', '.join(close_dead_runs(home))}")
     elif dead:
-        yield Finding("note", f"killed runs: {', '.join(dead)}", "the next run marks them as interrupted, and resumes their work")
+        yield Finding("note", f"killed runs: {', '.join(dead)}", "the next run says so, and resumes their work")
     temporary = [] if home.is_remote else [*Path(home.root, "artifacts", ".tmp").glob("*.lock")]
     left = [file for file in temporary if remove_if_dead(file, mend)]
     if left and mend:

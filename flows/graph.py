@@ -16,7 +16,7 @@ from storage.artifacts import Artifact
 from storage.fingerprint import plain
 
 if TYPE_CHECKING:
-    from flows.config import ComputeConfig
+    from flows.settings import ComputeConfig
     from flows.stage import Bound, Stage
     from storage.home import Home
 
@@ -94,8 +94,9 @@ class Graph:
             raise ValueError(f"two stages are called {label!r} in this run: give one a label of its own")
         bound = stage.bind(**arguments)
         key = bound.identity.key
-        needs = (self._label_of[artifact.key] for artifact in artifacts_in(bound.inputs) if artifact.key in self._label_of)
-        self.nodes[label] = Node(label, stage, bound, key, tuple(dict.fromkeys(needs)), priority)
+        used = [artifact.key for artifact in artifacts_in(bound.inputs)]
+        needs = dict.fromkeys(self._label_of[one] for one in used if one in self._label_of)
+        self.nodes[label] = Node(label, stage, bound, key, tuple(needs), priority)
         self._label_of.setdefault(key, label)
         return Artifact(stage.produces, key, _NoFacts(label))
 
@@ -112,7 +113,7 @@ class Graph:
         return result
 
     def only(self, labels: list[str]) -> Graph:
-        """The part of the graph that the given stages (labels, or names for all of a kind) need, themselves included."""
+        """The part of the graph that these stages need, themselves included; by label, stage name or group."""
         wanted: set[str] = set()
         for name in labels:
             found = [label for label, node in self.nodes.items() if name in (label, node.stage.name, node.stage.group)]

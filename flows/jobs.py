@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from flows.config import ComputeConfig
+from flows.settings import ComputeConfig
 from flows.work import Work
 from storage.artifacts import Artifact, Record
 from storage.home import Home

@@ -158,9 +158,8 @@ class Board:
         now = time.monotonic()
         with self._lock:
             totals = count(self.rows.values())
-            head = Text.assemble(
-                (f"lifespan · {self.title}", "bold"), f" · {clock(now - self.began)}", f" · {self.status}" * bool(self.status)
-            )
+            status = f" · {self.status}" if self.status else ""
+            head = Text.assemble((f"lifespan · {self.title}", "bold"), f" · {clock(now - self.began)}{status}")
             tally = Text(" · ").join(Text(f"{n} {state}", LOOK[state][1]) for state, n in totals.items() if n)
             groups: dict[str, list[Row]] = {}
             for row in self.rows.values():
@@ -260,7 +259,8 @@ def showing(board: Board, console: Console | None = None) -> Iterator[None]:
 
     def speak() -> None:
         for line in board.take_lines():
-            console.print(f"[{clock(time.monotonic() - board.began):>6}] {line}", markup=False, highlight=False, soft_wrap=True)
+            text = f"[{clock(time.monotonic() - board.began):>6}] {line}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def listen() -> None:
         while not stop.wait(0.2):

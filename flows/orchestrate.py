@@ -19,10 +19,10 @@ from flows import hermetic
 
 hermetic.apply(os.environ.get("LIFESPAN_HOME", ".lifespan"))
 
-from prefect import flow, task  # noqa: E402 - the environment comes first
+from prefect import flow, tags, task  # noqa: E402 - the environment comes first
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.client.orchestration import get_client  # noqa: E402
-from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter  # noqa: E402
+from prefect.client.schemas.filters import FlowRunFilter  # noqa: E402
 from prefect.client.schemas.objects import State  # noqa: E402
 from prefect.events.worker import EventsWorker  # noqa: E402
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: E402
@@ -58,8 +58,7 @@ def as_task(node: Node, runner: Runner) -> Any:
     def body(label: str, key: str, inputs: Mapping[str, Any]) -> Any:
         return show_stage(node, runner, inputs)
 
-    return task(
-        body,
+    decorate = task(
         name=node.stage.name,
         task_run_name=node.label.replace("{", "(").replace("}", ")"),
         description=(node.stage.fn.__doc__ or "").strip() or None,
@@ -67,6 +66,7 @@ def as_task(node: Node, runner: Runner) -> Any:
         cache_policy=NO_CACHE,  # the key is ours; see storage/fingerprint.py
         persist_result=False,
     )
+    return decorate(body)
 
 
 @flow(name="lifecycle", flow_run_name="{name} {run_id}", persist_result=False, validate_parameters=False)
@@ -95,17 +95,15 @@ def mirror(runner: Runner, name: str, alive: Callable[[str], bool]) -> State:
     """
     logging.getLogger("prefect").setLevel(logging.CRITICAL)  # failures are told by the run itself
     _runners[runner.run_id] = runner
-    width = ThreadPoolTaskRunner(max_workers=len(runner.graph.nodes) + 1)  # type: ignore[var-annotated]
+    width: Any = ThreadPoolTaskRunner(max_workers=len(runner.graph.nodes) + 1)
     try:
         with contextlib.suppress(Exception):
             bury(alive)
         # The heartbeat thread costs a second at the end of each flow; `bury` does its work at the next start.
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            tagged = lifecycle.with_options(task_runner=width)
-            from prefect import tags
-
+            wide: Any = lifecycle.with_options(task_runner=width)
             with tags(f"lifespan-run:{runner.run_id}"):
-                state: State = tagged(name=name, run_id=runner.run_id, return_state=True)
+                state: State = wide(name=name, run_id=runner.run_id, return_state=True)
         flush(state, len(runner.graph.nodes))
         return state
     finally:
@@ -132,7 +130,7 @@ def task_states(flow_run_id: UUID) -> dict[str, str | None]:
     wanted = FlowRunFilter.model_validate({"id": {"any_": [str(flow_run_id)]}})
     with get_client(sync_client=True) as client:
         while True:
-            page = client.read_task_runs(flow_run_filter=wanted, task_run_filter=TaskRunFilter(), limit=200, offset=len(found))
+            page = client.read_task_runs(flow_run_filter=wanted, limit=200, offset=len(found))
             for run in page:
                 ended = run.state is not None and (run.state.is_final() or run.state.name == "NotReady")
                 found[run.name] = run.state.name if ended and run.state else None
@@ -151,5 +149,3 @@ def bury(alive: Callable[[str], bool]) -> int:
                 client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
                 buried += 1
     return buried
-
-

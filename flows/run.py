@@ -18,10 +18,10 @@ from typing import Any
 from rich.console import Console
 
 from flows import child, hermetic
-from flows.config import RunConfig, to_json
 from flows.graph import Graph, assemble
 from flows.live import Board, showing
 from flows.runner import Outcome, Runner, summary
+from flows.settings import Settings, to_json
 from flows.work import now, write_atomically
 from storage.artifacts import Artifact
 from storage.durable import LockTimeout
@@ -63,7 +63,7 @@ def new_run_id() -> str:
 
 def run_graph(
     assembly: Assembly,
-    cfg: RunConfig,
+    cfg: Settings,
     *,
     home: Home | None = None,
     profile: str = "",
@@ -123,14 +123,11 @@ def run_graph(
         patience = 4.0 if status == "interrupted" else max(PREFECT_SECONDS, LAST_SYNC_SECONDS)
         _finish(threads, patience, board, warnings)
         board.say(status)
-        outcomes = {
-            label: future.result() for label, future in runner.outcomes.items() if future.done() and not future.exception()
-        }
+        ended = {label: future for label, future in runner.outcomes.items() if future.done()}
+        outcomes = {label: future.result() for label, future in ended.items() if not future.exception()}
         failures = {label: str(error) for label, error in runner.failures().items()}
-        result = RunResult(
-            run_id, status, time.monotonic() - board.began, summary(runner), outcomes, failures, tuple(warnings), report
-        )
-    return result
+        seconds = time.monotonic() - board.began
+        return RunResult(run_id, status, seconds, summary(runner), outcomes, failures, tuple(warnings), report)
 
 
 @contextlib.contextmanager
@@ -152,12 +149,10 @@ def terminable() -> Iterator[None]:
 
 
 def uses_hub(settings: Any) -> bool:
-    """True when some setting names a source on the Hugging Face hub (`hf://…`)."""
+    """True when some data source is on the Hugging Face hub (`kind = "hub"`)."""
     if isinstance(settings, Mapping):
-        return any(uses_hub(value) for value in settings.values())
-    if isinstance(settings, list):
-        return any(uses_hub(value) for value in settings)
-    return isinstance(settings, str) and settings.startswith("hf://")
+        return settings.get("kind") == "hub" or any(uses_hub(value) for value in settings.values())
+    return isinstance(settings, list) and any(uses_hub(value) for value in settings)
 
 
 # --- beside the stages ---------------------------------------------------------------------------------------------
@@ -232,7 +227,7 @@ def _take_report(runner: Runner, home: Home, run_id: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def registered(home: Home, run_id: str, board: Board, cfg: RunConfig, profile: str) -> Iterator[None]:
+def registered(home: Home, run_id: str, board: Board, cfg: Settings, profile: str) -> Iterator[None]:
     """Tell other processes of this run: a lock while it lives, its board once a second, its row in `runs`."""
     close_dead_runs(home)
     folder = home.local / "running" / run_id
@@ -298,7 +293,7 @@ def close_dead_runs(home: Home) -> list[str]:
     return dead
 
 
-def _write_event(home: Home, run_id: str, event: str, status: str, cfg: RunConfig, profile: str) -> None:
+def _write_event(home: Home, run_id: str, event: str, status: str, cfg: Settings, profile: str) -> None:
     row = {
         "run_id": run_id,
         "event": event,

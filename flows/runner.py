@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from flows.config import ComputeConfig
 from flows.graph import Graph, Node, artifacts_in
 from flows.jobs import Job, input_keys
 from flows.live import Board, clock
 from flows.plan import reasons_to_run
+from flows.settings import ComputeConfig
 from flows.work import now
 from flows.workers import Interrupted, Pool, StageFailed, open_pool
 from storage.artifacts import Artifact
@@ -124,7 +124,7 @@ class Runner:
             self.home.tables.write("stages", f"{self.run_id}-cached", rows)
 
     def _run(self, missing: list[str]) -> None:
-        why = reasons_to_run(self.graph, self.home.store)
+        why = reasons_to_run(self.graph, self.home)
         modules: dict[str, None] = {}
         for label in missing:
             stage = self.graph.nodes[label].stage
@@ -138,9 +138,9 @@ class Runner:
             self._pool = pool
         if self._cancelled.is_set():
             return
-        waiting, running = dict.fromkeys(missing), 0
+        waiting, running, ended = dict.fromkeys(missing), 0, ""
         while (waiting or running) and not self._cancelled.is_set():
-            started = running
+            ready = []
             for label in list(waiting):
                 needs = [self.outcomes[need] for need in self.graph.nodes[label].needs]
                 if all(future.done() for future in needs):
@@ -149,13 +149,16 @@ class Runner:
                     if broken:
                         self._fail(label, Skipped(f"{label} needs {broken[0]}, which failed"), "skipped")
                         continue
-                    running += 1
-                    arguments = (self.graph.nodes[label], "; ".join(why.get(label, [])))
-                    threading.Thread(target=self._attempt, args=arguments, daemon=True).start()
-            if running == started:
-                pool.settled()
+                    ready.append(label)
+            pool.expect(ready)
+            if ended:
+                pool.settled(ended)
+            for label in ready:
+                arguments = (self.graph.nodes[label], "; ".join(why.get(label, [])))
+                threading.Thread(target=self._attempt, args=arguments, daemon=True).start()
+            running += len(ready)
             if running:
-                self._ended.get()
+                ended = self._ended.get()
                 running -= 1
 
     def _attempt(self, node: Node, reason: str) -> None:
@@ -228,6 +231,8 @@ class Runner:
                 except LockTimeout:
                     if self._cancelled.is_set():
                         raise Interrupted("the run was interrupted") from None
+                    if self._pool:
+                        self._pool.settled(node.label)  # another run makes it: no worker should wait for us
             yield
 
     # --- telling ----------------------------------------------------------------------------------------------------

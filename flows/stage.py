@@ -5,12 +5,13 @@ How to write a stage (in `flows/stages/`; keep imports at the top light, import 
     @stage(produces="checkpoint", group="pretraining", seconds=90)
     def pretrain(work: Work, *, config: PretrainConfig, seed: int, shards: Artifact) -> dict[str, Any]:
         for step, record in enumerate(train(config, seed, work.open(shards))):   # a generator of components/
-            work.log(step, record); work.progress(step, config.steps, loss=record["loss"]); work.usage(tokens=…, flops=…)
-        save_checkpoint(model, work.out)                                          # what lies in work.out is the artifact
-        return {"num_params": …, "loss": …}                                       # its facts
+            work.log(step, record); work.progress(step, config.steps, tokens=…, loss=…); work.usage(tokens=…, flops=…)
+        save_checkpoint(model, work.out)                                         # what lies in work.out is the artifact
+        return {"num_params": …, "loss": …}                                      # its facts
 
 Arguments that are artifacts (or lists, tuples, dicts of them) are inputs; all others are identity settings, made of
-dataclasses, scalars and tuples. To survive a kill: `work.load_state()` first, `if work.state_due(): work.save_state(…)`.
+dataclasses, scalars and tuples. To survive a kill: `work.load_state()` first, then `work.save_state(…)` whenever
+`work.state_due()`.
 
 How to write an assembly, one line a stage; it serves for the run and for `lifespan plan`, so it cannot look at facts:
 
@@ -20,7 +21,7 @@ How to write an assembly, one line a stage; it serves for the run and for `lifes
         for beta in cfg.ppo.kl_coefs:
             ppo.submit(run, label=f"ppo[kl_coef={beta}]", config=replace(cfg.ppo.base, kl_coef=beta), shards=shards)
 
-In a unit test call the function itself: `pretrain.fn(Work(out, state, store=store), config=…, seed=0, shards=artifact)`.
+In a unit test call the function itself: `pretrain.fn(Work(out, state, store=store), config=…, seed=0, shards=…)`.
 """
 
 from __future__ import annotations
@@ -116,7 +117,9 @@ class Stage:
         """The key of what this stage would make from these arguments: name, settings, input keys, code."""
         return self.bind(**arguments).identity.key
 
-    def submit(self, run: Graph, *, label: str | None = None, priority: float | None = None, **arguments: Any) -> Artifact:
+    def submit(
+        self, run: Graph, *, label: str | None = None, priority: float | None = None, **arguments: Any
+    ) -> Artifact:
         """Put the stage into the graph of a run; the handle returned has a key, and facts only once it ran.
 
         Args:
@@ -133,7 +136,9 @@ def stage(*, produces: str, group: str, seconds: float = 10.0) -> Callable[[Stag
     def wrap(fn: StageFunction) -> Stage:
         parameters = list(inspect.signature(fn).parameters.values())
         if not parameters or parameters[0].name != "work":
-            raise TypeError(f"stage {fn.__name__}: its first parameter is the Work: def {fn.__name__}(work: Work, *, …)")
+            raise TypeError(
+                f"stage {fn.__name__}: its first parameter is the Work: def {fn.__name__}(work: Work, *, …)"
+            )
         if any(p.kind is not inspect.Parameter.KEYWORD_ONLY for p in parameters[1:]):
             raise TypeError(f"stage {fn.__name__}: arguments after `work` are given by name: put a * after it")
         return Stage(fn, produces, group, seconds)

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.config import ComputeConfig
+from flows.settings import ComputeConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,7 +155,7 @@ class Work:
         self._state_saved_at = time.monotonic()
 
     def load_state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-        """The newest whole state (step, tensors, meta), with the rows of that moment restored; None for a fresh start."""
+        """The newest whole state (step, tensors, meta), with the rows of that moment; None for a fresh start."""
         from safetensors.torch import load
 
         for file in sorted(self.state.glob("step-*.json"), reverse=True):

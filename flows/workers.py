@@ -26,8 +26,8 @@ from flows.worker import describe_error
 from storage.artifacts import Artifact
 
 LOG_TAIL_LINES = 12
-# A worker that is done waits this long at most for the stages that its own stage made ready: else a long stage of
-# little urgency takes the worker a few ms before the next one of the critical path is queued.
+# A free worker waits this long at most for stages that are about to be queued: else a long stage of little urgency
+# takes it a few ms before the next one of the critical path.
 PATIENCE_SECONDS = 0.25
 _OWN_PATH = {path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))}  # a worker finds these itself
 Events = Callable[[Job, dict[str, Any]], None]
@@ -58,7 +58,9 @@ class Pool(Protocol):
 
     def submit(self, job: Job, priority: float) -> Future[Artifact]: ...
 
-    def settled(self) -> None: ...
+    def expect(self, labels: Sequence[str]) -> None: ...
+
+    def settled(self, label: str) -> None: ...
 
     def close(self) -> None: ...
 
@@ -92,8 +94,11 @@ class InlinePool:
                 future.set_exception(failure)
         return future
 
-    def settled(self) -> None:
+    def expect(self, labels: Sequence[str]) -> None:
         """Nothing to do: jobs run when they are submitted."""
+
+    def settled(self, label: str) -> None:
+        """Nothing to do."""
 
     def close(self) -> None:
         self._closed = True
@@ -124,8 +129,8 @@ class WorkerPool:
         self._closing = threading.Event()
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._lock = threading.Lock()
+        self._expected: set[str] = set()  # labels of jobs that are on their way, and of ended ones not yet seen
         self._news = threading.Condition()
-        self._num_news = 0
         logs.mkdir(parents=True, exist_ok=True)
         # A worker dies with the *thread* that started it (PR_SET_PDEATHSIG), so each has a thread that outlives it.
         self._slots = [threading.Thread(target=self._serve, args=(n,), daemon=True) for n in range(size)]
@@ -138,18 +143,29 @@ class WorkerPool:
             future.set_exception(Interrupted("the run was interrupted"))
         else:
             self._queue.put((-priority, next(self._order), (job, future)))
-            self.settled()
+        self.settled(job.label)
         return future
 
-    def settled(self) -> None:
-        """The submitter has seen the end of a job: what it made ready is queued, or there was nothing."""
+    def expect(self, labels: Sequence[str]) -> None:
+        """Jobs of these labels will be submitted at once: a free worker waits for them, to choose among all."""
         with self._news:
-            self._num_news += 1
+            self._expected.update(labels)
+
+    def settled(self, label: str) -> None:
+        """No job of this label is on its way now, and what its end made ready is expected."""
+        with self._news:
+            self._expected.discard(label)
             self._news.notify_all()
 
-    def _wait_for_news(self, known: int) -> None:
+    def _next(self) -> tuple[Job, Future[Artifact]] | None:
+        item = self._queue.get()
         with self._news:
-            self._news.wait_for(lambda: self._num_news > known or self._closing.is_set(), PATIENCE_SECONDS)
+            waited = bool(self._expected)
+            self._news.wait_for(lambda: not self._expected or self._closing.is_set(), PATIENCE_SECONDS)
+        if waited:  # a better one may have come
+            self._queue.put(item)
+            item = self._queue.get()
+        return item[2]
 
     def pids(self) -> list[int]:
         """Process ids of the living workers."""
@@ -186,7 +202,7 @@ class WorkerPool:
         log = self._logs / f"worker-{number}.log"
         process = self._spawn(number, log)
         while True:
-            item = self._queue.get()[2]
+            item = self._next()
             if item is None or self._closing.is_set():
                 if item:
                     item[1].set_exception(Interrupted("the run was interrupted"))
@@ -197,9 +213,8 @@ class WorkerPool:
             log_start = log.stat().st_size if log.exists() else 0
             try:
                 artifact = self._converse(process, job, log)
-                known = self._num_news
+                self.expect([job.label])
                 future.set_result(artifact)
-                self._wait_for_news(known)
             except (BrokenPipeError, EOFError):
                 if self._closing.is_set():
                     future.set_exception(Interrupted("the run was interrupted"))

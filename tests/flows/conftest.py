@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 
@@ -20,6 +19,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 @pytest.fixture
-def console() -> Iterator[Console]:
+def console() -> Console:
     """Collects what a run prints where there is no terminal: `console.file.getvalue()`."""
-    yield Console(file=StringIO(), width=200)
+    return Console(file=StringIO(), width=200)

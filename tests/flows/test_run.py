@@ -9,24 +9,25 @@ import subprocess
 import sys
 import threading
 import time
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
-from toy_life import Counting, count, scale, toy_graph, total, train
+from toy_life import Counting, ToyConfig, count, scale, total, toy_graph, train
 
-from flows.config import ComputeConfig, RunConfig
 from flows.graph import Graph, assemble
 from flows.plan import plan
 from flows.run import RunResult, close_dead_runs, run_graph, running, terminable, uses_hub
+from flows.settings import ComputeConfig
 from flows.status import recent_runs
 from storage.home import Home
 
-HERE = RunConfig(compute=ComputeConfig(workers=0))
+HERE = ToyConfig(compute=ComputeConfig(workers=0))
 
 
-def run(graph: Any, home: Home, console: Console, cfg: RunConfig = HERE, **options: Any) -> RunResult:
+def run(graph: Any, home: Home, console: Console, cfg: ToyConfig = HERE, **options: Any) -> RunResult:
     return run_graph(graph, cfg, home=home, console=console, prefect=False, mlflow=False, **options)
 
 
@@ -63,7 +64,7 @@ def test_a_second_run_is_all_cached_and_the_rows_tell(home: Home, console: Conso
 
 
 def test_a_changed_setting_runs_what_follows_and_nothing_before(home: Home, console: Console) -> None:
-    def graph(cfg: RunConfig, run: Graph) -> None:
+    def graph(cfg: ToyConfig, run: Graph) -> None:
         numbers = count.submit(run, config=Counting(3))
         small = scale.submit(run, label="small", numbers=numbers, factor=1.0)
         big = scale.submit(run, label="big", numbers=numbers, factor=float(10 + cfg.seed))
@@ -71,21 +72,21 @@ def test_a_changed_setting_runs_what_follows_and_nothing_before(home: Home, cons
 
     run(graph, home, console)
     changed = HERE.model_copy(update={"seed": 5})
-    steps = {step.label: step for step in plan(assemble(graph, changed), home.store)}
+    steps = {step.label: step for step in plan(assemble(graph, changed), home)}
     assert [label for label, step in steps.items() if step.cached] == ["count", "small"]
     assert steps["big"].reasons == ("factor: 10.0 -> 15.0",)
     assert steps["total"].reasons == ("input parts: big runs again",)
     result = run(graph, home, console, changed)
     assert statuses(result) == {"count": "cached", "small": "cached", "big": "ran", "total": "ran"}
     assert result.outcomes["big"].reason == "factor: 10.0 -> 15.0"
-    assert all(step.cached for step in plan(assemble(graph, changed), home.store))
+    assert all(step.cached for step in plan(assemble(graph, changed), home))
 
 
 def test_a_failure_takes_its_dependants_alone(home: Home, console: Console, tmp_path: Path) -> None:
     fuse = tmp_path / "fuse"
     fuse.touch()
 
-    def graph(cfg: RunConfig, run: Graph) -> None:
+    def graph(cfg: ToyConfig, run: Graph) -> None:
         broken = train.submit(run, steps=2, fuse=str(fuse), mode="value")
         total.submit(run, parts=[broken])
         scale.submit(run, numbers=count.submit(run, config=Counting(2)), factor=1.0)
@@ -106,7 +107,7 @@ def test_a_damaged_input_is_rebuilt_on_the_way(home: Home, console: Console) -> 
     numbers = home.store.path(result.outcomes["count"].artifact) / "numbers.json"
     numbers.write_text("[0, 1, 9]")  # same size: only the checksum tells
 
-    def more(cfg: RunConfig, run: Graph) -> None:
+    def more(cfg: ToyConfig, run: Graph) -> None:
         scale.submit(run, numbers=count.submit(run, config=Counting(3)), factor=7.0)
 
     again = run(more, Home(home.root), console)
@@ -116,11 +117,11 @@ def test_a_damaged_input_is_rebuilt_on_the_way(home: Home, console: Console) -> 
 
 
 def test_workers_run_branches_side_by_side(home: Home, console: Console) -> None:
-    def graph(cfg: RunConfig, run: Graph) -> None:
+    def graph(cfg: ToyConfig, run: Graph) -> None:
         for n in range(2):
             count.submit(run, label=f"count{n}", config=Counting(2, 0.5), seed=n)
 
-    result = run(graph, home, console, RunConfig(compute=ComputeConfig(workers=2)))
+    result = run(graph, home, console, ToyConfig(compute=ComputeConfig(workers=2)))
     rows = home.tables.read("stages").to_pylist()
     assert result.status == "completed"
     ended = [row["ended_at"] for row in rows]
@@ -128,12 +129,12 @@ def test_workers_run_branches_side_by_side(home: Home, console: Console) -> None
 
 
 def test_two_runs_at_once_make_each_artifact_once(home: Home) -> None:
-    def graph(cfg: RunConfig, run: Graph) -> None:
+    def graph(cfg: ToyConfig, run: Graph) -> None:
         scale.submit(run, numbers=count.submit(run, config=Counting(4, 0.2)), factor=1.0)
 
     results: list[RunResult] = []
     threads = [
-        threading.Thread(target=lambda: results.append(run(graph, Home(home.root), Console(file=open(os.devnull, "w")))))  # noqa: SIM115, PTH123
+        threading.Thread(target=lambda: results.append(run(graph, Home(home.root), Console(file=StringIO()))))
         for _ in range(2)
     ]
     for thread in threads:
@@ -150,13 +151,13 @@ SCRIPT = """
 import sys
 sys.path[:0] = {path!r}
 from rich.console import Console
-from toy_life import count, scale, train, Counting
-from flows.config import RunConfig, ComputeConfig
+from toy_life import count, scale, train, Counting, ToyConfig
+from flows.settings import ComputeConfig
 from flows.run import run_graph
 def graph(cfg, run):
     scale.submit(run, numbers=count.submit(run, config=Counting(2)), factor=1.0)
     train.submit(run, steps=200, pause=0.05, priority=0.0)
-result = run_graph(graph, RunConfig(compute=ComputeConfig(workers=1)), prefect=False, mlflow=False)
+result = run_graph(graph, ToyConfig(compute=ComputeConfig(workers=1)), prefect=False, mlflow=False)
 print("ENDED", result.status)
 """
 
@@ -179,7 +180,7 @@ def start_long_run(home: Home) -> subprocess.Popen[str]:
 
 
 def finish(home: Home, console: Console) -> RunResult:
-    def graph(cfg: RunConfig, run: Graph) -> None:
+    def graph(cfg: ToyConfig, run: Graph) -> None:
         scale.submit(run, numbers=count.submit(run, config=Counting(2)), factor=1.0)
         train.submit(run, steps=200, pause=0.05, priority=0.0)
 
@@ -216,9 +217,14 @@ def test_ctrl_c_ends_within_seconds_and_the_next_run_goes_on(home: Home, console
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_other_requests_to_end_are_as_ctrl_c(number: int) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), terminable():
-        os.kill(os.getpid(), number)
-        time.sleep(5)
+
+    def wait_to_be_told() -> None:
+        with terminable():
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        wait_to_be_told()
     assert signal.getsignal(number) is before
 
 
@@ -239,7 +245,7 @@ def test_a_killed_run_is_closed_by_the_next_and_loses_no_row(home: Home, console
 
 
 def test_a_mistake_in_an_assembly_leaves_no_run_behind(home: Home, console: Console) -> None:
-    def graph(cfg: RunConfig, run: Graph) -> None:
+    def graph(cfg: ToyConfig, run: Graph) -> None:
         count.submit(run, config=Counting(), sed=3)
 
     with pytest.raises(TypeError, match="'sed'"):
@@ -249,5 +255,5 @@ def test_a_mistake_in_an_assembly_leaves_no_run_behind(home: Home, console: Cons
 
 
 def test_the_hub_is_reached_only_when_a_setting_names_it() -> None:
-    assert not uses_hub({"data": {"sources": ["sotu", "texts/*.txt"]}})
-    assert uses_hub({"data": {"sources": ["sotu", "hf://datasets/x"]}})
+    assert not uses_hub({"data": {"sources": [{"name": "hub", "kind": "sotu"}, {"kind": "text", "path": "hub/*.txt"}]}})
+    assert uses_hub({"data": {"sources": [{"kind": "sotu"}, {"kind": "hub", "path": "owner/name"}]}})

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.config import ComputeConfig
+from flows.settings import ComputeConfig
 from flows.work import Work
 
 
@@ -33,7 +33,9 @@ def test_tensors_meta_and_step_come_back_bit_for_bit(tmp_path: Path) -> None:
     step, found, meta = loaded
     assert (step, meta) == (7, {"position": [1, 2], "lr": 0.1})
     assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items())
+    assert all(
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items()
+    )
 
 
 def test_only_the_last_two_states_are_kept_and_a_torn_one_falls_back(tmp_path: Path) -> None:
@@ -56,7 +58,9 @@ def test_only_the_last_two_states_are_kept_and_a_torn_one_falls_back(tmp_path: P
 
 @settings(max_examples=25, deadline=None)
 @given(kills=st.lists(st.integers(1, 19), max_size=4), every=st.integers(1, 6))
-def test_kills_neither_lose_nor_double_a_row(tmp_path_factory: pytest.TempPathFactory, kills: list[int], every: int) -> None:
+def test_kills_neither_lose_nor_double_a_row(
+    tmp_path_factory: pytest.TempPathFactory, kills: list[int], every: int
+) -> None:
     folder = tmp_path_factory.mktemp("work")
     for stop_at in [*kills, 20]:
         work = make(folder)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from toy_life import Counting, count, scale, train
 
-from flows.config import ComputeConfig
 from flows.graph import Graph
 from flows.jobs import Job, arrived, travelling
+from flows.settings import ComputeConfig
 from flows.workers import Interrupted, StageFailed, WorkerPool
 from storage.home import Home
 
@@ -60,7 +60,9 @@ def test_a_job_is_executed_and_sealed_in_another_process(pool: WorkerPool, home:
     assert artifact == home.store.find(artifact.key)
     assert (home.store.path(artifact) / "numbers.json").read_text() == "[0, 1, 2, 3, 4]"
     assert artifact.facts["num_tokens"] == 5
-    assert home.tables.read("metrics", ["step", "value"]).to_pylist() == [{"step": n, "value": float(n)} for n in range(5)]
+    assert home.tables.read("metrics", ["step", "value"]).to_pylist() == [
+        {"step": n, "value": float(n)} for n in range(5)
+    ]
     (cost,) = home.tables.read("costs").to_pylist()
     assert (cost["tokens"], cost["flops"], cost["group"], cost["key"]) == (5, 10.0, "data", artifact.key)
     events = [heard.get() for _ in range(heard.qsize())]

@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.settings import Settings
 from flows.stage import stage
 from flows.work import Work
 from storage.artifacts import Artifact
+
+
+class ToyConfig(Settings):
+    """A life with nothing but what every run has."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,353 @@
+"""One TOML file in, checked and frozen settings out; every mistake is named where it was made.
+
+A profile is a name from `flows/profiles/` or a path to a file of the user's own, which may start from another one
+with `extends = "laptop"`. `--set a.b=c` goes on top. The sections are the plain frozen dataclasses of the components;
+this module does the checking for them: unknown settings at any depth, wrong types, wrong values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_jsonable_python
+
+PROFILES = Path(__file__).parent / "profiles"
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Where and how stages run. Execution only: nothing here can change a result, so nothing here enters a key."""
+
+    workers: int = 2  # processes side by side; 0 runs stages in the calling process
+    threads_per_worker: int = 1
+    device: str = "cpu"
+    hardware: str = "cpu-core"  # name in the `hardware` table, for the cost rows
+    watts_per_core: float = 10.0  # share of a server's draw for one busy core; sets energy in the cost rows
+    usd_per_core_hour: float = 0.04  # about what clouds ask for one virtual core
+    checkpoint_seconds: float = 20.0  # a killed stage loses at most about this much work
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError("workers must be 0 or more")
+        if self.threads_per_worker < 1:
+            raise ValueError("threads_per_worker must be 1 or more")
+
+
+class Settings(BaseModel):
+    """What every run has; a flow's own settings are a subclass with a dataclass for each section."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "life"
+    seed: int = 0
+    compute: ComputeConfig = Field(default_factory=ComputeConfig)
+
+
+class ConfigError(ValueError):
+    """One or more mistakes in settings, a line each, ready to be shown to the user."""
+
+
+C = TypeVar("C", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where settings came from: a TOML file with its text, or the command line."""
+
+    name: str
+    text: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def holds(self, path: Sequence[str]) -> bool:
+        here: Any = self.data
+        for part in path:
+            if not isinstance(here, Mapping) or part not in here:
+                return False
+            here = here[part]
+        return True
+
+    def where(self, path: Sequence[str]) -> str:
+        """`file.toml:12` for the line that sets the field, else just the name."""
+        line = find_line(self.text, path)
+        return f"{self.name}:{line}" if line else self.name
+
+
+def profile_names() -> list[str]:
+    return sorted(file.stem for file in PROFILES.glob("*.toml"))
+
+
+def load(profile: str | Path, overrides: Sequence[str], model: type[C]) -> C:
+    """Read a profile, lay the overrides over it, check everything.
+
+    Raises ConfigError with all mistakes found, a line each: file and line, dotted field, what was found, what it
+    takes, and the nearest right name.
+    """
+    sources = read_profile(profile)
+    merged: dict[str, Any] = {}
+    for source in sources:
+        merged = merge(merged, source.data)
+    merged.setdefault("name", Path(profile).stem)
+    command_line = parse_overrides(overrides, model)
+    merged = merge(merged, command_line.data)
+    return check(merged, [*sources, command_line], model)
+
+
+def check(data: Mapping[str, Any], sources: Sequence[Source], model: type[C]) -> C:
+    """Validate merged settings; `sources` (weakest first) say where a mistake was made."""
+
+    def where(path: Sequence[str]) -> str:
+        for length in range(len(path), 0, -1):  # of `sizes.1` the file knows `sizes`
+            for source in reversed(sources):
+                if source.holds(path[:length]):
+                    return source.where(path[:length])
+        return sources[0].name if sources else "settings"
+
+    problems = [f"{where(path)}: {text}" for path, text in unknown_settings(model, data, ())]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    try:
+        # Strict and through JSON: "3" is no int, yet a TOML array may become a tuple and 1 a float.
+        return model.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        for item in error.errors():
+            path = [str(part) for part in item["loc"] if not isinstance(part, str) or part in _names(data, item["loc"])]
+            problems.append(f"{where(path)}: {'.'.join(path) or 'settings'}: {describe(item)}")
+        raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+
+
+def describe(item: Any) -> str:
+    """Pydantic's finding in plain words."""
+    if item["type"] == "missing":
+        return "is required and was not set"
+    message = re.sub(r"^(Input should be|Value error,) ?", "", item["msg"])
+    for theirs, ours in (("a valid ", ""), ("string", "text"), ("integer", "whole number"), ("an object", "a section")):
+        message = message.replace(theirs, ours)
+    if item["type"] == "value_error":
+        return message
+    return f"takes {message}, found {shown(item['input'])}"
+
+
+def shown(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _names(data: Any, loc: Sequence[Any]) -> set[str]:
+    """The parts of an error's location that are keys in the data (unions add names of their own to it)."""
+    names: set[str] = set()
+    for part in loc:
+        if isinstance(data, Mapping) and part in data:
+            names.add(str(part))
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        elif isinstance(data, Mapping) and isinstance(part, str) and part.isidentifier():
+            names.add(part)  # a missing required field
+    return names
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def profile_path(profile: str | Path, beside: Path | None = None) -> Path:
+    """The file of a profile name or path; `beside` is the folder of the file that extends it."""
+    text = str(profile)
+    if text.endswith(".toml") or "/" in text:
+        path = Path(text) if beside is None or Path(text).is_absolute() else beside / text
+        if not path.is_file():
+            raise ConfigError(f"{text}: no such file. Profiles by name: {', '.join(profile_names())}")
+        return path
+    path = PROFILES / f"{text}.toml"
+    if not path.is_file():
+        hint = nearest(text, profile_names())
+        known = ", ".join(profile_names())
+        raise ConfigError(f"no profile is called {text!r}{hint} Profiles: {known}, or a path to a .toml file")
+    return path
+
+
+def read_profile(profile: str | Path) -> list[Source]:
+    """The file and all that it extends, weakest first."""
+    chain: list[Source] = []
+    seen: list[Path] = []
+    target: str | Path | None = profile
+    beside: Path | None = None
+    while target is not None:
+        path = profile_path(target, beside)
+        if path.resolve() in seen:
+            raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
+        seen.append(path.resolve())
+        try:
+            text = path.read_text(encoding="utf-8")
+            data = tomllib.loads(text)
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not a text file in UTF-8 (byte {error.start}); a profile is TOML") from None
+        except tomllib.TOMLDecodeError as error:
+            line = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
+            spot = f"{path}:{line[1]}:{line[2]}" if line else str(path)
+            message = re.sub(r" \(at .*\)$", "", str(error))
+            raise ConfigError(f'{spot}: not valid TOML: {message}. Text goes in quotes: name = "x"') from None
+        target = data.pop("extends", None)
+        if target is not None and not isinstance(target, str):
+            raise ConfigError(f"{path}: extends: takes a profile name or a path, found {shown(target)}")
+        beside = path.parent
+        chain.append(Source(str(path), text, data))
+    return chain[::-1]
+
+
+def find_line(text: str, path: Sequence[str]) -> int | None:
+    """The line that sets a dotted path in TOML text, by its table headers and keys; None when it isn't plain to see."""
+    if not path:
+        return None
+    table: list[str] = []
+    best: int | None = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        if header := re.match(r"\[\[?\s*([^\]]+?)\s*\]\]?", stripped):
+            table = [part.strip().strip("\"'") for part in header[1].split(".")]
+            if table == list(path):
+                best = best or number
+        elif key := re.match(r"([A-Za-z0-9_.\-\"' ]+?)\s*=", stripped):
+            full = table + [part.strip().strip("\"'") for part in key[1].split(".")]
+            if full == list(path):
+                return number
+            if full == list(path[: len(full)]) or (best is None and full[: len(path)] == list(path)):
+                best = number  # an inline table or array that holds it, or a dotted key within it
+    return best
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged, everything else is replaced."""
+    result = dict(base)
+    for key, value in over.items():
+        held = result.get(key)
+        result[key] = merge(held, value) if isinstance(held, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+# --- overrides -----------------------------------------------------------------------------------------------------
+
+
+def parse_overrides(overrides: Sequence[str], model: type[BaseModel]) -> Source:
+    """`a.b=c`, where c is a TOML value, or text where the field takes text."""
+    data: dict[str, Any] = {}
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        path = [part.strip() for part in name.split(".")]
+        if not equals or not all(path):
+            raise ConfigError(f"--set {override}: takes a setting and a value, as in --set seed=1")
+        here = data
+        for part in path[:-1]:
+            inner = here.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {override}: {part} was set to a plain value before")
+            here = inner
+        here[path[-1]] = parse_value(text.strip(), annotation_at(model, path))
+    return Source("--set", "", data)
+
+
+def parse_value(text: str, annotation: Any) -> Any:
+    if annotation is str or (_is_literal_text(annotation)):
+        quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'"
+        return text[1:-1] if quoted else text
+    try:
+        return tomllib.loads(f"value = {text}")["value"] if "\n" not in text else text
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+
+
+def _is_literal_text(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is Literal and all(isinstance(a, str) for a in typing.get_args(annotation))
+
+
+def annotation_at(model: type, path: Sequence[str]) -> Any:
+    """The type of the field at a dotted path; None where there is no such field."""
+    here: Any = model
+    for part in path:
+        names = next((found for option in options(here) if (found := fields_of(option)) is not None), None)
+        if names is None:
+            mapping = next((o for o in options(here) if typing.get_origin(o) in (dict, Mapping)), None)
+            here = typing.get_args(mapping)[1] if mapping is not None and len(typing.get_args(mapping)) == 2 else None
+        else:
+            here = names.get(part)
+        if here is None:
+            return None
+    return here
+
+
+# --- unknown settings ----------------------------------------------------------------------------------------------
+
+
+@cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def fields_of(annotation: Any) -> dict[str, Any] | None:
+    """Name -> type of a section (pydantic model or dataclass); None for anything else."""
+    if not isinstance(annotation, type):
+        return None
+    if issubclass(annotation, BaseModel):
+        return {name: info.annotation for name, info in annotation.model_fields.items()}
+    if dataclasses.is_dataclass(annotation):
+        hints = _type_hints(annotation)
+        return {item.name: hints[item.name] for item in dataclasses.fields(annotation) if item.init}
+    return None
+
+
+def options(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def unknown_settings(annotation: Any, data: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Walk types and data together; yield the path and the message of each setting that no field takes."""
+    sections = [found for option in options(annotation) if (found := fields_of(option)) is not None]
+    if isinstance(data, Mapping):
+        if sections:
+            known: dict[str, Any] = {name: kind for section in reversed(sections) for name, kind in section.items()}
+            for name, value in data.items():
+                full = (*path, name)
+                if name in known:
+                    yield from unknown_settings(known[name], value, full)
+                else:
+                    section = ".".join(path) or "the top level"
+                    hint = nearest(name, known, ".".join(path)) or "."
+                    yield full, f"{'.'.join(full)}: no such setting in {section}{hint} It takes: {', '.join(known)}"
+        else:
+            for option in options(annotation):
+                arguments = typing.get_args(option)
+                if typing.get_origin(option) in (dict, Mapping) and len(arguments) == 2:
+                    for name, value in data.items():
+                        yield from unknown_settings(arguments[1], value, (*path, str(name)))
+    elif isinstance(data, list):
+        for option in options(annotation):
+            items = [argument for argument in typing.get_args(option) if argument is not Ellipsis]
+            if len(items) == 1 and typing.get_origin(option) in (list, tuple, Sequence):
+                for value in data:
+                    yield from unknown_settings(items[0], value, path)
+
+
+def nearest(name: str, names: typing.Iterable[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    if not close:
+        return "."
+    return f"; did you mean {prefix + '.' if prefix else ''}{close[0]}?"
+
+
+def to_json(config: BaseModel) -> dict[str, Any]:
+    """The settings as plain JSON values, for the `runs` table and the tracker."""
+    return typing.cast(dict[str, Any], to_jsonable_python(config, inf_nan_mode="constants"))
