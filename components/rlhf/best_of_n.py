@@ -37,8 +37,8 @@ def best_of_n_weights(scores: ArrayLike, n: int) -> NDArray[np.float64]:
 
 
 def best_of_n_value(scores: ArrayLike, values: ArrayLike, n: int) -> float:
-    """Unbiased estimate of the expected value (gold, say) of the best-scored of n fresh samples, from the N >= n samples
-    of one prompt. With `values` equal to `scores` it is the expected score itself."""
+    """Unbiased estimate of the expected value (gold, say) of the best-scored of n fresh samples, from N >= n samples of
+    one prompt. With `values` equal to `scores` it is the expected score itself."""
     return float(best_of_n_weights(scores, n) @ np.asarray(values, dtype=np.float64))
 
 

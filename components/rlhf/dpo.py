@@ -146,7 +146,7 @@ def dpo(
         state.optimizer.step(lr_factor(config.schedule, state.step, total))
         state.step += 1
         with torch.no_grad():
-            yield {
+            metrics = {
                 "step": state.step,
                 "loss/policy": float(loss),
                 "rewards/chosen": float(config.beta * (chosen_B - ref_chosen_B).mean()),
@@ -159,3 +159,5 @@ def dpo(
                 "tokens": sum(len(p.chosen) + len(p.rejected) for p in batch),
                 "seconds": time.perf_counter() - began,
             }
+        # Outside of no_grad: a generator that pauses inside would leave its caller without gradients.
+        yield metrics

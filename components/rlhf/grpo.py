@@ -17,7 +17,7 @@ from torch import Tensor
 
 from components.inference.sampling import SamplingParams
 from components.model.transformer import Transformer
-from components.rlhf.advantages import clipped_surrogate, kl_estimate, masked_mean
+from components.rlhf.advantages import clipped_surrogate, kl_estimate
 from components.rlhf.rollouts import (
     Rollout,
     draw_prompts,
@@ -117,7 +117,7 @@ class GRPORecord:
 
 
 def group_advantages(rewards_GK: Tensor, variant: Variant) -> Tensor:
-    """(r − mean)/(std + 1e-4) within a group, sample std (ddof 1); Dr. GRPO does not divide. Zero in a group of equals."""
+    """(r − mean)/(std + 1e-4) within a group, sample std (ddof 1); Dr. GRPO does not divide. Zero among equals."""
     centred_GK = rewards_GK - rewards_GK.mean(1, keepdim=True)
     # In a group of equals only rounding is left over; it must not be blown up.
     centred_GK = torch.where((rewards_GK == rewards_GK[:, :1]).all(1, keepdim=True), 0.0, centred_GK)

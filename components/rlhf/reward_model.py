@@ -40,13 +40,13 @@ class RewardModelConfig:
     2023). held_out: share of the pairs kept for accuracy. num_members: size of the ensemble."""
 
     epochs: int = 3
-    batch_pairs: int = 32
+    batch_pairs: int = 16
     margin_coef: float = 0.0
     centering_coef: float = 0.01
     held_out: float = 0.15
     num_members: int = 1
     max_grad_norm: float = 1.0
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.0, adamw_lr=1e-3))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.01, adamw_lr=1e-3))
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("linear", warmup_steps=5))
 
     def __post_init__(self) -> None:

@@ -58,7 +58,7 @@ def test_label_temperature_gives_the_agreement_that_was_asked_for() -> None:
     tau = label_temperature(margins, 0.82)
     assert np.mean(1 / (1 + np.exp(-np.abs(margins) / tau))) == pytest.approx(0.82, abs=1e-9)
     assert label_temperature([1.0], 0.82) == pytest.approx(1 / math.log(0.82 / 0.18))
-    with pytest.raises(ValueError, match="above 0.5"):
+    with pytest.raises(ValueError, match=r"above 0\.5"):
         label_temperature([1.0], 0.5)
 
 
