@@ -1,0 +1,94 @@
+"""Counts against the built model, and against the totals that public models state (Hugging Face safetensors metadata)."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.model.config import (
+    ModelConfig,
+    MoEConfig,
+    count_params,
+    forward_flops_per_token,
+    training_flops_per_token,
+)
+from components.model.transformer import Transformer
+
+
+def llama(vocab: int, d: int, ff: int, layers: int, heads: int, kv: int, head_dim: int, tied: bool) -> ModelConfig:
+    return ModelConfig(
+        vocab, d, layers, heads, kv, head_dim, ff, 2048, qk_norm=False, tie_embeddings=tied
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "stated"),
+    [
+        (llama(32000, 4096, 11008, 32, 32, 32, 128, False), 6_738_415_616),  # Llama 2 7B
+        (llama(32000, 8192, 28672, 80, 64, 8, 128, False), 68_976_648_192),  # Llama 2 70B
+        (llama(128256, 4096, 14336, 32, 32, 8, 128, False), 8_030_261_248),  # Llama 3 8B
+        (llama(128256, 2048, 8192, 16, 32, 8, 64, True), 1_235_814_400),  # Llama 3.2 1B
+        (llama(49152, 576, 1536, 30, 9, 3, 64, True), 134_515_008),  # SmolLM2 135M
+    ],
+)
+def test_dense_totals_are_those_of_public_models(config: ModelConfig, stated: int) -> None:
+    counts = count_params(config)
+    assert counts.total == counts.active == stated
+    assert counts.total == counts.non_embedding + counts.embedding
+
+
+def test_expert_totals_are_those_of_public_models() -> None:
+    mixtral = ModelConfig(
+        32000, 4096, 32, 32, 8, 128, 0, 2048, qk_norm=False, tie_embeddings=False,
+        moe=MoEConfig(8, 2, 14336, normalize_top_k=True),
+    )  # fmt: skip
+    assert count_params(mixtral).total == 46_702_792_704
+    assert count_params(mixtral).active == pytest.approx(12.9e9, rel=0.002)  # as its authors round it
+    qwen3 = ModelConfig(
+        151936, 2048, 48, 32, 4, 128, 0, 2048, qk_norm=True, tie_embeddings=False,
+        moe=MoEConfig(128, 8, 768, normalize_top_k=True),
+    )  # fmt: skip
+    assert count_params(qwen3).total == 30_532_122_624
+    assert count_params(qwen3).active == 3_353_032_704
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(),
+        ModelConfig(num_kv_heads=1, tie_embeddings=False, qk_norm=False, attention_bias=True),
+        ModelConfig(moe=MoEConfig(4, 2, 32, shared_d_ff=48, shared_gate=True, first_dense=1)),
+    ],
+)
+def test_the_built_model_has_as_many_parameters_as_counted(config: ModelConfig) -> None:
+    assert sum(p.numel() for p in Transformer(config).parameters()) == count_params(config).total
+
+
+def test_flops_by_hand() -> None:
+    # d=4, one head of 4, ff 16, vocabulary 10, context 3: attention sees (3+1)/2 = 2 keys on average.
+    config = ModelConfig(10, 4, 1, 1, 1, 4, 16, 8)
+    projections = 2 * (4 * 4 * 4)
+    attention = 2 * 2 * 4 * 2
+    feed_forward = 2 * 3 * 4 * 16
+    logits = 2 * 4 * 10
+    assert forward_flops_per_token(config, 3) == projections + attention + feed_forward + logits
+    assert training_flops_per_token(config, 3) == 3 * forward_flops_per_token(config, 3)
+
+
+def test_only_chosen_experts_cost_flops() -> None:
+    one, two = (ModelConfig(moe=MoEConfig(8, k, 64)) for k in (1, 2))
+    extra = forward_flops_per_token(two, 16) - forward_flops_per_token(one, 16)
+    assert extra == one.num_layers * 2 * 3 * one.d_model * 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"d_model": 65}, "num_heads"),
+        ({"num_kv_heads": 3}, "num_kv_heads"),
+        ({"num_layers": 0}, "num_layers"),
+        ({"head_dim": 7}, "head_dim"),
+    ],
+)
+def test_a_config_that_cannot_be_built_says_which_field(settings: dict[str, int], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        ModelConfig(**settings)
