@@ -30,13 +30,14 @@ class TextPrompt:
 class TextCompletion:
     """One sampled text. num_tokens: generated tokens, the one that ended it included. log_prob: of all of them in nats,
     as `sampling.choose` defines it. finished: ended by itself (end of turn or `stop`), not by the length limit.
-    prompt_tokens: of the prompt, which the completions of one prompt share."""
+    prompt_tokens: of the prompt, which the completions of one prompt share; prefill_tokens: those of its prefill."""
 
     text: str
     num_tokens: int
     log_prob: float
     finished: bool
     prompt_tokens: int = 0
+    prefill_tokens: int = 0
 
 
 Generate = Callable[[Sequence[TextPrompt], SamplingParams], list[list[TextCompletion]]]
@@ -54,6 +55,7 @@ def text_generator(model: Transformer, tokenizer: Tokenizer, max_batch: int = 25
 
     def run(prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:
         encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+        prefills = [len(tokenizer.encode(prompt.prefill)) for prompt in prompts]
         for prompt, ids in zip(prompts, encoded, strict=True):
             if len(ids) >= limit:
                 raise ValueError(
@@ -71,7 +73,12 @@ def text_generator(model: Transformer, tokenizer: Tokenizer, max_batch: int = 25
             ):
                 results[i] = [
                     TextCompletion(
-                        tokenizer.decode(done.tokens), len(done.tokens), done.log_prob, done.finished, len(encoded[i])
+                        text=tokenizer.decode(done.tokens),
+                        num_tokens=len(done.tokens),
+                        log_prob=done.log_prob,
+                        finished=done.finished,
+                        prompt_tokens=len(encoded[i]),
+                        prefill_tokens=prefills[i],
                     )
                     for done in group
                 ]

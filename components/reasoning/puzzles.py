@@ -139,6 +139,17 @@ def follow_steps(puzzle: SignPuzzle, text: str) -> SignPuzzle | None:
     return puzzle if position == len(text) else None
 
 
+def claimed_state(puzzle: SignPuzzle, step: str) -> SignPuzzle | None:
+    """The state that one step says it leads to, its arithmetic unchecked; None unless it uses the next number."""
+    match = _STEP.fullmatch(step)
+    if match is None or not puzzle.numbers:
+        return None
+    left, _, right, result = map(str, match.groups())
+    if (int(left), int(right)) != (puzzle.start, puzzle.numbers[0]):
+        return None
+    return SignPuzzle(int(result), puzzle.numbers[1:])
+
+
 def is_solution(puzzle: SignPuzzle, text: str) -> bool:
     """The exact verifier: every number used once and in order, arithmetic right, 0 reached."""
     return follow_steps(puzzle, text.strip()) == SignPuzzle(0, ())
@@ -164,7 +175,7 @@ def puzzle_conversations(
             yield solve_prompt(puzzle), solution_text(puzzle, changes[done:])
             continue
         done = rng.randrange(1, config.length)
-        wrong_from = rng.randrange(2 * done)  # half of the states stay on the way to the solution
+        wrong_from = rng.randrange(done) if rng.random() < 0.7 else done
         for index in range(done):
             moves = puzzle.moves()
             if not moves:

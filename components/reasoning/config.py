@@ -1,0 +1,58 @@
+"""Settings of reasoning, free of torch, so that reading a profile stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ReasoningConfig:
+    """num_samples: worked answers an item, from which votes of 1, 2, 4, … are read. temperature, max_tokens: of those;
+    max_tokens also limits the greedy chain. max_direct_tokens: of an answer at once."""
+
+    num_samples: int = 16
+    temperature: float = 1.0
+    max_tokens: int = 96
+    max_direct_tokens: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "reasoning", "num_samples", "max_tokens", "max_direct_tokens")
+        if not self.temperature > 0:
+            raise ValueError(f"reasoning.temperature is {self.temperature}: samples must differ, give one above 0")
+
+
+@dataclass(frozen=True)
+class TreeConfig:
+    """A search over partial solutions (Yao et al. 2023, "Tree of Thoughts").
+
+    search: breadth (their algorithm 1: the best `beam_width` states of each level go on), depth (algorithm 2: the most
+    promising child first, back up from what is valued below `threshold`) or best (the most promising open state
+    anywhere). proposals: sampled next steps of a state, at `temperature`; 0: every step that the task lists.
+    value: judge (probability of "yes" to the task's judge prompt), log_prob (of the steps so far, a token) or oracle
+    (the task's own; for tests and upper bounds). max_expansions: states that depth and best may expand, an item.
+    """
+
+    search: Literal["breadth", "depth", "best"] = "depth"
+    proposals: int = 3
+    temperature: float = 1.0
+    value: Literal["judge", "log_prob", "oracle"] = "judge"
+    beam_width: int = 4
+    threshold: float = 0.05
+    max_expansions: int = 30
+    max_step_tokens: int = 12
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "tree", "beam_width", "max_expansions", "max_step_tokens")
+        if self.proposals < 0:
+            raise ValueError(f"tree.proposals is {self.proposals}: give how many to sample, or 0 to list all steps")
+        if self.proposals and not self.temperature > 0:
+            raise ValueError(f"tree.temperature is {self.temperature}: sampled steps must differ, give one above 0")
+
+
+def _at_least_one(config: object, section: str, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{section}.{name} is {getattr(config, name)}: give a number of at least 1")

@@ -1,0 +1,124 @@
+"""Tree search on a scripted model of sign puzzles: it finds what there is, prunes, backs up, and counts all tokens."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from components.inference.sampling import SamplingParams
+from components.inference.text import TextCompletion, TextPrompt
+from components.reasoning.config import TreeConfig
+from components.reasoning.puzzles import PuzzleConfig, SignPuzzle, is_solution, puzzle_suite, solvable, step_text
+from components.reasoning.tree_of_thought import Tree, probability_of_yes, puzzle_task, tree_of_thought
+
+
+class PerfectPlayer:
+    """Offers both signs in turn, calculates rightly, and judges as told; counts what it generates and is asked."""
+
+    def __init__(self, wrong_sums: bool = False, opinion: float | None = None) -> None:
+        self.generated = self.prompted = self.calls = 0
+        self.wrong_sums, self.opinion = wrong_sums, opinion
+
+    def __call__(self, prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:
+        self.calls += 1
+        return [self._answer(prompt, params.num_samples) for prompt in prompts]
+
+    def _answer(self, prompt: TextPrompt, count: int) -> list[TextCompletion]:
+        start, numbers = re.search(r"from (\d+) with ([\d ]*\d)", prompt.user).groups()  # type: ignore[union-attr]
+        state = SignPuzzle(int(start), tuple(map(int, numbers.split())))
+        self.prompted += len(prompt.user)
+        if not prompt.stop:
+            yes = self.opinion if self.opinion is not None else float(solvable(state)) * 0.98 + 0.01
+            word = "yes" if yes >= 0.5 else "no"
+            self.generated += 1
+            return [TextCompletion(word, 1, math.log(max(yes, 1 - yes)), True, len(prompt.user))]
+        moves = state.moves()
+        texts = [step_text(state.start, moves[i % len(moves)]) for i in range(count)] if moves else ["?;"] * count
+        if prompt.prefill:
+            texts = [step_text(state.start, int(prompt.prefill[len(str(state.start)) : -1]))[len(prompt.prefill) :]]
+        if self.wrong_sums:
+            texts = [re.sub(r"=\d+;", "=0;", text) for text in texts]
+        self.generated += sum(map(len, texts)) + len(prompt.prefill) * count
+        asked = len(prompt.user) + len(prompt.prefill)
+        return [TextCompletion(text, len(text), -1.0, True, asked, len(prompt.prefill)) for text in texts]
+
+
+PUZZLES = puzzle_suite(PuzzleConfig(length=5, max_number=20, max_solutions=1), seed=3, count=12)
+
+
+@pytest.mark.parametrize("search", ["breadth", "depth", "best"])
+@pytest.mark.parametrize("proposals", [0, 2])
+@pytest.mark.parametrize("value", ["judge", "oracle"])
+def test_with_a_true_value_every_puzzle_is_solved_along_one_path(search: Any, proposals: int, value: Any) -> None:
+    player = PerfectPlayer()
+    config = TreeConfig(search=search, proposals=proposals, value=value, beam_width=1, max_expansions=5)
+    trees = tree_of_thought(player, [puzzle_task(puzzle) for puzzle in PUZZLES], config)
+    assert all(tree.outcome().correct and tree.expansions == 5 for tree in trees)
+    assert sum(tree.completion_tokens for tree in trees) == player.generated
+    assert sum(tree.prompt_tokens for tree in trees) == player.prompted
+    # One call a level for all puzzles together, and one for the verdicts of what is not finished.
+    assert player.calls == 5 + (4 if value == "judge" else 0)
+
+
+def test_depth_first_backs_up_when_its_values_mislead() -> None:
+    """A judge without an opinion leaves it to search: with budget enough depth-first finds every solution."""
+    tasks = [puzzle_task(puzzle) for puzzle in PUZZLES]
+    config = TreeConfig(search="depth", proposals=2, max_expansions=31)
+    trees = tree_of_thought(PerfectPlayer(opinion=0.5), tasks, config)
+    assert all(tree.solution is not None for tree in trees)
+    assert any(tree.expansions > 10 for tree in trees)
+    few = tree_of_thought(PerfectPlayer(opinion=0.5), tasks, TreeConfig(search="depth", proposals=2, max_expansions=5))
+    assert not all(tree.solution is not None for tree in few)
+
+
+def test_what_is_judged_hopeless_is_never_expanded() -> None:
+    trees = tree_of_thought(
+        PerfectPlayer(opinion=0.01), [puzzle_task(PUZZLES[0])], TreeConfig(search="breadth", threshold=0.05)
+    )
+    assert {node.status for node in trees[0].nodes} == {"expanded", "pruned"}
+    assert trees[0].expansions == 1
+    assert not trees[0].outcome().correct
+
+
+def test_a_beam_keeps_the_most_valued_and_never_a_state_twice() -> None:
+    config = TreeConfig(search="breadth", proposals=2, beam_width=3, threshold=0.0)
+    (tree,) = tree_of_thought(PerfectPlayer(opinion=0.5), [puzzle_task(PUZZLES[1])], config)
+    by_depth: dict[int, int] = {}
+    for node in tree.nodes:
+        by_depth[node.depth] = by_depth.get(node.depth, 0) + (node.status == "expanded")
+    assert max(by_depth.values()) == 3
+    assert len({(node.depth, node.state) for node in tree.nodes}) == len(tree.nodes)
+
+
+def test_a_goal_reached_by_a_wrong_sum_is_no_solution() -> None:
+    (tree,) = tree_of_thought(
+        PerfectPlayer(wrong_sums=True),
+        [puzzle_task(SignPuzzle(20, (12, 8)))],
+        TreeConfig(search="best", value="log_prob"),
+    )
+    assert any(node.state == SignPuzzle(0, ()) and node.status == "failed" for node in tree.nodes)
+    assert not tree.outcome().correct
+
+
+def test_the_tree_is_handed_back_node_by_node() -> None:
+    trees: list[Tree[SignPuzzle]] = tree_of_thought(
+        PerfectPlayer(), [puzzle_task(PUZZLES[2])], TreeConfig(search="best", proposals=2)
+    )
+    spans = json.loads(json.dumps(trees[0].spans()))
+    assert [span["index"] for span in spans] == list(range(len(spans)))
+    assert all(spans[span["parent"]]["depth"] == span["depth"] - 1 for span in spans[1:])
+    assert all(span["text"].startswith(spans[span["parent"]]["text"]) for span in spans[1:])
+    solved = [span for span in spans if span["status"] == "solved"]
+    assert len(solved) == 1
+    assert is_solution(PUZZLES[2], solved[0]["text"])
+    assert trees[0].outcome().answer == solved[0]["text"]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("yes", 0.8), ("y", 0.8), ("no", 0.2), ("maybe", 0.5), ("", 0.5)])
+def test_probability_of_yes(text: str, expected: float) -> None:
+    assert probability_of_yes(TextCompletion(text, 1, math.log(0.8), False)) == pytest.approx(expected)
