@@ -19,15 +19,19 @@ def collect(home: Home, run_id: str | None = None) -> LifeReport:
     return build(read_run(home, run_id))
 
 
-def write_report(home: Home, run_id: str | None, path: str | Path) -> Path:
-    """Write the HTML report of a run, in one step: a reader sees the old file or the new one.
+def write_page(life: LifeReport, path: str | Path) -> Path:
+    """Write the HTML report, in one step: a reader sees the old file or the new one.
 
     Raises:
-        dashboards.rows.UnknownRun: no such run.
         OSError: the file cannot be written; a full disk is named as such.
     """
     from dashboards.html import render_html  # here: matplotlib is only paid for when a page is drawn
 
     target = Path(path)
-    write_bytes(target, render_html(collect(home, run_id)).encode())
+    write_bytes(target, render_html(life).encode())
     return target
+
+
+def write_report(home: Home, run_id: str | None, path: str | Path) -> Path:
+    """Collect a run and write its page. Raises as `collect` and `write_page` do."""
+    return write_page(collect(home, run_id), path)

@@ -85,6 +85,10 @@ def run(
 
         console = Console()
         result = run_lifecycle(cfg, profile=profile, console=console, only=_checked(only, cfg))
+        if result.report is not None:
+            from dashboards.terminal import render_terminal
+
+            console.print(render_terminal(result.report))
         report(result, console)
         gc.freeze()  # else the interpreter spends another second on clearing what ends with it anyway
     if result.status != "completed":
@@ -107,8 +111,11 @@ def report(result: RunResult, console: Console) -> None:
         say("what was sealed stays, and stages with a saved state resume: `lifespan run` goes on from here")
     for warning in result.warnings:
         say(f"warning: {warning}", "yellow")
-    if result.report:
-        say(f"report   {result.report}")
+    if result.report is not None:
+        from flows.lifecycle import report_path
+        from storage.home import Home
+
+        say(f"report   {report_path(Home.from_env(), result.run_id)}")
     say("look     lifespan ui")
     say("ask      lifespan query 'SELECT stage, sum(seconds) AS seconds, sum(usd) AS usd FROM costs GROUP BY ALL'")
 
@@ -138,7 +145,7 @@ def plan(profile: Profile = "laptop", overrides: Overrides = None, only: Only = 
         group = ""
         for step in steps:
             state = Text("cached", "blue") if step.cached else Text("will run", "yellow")
-            table.add_row(step.group if step.group != group else "", step.label, state, Text("\n".join(step.reasons)))
+            table.add_row(step.group if step.group != group else "", Text(step.label), state, Text("\n".join(step.reasons)))
             group = step.group
         console = Console()
         console.width = console.width if console.is_terminal else 200

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from flows.config import RunConfig
 from flows.graph import Graph
@@ -11,6 +12,10 @@ from flows.run import RunResult, run_graph
 from flows.stages import cost, data, reasoning, rlhf, scaling, training
 
 from storage.artifacts import Artifact
+from storage.home import Home
+
+if TYPE_CHECKING:
+    from dashboards.life import LifeReport
 
 
 def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
@@ -53,13 +58,13 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
         reasoning.evaluate_reasoning.submit(
             run,
             label=f"evaluate_reasoning[{name}]",
-            config=cfg.reasoning,
+            config=replace(cfg.reasoning, num_samples=1) if name == "base" else cfg.reasoning,
             suite=cfg.suite,
             name=name,
             model=model,
             tokenizer=tokenizer,
         )
-        for name, model in {"sft": sft, "grpo": practised}.items()
+        for name, model in {"base": base, "sft": sft, "grpo": practised}.items()
     ]
     serving = cost.measure_serving.submit(run, config=cfg.cost, model=practised, tokenizer=tokenizer)
     cost.account_costs.submit(
@@ -129,5 +134,20 @@ def emergence_graph(cfg: RunConfig, run: Graph) -> None:
 
 
 def run_lifecycle(cfg: RunConfig, **options: Any) -> RunResult:
-    """Run the whole life; options as in `flows.run.run_graph`."""
-    return run_graph(lifecycle_graph, cfg, **options)
+    """Run the whole life and write its report; options as in `flows.run.run_graph`. The result's `report` is a
+    `dashboards.life.LifeReport`."""
+    return run_graph(lifecycle_graph, cfg, conclude=write_report, **options)
+
+
+def report_path(home: Home, run_id: str) -> Path:
+    """Where the HTML report of a run lies."""
+    return home.reports / f"{run_id}.html"
+
+
+def write_report(home: Home, run_id: str) -> LifeReport:
+    """Collect a run's report from the tables and write its page."""
+    from dashboards import report  # here: matplotlib costs a second
+
+    life = report.collect(home, run_id)
+    report.write_page(life, report_path(home, run_id))
+    return life

@@ -43,7 +43,7 @@ class RunResult:
         outcomes: by label, the stages that ended well.
         failures: by label, the message of each that failed.
         warnings: what went wrong beside the stages (Prefect, tracker).
-        report: the HTML report, if a stage made one.
+        report: what `conclude` made of it, if there was one.
     """
 
     run_id: str
@@ -53,7 +53,7 @@ class RunResult:
     outcomes: Mapping[str, Outcome]
     failures: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    report: Path | None = None
+    report: Any = None
 
 
 def new_run_id() -> str:
@@ -71,6 +71,7 @@ def run_graph(
     mlflow: bool = True,
     console: Console | None = None,
     only: list[str] | None = None,
+    conclude: Callable[[Home, str], Any] | None = None,
 ) -> RunResult:
     """Run an assembly and show it; returns when all has ended. KeyboardInterrupt ends it within seconds.
 
@@ -82,6 +83,7 @@ def run_graph(
         prefect: show the run in Prefect. Off for tests.
         mlflow: mirror the run to MLflow. Off for tests.
         only: labels, stage names or groups: run these and what they need.
+        conclude: called with the home and the run's id when all rows are written, unless the run was interrupted.
     """
     home = home or Home.from_env()
     hermetic.apply(home.local, hub=uses_hub(to_json(cfg)))
@@ -117,8 +119,14 @@ def run_graph(
             status = "interrupted"
             board.say("interrupted: ending the workers")
             runner.cancel()
-        report = _take_report(runner, home, run_id)
         _write_event(home, run_id, "ended", status, cfg, profile)
+        report = None
+        if conclude and status != "interrupted":
+            board.say("writing the report")
+            try:
+                report = conclude(home, run_id)
+            except Exception as error:
+                warnings.append(f"report: {type(error).__name__}: {error}")
         stop_syncing.set()
         patience = 4.0 if status == "interrupted" else max(PREFECT_SECONDS, LAST_SYNC_SECONDS)
         _finish(threads, patience, board, warnings)
@@ -209,18 +217,6 @@ def _finish(threads: list[threading.Thread], patience: float, board: Board, warn
         if thread.is_alive():
             again = "`lifespan sync` catches up" if thread.name == "MLflow" else "its pages may lack the last states"
             warnings.append(f"{thread.name} did not finish in time; {again}")
-
-
-def _take_report(runner: Runner, home: Home, run_id: str) -> Path | None:
-    """Copy the report's HTML to the place where people look for it."""
-    for node in runner.graph.nodes.values():
-        future = runner.outcomes[node.label]
-        if node.stage.produces == "report" and future.done() and not future.exception():
-            for page in sorted(home.store.path(future.result().artifact).glob("*.html")):
-                target = home.reports / f"{run_id}.html"
-                write_atomically(target, page.read_bytes())
-                return target
-    return None
 
 
 # --- which runs there are ------------------------------------------------------------------------------------------
