@@ -60,7 +60,7 @@ class Server:
                 raise ServerFailed(f"{self.name} did not answer on {self.url} within {timeout:g} s; see {self.log}")
             time.sleep(0.1)
 
-    def stop(self, patience: float = 5.0) -> None:
+    def stop(self, patience: float = 2.0) -> None:
         """End it and its children."""
         for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
             with contextlib.suppress(ProcessLookupError, PermissionError):

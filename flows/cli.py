@@ -7,7 +7,7 @@ Everything heavy is imported inside the commands, so that `lifespan --help` and 
 from __future__ import annotations
 
 import contextlib
-import gc
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,26 +73,37 @@ def run(
 ) -> None:
     """Run the whole life; what is sealed already is taken as it is."""
     with told_plainly():
-        from flows.config import load_config
-
-        settings = [*(overrides or []), *([f"compute.workers={workers}"] if workers is not None else [])]
-        cfg = load_config(profile, settings)
-        typer.echo(f"lifespan run {profile}", err=True)  # the next import takes a second or two
-
         from rich.console import Console
 
-        from flows.lifecycle import run_lifecycle
+        from flows.settings import read_profile
+        from flows.start import starting
 
         console = Console()
-        result = run_lifecycle(cfg, profile=profile, console=console, only=_checked(only, cfg))
+        read_profile(profile)  # a wrong name or broken TOML is told at once
+        with starting(profile, console) as start:
+            start.board.say("reading the settings")
+            from flows.config import load_config
+
+            settings = [*(overrides or []), *([f"compute.workers={workers}"] if workers is not None else [])]
+            cfg = load_config(profile, settings)
+            from flows.lifecycle import run_lifecycle
+
+            result = run_lifecycle(cfg, profile=profile, start=start, only=_checked(only, cfg))
         if result.report is not None:
             from dashboards.terminal import render_terminal
 
             console.print(render_terminal(result.report))
         report(result, console)
-        gc.freeze()  # else the interpreter spends another second on clearing what ends with it anyway
-    if result.status != "completed":
-        raise typer.Exit(INTERRUPTED if result.status == "interrupted" else FAILED)
+    leave({"completed": 0, "interrupted": INTERRUPTED}.get(result.status, FAILED))
+
+
+def leave(code: int) -> None:
+    """End at once where this is the program: to clear away all that was imported takes Python another second or two."""
+    if Path(sys.argv[0]).name in ("lifespan", "cli.py"):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise typer.Exit(code)
 
 
 def report(result: RunResult, console: Console) -> None:
@@ -145,7 +156,9 @@ def plan(profile: Profile = "laptop", overrides: Overrides = None, only: Only = 
         group = ""
         for step in steps:
             state = Text("cached", "blue") if step.cached else Text("will run", "yellow")
-            table.add_row(step.group if step.group != group else "", Text(step.label), state, Text("\n".join(step.reasons)))
+            table.add_row(
+                step.group if step.group != group else "", Text(step.label), state, Text("\n".join(step.reasons))
+            )
             group = step.group
         console = Console()
         console.width = console.width if console.is_terminal else 200
@@ -209,8 +222,8 @@ def ui() -> None:
     """Show the pages of MLflow and Prefect on loopback until Ctrl-C."""
     with told_plainly():
         from flows.child import ServerFailed
-        from flows.run import terminable
         from flows.servers import serve_pages
+        from flows.start import terminable
         from storage.home import Home
 
         try:

@@ -42,11 +42,11 @@ QUIET = {
 }
 
 
-def settings(home: str | Path, *, hub: bool = False) -> dict[str, str]:
+def settings(home: str | Path, *, hub: bool | None = False) -> dict[str, str]:
     """The environment variables for a home, without regard to what is set already.
 
     `home` may be an object-store URL; Prefect's own files then lie in `.lifespan/` of the current folder.
-    `hub=True` leaves the Hugging Face hub reachable (a data source asks for it).
+    `hub=True` leaves the Hugging Face hub reachable (a data source asks for it), None decides later.
     """
     local = Path(".lifespan") if "://" in str(home) else Path(home)
     prefect_home = local.resolve() / "prefect"
@@ -55,12 +55,12 @@ def settings(home: str | Path, *, hub: bool = False) -> dict[str, str]:
         "PREFECT_HOME": str(prefect_home),
         "PREFECT_PROFILES_PATH": str(prefect_home / "profiles.toml"),
     }
-    if not hub:
+    if hub is False:
         values |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return values
 
 
-def apply(home: str | Path, *, hub: bool = False) -> None:
+def apply(home: str | Path, *, hub: bool | None = False) -> None:
     """Set what is not set yet in this process and thereby in its children."""
     for name, value in settings(home, hub=hub).items():
         os.environ.setdefault(name, value)

@@ -22,6 +22,7 @@ from pydantic_core import to_jsonable_python
 from flows.settings import ComputeConfig
 from flows.work import Work
 from storage.artifacts import Artifact, Record
+from storage.fingerprint import code_fingerprint
 from storage.home import Home
 from storage.tables import SCHEMAS
 
@@ -53,6 +54,10 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Job:
         return cls(**json.loads(text))
+
+
+class CodeChanged(RuntimeError):
+    """Code was edited between the making of the key and the execution of the stage."""
 
 
 def load_stage(name: str) -> Stage:
@@ -103,6 +108,7 @@ def execute(job: Job, emit: Emit) -> Artifact:
     and a sealed artifact always has its rows.
     """
     stage = load_stage(job.stage)
+    check_code(job, stage)
     home = Home(job.home, local=job.home_local)
     execution = arrived("execution", dict(job.execution), ComputeConfig)
     hints = typing.get_type_hints(stage.fn)
@@ -127,6 +133,14 @@ def execute(job: Job, emit: Emit) -> Artifact:
         sealed = home.store.seal(out, record)
     work.forget_state()
     return sealed
+
+
+def check_code(job: Job, stage: Stage) -> None:
+    """Refuse to make an artifact from other code than its key was made from: a worker imports later than that."""
+    found = code_fingerprint(stage.fn)
+    changed = sorted(name for name in {*found, *job.code} if found.get(name) != job.code.get(name))
+    if changed:
+        raise CodeChanged(f"{', '.join(changed)} was edited since the run began: run again, what is sealed stays")
 
 
 def input_keys(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,29 +7,29 @@ import json
 import os
 import platform
 import secrets
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from flows import child, hermetic
 from flows.graph import Graph, assemble
-from flows.live import Board, showing
+from flows.live import Board
 from flows.runner import Outcome, Runner, summary
 from flows.settings import Settings, to_json
+from flows.start import Start, starting
 from flows.work import now, write_atomically
 from storage.artifacts import Artifact
 from storage.durable import LockTimeout
 from storage.home import Home
 
 SYNC_SECONDS = 20.0  # how often the tracker is brought up to date while stages run
-LAST_SYNC_SECONDS = 60.0  # how long the end of a run waits for the tracker
-PREFECT_SECONDS = 60.0  # how long the end of a run waits for Prefect
+LAST_SECONDS = 60.0  # how long the end of a run waits for Prefect and the tracker
+LAST_SECONDS_INTERRUPTED = 3.0
+RECENT_RUNS = 5  # the tracker is brought up to date with these too: an interrupted run had no time for it
 
 Assembly = Callable[[Any, Graph], Any]
 
@@ -72,6 +72,7 @@ def run_graph(
     console: Console | None = None,
     only: list[str] | None = None,
     conclude: Callable[[Home, str], Any] | None = None,
+    start: Start | None = None,
 ) -> RunResult:
     """Run an assembly and show it; returns when all has ended. KeyboardInterrupt ends it within seconds.
 
@@ -83,20 +84,17 @@ def run_graph(
         prefect: show the run in Prefect. Off for tests.
         mlflow: mirror the run to MLflow. Off for tests.
         only: labels, stage names or groups: run these and what they need.
+        start: the live view and the server, if they are there already; the other ways to say where are unused then.
         conclude: called with the home and the run's id when all rows are written, unless the run was interrupted.
     """
-    home = home or Home.from_env()
-    hermetic.apply(home.local, hub=uses_hub(to_json(cfg)))
     run_id = new_run_id()
-    board = Board(f"{cfg.name} · {run_id}")
     warnings: list[str] = []
     with contextlib.ExitStack() as stack:
-        stack.enter_context(showing(board, console))
-        stack.enter_context(terminable())
-        server = None
-        if prefect and "PREFECT_API_URL" not in os.environ:  # first of all: it takes longest to come up
-            server = child.prefect_api(home.local / "logs" / "prefect.log")
-            stack.callback(server.stop)
+        if start is None:
+            start = stack.enter_context(starting(cfg.name, console, home=home, prefect=prefect))
+        home, board, server = start.home, start.board, start.server
+        hermetic.apply(home.local, hub=uses_hub(to_json(cfg)))
+        board.title = f"{cfg.name} · {run_id}"
         board.say("reading the graph")
         graph = assemble(assembly, cfg)
         graph = graph.only(only) if only else graph
@@ -128,7 +126,7 @@ def run_graph(
             except Exception as error:
                 warnings.append(f"report: {type(error).__name__}: {error}")
         stop_syncing.set()
-        patience = 4.0 if status == "interrupted" else max(PREFECT_SECONDS, LAST_SYNC_SECONDS)
+        patience = LAST_SECONDS_INTERRUPTED if status == "interrupted" else LAST_SECONDS
         _finish(threads, patience, board, warnings)
         board.say(status)
         ended = {label: future for label, future in runner.outcomes.items() if future.done()}
@@ -136,24 +134,6 @@ def run_graph(
         failures = {label: str(error) for label, error in runner.failures().items()}
         seconds = time.monotonic() - board.began
         return RunResult(run_id, status, seconds, summary(runner), outcomes, failures, tuple(warnings), report)
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a run as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def uses_hub(settings: Any) -> bool:
@@ -199,6 +179,8 @@ def _keep_tracked(home: Home, run_id: str, stop: threading.Event) -> None:
     from storage import tracker
 
     tracker.migrate(home)  # the first time takes seconds: while stages run
+    recent = sorted(set(home.tables.read("runs", ["run_id"]).column("run_id").to_pylist()))[-RECENT_RUNS:]
+    tracker.sync(home, recent)
     while not stop.wait(SYNC_SECONDS):
         tracker.sync(home, [run_id])
     if problem := tracker.sync(home, [run_id]).problem:
@@ -214,7 +196,7 @@ def _finish(threads: list[threading.Thread], patience: float, board: Board, warn
             thread.join(max(0.0, deadline - time.monotonic()))
         except KeyboardInterrupt:
             deadline = time.monotonic()
-        if thread.is_alive():
+        if thread.is_alive() and patience > LAST_SECONDS_INTERRUPTED:
             again = "`lifespan sync` catches up" if thread.name == "MLflow" else "its pages may lack the last states"
             warnings.append(f"{thread.name} did not finish in time; {again}")
 

@@ -59,7 +59,8 @@ def render(home: Home) -> RenderableType:
         for row in board["stages"]:
             share = f"{row['done'] / row['total']:.0%} " if row["state"] == "running" and row["total"] else ""
             took = clock(row["seconds"]) if row["seconds"] else ""
-            table.add_row(row["label"], Text(row["state"], LOOK[row["state"]][1]), took, share + row["details"])
+            state = Text(row["state"], LOOK[row["state"]][1])
+            table.add_row(Text(row["label"]), state, took, Text(share + row["details"]))
         parts.append(table)
     runs = recent_runs(home)
     if not runs:
@@ -70,5 +71,5 @@ def render(home: Home) -> RenderableType:
     for run in runs:
         took = clock(run["seconds"]) if run["seconds"] is not None else ""
         cells = (run["run_id"], run["name"], run["profile"], f"{run['started']:%Y-%m-%d %H:%M}", run["status"], took)
-        table.add_row(*(cell or "" for cell in cells), *(str(run[name]) for name in ("ran", "cached", "failed")))
+        table.add_row(*(Text(cell or "") for cell in cells), *(str(run[name]) for name in ("ran", "cached", "failed")))
     return Group(*parts, table)

@@ -65,10 +65,15 @@ def main() -> None:
     from flows.jobs import Job, execute
 
     emit({"event": "ready", "pid": os.getpid()})
+    waiting: list[str] = []  # modules to import while there is nothing better to do
     while True:
-        message = json.loads(lines.get())
+        try:
+            message = json.loads(lines.get(block=not waiting))
+        except queue.Empty:
+            preload(waiting.pop(0))
+            continue
         if "preload" in message:
-            preload(message["preload"])
+            waiting = message["preload"]
             continue
         job = Job.from_json(message["job"])
         print(f"=== {job.label} {job.key[:12]} of run {job.run_id}")
@@ -89,13 +94,12 @@ def read_lines(lines: queue.SimpleQueue[str]) -> None:
     os._exit(0)
 
 
-def preload(modules: list[str]) -> None:
-    """Import what the stages will need: what runs later is then the code that their keys were made from."""
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except Exception:  # the stage that needs it will say so better
-            print(f"preload of {name} failed\n{traceback.format_exc()}", file=sys.stderr)
+def preload(name: str) -> None:
+    """Import what a later stage will need; a free worker has nothing better to do."""
+    try:
+        importlib.import_module(name)
+    except Exception:  # the stage that needs it will say so better
+        print(f"preload of {name} failed\n{traceback.format_exc()}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class WorkerPool:
         logs: folder for `worker-N.log`.
         caches: folder for compiled kernels.
         events: told of each job's events (`started`, `progress`), from the pool's threads.
-        preload: modules that a worker imports before its first job.
+        preload: modules that a worker imports while it has no job.
     """
 
     def __init__(

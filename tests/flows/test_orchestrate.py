@@ -40,7 +40,8 @@ for graph in (toy_graph, toy_graph, broken):
         (flow,) = [r for r in client.read_flow_runs() if "lifespan-run:" + result.run_id in r.tags]
         tasks = [t for t in client.read_task_runs() if t.flow_run_id == flow.id]
     out.append({{"status": result.status, "warnings": result.warnings, "flow": flow.state_name,
-                "tasks": task_states(flow.id), "kinds": sorted(tag for t in tasks for tag in t.tags if "lifespan" not in tag),
+                "tasks": task_states(flow.id),
+                "kinds": sorted(tag for t in tasks for tag in t.tags if "lifespan" not in tag),
                 "edges": sum(len(v) for t in tasks for v in t.task_inputs.values())}})
 from prefect.states import Running
 with get_client(sync_client=True) as client:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,14 @@ def test_a_user_mistake_is_one_line_and_a_bug_has_its_type(pool: WorkerPool, hom
     assert "toy_life.py" in caught.value.error["traceback"]
     assert caught.value.log is not None
     assert "RuntimeError: a bug" in caught.value.log.read_text()
+
+
+def test_code_that_was_edited_meanwhile_is_not_sealed_under_the_old_key(pool: WorkerPool, home: Home) -> None:
+    work = job(home, count, config=Counting(2))
+    older = replace(work, code=dict.fromkeys(work.code, "0" * 64))
+    with pytest.raises(StageFailed, match=r"toy_life:count.* was edited since the run began: run again"):
+        pool.submit(older, 0).result(60)
+    assert home.store.find(work.key) is None
 
 
 def test_closing_ends_workers_within_seconds(home: Home) -> None:
