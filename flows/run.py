@@ -22,7 +22,6 @@ from flows.runner import Outcome, Runner, summary
 from flows.settings import Settings, to_json
 from flows.start import Start, starting
 from flows.work import now, write_atomically
-from storage.artifacts import Artifact
 from storage.durable import LockTimeout
 from storage.home import Home
 
@@ -288,11 +287,3 @@ def _write_event(home: Home, run_id: str, event: str, status: str, cfg: Settings
         },
     }
     home.tables.write("runs", f"{run_id}-{event}", [row])
-
-
-def artifact_of(result: RunResult, label: str) -> Artifact:
-    """The artifact that a stage of the run made or found."""
-    if label not in result.outcomes:
-        why = result.failures.get(label, "it did not run")
-        raise LookupError(f"{label} made no artifact in run {result.run_id}: {why}")
-    return result.outcomes[label].artifact
