@@ -209,7 +209,7 @@ def grpo(
                 micros = _passes(rows, advantages_B, config.micro_batch_size, needs_all)
                 for micro in micros:
                     tokens, mask, a = rollout.trimmed(micro)
-                    new = token_stats(state.policy, tokens, mask, config.temperature)
+                    new = token_stats(state.policy, tokens, mask, config.temperature, entropy=True)
                     old = new.log_probs_BA.detach() if single else old_BA[micro, :a]
                     log_ratio = new.log_probs_BA - old
                     loss_BA, clipped_BA = clipped_surrogate(

@@ -50,10 +50,10 @@ class PPOConfig:
     rollout and policy passes this (0: never). replay_coef: weight of the next-token loss on replayed data.
     """
 
-    num_iterations: int = 40
+    num_iterations: int = 20
     batch_size: int = 96
-    num_epochs: int = 2
-    num_minibatches: int = 2
+    num_epochs: int = 1
+    num_minibatches: int = 4
     max_tokens: int = 64
     temperature: float = 1.0
     kl_coef: float = 0.1
@@ -197,7 +197,7 @@ def ppo(
         with torch.no_grad():
             for rows in partition:
                 tokens, mask, a = rollout.trimmed(rows)
-                old = token_stats(state.policy, tokens, mask, config.temperature)
+                old = token_stats(state.policy, tokens, mask, config.temperature, entropy=True)
                 old_log_probs_BA[rows, :a], entropy_BA[rows, :a] = old.log_probs_BA, old.entropy_BA
                 ref_log_probs_BA[rows, :a] = token_stats(reference, tokens, mask, config.temperature).log_probs_BA
                 old_values_BA[rows, :a] = state.critic(tokens[:, :-1]) * mask

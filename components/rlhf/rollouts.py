@@ -136,13 +136,19 @@ class TokenStats:
     auxiliary_loss: Tensor
 
 
-def token_stats(policy: Transformer, tokens_BT: Tensor, mask_BA: Tensor, temperature: float = 1.0) -> TokenStats:
-    """One pass over tokens_BT; logits are made for the mask alone, which saves the prompts' and padding's share."""
+def token_stats(
+    policy: Transformer, tokens_BT: Tensor, mask_BA: Tensor, temperature: float = 1.0, entropy: bool = False
+) -> TokenStats:
+    """One pass over tokens_BT; logits are made for the mask alone, which saves the prompts' and padding's share. The
+    entropy is left at 0 unless asked for: it costs as much as the log-probabilities."""
     hidden = policy.hidden(tokens_BT[:, :-1])
-    log_probs_NV = (policy.logits(hidden.x_BTD[mask_BA]).float() / temperature).log_softmax(-1)
+    logits_NV = policy.logits(hidden.x_BTD[mask_BA]).float()
+    log_probs_NV = (logits_NV if temperature == 1 else logits_NV / temperature).log_softmax(-1)
     log_probs_N = log_probs_NV.gather(1, tokens_BT[:, 1:][mask_BA][:, None])[:, 0]
-    with torch.no_grad():
-        entropy_N = -(log_probs_NV.exp() * log_probs_NV).sum(-1)
+    entropy_N = torch.zeros(len(log_probs_N))
+    if entropy:
+        with torch.no_grad():
+            entropy_N = -(log_probs_NV.exp() * log_probs_NV).sum(-1)
     zeros_BA = torch.zeros(mask_BA.shape)
     return TokenStats(
         zeros_BA.masked_scatter(mask_BA, log_probs_N),
