@@ -169,16 +169,20 @@ class Tally:
 
 
 def tally(item: Item, samples: Sequence[TextCompletion]) -> Tally:
-    """Majority vote (Wang et al. 2023). A tie goes to the answer whose samples have the larger summed log-probability;
-    a sample without an answer counts as an abstention, which cannot win against any answer."""
+    """Majority vote of samples (Wang et al. 2023)."""
+    return best_tally([(item.extract(done.text), done) for done in samples])
+
+
+def best_tally(votes: Sequence[tuple[str, TextCompletion]]) -> Tally:
+    """Majority of (answer, sample) pairs. A tie goes to the answer whose samples have the larger summed
+    log-probability; a sample without an answer counts as an abstention, which cannot win against any answer."""
     counts: dict[str, int] = {}
     log_probs: dict[str, float] = {}
-    for done in samples:
-        answer = item.extract(done.text)
+    for answer, done in votes:
         counts[answer] = counts.get(answer, 0) + 1
         log_probs[answer] = log_probs.get(answer, 0.0) + done.log_prob
     best = max(counts, key=lambda answer: (answer != "", counts[answer], log_probs[answer]))
-    backers = [done for done in samples if item.extract(done.text) == best]
+    backers = [done for answer, done in votes if answer == best]
     return Tally(best, max(backers, key=lambda done: done.log_prob), counts)
 
 
