@@ -12,13 +12,16 @@ from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
 from components.data.tokenizer import TokenizerConfig
 from components.model.config import ModelConfig
-from components.reasoning.evaluate import ReasoningConfig
+from components.reasoning.config import AdaptiveConfig, ReasoningConfig
 from components.reasoning.tasks import SuiteConfig
-from components.rlhf.grpo import GRPOConfig
-from components.rlhf.ppo import PPOConfig
-from components.rlhf.preferences import PreferencesConfig
-from components.rlhf.reward_model import RewardModelConfig
-from components.rlhf.settings import AlignmentConfig, VerifierTaskConfig
+from components.rlhf.config import (
+    AlignmentConfig,
+    GRPOConfig,
+    PPOConfig,
+    PreferencesConfig,
+    RewardModelConfig,
+    VerifierTaskConfig,
+)
 from components.scaling.sweep import EmergenceConfig, MoEComparisonConfig, ScalingConfig
 from components.training.config import TrainConfig
 from flows.settings import ComputeConfig as ComputeConfig
@@ -46,6 +49,7 @@ class RunConfig(Settings):
     moe: MoEComparisonConfig = Field(default_factory=MoEComparisonConfig)
     emergence: EmergenceConfig = Field(default_factory=EmergenceConfig)
     reasoning: ReasoningConfig = Field(default_factory=ReasoningConfig)
+    adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
 
 

@@ -10,7 +10,6 @@ from flows.config import RunConfig
 from flows.graph import Graph
 from flows.run import RunResult, run_graph
 from flows.stages import cost, data, reasoning, rlhf, scaling, training
-
 from storage.artifacts import Artifact
 from storage.home import Home
 
@@ -59,6 +58,7 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
             run,
             label=f"evaluate_reasoning[{name}]",
             config=replace(cfg.reasoning, num_samples=1) if name == "base" else cfg.reasoning,
+            adaptive=None if name == "base" else cfg.adaptive,
             suite=cfg.suite,
             name=name,
             model=model,
@@ -86,7 +86,7 @@ def alignment_graph(cfg: RunConfig, run: Graph, sft: Artifact, tokenizer: Artifa
     reward_model = rlhf.train_reward_model.submit(
         run, config=cfg.reward_model, seed=seed, sft=sft, preferences=preferences, tokenizer=tokenizer
     )
-    judged = {"sft": sft, "reward_model": reward_model, "preferences": preferences, "tokenizer": tokenizer}
+    judged: dict[str, Any] = {"sft": sft, "reward_model": reward_model, "preferences": preferences, "tokenizer": tokenizer}
     for kl_coef in study.kl_coefs:
         rlhf.ppo.submit(
             run,

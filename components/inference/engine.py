@@ -121,7 +121,7 @@ def _join(first: _Flight | None, second: _Flight) -> _Flight:
 
 
 def _decode_until_thin(model: Transformer, flight: _Flight, params: SamplingParams, full: int) -> _Flight | None:
-    """Decode until a quarter of `full` slots is free (then the caller may refill), and drop the sequences that ended."""
+    """Decode until a quarter of `full` slots is free, so that the caller may refill; drop the sequences that ended."""
     cache, logits_BV, outputs, streams = flight.cache, flight.logits_BV, flight.outputs, flight.streams
     capacity = cache.keys_LBKSC[0].shape[2]
     stops = set(params.stop_ids)

@@ -6,12 +6,10 @@ Masks are boolean [B, A], true where a response token is chosen; nothing here av
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-KLEstimator = Literal["k1", "k2", "k3"]
+from components.rlhf.config import KLEstimator
 
 
 def masked_mean(x_BA: Tensor, mask_BA: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from torch import Tensor
 from components.inference.sampling import SamplingParams
 from components.model.transformer import Transformer
 from components.rlhf.advantages import (
-    KLEstimator,
     adapted_kl_coef,
     clipped_surrogate,
     clipped_value_loss,
@@ -28,65 +27,12 @@ from components.rlhf.advantages import (
     penalized_rewards,
     whiten,
 )
+from components.rlhf.config import PPOConfig
 from components.rlhf.reward_model import RewardModel
 from components.rlhf.rollouts import Rollout, Score, draw_prompts, minibatch_rows, sample_rollout, seeded, token_stats
 from components.training.language_model import LMBatch, load_state_tensors, state_tensors, summed_loss
-from components.training.optimizers import Optimizer, OptimizerConfig, clip_gradients
-from components.training.schedules import ScheduleConfig, lr_factor
-
-
-def _adam() -> OptimizerConfig:
-    return OptimizerConfig(muon_lr=0.0, adamw_lr=1e-3, beta2=0.999, eps=1e-5)
-
-
-@dataclass(frozen=True)
-class PPOConfig:
-    """num_iterations of: batch_size answers, then num_epochs over them in num_minibatches.
-
-    kl_coef: weight of the KL penalty a token; with kl_target (nats a sequence) above 0 it adapts over `kl_horizon`
-    sequences. missing_eos_penalty: taken off the score of an answer that the length limit cut. score_clip: scores are
-    clipped to ± this (0: not). whiten_rewards: unit variance of the rewards without shifting their mean.
-    dual_clip: 0 or a constant above 1 (usually 3). max_kl: an iteration's updates stop once the k3 estimate between
-    rollout and policy passes this (0: never). replay_coef: weight of the next-token loss on replayed data.
-    """
-
-    num_iterations: int = 20
-    batch_size: int = 96
-    num_epochs: int = 1
-    num_minibatches: int = 4
-    max_tokens: int = 64
-    temperature: float = 1.0
-    kl_coef: float = 0.1
-    kl_estimator: KLEstimator = "k1"
-    kl_target: float = 0.0
-    kl_horizon: int = 10_000
-    gamma: float = 1.0
-    lam: float = 0.95
-    clip_range: float = 0.2
-    value_clip_range: float = 0.2
-    dual_clip: float = 0.0
-    max_kl: float = 0.0
-    missing_eos_penalty: float = 1.0
-    score_clip: float = 5.0
-    whiten_rewards: bool = False
-    whiten_advantages: bool = True
-    replay_coef: float = 0.0
-    max_grad_norm: float = 1.0
-    policy_optimizer: OptimizerConfig = field(default_factory=_adam)
-    critic_optimizer: OptimizerConfig = field(default_factory=_adam)
-    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("constant", warmup_steps=0))
-
-    def __post_init__(self) -> None:
-        for name in ("num_iterations", "batch_size", "num_epochs", "num_minibatches", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ppo.{name} is {getattr(self, name)}: give a number of at least 1")
-        if self.num_minibatches > self.batch_size:
-            raise ValueError(f"ppo.num_minibatches is {self.num_minibatches}: at most batch_size ({self.batch_size})")
-        for name in ("kl_coef", "kl_target", "max_kl", "missing_eos_penalty", "score_clip", "replay_coef"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"ppo.{name} is {getattr(self, name)}: give a number of at least 0")
-        if self.dual_clip and self.dual_clip <= 1:
-            raise ValueError(f"ppo.dual_clip is {self.dual_clip}: give 0 (off) or a number above 1")
+from components.training.optimizers import Optimizer, clip_gradients
+from components.training.schedules import lr_factor
 
 
 @dataclass

@@ -19,31 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.rlhf.config import PreferencesConfig
+
 MAX_EXCERPT = 200
-
-
-@dataclass(frozen=True)
-class PreferencesConfig:
-    """num_prompts requests, num_answers sampled answers each, pairs_per_prompt of their pairs labelled.
-    label_noise: share of labels that contradict gold. max_tokens and temperature: how the answers are sampled."""
-
-    num_prompts: int = 400
-    num_answers: int = 4
-    pairs_per_prompt: int = 3
-    label_noise: float = 0.18
-    max_tokens: int = 64
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_noise < 0.5:
-            raise ValueError(f"label_noise is {self.label_noise}: give a share from 0 to below 0.5")
-        if self.num_answers < 2:
-            raise ValueError(f"num_answers is {self.num_answers}: a pair needs at least 2")
-        most = math.comb(self.num_answers, 2)
-        if not 1 <= self.pairs_per_prompt <= most:
-            raise ValueError(
-                f"pairs_per_prompt is {self.pairs_per_prompt}: {self.num_answers} answers have 1 to {most} pairs"
-            )
 
 
 @dataclass(frozen=True)

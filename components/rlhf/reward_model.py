@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,36 +24,14 @@ from torch import Tensor, nn
 from components.data.tokenizer import Tokenizer
 from components.model.config import ModelConfig, MoEConfig
 from components.model.transformer import Transformer
+from components.rlhf.config import RewardModelConfig
 from components.rlhf.preferences import Preference
 from components.rlhf.rollouts import pad_right, seeded
 from components.statistics import Interval, wilson
-from components.training.optimizers import Optimizer, OptimizerConfig, clip_gradients
-from components.training.schedules import ScheduleConfig, lr_factor
+from components.training.optimizers import Optimizer, clip_gradients
+from components.training.schedules import lr_factor
 
 WEIGHTS, CONFIG = "reward_model.safetensors", "reward_model.json"
-
-
-@dataclass(frozen=True)
-class RewardModelConfig:
-    """epochs over the pairs in batches of `batch_pairs`. margin_coef: how much of a pair's stated margin the loss
-    demands. centering_coef: weight of (r_chosen + r_rejected)², which keeps rewards near 0 (Eisenstein et al.
-    2023). held_out: share of the pairs kept for accuracy. num_members: size of the ensemble."""
-
-    epochs: int = 3
-    batch_pairs: int = 16
-    margin_coef: float = 0.0
-    centering_coef: float = 0.01
-    held_out: float = 0.15
-    num_members: int = 1
-    max_grad_norm: float = 1.0
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.01, adamw_lr=1e-3))
-    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("linear", warmup_steps=5))
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_pairs < 1 or self.num_members < 1:
-            raise ValueError("epochs, batch_pairs and num_members of the reward model must be at least 1")
-        if not 0 <= self.held_out < 1:
-            raise ValueError(f"held_out is {self.held_out}: give a share from 0 to below 1")
 
 
 class RewardModel(nn.Module):

@@ -24,8 +24,8 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class LMBatch:
-    """tokens_BT and targets_BT, int64; targets are already shifted, and `IGNORE` carries no loss. With packed documents,
-    positions_BT restart and documents_BT tells the documents of a row apart."""
+    """tokens_BT and targets_BT, int64; targets are already shifted, and `IGNORE` carries no loss. With packed
+    documents, positions_BT restart and documents_BT tells the documents of a row apart."""
 
     tokens_BT: Tensor
     targets_BT: Tensor
@@ -85,8 +85,8 @@ def train(
             bad_in_a_row += 1
             if bad_in_a_row == 10:
                 raise FloatingPointError(
-                    f"ten steps in a row up to step {step} had a non-finite loss or gradient (loss {total / num_targets}): "
-                    "lower the learning rate"
+                    f"ten steps in a row up to step {step} had a non-finite loss or gradient "
+                    f"(loss {total / num_targets}): lower the learning rate"
                 )
         yield {
             "step": step + 1,

@@ -94,8 +94,8 @@ class Optimizer:
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, besides weights and gradients."""
         tensors = {f"muon.{index}": buffer for index, buffer in enumerate(self.muon.buffers)}
-        for index, state in self.adamw.state_dict()["state"].items():
-            tensors |= {f"adamw.{index}.{name}": value for name, value in state.items()}
+        for number, state in self.adamw.state_dict()["state"].items():
+            tensors |= {f"adamw.{number}.{name}": value for name, value in state.items()}
         return tensors
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -105,8 +105,8 @@ class Optimizer:
         state: dict[int, dict[str, Tensor]] = defaultdict(dict)
         for name, value in tensors.items():
             if name.startswith("adamw."):
-                _, index, field = name.split(".")
-                state[int(index)][field] = value.clone()
+                _, number, field = name.split(".")
+                state[int(number)][field] = value.clone()
         self.adamw.load_state_dict({"state": dict(state), "param_groups": self.adamw.state_dict()["param_groups"]})
 
 

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
-from components.reasoning.evaluate import ReasoningConfig
+from components.reasoning.config import AdaptiveConfig, ReasoningConfig
 from components.reasoning.tasks import SuiteConfig
 from flows.stage import stage
 from flows.work import Work
 from storage.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from components.reasoning.evaluate import Answered
+
+
+def summary_of(answered: Answered, model: str) -> dict[str, Any]:
+    """A strategy's accuracy (Wilson, 95%) and tokens an item, over all and by difficulty, as JSON values."""
+    from components.reasoning.evaluate import summarize
+
+    overall, *by_difficulty = summarize(answered)
+    return {
+        "model": model,
+        "strategy": answered.strategy,
+        "accuracy": overall.accuracy.value,
+        "low": overall.accuracy.low,
+        "high": overall.accuracy.high,
+        "n": overall.accuracy.n,
+        "completion_tokens": overall.tokens,
+        "prompt_tokens": overall.prompt_tokens,
+        "by_difficulty": {str(s.difficulty): dataclasses.asdict(s.accuracy) for s in by_difficulty},
+    }
 
 
 @stage(produces="eval_report", group="reasoning", seconds=35)
@@ -18,6 +40,7 @@ def evaluate_reasoning(
     work: Work,
     *,
     config: ReasoningConfig,
+    adaptive: AdaptiveConfig | None,
     suite: SuiteConfig,
     name: str,
     model: Artifact,
@@ -27,34 +50,40 @@ def evaluate_reasoning(
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
     from components.model.config import forward_flops_per_token
-    from components.reasoning.evaluate import answer_suite, eval_rows, summarize
-    from components.reasoning.strategies import chain_item
+    from components.reasoning.adaptive import cross_fitted, drawn_from, policy_table
+    from components.reasoning.evaluate import eval_rows, read_samples, run_strategies
+    from components.reasoning.strategies import chain_item, chain_of_thought, direct, draw
     from components.training.checkpoints import load_model
 
     network, words = load_model(work.open(model)), Tokenizer.load(work.open(tokenizer))
+    generate = text_generator(network, words)
     items = [chain_item(problem) for problem in suite.problems()]
+    greedy = {
+        "direct": lambda g, i: direct(g, i, config.max_direct_tokens),
+        "cot": lambda g, i: chain_of_thought(g, i, config.max_tokens),
+    }
+    answered = list(run_strategies(generate, items, greedy))
+    work.progress(1, 3, strategy="samples")
+    began = time.perf_counter()
+    samples = draw(generate, items, config.num_samples, config.temperature, config.max_tokens, config.seed)
+    work.progress(2, 3, strategy="votes")
+    # Votes of all sizes, best-of-k and the adaptive controller are read from one set of samples.
+    votes = list(read_samples(samples, time.perf_counter() - began))
+    paid = [*answered, votes[-1]]
+    if adaptive is not None:
+        drawn = drawn_from(answered[0], answered[1], samples)
+        controlled, policies = cross_fitted(policy_table(drawn, adaptive), drawn, tolerance=adaptive.tolerance)
+        votes.append(controlled)
+        chosen = [dataclasses.asdict(policy) for policy in policies]
+        (work.out / "policies.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
     per_token = forward_flops_per_token(network.cfg, network.cfg.context_length)
+    tokens = sum((one.tokens + one.prompt_tokens) * len(items) for one in paid)
+    work.usage(tokens=tokens, flops=tokens * per_token)
     strategies = []
-    for answered in answer_suite(text_generator(network, words), items, config):
-        work.rows("evals", eval_rows(answered, "chains", name))
-        if "@" not in answered.strategy or answered.strategy == f"self_consistency@{config.num_samples}":
-            tokens = (answered.tokens + answered.prompt_tokens) * len(items)  # smaller votes reuse these samples
-            work.usage(tokens=tokens, flops=tokens * per_token)
-        overall, *by_difficulty = summarize(answered)
-        strategies.append(
-            {
-                "model": name,
-                "strategy": answered.strategy,
-                "accuracy": overall.accuracy.value,
-                "low": overall.accuracy.low,
-                "high": overall.accuracy.high,
-                "n": overall.accuracy.n,
-                "completion_tokens": overall.tokens,
-                "prompt_tokens": overall.prompt_tokens,
-                "by_difficulty": {str(s.difficulty): dataclasses.asdict(s.accuracy) for s in by_difficulty},
-            }
-        )
-        work.log(len(strategies), {f"accuracy/{answered.strategy}": overall.accuracy.value})
-        work.progress(len(strategies), 12, strategy=answered.strategy)
+    for one in [*answered, *votes]:
+        work.rows("evals", eval_rows(one, "chains", name))
+        strategies.append(summary_of(one, name))
+        work.log(0, {f"accuracy/{one.strategy}": strategies[-1]["accuracy"]})
+    work.progress(3, 3)
     (work.out / "strategies.json").write_text(json.dumps(strategies, indent=1), encoding="utf-8")
     return {"strategies": strategies}

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from components.model.config import forward_flops_per_token, training_flops_per_token
 from components.reasoning.tasks import SuiteConfig
-from components.rlhf.grpo import GRPOConfig
-from components.rlhf.ppo import PPOConfig
-from components.rlhf.preferences import PreferencesConfig
-from components.rlhf.reward_model import RewardModelConfig
-from components.rlhf.settings import AlignmentConfig, VerifierTaskConfig
+from components.rlhf.config import (
+    AlignmentConfig,
+    GRPOConfig,
+    PPOConfig,
+    PreferencesConfig,
+    RewardModelConfig,
+    VerifierTaskConfig,
+)
 from flows.stage import stage
 from flows.work import Work
 from storage.artifacts import Artifact
@@ -41,7 +44,7 @@ def _count_generation(work: Work, model: Transformer, num_tokens: float) -> None
 def collect_preferences(
     work: Work, *, config: PreferencesConfig, study: AlignmentConfig, seed: int, sft: Artifact, tokenizer: Artifact
 ) -> dict[str, Any]:
-    """Answers of the fine-tuned model to requests, compared in pairs by a noisy judge that knows the gold preference."""
+    """Answers of the fine-tuned model to requests, compared in pairs by a noisy judge of the gold preference."""
     import numpy as np
 
     from components.data.tokenizer import Tokenizer
@@ -190,9 +193,7 @@ def ppo(
         _, tensors, meta = saved
         state.load_tensors(tensors)
         history = meta["history"]
-    reports = algorithm.ppo(
-        state, reference, proxy_model.score, _asked(words, requests), (words.end_id,), config, seed
-    )
+    reports = algorithm.ppo(state, reference, proxy_model.score, _asked(words, requests), (words.end_id,), config, seed)
     for record in reports:
         step = record.iteration + 1
         answers = [

@@ -116,7 +116,14 @@ def fit_scaling_law(
         }
 
     rows = [
-        row("chinchilla", name, value, fit.intervals[name].low, fit.intervals[name].high, "huber, cluster bootstrap by run")
+        row(
+            "chinchilla",
+            name,
+            value,
+            fit.intervals[name].low,
+            fit.intervals[name].high,
+            "huber, cluster bootstrap by run",
+        )
         for name, value in constants.items()
     ]
     kaplan = fit_kaplan(points, seed=seed)
@@ -143,7 +150,9 @@ def fit_scaling_law(
 
 
 @stage(produces="scaling_fit", group="scaling", seconds=2)
-def forecast_loss(work: Work, *, config: FactsRunConfig, facts: FactsConfig, seed: int, fit: Artifact) -> dict[str, Any]:
+def forecast_loss(
+    work: Work, *, config: FactsRunConfig, facts: FactsConfig, seed: int, fit: Artifact
+) -> dict[str, Any]:
     """What the law says of a run that is not trained yet; sealed with the time at which it was made."""
     from components.scaling.chinchilla_fit import ChinchillaFit
     from components.scaling.forecast import make_forecast
@@ -229,7 +238,9 @@ def train_experts(work: Work, *, variant: str, config: FactsRunConfig, facts: Fa
     )
     (work.out / "window_losses.json").write_text(json.dumps(by_window), encoding="utf-8")
     facts_of_run = {"num_params": last["num_params"], "active_params": last["active_params"], "loss": last["loss"]}
-    return facts_of_run | {name: details[name] for name in ("max_share", "entropy", "specialization") if name in details}
+    return facts_of_run | {
+        name: details[name] for name in ("max_share", "entropy", "specialization") if name in details
+    }
 
 
 @stage(produces="scaling_run", group="emergence", seconds=35)

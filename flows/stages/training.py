@@ -24,7 +24,12 @@ LOG_EVERY = 5
 
 
 def follow(
-    work: Work, records: Iterator[dict[str, float]], model: Transformer, optimizer: Optimizer, num_steps: int, **info: Any
+    work: Work,
+    records: Iterator[dict[str, float]],
+    model: Transformer,
+    optimizer: Optimizer,
+    num_steps: int,
+    **info: Any,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Pass on (steps done, record) of a loop while logging, counting and saving it.
 

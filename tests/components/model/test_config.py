@@ -1,4 +1,4 @@
-"""Counts against the built model, and against the totals that public models state (Hugging Face safetensors metadata)."""
+"""Counts against the built model and the totals that public models state (Hugging Face safetensors metadata)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from components.model.transformer import Transformer
 
 
 def llama(vocab: int, d: int, ff: int, layers: int, heads: int, kv: int, head_dim: int, tied: bool) -> ModelConfig:
-    return ModelConfig(
-        vocab, d, layers, heads, kv, head_dim, ff, 2048, qk_norm=False, tie_embeddings=tied
-    )
+    return ModelConfig(vocab, d, layers, heads, kv, head_dim, ff, 2048, qk_norm=False, tie_embeddings=tied)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ def test_cached_rows_of_unequal_length_do_not_see_their_padding() -> None:
         cache.lengths_B = torch.tensor([5, 9])
         following = torch.tensor([[7], [8]])
         step = model(following, cache=cache)[:, 0]
-        alone = [model(torch.cat([row, token[None]], 1))[0, -1] for row, token in zip((short, long), following, strict=True)]
+        alone = [
+            model(torch.cat([row, token[None]], 1))[0, -1] for row, token in zip((short, long), following, strict=True)
+        ]
     torch.testing.assert_close(step, torch.stack(alone), atol=2e-5, rtol=1e-4)
 
 

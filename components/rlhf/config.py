@@ -1,0 +1,195 @@
+"""Settings of preferences, reward model, PPO and GRPO, free of torch, so that reading a profile stays quick."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from components.data.stories import NAMES, OBJECTS, story_prompt
+from components.training.config import OptimizerConfig
+from components.training.schedules import ScheduleConfig
+
+KLEstimator = Literal["k1", "k2", "k3"]
+Variant = Literal["grpo", "dr_grpo", "dapo"]
+
+
+@dataclass(frozen=True)
+class PreferencesConfig:
+    """num_prompts requests, num_answers sampled answers each, pairs_per_prompt of their pairs labelled.
+    label_noise: share of labels that contradict gold. max_tokens and temperature: how the answers are sampled."""
+
+    num_prompts: int = 400
+    num_answers: int = 4
+    pairs_per_prompt: int = 3
+    label_noise: float = 0.18
+    max_tokens: int = 64
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_noise < 0.5:
+            raise ValueError(f"label_noise is {self.label_noise}: give a share from 0 to below 0.5")
+        if self.num_answers < 2:
+            raise ValueError(f"num_answers is {self.num_answers}: a pair needs at least 2")
+        most = math.comb(self.num_answers, 2)
+        if not 1 <= self.pairs_per_prompt <= most:
+            raise ValueError(
+                f"pairs_per_prompt is {self.pairs_per_prompt}: {self.num_answers} answers have 1 to {most} pairs"
+            )
+
+
+@dataclass(frozen=True)
+class RewardModelConfig:
+    """epochs over the pairs in batches of `batch_pairs`. margin_coef: how much of a pair's stated margin the loss
+    demands. centering_coef: weight of (r_chosen + r_rejected)², which keeps rewards near 0 (Eisenstein et al.
+    2023). held_out: share of the pairs kept for accuracy. num_members: size of the ensemble."""
+
+    epochs: int = 3
+    batch_pairs: int = 16
+    margin_coef: float = 0.0
+    centering_coef: float = 0.01
+    held_out: float = 0.15
+    num_members: int = 1
+    max_grad_norm: float = 1.0
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.01, adamw_lr=1e-3))
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("linear", warmup_steps=5))
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_pairs < 1 or self.num_members < 1:
+            raise ValueError("epochs, batch_pairs and num_members of the reward model must be at least 1")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out is {self.held_out}: give a share from 0 to below 1")
+
+
+def _adam() -> OptimizerConfig:
+    return OptimizerConfig(muon_lr=0.0, adamw_lr=1e-3, beta2=0.999, eps=1e-5)
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """num_iterations of: batch_size answers, then num_epochs over them in num_minibatches.
+
+    kl_coef: weight of the KL penalty a token; with kl_target (nats a sequence) above 0 it adapts over `kl_horizon`
+    sequences. missing_eos_penalty: taken off the score of an answer that the length limit cut. score_clip: scores are
+    clipped to ± this (0: not). whiten_rewards: unit variance of the rewards without shifting their mean.
+    dual_clip: 0 or a constant above 1 (usually 3). max_kl: an iteration's updates stop once the k3 estimate between
+    rollout and policy passes this (0: never). replay_coef: weight of the next-token loss on replayed data.
+    """
+
+    num_iterations: int = 20
+    batch_size: int = 96
+    num_epochs: int = 1
+    num_minibatches: int = 4
+    max_tokens: int = 64
+    temperature: float = 1.0
+    kl_coef: float = 0.1
+    kl_estimator: KLEstimator = "k1"
+    kl_target: float = 0.0
+    kl_horizon: int = 10_000
+    gamma: float = 1.0
+    lam: float = 0.95
+    clip_range: float = 0.2
+    value_clip_range: float = 0.2
+    dual_clip: float = 0.0
+    max_kl: float = 0.0
+    missing_eos_penalty: float = 1.0
+    score_clip: float = 5.0
+    whiten_rewards: bool = False
+    whiten_advantages: bool = True
+    replay_coef: float = 0.0
+    max_grad_norm: float = 1.0
+    policy_optimizer: OptimizerConfig = field(default_factory=_adam)
+    critic_optimizer: OptimizerConfig = field(default_factory=_adam)
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("constant", warmup_steps=0))
+
+    def __post_init__(self) -> None:
+        for name in ("num_iterations", "batch_size", "num_epochs", "num_minibatches", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ppo.{name} is {getattr(self, name)}: give a number of at least 1")
+        if self.num_minibatches > self.batch_size:
+            raise ValueError(f"ppo.num_minibatches is {self.num_minibatches}: at most batch_size ({self.batch_size})")
+        for name in ("kl_coef", "kl_target", "max_kl", "missing_eos_penalty", "score_clip", "replay_coef"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"ppo.{name} is {getattr(self, name)}: give a number of at least 0")
+        if self.dual_clip and self.dual_clip <= 1:
+            raise ValueError(f"ppo.dual_clip is {self.dual_clip}: give 0 (off) or a number above 1")
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """num_iterations of: num_prompts × group_size answers, then num_epochs over them in num_minibatches.
+
+    variant: how token losses are averaged. grpo: within a sequence, then over sequences; dapo: over all tokens of the
+    optimiser's batch; dr_grpo: sum over num_sequences · max_tokens, with advantages not divided by the group's std.
+    clip_low, clip_high: the ratio stays in [1 − clip_low, 1 + clip_high] (clip-higher, DAPO §3.1).
+    dynamic_sampling: up to this many further draws replace groups whose rewards are all equal (DAPO §3.2; 0: off).
+    overlong_buffer: an answer within this many tokens of max_tokens loses up to overlong_penalty, in proportion
+    (DAPO eq. 13). mask_truncated: answers cut by the limit carry no loss. kl_coef: weight of the k3 estimate to the
+    reference. micro_batch_size: rows a pass (0: a whole minibatch); it does not change the gradient.
+    """
+
+    num_iterations: int = 30
+    num_prompts: int = 32
+    group_size: int = 8
+    num_epochs: int = 1
+    num_minibatches: int = 1
+    micro_batch_size: int = 0
+    max_tokens: int = 64
+    temperature: float = 1.0
+    variant: Variant = "dapo"
+    clip_low: float = 0.2
+    clip_high: float = 0.25
+    kl_coef: float = 0.0
+    dynamic_sampling: int = 0
+    overlong_buffer: int = 0
+    overlong_penalty: float = 1.0
+    mask_truncated: bool = False
+    max_grad_norm: float = 1.0
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.0, adamw_lr=5e-4, eps=1e-8))
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("constant", warmup_steps=0))
+
+    def __post_init__(self) -> None:
+        for name in ("num_iterations", "num_prompts", "num_epochs", "num_minibatches", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"grpo.{name} is {getattr(self, name)}: give a number of at least 1")
+        if self.group_size < 2:
+            raise ValueError(f"grpo.group_size is {self.group_size}: a group's mean says something from 2 answers on")
+        if self.variant not in ("grpo", "dr_grpo", "dapo"):
+            raise ValueError(f"grpo.variant is {self.variant!r}: it takes grpo, dr_grpo or dapo")
+        if not 0 <= self.overlong_buffer < self.max_tokens:
+            raise ValueError(f"grpo.overlong_buffer is {self.overlong_buffer}: from 0 to below max_tokens")
+        if self.num_minibatches > self.num_prompts * self.group_size:
+            raise ValueError(f"grpo.num_minibatches is {self.num_minibatches}: at most num_prompts · group_size")
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """kl_coefs: one PPO run each. num_eval: answers on which a policy is judged at the end. best_of: sizes of
+    best-of-n; the largest is also how many answers a held-out prompt gets. max_tokens, temperature: of judged answers.
+    held_out_every: every such prompt is kept for judging alone."""
+
+    kl_coefs: tuple[float, ...] = (0.0, 0.1, 0.4)
+    num_eval: int = 400
+    best_of: tuple[int, ...] = (1, 4, 16, 64)
+    max_tokens: int = 64
+    temperature: float = 1.0
+    held_out_every: int = 4
+
+    def prompts(self) -> tuple[list[str], list[str]]:
+        """Requests to train on, and others to judge on."""
+        # Every name and every object stands in both parts: a diagonal of the grid is held out.
+        every = [(i + j, story_prompt(name, thing)) for i, name in enumerate(NAMES) for j, thing in enumerate(OBJECTS)]
+        held_out = [text for diagonal, text in every if diagonal % self.held_out_every == 0]
+        return [text for diagonal, text in every if diagonal % self.held_out_every], held_out
+
+
+@dataclass(frozen=True)
+class VerifierTaskConfig:
+    """The chains that GRPO practises: seeded, never one of the evaluation set. num_problems: how many questions it
+    draws from; evaluate_every: iterations between greedy evaluations on `num_watch` problems of the held-out set."""
+
+    num_problems: int = 2000
+    min_difficulty: int = 4
+    max_difficulty: int = 6
+    evaluate_every: int = 10
+    num_watch: int = 100
