@@ -12,7 +12,7 @@ from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
 from components.data.tokenizer import TokenizerConfig
 from components.model.config import ModelConfig
-from components.reasoning.config import AdaptiveConfig, ReasoningConfig
+from components.reasoning.config import AdaptiveConfig, PuzzleStudyConfig, ReasoningConfig
 from components.reasoning.tasks import SuiteConfig
 from components.rlhf.config import (
     AlignmentConfig,
@@ -50,6 +50,8 @@ class RunConfig(Settings):
     emergence: EmergenceConfig = Field(default_factory=EmergenceConfig)
     reasoning: ReasoningConfig = Field(default_factory=ReasoningConfig)
     adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
+    puzzles: PuzzleStudyConfig = Field(default_factory=PuzzleStudyConfig)
+    finetune_on_puzzles: TrainConfig = Field(default_factory=TrainConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
 
 

@@ -50,6 +50,18 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
         run, config=cfg.grpo, task=cfg.practice, suite=cfg.suite, seed=seed, sft=sft, tokenizer=tokenizer
     )
 
+    puzzles = data.make_puzzles.submit(run, config=cfg.puzzles, seed=seed)
+    solver = training.finetune_on_puzzles.submit(
+        run,
+        config=cfg.finetune_on_puzzles,
+        seed=seed,
+        base=base,
+        conversations=puzzles,
+        shards=shards,
+        tokenizer=tokenizer,
+    )
+    reasoning.search_puzzles.submit(run, config=cfg.puzzles, model=solver, tokenizer=tokenizer)
+
     scaling_graph(cfg, run)
     emergence_graph(cfg, run)
 
@@ -86,7 +98,12 @@ def alignment_graph(cfg: RunConfig, run: Graph, sft: Artifact, tokenizer: Artifa
     reward_model = rlhf.train_reward_model.submit(
         run, config=cfg.reward_model, seed=seed, sft=sft, preferences=preferences, tokenizer=tokenizer
     )
-    judged: dict[str, Any] = {"sft": sft, "reward_model": reward_model, "preferences": preferences, "tokenizer": tokenizer}
+    judged: dict[str, Any] = {
+        "sft": sft,
+        "reward_model": reward_model,
+        "preferences": preferences,
+        "tokenizer": tokenizer,
+    }
     for kl_coef in study.kl_coefs:
         rlhf.ppo.submit(
             run,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from components.reasoning.puzzles import PuzzleConfig
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,25 @@ class AdaptiveConfig:
                 raise ValueError(f"adaptive.{name} is empty: give at least one value to try")
         if self.num_folds < 2:
             raise ValueError(f"adaptive.num_folds is {self.num_folds}: tuning and evaluation need at least 2")
+
+
+@dataclass(frozen=True)
+class PuzzleStudyConfig:
+    """Search against sampling on sign puzzles. num_conversations: puzzles and judged states to fine-tune on, with
+    `judge_share` of the latter. num_puzzles: held-out ones that every strategy is asked. num_samples, temperature: for
+    best-of-k and votes. trees: the searches to try."""
+
+    puzzle: PuzzleConfig = field(default_factory=PuzzleConfig)
+    num_conversations: int = 30_000
+    judge_share: float = 0.5
+    num_puzzles: int = 300
+    num_samples: int = 16
+    temperature: float = 0.7
+    trees: tuple[TreeConfig, ...] = (TreeConfig(search="depth", proposals=0, max_expansions=60),)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least_one(self, "puzzles", "num_conversations", "num_puzzles", "num_samples")
 
 
 def _at_least_one(config: object, section: str, *names: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
 from components.data.tokenizer import TokenizerConfig
+from components.reasoning.config import PuzzleStudyConfig
 from components.reasoning.tasks import SuiteConfig
 from flows.stage import stage
 from flows.work import Work
@@ -84,3 +85,18 @@ def make_conversations(work: Work, *, config: InstructionConfig, suite: SuiteCon
     counts = {source: sum(c.source == source for c in made) for source in sources}
     (work.out / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
     return {"num_conversations": len(made), "conversations_by_source": counts}
+
+
+@stage(produces="conversations", group="reasoning", seconds=15)
+def make_puzzles(work: Work, *, config: PuzzleStudyConfig, seed: int) -> dict[str, Any]:
+    """Sign puzzles with a solution and states with a verdict, none of them on the way of a held-out puzzle."""
+    from itertools import islice
+
+    from components.data.conversations import as_conversations, write_conversations
+    from components.reasoning.puzzles import puzzle_conversations, puzzle_suite
+
+    held_out = frozenset(puzzle_suite(config.puzzle, config.seed, config.num_puzzles))
+    pairs = puzzle_conversations(seed, config.puzzle, config.judge_share, held_out)
+    made = list(as_conversations(islice(pairs, config.num_conversations), "puzzles"))
+    write_conversations(made, work.out / CONVERSATIONS)
+    return {"num_conversations": len(made)}

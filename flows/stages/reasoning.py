@@ -7,7 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from components.reasoning.config import AdaptiveConfig, ReasoningConfig
+from components.reasoning.config import AdaptiveConfig, PuzzleStudyConfig, ReasoningConfig
 from components.reasoning.tasks import SuiteConfig
 from flows.stage import stage
 from flows.work import Work
@@ -87,3 +87,68 @@ def evaluate_reasoning(
     work.progress(3, 3)
     (work.out / "strategies.json").write_text(json.dumps(strategies, indent=1), encoding="utf-8")
     return {"strategies": strategies}
+
+
+@stage(produces="eval_report", group="reasoning", seconds=60)
+def search_puzzles(work: Work, *, config: PuzzleStudyConfig, model: Artifact, tokenizer: Artifact) -> dict[str, Any]:
+    """Tree of Thought against greedy, votes and best-of-k (with the exact verifier) on the same puzzles.
+
+    A tree's tokens are all that it generated, the judge's verdicts included.
+    """
+    from components.data.tokenizer import Tokenizer
+    from components.inference.text import text_generator
+    from components.model.config import forward_flops_per_token
+    from components.reasoning.evaluate import Answered, compare, eval_rows, read_samples, run_strategies
+    from components.reasoning.evaluate import strongest_at_tokens as strongest
+    from components.reasoning.puzzles import puzzle_suite
+    from components.reasoning.strategies import chain_of_thought, draw, puzzle_item
+    from components.reasoning.tree_of_thought import puzzle_task, tree_of_thought
+    from components.training.checkpoints import load_model
+
+    network, words = load_model(work.open(model)), Tokenizer.load(work.open(tokenizer))
+    generate = text_generator(network, words)
+    puzzles = puzzle_suite(config.puzzle, config.seed, config.num_puzzles)
+    items = [puzzle_item(puzzle) for puzzle in puzzles]
+    rounds = 2 + len(config.trees)
+    rivals = list(run_strategies(generate, items, {"greedy": chain_of_thought}))
+    work.progress(1, rounds, strategy="samples")
+    began = time.perf_counter()
+    samples = draw(generate, items, config.num_samples, config.temperature, seed=config.seed)
+    rivals += read_samples(samples, time.perf_counter() - began)
+    paid = [rivals[0], rivals[-1]]
+    trees = []
+    for index, tree_config in enumerate(config.trees):
+        work.progress(2 + index, rounds, strategy=f"tree, {tree_config.search}")
+        began = time.perf_counter()
+        grown = tree_of_thought(generate, [puzzle_task(puzzle) for puzzle in puzzles], tree_config)
+        label = f"tree_of_thought[{tree_config.search},{tree_config.value},{tree_config.max_expansions}]"
+        trees.append(
+            Answered(label, tuple(items), tuple(tree.outcome() for tree in grown), time.perf_counter() - began)
+        )
+    paid += trees
+    tokens = sum((one.tokens + one.prompt_tokens) * len(items) for one in paid)
+    work.usage(tokens=tokens, flops=tokens * forward_flops_per_token(network.cfg, network.cfg.context_length))
+    strategies, comparisons = [], []
+    for one in [*rivals, *trees]:
+        work.rows("evals", eval_rows(one, "puzzles", "puzzles"))
+        strategies.append(summary_of(one, "puzzles"))
+    for tree in trees:
+        rival = strongest(rivals, tree.tokens)
+        if rival is not None:
+            gap = compare(tree, rival)
+            comparisons.append(
+                {
+                    "tree": tree.strategy,
+                    "rival": rival.strategy,
+                    "tree_tokens": tree.tokens,
+                    "rival_tokens": rival.tokens,
+                    "difference": gap.value,
+                    "low": gap.low,
+                    "high": gap.high,
+                    "n": gap.n,
+                }
+            )
+    facts = {"strategies": strategies, "comparisons": comparisons}
+    (work.out / "search.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    work.progress(rounds, rounds)
+    return facts

@@ -142,6 +142,33 @@ def finetune(
     tokenizer: Artifact,
 ) -> dict[str, Any]:
     """Supervised fine-tuning on packed conversations, with loss on what the assistant says alone."""
+    return _finetuned(work, config, seed, base, conversations, shards, tokenizer)
+
+
+@stage(produces="checkpoint", group="reasoning", seconds=70)
+def finetune_on_puzzles(
+    work: Work,
+    *,
+    config: TrainConfig,
+    seed: int,
+    base: Artifact,
+    conversations: Artifact,
+    shards: Artifact,
+    tokenizer: Artifact,
+) -> dict[str, Any]:
+    """The same, for the model that searches: it solves puzzles and judges their states."""
+    return _finetuned(work, config, seed, base, conversations, shards, tokenizer)
+
+
+def _finetuned(
+    work: Work,
+    config: TrainConfig,
+    seed: int,
+    base: Artifact,
+    conversations: Artifact,
+    shards: Artifact,
+    tokenizer: Artifact,
+) -> dict[str, Any]:
     from components.data.conversations import pack_conversations, read_conversations, sft_batch_at, tokenise
     from components.data.shards import TokenShards
     from components.data.tokenizer import Tokenizer
