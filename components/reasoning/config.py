@@ -8,6 +8,12 @@ from typing import Literal
 from components.reasoning.puzzles import PuzzleConfig
 
 
+def _at_least_one(config: object, section: str, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{section}.{name} is {getattr(config, name)}: give a number of at least 1")
+
+
 @dataclass(frozen=True)
 class ReasoningConfig:
     """num_samples: worked answers an item, from which votes of 1, 2, 4, … are read. temperature, max_tokens: of those;
@@ -93,9 +99,3 @@ class PuzzleStudyConfig:
 
     def __post_init__(self) -> None:
         _at_least_one(self, "puzzles", "num_conversations", "num_puzzles", "num_samples")
-
-
-def _at_least_one(config: object, section: str, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{section}.{name} is {getattr(config, name)}: give a number of at least 1")
