@@ -17,6 +17,7 @@ from components.reasoning.tasks import SuiteConfig
 from components.rlhf.config import (
     AlignmentConfig,
     GRPOConfig,
+    JudgingConfig,
     PPOConfig,
     PreferencesConfig,
     RewardModelConfig,
@@ -40,6 +41,7 @@ class RunConfig(Settings):
     instruction: InstructionConfig = Field(default_factory=InstructionConfig)
     finetune: TrainConfig = Field(default_factory=TrainConfig)
     alignment: AlignmentConfig = Field(default_factory=AlignmentConfig)
+    judging: JudgingConfig = Field(default_factory=JudgingConfig)
     preferences: PreferencesConfig = Field(default_factory=PreferencesConfig)
     reward_model: RewardModelConfig = Field(default_factory=RewardModelConfig)
     ppo: PPOConfig = Field(default_factory=PPOConfig)

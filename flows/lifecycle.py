@@ -91,10 +91,8 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
 
 def alignment_graph(cfg: RunConfig, run: Graph, sft: Artifact, tokenizer: Artifact) -> None:
     """Preferences, reward model, one PPO a KL coefficient, best-of-n."""
-    study, seed = cfg.alignment, cfg.seed
-    preferences = rlhf.collect_preferences.submit(
-        run, config=cfg.preferences, study=study, seed=seed, sft=sft, tokenizer=tokenizer
-    )
+    seed = cfg.seed
+    preferences = rlhf.collect_preferences.submit(run, config=cfg.preferences, seed=seed, sft=sft, tokenizer=tokenizer)
     reward_model = rlhf.train_reward_model.submit(
         run, config=cfg.reward_model, seed=seed, sft=sft, preferences=preferences, tokenizer=tokenizer
     )
@@ -104,16 +102,16 @@ def alignment_graph(cfg: RunConfig, run: Graph, sft: Artifact, tokenizer: Artifa
         "preferences": preferences,
         "tokenizer": tokenizer,
     }
-    for kl_coef in study.kl_coefs:
+    for kl_coef in sorted({cfg.ppo.kl_coef, *cfg.alignment.compare_kl_coefs}):
         rlhf.ppo.submit(
             run,
             label=f"ppo[kl_coef={kl_coef}]",
             config=replace(cfg.ppo, kl_coef=kl_coef),
-            study=study,
+            judging=cfg.judging,
             seed=seed,
             **judged,
         )
-    rlhf.best_of_n.submit(run, study=study, seed=seed, **judged)
+    rlhf.best_of_n.submit(run, best_of=cfg.alignment.best_of, judging=cfg.judging, seed=seed, **judged)
 
 
 def scaling_graph(cfg: RunConfig, run: Graph) -> None:

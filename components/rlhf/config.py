@@ -164,23 +164,30 @@ class GRPOConfig:
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """kl_coefs: one PPO run each. num_eval: answers on which a policy is judged at the end. best_of: sizes of
-    best-of-n; the largest is also how many answers a held-out prompt gets. max_tokens, temperature: of judged answers.
-    held_out_every: every such prompt is kept for judging alone."""
+    """compare_kl_coefs: PPO runs beside the one at `ppo.kl_coef`. best_of: sizes of best-of-n; the largest is also how
+    many answers a held-out request gets."""
 
-    kl_coefs: tuple[float, ...] = (0.0, 0.1, 0.4)
-    num_eval: int = 400
+    compare_kl_coefs: tuple[float, ...] = (0.0, 0.4)
     best_of: tuple[int, ...] = (1, 4, 16, 64)
+
+
+@dataclass(frozen=True)
+class JudgingConfig:
+    """How a policy's answers are judged when it is done: num_eval answers of at most max_tokens at temperature."""
+
+    num_eval: int = 400
     max_tokens: int = 64
     temperature: float = 1.0
-    held_out_every: int = 4
 
-    def prompts(self) -> tuple[list[str], list[str]]:
-        """Requests to train on, and others to judge on."""
-        # Every name and every object stands in both parts: a diagonal of the grid is held out.
-        every = [(i + j, story_prompt(name, thing)) for i, name in enumerate(NAMES) for j, thing in enumerate(OBJECTS)]
-        held_out = [text for diagonal, text in every if diagonal % self.held_out_every == 0]
-        return [text for diagonal, text in every if diagonal % self.held_out_every], held_out
+
+HELD_OUT_EVERY = 4
+
+
+def story_requests() -> tuple[list[str], list[str]]:
+    """Requests to train on, and others to judge on; every name and every object stands in both parts."""
+    every = [(i + j, story_prompt(name, thing)) for i, name in enumerate(NAMES) for j, thing in enumerate(OBJECTS)]
+    held_out = [text for diagonal, text in every if diagonal % HELD_OUT_EVERY == 0]
+    return [text for diagonal, text in every if diagonal % HELD_OUT_EVERY], held_out
 
 
 @dataclass(frozen=True)

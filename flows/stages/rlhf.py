@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from components.model.config import forward_flops_per_token, training_flops_per_token
 from components.reasoning.tasks import SuiteConfig
 from components.rlhf.config import (
-    AlignmentConfig,
     GRPOConfig,
+    JudgingConfig,
     PPOConfig,
     PreferencesConfig,
     RewardModelConfig,
@@ -42,7 +42,7 @@ def _count_generation(work: Work, model: Transformer, num_tokens: float) -> None
 
 @stage(produces="preference_set", group="rlhf", seconds=12)
 def collect_preferences(
-    work: Work, *, config: PreferencesConfig, study: AlignmentConfig, seed: int, sft: Artifact, tokenizer: Artifact
+    work: Work, *, config: PreferencesConfig, seed: int, sft: Artifact, tokenizer: Artifact
 ) -> dict[str, Any]:
     """Answers of the fine-tuned model to requests, compared in pairs by a noisy judge of the gold preference."""
     import numpy as np
@@ -50,12 +50,13 @@ def collect_preferences(
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
+    from components.rlhf.config import story_requests
     from components.rlhf.gold import gold_score
     from components.rlhf.preferences import Answer, make_preferences, write_preferences
     from components.training.checkpoints import load_model
 
     model, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
-    requests, _ = study.prompts()
+    requests, _ = story_requests()
     texts = [requests[i % len(requests)] for i in range(config.num_prompts)]
     params = SamplingParams(
         max_tokens=config.max_tokens,
@@ -158,7 +159,7 @@ def ppo(
     work: Work,
     *,
     config: PPOConfig,
-    study: AlignmentConfig,
+    judging: JudgingConfig,
     seed: int,
     sft: Artifact,
     reward_model: Artifact,
@@ -172,6 +173,7 @@ def ppo(
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
     from components.rlhf import ppo as algorithm
+    from components.rlhf.config import story_requests
     from components.rlhf.gold import gold_score
     from components.rlhf.overoptimization import first_alarm, observe
     from components.rlhf.reward_model import load_reward_model, score_sequences
@@ -182,7 +184,7 @@ def ppo(
     reference, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
     proxy_model = load_reward_model(work.open(reward_model))
     scale = json.loads((work.open(preferences) / SCALE).read_text(encoding="utf-8"))
-    requests, held_out = study.prompts()
+    requests, held_out = story_requests()
 
     def gold(text: str, answer: str) -> float:
         return (gold_score(text, answer) - float(scale["mean"])) / float(scale["std"])
@@ -242,10 +244,10 @@ def ppo(
     save_model(work.out, state.policy)
 
     # The finished policy on requests that it was not trained on.
-    texts = [held_out[i % len(held_out)] for i in range(study.num_eval)]
+    texts = [held_out[i % len(held_out)] for i in range(judging.num_eval)]
     prompts = _asked(words, texts)
     params = SamplingParams(
-        max_tokens=study.max_tokens, temperature=study.temperature, seed=seed + 1, stop_ids=(words.end_id,)
+        max_tokens=judging.max_tokens, temperature=judging.temperature, seed=seed + 1, stop_ids=(words.end_id,)
     )
     said = [group[0] for group in generate(state.policy, prompts, params)]
     golds = [gold(text, _said(words, completion)) for text, completion in zip(texts, said, strict=True)]
@@ -278,7 +280,8 @@ def ppo(
 def best_of_n(
     work: Work,
     *,
-    study: AlignmentConfig,
+    best_of: tuple[int, ...],
+    judging: JudgingConfig,
     seed: int,
     sft: Artifact,
     reward_model: Artifact,
@@ -290,6 +293,7 @@ def best_of_n(
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
     from components.rlhf.best_of_n import best_of_n_kl, best_of_n_value
+    from components.rlhf.config import story_requests
     from components.rlhf.gold import gold_score
     from components.rlhf.reward_model import load_reward_model, score_sequences
     from components.statistics import mean_interval
@@ -298,15 +302,15 @@ def best_of_n(
     model, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
     judge = load_reward_model(work.open(reward_model))
     scale = json.loads((work.open(preferences) / SCALE).read_text(encoding="utf-8"))
-    _, texts = study.prompts()
+    _, texts = story_requests()
     prompts = _asked(words, texts)
     # Each request stands several times, so that the interval is over independent groups of answers.
-    copies = max(1, study.num_eval // (4 * len(texts)))
+    copies = max(1, judging.num_eval // (4 * len(texts)))
     texts, prompts = texts * copies, prompts * copies
     params = SamplingParams(
-        max_tokens=study.max_tokens,
-        temperature=study.temperature,
-        num_samples=max(study.best_of),
+        max_tokens=judging.max_tokens,
+        temperature=judging.temperature,
+        num_samples=max(best_of),
         seed=seed + 2,
         stop_ids=(words.end_id,),
     )
@@ -321,7 +325,7 @@ def best_of_n(
         for text, group in zip(texts, groups, strict=True)
     ]
     rows = []
-    for n in study.best_of:
+    for n in best_of:
         gold = mean_interval([best_of_n_value(s, g, n) for s, g in zip(scores, golds, strict=True)])
         proxy = mean_interval([best_of_n_value(s, s, n) for s in scores])
         rows.append(

@@ -126,7 +126,7 @@ def fit_scaling_law(
         )
         for name, value in constants.items()
     ]
-    kaplan = fit_kaplan(points, seed=seed)
+    kaplan = fit_kaplan(points, resamples=min(resamples, 200), seed=seed)
     rows += [
         row("kaplan", name, interval.value, interval.low, interval.high, "least squares, bootstrap by run")
         for name, interval in kaplan.intervals.items()

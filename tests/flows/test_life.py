@@ -1,0 +1,108 @@
+"""The real life at toy size: every stage runs, the report has every part, and the cache knows what depends on what."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flows.config import load_config
+from flows.graph import assemble
+from flows.lifecycle import lifecycle_graph, report_path, run_lifecycle
+from flows.plan import plan
+from flows.run import RunResult
+from storage.home import Home
+from storage.queries import query
+
+
+def live(home: Home, *overrides: str) -> RunResult:
+    console = Console(file=StringIO(), width=160)
+    cfg = load_config("smoke", overrides)
+    return run_lifecycle(cfg, home=home, profile="smoke", console=console, prefect=False, mlflow=False)
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, RunResult]:
+    home = Home(tmp_path_factory.mktemp("life") / "home")
+    return home, live(home)
+
+
+def test_every_stage_of_the_life_ends_well(lived: tuple[Home, RunResult]) -> None:
+    _, result = lived
+    assert result.failures == {}
+    assert result.status == "completed"
+    assert {outcome.status for outcome in result.outcomes.values()} == {"ran"}
+    assert result.warnings == ()
+
+
+def test_the_rows_of_every_part_are_in_sql(lived: tuple[Home, RunResult]) -> None:
+    home, result = lived
+    counts = query(
+        home,
+        """
+        SELECT (SELECT count(*) FROM metrics) AS metrics, (SELECT count(DISTINCT suite) FROM evals) AS suites,
+               (SELECT count(*) FROM preferences) AS preferences, (SELECT count(*) FROM samples) AS samples,
+               (SELECT count(DISTINCT sweep) FROM scaling_points) AS sweeps,
+               (SELECT count(*) FROM forecasts WHERE made_at < scored_at) AS forecasts,
+               (SELECT count(*) FROM costs) AS costs
+        """,
+    ).to_pylist()[0]
+    assert counts["suites"] == 2
+    assert counts["sweeps"] == 3
+    assert counts["forecasts"] == 1
+    assert counts["costs"] == len(result.outcomes)
+    assert min(counts.values()) > 0
+    spent = query(home, "SELECT stage, usd, flops FROM costs WHERE stage IN ('pretrain', 'ppo', 'grpo')").to_pylist()
+    assert all(row["usd"] > 0 and row["flops"] > 0 for row in spent)
+
+
+def test_the_report_is_one_file_that_needs_no_network(lived: tuple[Home, RunResult]) -> None:
+    home, result = lived
+    page = report_path(home, result.run_id).read_text(encoding="utf-8")
+    for part in ("Pretraining", "RLHF", "GRPO", "Scaling law", "Emergence", "Mixture of experts", "Cost"):
+        assert part in page
+    assert "<script src" not in page
+    assert "url(http" not in page
+    assert 'src="http' not in page
+    assert "<link" not in page
+
+
+def test_a_second_run_does_nothing_and_another_kl_coefficient_redoes_ppo_alone(lived: tuple[Home, RunResult]) -> None:
+    home, first = lived
+    second = live(home)
+    assert {outcome.status for outcome in second.outcomes.values()} == {"cached"}
+    assert [o.artifact.key for o in second.outcomes.values()] == [o.artifact.key for o in first.outcomes.values()]
+
+    cfg = load_config("smoke", ["ppo.kl_coef=0.2"])
+    steps = plan(assemble(lifecycle_graph, cfg), home)
+    assert {step.label for step in steps if not step.cached} == {"ppo[kl_coef=0.2]"}
+
+
+def test_a_users_own_text_goes_in_and_its_broken_lines_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    good = [json.dumps({"text": f"The quick brown fox number {i} jumps over the lazy dog and runs to the river with "
+                                "all of its friends, who have been there since the early morning of that day."
+                                }) for i in range(40)]  # fmt: skip
+    file.write_text("\n".join([*good, '{"text": "cut of', json.dumps({"body": "no text here"})]), encoding="utf-8")
+    profile = tmp_path / "mine.toml"
+    profile.write_text(
+        f'extends = "smoke"\nname = "mine"\n[data]\nquality = {{ min_words = 5 }}\n[[data.sources]]\nname = "mine"\n'
+        f'kind = "jsonl"\npath = "{file}"\n[[data.sources]]\nname = "problems"\nkind = "problems"\nmax_bytes = 20000\n',
+        encoding="utf-8",
+    )
+    home = Home(tmp_path / "home")
+    result = run_lifecycle(
+        load_config(profile),
+        home=home,
+        console=Console(file=StringIO()),
+        prefect=False,
+        mlflow=False,
+        only=["prepare_corpus"],
+    )
+    assert result.failures == {}
+    bad = query(home, "SELECT file, line, reason FROM quarantine ORDER BY line").to_pylist()
+    assert [row["line"] for row in bad] == [41, 42]
+    assert all(row["file"].endswith("mine.jsonl") for row in bad)
