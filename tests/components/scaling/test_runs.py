@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from components.model.config import count_params
+from components.model.transformer import Transformer
+from components.reasoning.tasks import extract_answer
+from components.scaling.facts import FactsConfig, irreducible_loss
+from components.scaling.runs import (
+    ALPHABET,
+    FactsRun,
+    chain_batches,
+    emergence_model,
+    evaluation_chains,
+    held_out_losses_by_window,
+    mutual_information,
+    score_chains,
+)
+from components.scaling.sweep import EmergenceConfig, FactsRunConfig, MoEComparisonConfig, ScalingConfig
+from components.training.config import TrainConfig
+from components.training.language_model import load_state_tensors, state_tensors
+
+FACTS = FactsConfig(num_facts=16, num_symbols=8, key_length=2)
+RUN = FactsRunConfig(
+    d_model=16, num_layers=1, checkpoints=(1920, 9600), batch_size=16, context_length=60, eval_tokens=3000
+)
+
+
+def test_a_run_learns_down_to_the_floor_that_is_known_and_not_below() -> None:
+    run = FactsRun(replace(RUN, checkpoints=(96_000,)), FACTS, 0)
+    *_, last = run.records()
+    assert run.oracle_loss == pytest.approx(irreducible_loss(FACTS), rel=0.1)
+    assert run.oracle_loss - 1e-3 < last["eval_loss"] < 1.25 * run.oracle_loss
+    assert np.mean(held_out_losses_by_window(run)) == pytest.approx(last["eval_loss"], rel=1e-4)
+
+
+def test_checkpoints_are_read_once_each_and_resuming_gives_the_same_losses() -> None:
+    whole = FactsRun(RUN, FACTS, 0)
+    read = {r["tokens_seen"]: r["eval_loss"] for r in whole.records() if "eval_loss" in r}
+    assert list(read) == [1920, 9600]
+    first = FactsRun(RUN, FACTS, 0)
+    for _ in itertools.islice(first.records(), 5):
+        pass
+    saved = {n: t.clone() for n, t in (state_tensors(first.model, first.optimizer) | first.average_tensors()).items()}
+    again = FactsRun(RUN, FACTS, 0)
+    load_state_tensors(again.model, again.optimizer, saved)
+    again.load_average(saved)
+    assert [r["eval_loss"] for r in again.records(5) if "eval_loss" in r] == [read[9600]]
+
+
+def test_routing_counts_every_token_once_and_a_dense_run_has_none() -> None:
+    variants = MoEComparisonConfig(run=RUN, num_experts=4).variants()
+    dense, experts = (count_params(variants[name].model(9)) for name in ("dense", "moe_balanced"))
+    router = RUN.num_layers * RUN.d_model * 4
+    assert experts.active - router == dense.active  # equal compute a token but for the router
+    assert experts.total > 2 * dense.total
+    assert FactsRun(variants["dense"], FACTS, 0).routing() == {}
+    routing = FactsRun(variants["moe_balanced"], FACTS, 0).routing()
+    assert np.sum(routing["load"], axis=1) == pytest.approx(1.0)
+    assert routing["max_share"] == max(map(max, routing["load"]))
+    assert 0 <= routing["specialization"] <= np.log(4) + 1e-9
+
+
+def test_mutual_information_by_hand() -> None:
+    a = np.array([0, 0, 1, 1])
+    assert mutual_information(a, a) == pytest.approx(np.log(2))
+    assert mutual_information(a, np.array([0, 1, 0, 1])) == pytest.approx(0.0)
+
+
+def test_chains_of_the_sweep_are_solved_right_and_never_evaluation_items() -> None:
+    config = EmergenceConfig(num_items=20, train=TrainConfig(num_steps=5, batch_size=8, context_length=48))
+    items = evaluation_chains(config)
+    assert len({question for question, _ in items}) == 20
+    for question, worked in items:
+        assert eval(question.removesuffix("=?")) == int(extract_answer(worked))
+    text = "".join(ALPHABET[token] for token in chain_batches(config, 0).flatten().tolist())
+    asked = {line.split("=?")[0] + "=?" for line in text.split("\n")}
+    assert len(asked) > 20
+    assert not asked & {question for question, _ in items}
+
+
+def test_scores_of_an_untrained_model_are_about_chance() -> None:
+    config = EmergenceConfig(num_items=10)
+    model = Transformer(emergence_model(config, 16), 0).eval()
+    exact, log_probs = score_chains(model, evaluation_chains(config))
+    assert sum(exact) == 0
+    mean = np.mean([x for answer in log_probs for x in answer])
+    assert mean == pytest.approx(-np.log(len(ALPHABET)), abs=0.3)
+    assert all(len(p) == len(worked) + 1 for p, (_, worked) in zip(log_probs, evaluation_chains(config), strict=True))
+
+
+def test_a_width_that_heads_do_not_divide_is_named() -> None:
+    with pytest.raises(ValueError, match="width 24"):
+        ScalingConfig(widths=(16, 24))
+    with pytest.raises(ValueError, match="growing order"):
+        FactsRunConfig(checkpoints=(200, 100))
+
+
+def test_rows_never_use_a_part_of_the_stream_twice() -> None:
+    run = FactsRun(RUN, FACTS, 0)
+    rows = torch.cat([run._batch(step).tokens_BT for step in range(2)])
+    assert (rows[:, 0] == 0).all()  # each starts at a separator
+    assert len({tuple(row) for row in rows.tolist()}) == len(rows)
