@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,7 @@ def search_puzzles(work: Work, *, config: PuzzleStudyConfig, model: Artifact, to
     from components.reasoning.evaluate import Answered, compare, eval_rows, read_samples, run_strategies
     from components.reasoning.evaluate import strongest_at_tokens as strongest
     from components.reasoning.puzzles import puzzle_suite
-    from components.reasoning.strategies import chain_of_thought, draw, puzzle_item
+    from components.reasoning.strategies import best_of_k, chain_of_thought, draw, puzzle_item
     from components.reasoning.tree_of_thought import puzzle_task, tree_of_thought
     from components.training.checkpoints import load_model
 
@@ -116,6 +117,7 @@ def search_puzzles(work: Work, *, config: PuzzleStudyConfig, model: Artifact, to
     samples = draw(generate, items, config.num_samples, config.temperature, seed=config.seed)
     rivals += read_samples(samples, time.perf_counter() - began)
     paid = [rivals[0], rivals[-1]]
+    per_sample = next(one.tokens for one in rivals if one.strategy == "self_consistency@1")
     trees = []
     for index, tree_config in enumerate(config.trees):
         work.progress(2 + index, rounds, strategy=f"tree, {tree_config.search}")
@@ -125,6 +127,10 @@ def search_puzzles(work: Work, *, config: PuzzleStudyConfig, model: Artifact, to
         trees.append(
             Answered(label, tuple(items), tuple(tree.outcome() for tree in grown), time.perf_counter() - began)
         )
+    # Powers of two are too coarse for "at equal tokens": the choice that spends just what each tree did, too.
+    for size in sorted({min(config.num_samples, math.ceil(tree.tokens / per_sample)) for tree in trees}):
+        if f"best_of@{size}" not in {one.strategy for one in rivals}:
+            rivals.append(Answered(f"best_of@{size}", tuple(items), tuple(best_of_k(samples, size)), 0.0))
     paid += trees
     tokens = sum((one.tokens + one.prompt_tokens) * len(items) for one in paid)
     work.usage(tokens=tokens, flops=tokens * forward_flops_per_token(network.cfg, network.cfg.context_length))

@@ -21,7 +21,7 @@ from components.reasoning.puzzles import (
     solve_prompt,
 )
 
-SMALL = PuzzleConfig(length=5, max_number=20, max_solutions=2)
+SMALL = PuzzleConfig(length=5, numbers=tuple(range(1, 21)), max_solutions=2)
 
 
 def solutions(puzzle: SignPuzzle) -> list[list[int]]:
@@ -90,4 +90,4 @@ def test_taught_answers_are_true_and_held_out_puzzles_are_not_used() -> None:
 
 def test_a_setting_that_cannot_be_met_is_refused() -> None:
     with pytest.raises(ValueError, match="distinct"):
-        PuzzleConfig(length=7, max_number=6)
+        PuzzleConfig(length=7, numbers=(1, 2, 3, 4, 5, 6, 6))

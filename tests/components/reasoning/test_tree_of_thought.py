@@ -48,7 +48,7 @@ class PerfectPlayer:
         return [TextCompletion(text, len(text), -1.0, True, asked, len(prompt.prefill)) for text in texts]
 
 
-PUZZLES = puzzle_suite(PuzzleConfig(length=5, max_number=20, max_solutions=1), seed=3, count=12)
+PUZZLES = puzzle_suite(PuzzleConfig(length=5, numbers=tuple(range(1, 21)), max_solutions=1), seed=3, count=12)
 
 
 @pytest.mark.parametrize("search", ["breadth", "depth", "best"])

@@ -32,10 +32,10 @@ RUN = FactsRunConfig(
 
 
 def test_a_run_learns_down_to_the_floor_that_is_known_and_not_below() -> None:
-    run = FactsRun(replace(RUN, checkpoints=(96_000,)), FACTS, 0)
+    run = FactsRun(replace(RUN, d_model=32, num_layers=2, checkpoints=(384_000,)), FACTS, 0)
     *_, last = run.records()
     assert run.oracle_loss == pytest.approx(irreducible_loss(FACTS), rel=0.1)
-    assert run.oracle_loss - 1e-3 < last["eval_loss"] < 1.25 * run.oracle_loss
+    assert run.oracle_loss - 1e-3 < last["eval_loss"] < 1.3 * run.oracle_loss
     assert np.mean(held_out_losses_by_window(run)) == pytest.approx(last["eval_loss"], rel=1e-4)
 
 
