@@ -46,7 +46,7 @@ check: $(READY)  ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## speed of the hot paths
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.hot_paths
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/hot_paths.py
 
 clean:  ## remove the environment and caches; runs in .lifespan stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
