@@ -40,21 +40,28 @@ class SignPuzzle:
 
 @dataclass(frozen=True)
 class PuzzleConfig:
-    """length: how many numbers. max_number: they are distinct numbers in 1..max_number. max_solutions: at most so many
-    of the 2^length choices of signs may solve a puzzle."""
+    """length: how many numbers; they are distinct ones of `numbers`. max_solutions: at most so many of the 2^length
+    choices of signs may solve a puzzle.
 
-    length: int = 7
-    max_number: int = 20
+    Single digits and tens keep every step's arithmetic easy, so that choosing the signs is what is hard; and what they
+    reach is sparse, so that most wrong turns end nowhere.
+    """
+
+    length: int = 8
+    numbers: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20, 30)
     max_solutions: int = 2
 
     def __post_init__(self) -> None:
-        if not 1 <= self.length <= self.max_number <= MAX_VALUE:
+        for number in self.numbers:
+            if not 1 <= number <= MAX_VALUE:
+                raise ValueError(f"puzzle.numbers holds {number}: give numbers from 1 to {MAX_VALUE}")
+        if not 1 <= self.length <= len(set(self.numbers)):
             raise ValueError(
-                f"length is {self.length}, max_number {self.max_number}: "
-                f"1 <= length <= max_number <= {MAX_VALUE} is needed, since the numbers are distinct"
+                f"puzzle.length is {self.length}: give 1 to {len(set(self.numbers))}, since a puzzle takes "
+                "distinct ones of puzzle.numbers"
             )
         if self.max_solutions < 1:
-            raise ValueError(f"max_solutions is {self.max_solutions}: give a number of at least 1")
+            raise ValueError(f"puzzle.max_solutions is {self.max_solutions}: give a number of at least 1")
 
 
 def solve_prompt(puzzle: SignPuzzle) -> str:
@@ -102,7 +109,7 @@ def solvable(puzzle: SignPuzzle) -> bool:
 def sign_puzzle(rng: random.Random, config: PuzzleConfig) -> tuple[SignPuzzle, list[int]]:
     """A puzzle with 1 to `max_solutions` solutions, and the signed changes of one of them."""
     while True:
-        numbers = rng.sample(range(1, config.max_number + 1), config.length)
+        numbers = rng.sample(sorted(set(config.numbers)), config.length)
         value, changes = 0, []
         for number in reversed(numbers):  # backwards from 0: undo a change, either way where both stay inside
             undone = rng.choice([u for u in (number, -number) if 0 <= value + u <= MAX_VALUE])
