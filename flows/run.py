@@ -208,7 +208,6 @@ def registered(home: Home, run_id: str, board: Board, cfg: Settings, profile: st
     """Tell other processes of this run: a lock while it lives, its board once a second, its row in `runs`."""
     close_dead_runs(home)
     folder = home.local / "running" / run_id
-    folder.mkdir(parents=True)
     stop = threading.Event()
 
     def publish() -> None:
@@ -219,6 +218,7 @@ def registered(home: Home, run_id: str, board: Board, cfg: Settings, profile: st
                 return
 
     with home.lock(f"run-{run_id}"):
+        folder.mkdir(parents=True)  # under the lock: a folder without one is a dead run's, which others clear away
         _write_event(home, run_id, "started", "running", cfg, profile)
         thread = threading.Thread(target=publish, daemon=True)
         thread.start()
