@@ -52,10 +52,11 @@ def told_plainly() -> Iterator[None]:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except (ValueError, OSError, LookupError) as error:
+        from components.data.sources import SourceError
         from flows.settings import ConfigError
         from storage.tables import TableError
 
-        if isinstance(error, (ConfigError, TableError)):
+        if isinstance(error, (ConfigError, SourceError, TableError)):
             complain(str(error))
             raise typer.Exit(BAD_INPUT) from None
         if isinstance(error, OSError):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.data.sources import raw_digests
 from flows.config import RunConfig
 from flows.graph import Graph
 from flows.run import RunResult, run_graph
@@ -22,7 +23,8 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     seed = cfg.seed
 
     # Data, and the model itself.
-    corpus = data.prepare_corpus.submit(run, config=cfg.data, suite=cfg.suite)
+    raw = {source.name: digests for source in cfg.data.sources if (digests := raw_digests(source))}
+    corpus = data.prepare_corpus.submit(run, config=cfg.data, suite=cfg.suite, raw=raw)
     tokenizer = data.train_tokenizer.submit(run, config=cfg.tokenizer, corpus=corpus)
     shards = data.tokenize.submit(run, corpus=corpus, tokenizer=tokenizer)
     conversations = data.make_conversations.submit(run, config=cfg.instruction, suite=cfg.suite, seed=seed)

@@ -10,6 +10,7 @@ is a tenth of every part of it, at the price of a tenth.
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -371,6 +372,25 @@ def _from_generator(config: SourceConfig, generate: Generator) -> Iterator[Docum
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
+
+
+def raw_digests(config: SourceConfig, filesystem: AbstractFileSystem | None = None) -> dict[str, str]:
+    """sha256 of each file of the user's own, by its path below the source: with other bytes it is another corpus.
+
+    Empty for packages, generators and hub datasets, which their version, seed and revision tell apart. Raises
+    SourceError as reading does when there is no such file.
+    """
+    if config.kind not in _SUFFIXES:
+        return {}
+    fs, files = _list_files(config, filesystem)
+    digests = {}
+    for name, file in zip(_relative(files), files, strict=True):
+        whole = hashlib.sha256()
+        with fs.open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                whole.update(block)
+        digests[name] = whole.hexdigest()
+    return digests
 
 
 def _list_files(config: SourceConfig, filesystem: AbstractFileSystem | None) -> tuple[AbstractFileSystem, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from components.data.instruction import InstructionConfig
@@ -20,8 +21,13 @@ CONVERSATIONS = "conversations.parquet"
 
 
 @stage(produces="corpus", group="data", seconds=15)
-def prepare_corpus(work: Work, *, config: DataConfig, suite: SuiteConfig) -> dict[str, Any]:
-    """Read, filter, mask, de-duplicate, decontaminate against the evaluation set, split."""
+def prepare_corpus(
+    work: Work, *, config: DataConfig, suite: SuiteConfig, raw: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """Read, filter, mask, de-duplicate, decontaminate against the evaluation set, split.
+
+    `raw`: digests of the user's own files by source; only there so that other bytes make another corpus.
+    """
     from components.data.pipeline import prepare, write_corpus
 
     prepared = prepare(config, [problem.question for problem in suite.problems()])

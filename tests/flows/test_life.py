@@ -106,3 +106,28 @@ def test_a_users_own_text_goes_in_and_its_broken_lines_are_told(tmp_path: Path) 
     bad = query(home, "SELECT file, line, reason FROM quarantine ORDER BY line").to_pylist()
     assert [row["line"] for row in bad] == [41, 42]
     assert all(row["file"].endswith("mine.jsonl") for row in bad)
+
+
+def test_other_bytes_in_a_users_file_are_another_corpus_and_a_missing_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("One text.\n", encoding="utf-8")
+    cfg = load_config("smoke", [f'data.sources=[{{ name = "mine", kind = "text", path = "{file}" }}]'])
+
+    def corpus_key() -> str:
+        return assemble(lifecycle_graph, cfg).nodes["prepare_corpus"].key
+
+    before = corpus_key()
+    assert corpus_key() == before
+    file.write_text("Another text.\n", encoding="utf-8")
+    assert corpus_key() != before
+    file.unlink()
+    with pytest.raises(ValueError, match=r"mine\.txt: no such file"):
+        corpus_key()
+
+
+def test_hardware_and_prices_are_in_sql(lived: tuple[Home, RunResult]) -> None:
+    home, _ = lived
+    rows = query(
+        home, "SELECT name, usd_per_hour FROM hardware JOIN prices ON prices.hardware = hardware.name"
+    ).to_pylist()
+    assert {row["name"] for row in rows} >= {"h100-sxm", "cpu-core"}
