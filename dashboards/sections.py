@@ -470,7 +470,7 @@ def _cost(facts: CostFacts) -> Section:
             f": after {wording.count(facts.break_even_tokens)} output tokens serving has cost as much as training"
         )
     tables = (spent, _listing("Serving", pairs), _comparisons(facts.comparisons))
-    return _body(meaning + ".", tables, facts.effects)
+    return _body(f"{meaning}. {facts.decision}".rstrip(), tables, facts.effects)
 
 
 def _comparisons(entries: tuple[Mapping[str, Any], ...]) -> Table:

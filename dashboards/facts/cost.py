@@ -47,6 +47,7 @@ class CostFacts:
     break_even_tokens: float | None
     lifetime: tuple[LifetimePoint, ...]
     comparisons: tuple[Mapping[str, Any], ...]
+    decision: str
     effects: tuple[Effect, ...]
 
 
@@ -83,8 +84,17 @@ def cost_facts(rows: RunRows) -> CostFacts | Missing:
         break_even_tokens=even,
         lifetime=tuple(sorted(lifetime, key=lambda p: p.tokens)),
         comparisons=tuple(listed(facts, "comparisons")),
+        decision=_decision(facts.get("decision")),
         effects=(_cost_effect(lines, training, price, even),),
     )
+
+
+def _decision(found: object) -> str:
+    """Train further, or think longer with what there is: one sentence, empty where it was not measured."""
+    if not isinstance(found, Mapping) or "train_further" not in found:
+        return ""
+    kept = "at no lower accuracy" if found.get("trained_is_as_accurate") else "but it is less accurate"
+    return f"Train further ({found['train_further']}, {kept}) or think longer ({found['think_longer']}): {found['verdict']}."
 
 
 def _lines(rows: RunRows) -> tuple[CostLine, ...]:

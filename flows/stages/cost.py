@@ -75,17 +75,20 @@ def account_costs(
     `spent`: every artifact that went into the model; `aligned`: the model that was trained further, against which
     thinking longer with the model before it is held.
     """
+    from components.cost.hardware import HARDWARE, PRICES
     from components.cost.inference import measured_prices
     from components.cost.lifetime import Option, break_even
 
+    work.rows("hardware", [device.to_row() for device in HARDWARE])
+    work.rows("prices", [price.to_row() for price in PRICES])
     per_second = config.usd_per_core_hour / 3600
-    training = sum(float(artifact.facts["usage"]["cpu_seconds"]) for artifact in spent) * per_second
+    training = sum(float(artifact.facts["usage"]["seconds"]) for artifact in spent) * per_second
     prices = measured_prices(
         float(serving.facts["prefill_tokens_per_second"]),
         float(serving.facts["decode_tokens_per_second"]),
         config.usd_per_core_hour,
     )
-    further = float(aligned.facts["usage"]["cpu_seconds"]) * per_second
+    further = float(aligned.facts["usage"]["seconds"]) * per_second
     options, comparisons = {}, []
     for row in [row for report in reasoning for row in report.facts["strategies"]]:
         extra = further if row["model"] == "grpo" else 0.0
