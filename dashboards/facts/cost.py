@@ -94,7 +94,8 @@ def _decision(found: object) -> str:
     if not isinstance(found, Mapping) or "train_further" not in found:
         return ""
     kept = "at no lower accuracy" if found.get("trained_is_as_accurate") else "but it is less accurate"
-    return f"Train further ({found['train_further']}, {kept}) or think longer ({found['think_longer']}): {found['verdict']}."
+    further, longer = found["train_further"], found["think_longer"]
+    return f"Train further ({further}, {kept}) or think longer ({longer}): {found['verdict']}."
 
 
 def _lines(rows: RunRows) -> tuple[CostLine, ...]:
