@@ -24,9 +24,15 @@ LAW = {"E": 0.72, "A": 9.0, "B": 900.0, "alpha": 0.26, "beta": 0.58}
 class Life:
     """Collects the rows of one run and writes them, stage by stage, into a home."""
 
-    def __init__(self, home: Home, run_id: str = "run-1", name: str = "laptop · clever-heron") -> None:
+    def __init__(
+        self,
+        home: Home,
+        run_id: str = "run-1",
+        name: str = "laptop · clever-heron",
+        began: datetime.datetime = START,
+    ) -> None:
         self.home, self.run_id = home, run_id
-        self.clock = START
+        self.clock = began
         self.random = random.Random(7)
         self.stages: list[dict[str, Any]] = []
         home.tables.write("runs", f"{run_id}-started", [self._event("started", "running", name=name)])

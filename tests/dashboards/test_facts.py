@@ -162,8 +162,7 @@ def test_the_rival_of_a_tree_spends_no_fewer_tokens(home: Home) -> None:
 def test_cached_stages_bring_their_rows_along_and_cost_this_run_nothing(life) -> None:
     key = life.stage("pretrain", "pretraining", 60, {"num_params": 5}, metrics=life.curve("loss", 10, lambda x: 2 - x))
     life.end()
-    second = type(life)(life.home, "run-2", "again")
-    second.clock = life.clock
+    second = type(life)(life.home, "run-2", "again", began=life.clock)
     second.stage("pretrain", "pretraining", 0.1, {"num_params": 5}, key=key, status="cached")
     second.end()
     report = collect(life.home)
