@@ -19,7 +19,10 @@ class MoEConfig:
     shared_gate: scale the shared expert by a learned sigmoid gate.
     first_dense: this many first layers keep the dense feed-forward.
     normalize_top_k: gate weights of the chosen experts sum to one.
+    softmax_after_top_k: softmax over the chosen logits alone (Jiang et al. 2024, §2.1) in place of the softmax over all
+    experts before choosing (Fedus et al. 2021, eq. 1).
     load_balance_coef: weight of the load-balancing loss (Fedus et al. 2021, eq. 4).
+    balance_bias_rate: step of the bias that evens out the load without a loss (Wang et al. 2024, algorithm 1; 0: none).
     router_z_coef: weight of the router z-loss (Zoph et al. 2022, eq. 5).
     """
 
@@ -30,7 +33,9 @@ class MoEConfig:
     shared_gate: bool = False
     first_dense: int = 0
     normalize_top_k: bool = False
+    softmax_after_top_k: bool = False
     load_balance_coef: float = 0.01
+    balance_bias_rate: float = 0.0
     router_z_coef: float = 0.001
 
     def __post_init__(self) -> None:
@@ -41,11 +46,38 @@ class MoEConfig:
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """Rotary frequencies stretched for a context longer than the one trained on.
+
+    linear: every frequency divided by `factor` (Chen et al. 2023). llama3: only wavelengths above
+    original_context_length / low_freq_factor, none below original_context_length / high_freq_factor, blended between
+    (Llama Team 2024, as Llama 3.1 publishes it).
+    """
+
+    kind: Literal["linear", "llama3"] = "linear"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context_length: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.factor < 1:
+            raise ValueError(f"rope_scaling.factor is {self.factor}: give a number of at least 1")
+        if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
+            raise ValueError(
+                f"rope_scaling.low_freq_factor is {self.low_freq_factor}: it must be above 0 and below "
+                f"high_freq_factor ({self.high_freq_factor})"
+            )
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A decoder transformer (RMSNorm, RoPE, grouped-query attention, SwiGLU).
 
     head_dim 0 means d_model / num_heads; num_kv_heads 0 means num_heads; d_ff 0 means 8/3 of d_model,
-    rounded up to a multiple of 16. qk_norm: RMSNorm over each query and key head.
+    rounded up to a multiple of 16. qk_norm: RMSNorm over each query and key head. sliding_window: positions that a
+    query sees, itself included (0: all before it). attention_softcap, logit_softcap: scores and logits x become
+    cap · tanh(x / cap) (Gemma Team 2024, §2; 0: none).
     """
 
     vocab_size: int = 512
@@ -57,6 +89,10 @@ class ModelConfig:
     d_ff: int = 0
     context_length: int = 128
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int = 0
+    attention_softcap: float = 0.0
+    logit_softcap: float = 0.0
     qk_norm: bool = True
     attention_bias: bool = False
     tie_embeddings: bool = True
@@ -67,6 +103,9 @@ class ModelConfig:
         for name in ("vocab_size", "d_model", "num_layers", "num_heads", "context_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: give a number of at least 1")
+        for name in ("sliding_window", "attention_softcap", "logit_softcap"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"model.{name} is {getattr(self, name)}: give a number of at least 0 (0 means none)")
         if self.head_dim == 0 and self.d_model % self.num_heads:
             raise ValueError(
                 f"model.d_model is {self.d_model}, which model.num_heads = {self.num_heads} does not divide: "
@@ -140,13 +179,15 @@ def count_params(cfg: ModelConfig) -> ParamCount:
 def forward_flops_per_token(cfg: ModelConfig, context: int, *, causal: bool = True) -> float:
     """Forward FLOPs of one token (a multiply-add counts two), at a mean over the positions of a window.
 
-    context: window length in tokens. With `causal`, a position attends to (context + 1) / 2 keys on average,
-    the work that is needed; without, to all `context`, the work that a full attention matrix does.
+    context: window length in tokens. With `causal`, a position attends to (context + 1) / 2 keys on average (fewer in
+    a sliding window), the work that is needed; without, to all, the work that a full attention matrix does.
     Counted: every matrix product and the two attention products; not norms, activations, or the look-up.
     """
     d, c = cfg.d_model, cfg.per_head
     q, kv = cfg.num_heads * c, cfg.kv_heads * c
-    keys = (context + 1) / 2 if causal else float(context)
+    keys = float(min(context, cfg.sliding_window or context))
+    if causal:  # position t sees min(t, window) keys, counting from 1
+        keys = keys * (context - (keys - 1) / 2) / context
     attention = 2 * (d * q + 2 * d * kv + q * d) + 2 * 2 * q * keys
     flops = 0.0
     for index in range(cfg.num_layers):

@@ -57,7 +57,9 @@ class MixtureOfExperts(nn.Module):
         logits_NE = self.router(x_ND).float()
         probs_NE = logits_NE.softmax(-1)
         weight_NA, chosen_NA = probs_NE.topk(cfg.top_k_experts, -1)
-        if cfg.normalize_top_k:
+        if cfg.softmax_after_top_k:
+            weight_NA = logits_NE.gather(-1, chosen_NA).softmax(-1)
+        elif cfg.normalize_top_k:
             weight_NA = weight_NA / weight_NA.sum(-1, keepdim=True)
 
         # Sort the assignments by expert, run each expert on its run of rows, scatter back.

@@ -64,6 +64,36 @@ def rotate(x_BTHC: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
     return torch.cat([first * cos_TC - second * sin_TC, second * cos_TC + first * sin_TC], -1)
 
 
+def rotary_frequencies(cfg: ModelConfig) -> Tensor:
+    """Radians a position of each rotated pair, [C/2] float64."""
+    half = cfg.per_head // 2
+    plain = cfg.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
+    scaling = cfg.rope_scaling
+    if scaling is None:
+        return plain
+    if scaling.kind == "linear":
+        return plain / scaling.factor
+    turns = scaling.original_context_length * plain / (2 * math.pi)  # over the context that was trained on
+    kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    return torch.lerp(plain / scaling.factor, plain, kept.clamp(0, 1))
+
+
+def softcap(x: Tensor, cap: float) -> Tensor:
+    """cap · tanh(x / cap), or x where cap is 0."""
+    return cap * torch.tanh(x / cap) if cap else x
+
+
+def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor | None, cap: float) -> Tensor:
+    """Softmax attention [B, H, T, C]; `mask` is true where a query sees a key, and None means causal."""
+    h, k = q_BHTC.shape[1], k_BKSC.shape[1]
+    if not cap:
+        return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, mask, is_causal=mask is None, enable_gqa=h != k)
+    k_BHSC, v_BHSC = (x.repeat_interleave(h // k, 1) for x in (k_BKSC, v_BKSC))
+    scores_BHTS = softcap(q_BHTC @ k_BHSC.mT / math.sqrt(q_BHTC.shape[-1]), cap)
+    seen = causal_mask(q_BHTC.shape[2], 0) if mask is None else mask
+    return scores_BHTS.masked_fill(~seen, float("-inf")).softmax(-1) @ v_BHSC
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention."""
 
@@ -77,7 +107,7 @@ class Attention(nn.Module):
         self.k_norm = nn.Parameter(torch.ones(c)) if cfg.qk_norm else None
 
     def forward(
-        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask_BTT: Tensor | None, cache: KVCache | None, layer: int
+        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int
     ) -> Tensor:
         cfg = self.cfg
         b, t, _ = x_BTD.shape
@@ -89,16 +119,13 @@ class Attention(nn.Module):
         q_BHTC = rotate(q_BTHC, cos, sin).transpose(1, 2)
         k_BKTC = rotate(k_BTKC, cos, sin).transpose(1, 2)
         v_BKTC = v_BTKC.transpose(1, 2)
-        if cache is None:
-            y_BHTC = F.scaled_dot_product_attention(
-                q_BHTC, k_BKTC, v_BKTC, mask_BTT, is_causal=mask_BTT is None, enable_gqa=h != k
-            )
-        elif t > 1:  # prefill of empty slots: what is padded at the end is overwritten by later decode steps
-            cache.keys_LBKSC[layer][:, :, :t] = k_BKTC
-            cache.values_LBKSC[layer][:, :, :t] = v_BKTC
-            y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BKTC, v_BKTC, is_causal=True, enable_gqa=h != k)
-        else:
+        if cache is not None and t == 1:
             y_BHTC = self._decode(q_BHTC, k_BKTC, v_BKTC, cache, layer)
+        else:
+            if cache is not None:  # prefill of empty slots: what is padded at the end, later steps overwrite
+                cache.keys_LBKSC[layer][:, :, :t] = k_BKTC
+                cache.values_LBKSC[layer][:, :, :t] = v_BKTC
+            y_BHTC = attend(q_BHTC, k_BKTC, v_BKTC, mask, cfg.attention_softcap)
         return self.out(y_BHTC.transpose(1, 2).reshape(b, t, h * c))
 
     def _decode(self, q_BH1C: Tensor, k_BK1C: Tensor, v_BK1C: Tensor, cache: KVCache, layer: int) -> Tensor:
@@ -114,8 +141,12 @@ class Attention(nn.Module):
         keys_NSC, values_NSC = keys.flatten(0, 1)[:, :s], values.flatten(0, 1)[:, :s]
         q_NGC = q_BH1C.reshape(b * k, h // k, c) / math.sqrt(c)
         scores_BKGS = torch.bmm(q_NGC, keys_NSC.transpose(1, 2)).view(b, k, h // k, s)
-        empty_BS = torch.arange(s) > cache.lengths_B[:, None]
-        weights_BKGS = scores_BKGS.masked_fill(empty_BS[:, None, None], float("-inf")).softmax(-1)
+        scores_BKGS = softcap(scores_BKGS, self.cfg.attention_softcap)
+        positions_S, lengths_B1 = torch.arange(s), cache.lengths_B[:, None]
+        hidden_BS = positions_S > lengths_B1
+        if self.cfg.sliding_window:
+            hidden_BS |= positions_S <= lengths_B1 - self.cfg.sliding_window
+        weights_BKGS = scores_BKGS.masked_fill(hidden_BS[:, None, None], float("-inf")).softmax(-1)
         return torch.bmm(weights_BKGS.flatten(0, 1), values_NSC).view(b, h, 1, c)
 
 
@@ -148,9 +179,9 @@ class Block(nn.Module):
             self.mlp = FeedForward(cfg.d_model, cfg.hidden)
 
     def forward(
-        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask_BTT: Tensor | None, cache: KVCache | None
+        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
     ) -> tuple[Tensor, RouterStats | None]:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos, sin, mask_BTT, cache, self.layer)
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos, sin, mask, cache, self.layer)
         normed = self.mlp_norm(x_BTD)
         if isinstance(self.mlp, MixtureOfExperts):
             y_BTD, stats = self.mlp(normed)
@@ -173,9 +204,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.num_layers))
         self.norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
         self.unembedding = None if cfg.tie_embeddings else nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
-        half = cfg.per_head // 2
-        frequencies = cfg.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
-        angles = torch.outer(torch.arange(cfg.context_length, dtype=torch.float64), frequencies)
+        angles = torch.outer(torch.arange(cfg.context_length, dtype=torch.float64), rotary_frequencies(cfg))
         self.register_buffer("cos", angles.cos().float().unsqueeze(1), persistent=False)  # [T, 1, C/2]
         self.register_buffer("sin", angles.sin().float().unsqueeze(1), persistent=False)
         self.cos: Tensor
@@ -212,7 +241,11 @@ class Transformer(nn.Module):
         cos, sin = (
             (self.cos[:t], self.sin[:t]) if positions_BT is None else (self.cos[positions_BT], self.sin[positions_BT])
         )
-        mask = None if documents_BT is None else document_mask(documents_BT)
+        window, mask = self.cfg.sliding_window, None
+        if documents_BT is not None:
+            mask = document_mask(documents_BT, window)
+        elif window and t > window:
+            mask = causal_mask(t, window)
         x_BTD = F.embedding(tokens_BT, self.embedding.weight)
         routers: list[RouterStats] = []
         for block in self.blocks:
@@ -224,7 +257,7 @@ class Transformer(nn.Module):
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""
         weight = self.embedding.weight if self.unembedding is None else self.unembedding.weight
-        return F.linear(x_BTD, weight)
+        return softcap(F.linear(x_BTD, weight), self.cfg.logit_softcap)
 
     def forward(
         self,
@@ -236,8 +269,13 @@ class Transformer(nn.Module):
         return self.logits(self.hidden(tokens_BT, positions_BT, documents_BT, cache).x_BTD)
 
 
-def document_mask(documents_BT: Tensor) -> Tensor:
-    """Boolean mask [B, 1, T, T]: a position sees itself and what precedes it in its own document."""
-    t = documents_BT.shape[1]
+def causal_mask(t: int, window: int) -> Tensor:
+    """Boolean mask [T, T]: a position sees itself and the window - 1 before it (window 0: all before it)."""
+    seen = torch.ones(t, t, dtype=torch.bool).tril()
+    return seen.triu(1 - window) if window else seen
+
+
+def document_mask(documents_BT: Tensor, window: int = 0) -> Tensor:
+    """Boolean mask [B, 1, T, T]: `causal_mask` within a position's own document."""
     same = documents_BT[:, :, None] == documents_BT[:, None, :]
-    return (same & torch.ones(t, t, dtype=torch.bool).tril())[:, None]
+    return (same & causal_mask(documents_BT.shape[1], window))[:, None]

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from components.model.config import ModelConfig, MoEConfig
+from components.model.config import ModelConfig, MoEConfig, RopeScaling
 from components.model.transformer import Transformer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -28,8 +28,9 @@ def load_model(folder: Path) -> Transformer:
         raw: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if raw.pop("format", None) != "lifespan-transformer":
             raise ValueError("it has no format 'lifespan-transformer'")
-        moe = raw.pop("moe", None)
-        cfg = ModelConfig(**raw, moe=None if moe is None else MoEConfig(**moe))
+        parts = {"moe": MoEConfig, "rope_scaling": RopeScaling}
+        nested = {name: kind(**raw.pop(name)) for name, kind in parts.items() if raw.get(name) is not None}
+        cfg = ModelConfig(**raw | nested)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG} is not a model config of Lifespan: {error}") from error
     model = Transformer(cfg)

@@ -72,6 +72,14 @@ def test_flops_by_hand() -> None:
     assert training_flops_per_token(config, 3) == 3 * forward_flops_per_token(config, 3)
 
 
+def test_a_window_of_keys_by_hand() -> None:
+    """Six positions that see at most three keys: 1 + 2 + 3 + 3 + 3 + 3 = 15, over full attention's 21."""
+    full, windowed = (ModelConfig(sliding_window=w) for w in (0, 3))
+    per_key = 2 * 2 * full.num_heads * full.per_head * full.num_layers
+    saved = forward_flops_per_token(full, 6) - forward_flops_per_token(windowed, 6)
+    assert saved == pytest.approx(per_key * (21 - 15) / 6)
+
+
 def test_only_chosen_experts_cost_flops() -> None:
     one, two = (ModelConfig(moe=MoEConfig(8, k, 64)) for k in (1, 2))
     extra = forward_flops_per_token(two, 16) - forward_flops_per_token(one, 16)

@@ -1,17 +1,29 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from components.model.config import ModelConfig, MoEConfig
+from components.model.config import ModelConfig, MoEConfig, RopeScaling
 from components.model.moe import MixtureOfExperts, load_balancing_loss, router_z_loss
-from components.model.transformer import KVCache, Transformer, rotate
+from components.model.transformer import KVCache, Transformer, attend, causal_mask, rotary_frequencies, rotate
 
 VARIANTS = [
     ModelConfig(vocab_size=61, context_length=48),
     ModelConfig(vocab_size=61, num_heads=4, num_kv_heads=2, tie_embeddings=False, qk_norm=False, context_length=48),
     ModelConfig(vocab_size=61, context_length=48, moe=MoEConfig(4, 2, 32, shared_d_ff=16, normalize_top_k=True)),
+    ModelConfig(
+        vocab_size=61,
+        num_heads=4,
+        num_kv_heads=2,
+        context_length=48,
+        sliding_window=7,
+        attention_softcap=2.0,
+        logit_softcap=3.0,
+        rope_scaling=RopeScaling("linear", 2.0),
+    ),
 ]
 
 
@@ -84,6 +96,40 @@ def test_attention_depends_on_relative_positions_alone() -> None:
     model, row = Transformer(VARIANTS[0], 5).eval(), tokens(1, 8)
     shifted = model(row, torch.arange(30, 38)[None])
     torch.testing.assert_close(model(row), shifted, atol=2e-5, rtol=1e-4)
+
+
+def test_windowed_and_capped_attention_equals_a_loop_in_float64() -> None:
+    q, k, v = (torch.randn(1, heads, 9, 4, dtype=torch.float64) for heads in (4, 2, 2))
+    out = attend(q, k, v, causal_mask(9, 3), 1.5)
+    for head in range(4):
+        for t in range(9):
+            seen = slice(max(0, t - 2), t + 1)
+            scores = 1.5 * torch.tanh(k[0, head // 2, seen] @ q[0, head, t] / 2 / 1.5)
+            torch.testing.assert_close(out[0, head, t], scores.softmax(0) @ v[0, head // 2, seen])
+
+
+def test_llama3_scaling_by_hand() -> None:
+    """Wavelengths 2π·10000^(i/2): the shortest is kept, the longest divided by 8, that between blended."""
+    cfg = ModelConfig(num_heads=1, head_dim=8, rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 1000))
+    turns = [1000 / (2 * math.pi * 10_000 ** (i / 4)) for i in range(4)]  # 159, 15.9, 1.59, 0.159
+    kept = (turns[2] - 1) / 3
+    expected = [1.0, 0.1, 0.01 * (kept + (1 - kept) / 8), 0.001 / 8]
+    torch.testing.assert_close(rotary_frequencies(cfg), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_softmax_after_top_k_weighs_the_chosen_alone() -> None:
+    """Over all logits then normalized, or over the chosen alone: the same weights."""
+    torch.manual_seed(0)
+    after, normalized = (
+        MixtureOfExperts(16, MoEConfig(4, 2, 8, normalize_top_k=n, softmax_after_top_k=a))
+        for n, a in ((False, True), (True, False))
+    )
+    with torch.no_grad():
+        for weight in after.parameters():
+            weight.normal_()
+    normalized.load_state_dict(after.state_dict())
+    x = torch.randn(2, 5, 16)
+    torch.testing.assert_close(after(x)[0], normalized(x)[0])
 
 
 def test_more_tokens_than_the_context_are_refused() -> None:
