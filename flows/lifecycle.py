@@ -23,7 +23,7 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     seed = cfg.seed
 
     # Data, and the model itself.
-    raw = {source.name: digests for source in cfg.data.sources if (digests := raw_digests(source))}
+    raw = {source.name: digests for source in cfg.data.all_sources if (digests := raw_digests(source))}
     corpus = data.prepare_corpus.submit(run, config=cfg.data, suite=cfg.suite, raw=raw)
     tokenizer = data.train_tokenizer.submit(run, config=cfg.tokenizer, corpus=corpus)
     shards = data.tokenize.submit(run, corpus=corpus, tokenizer=tokenizer)

@@ -35,9 +35,15 @@ CORPUS_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "spl
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What goes into a corpus. Quality, language, masking and near duplicates apply to found text, not to generated."""
+    """What goes into a corpus. Quality, language, masking and near duplicates apply to found text, not to generated.
+
+    own: more sources in short, each a file, folder, pattern or fsspec URL of text, JSON lines (field ``text``) or
+    Parquet (column ``text``), with `own_weight` each as its share of training windows.
+    """
 
     sources: tuple[SourceConfig, ...]
+    own: tuple[str, ...] = ()
+    own_weight: float = 0.25
     languages: tuple[str, ...] = ("en",)  # ISO 639-1; empty: any
     quality: QualityConfig | None = field(default_factory=QualityConfig)  # None: off
     mask_personal: bool = True
@@ -46,7 +52,7 @@ class DataConfig:
     valid_share: float = 0.05
 
     def __post_init__(self) -> None:
-        names = Counter(source.name for source in self.sources)
+        names = Counter(source.name for source in self.all_sources)
         twice = [name for name, count in names.items() if count > 1]
         if not names or twice:
             raise ValueError(f"data source {twice[0]!r} is named twice" if twice else "no data source is configured")
@@ -54,8 +60,20 @@ class DataConfig:
             raise ValueError(f"valid_share is {self.valid_share}; it takes a number from 0 to below 1")
 
     @property
+    def all_sources(self) -> tuple[SourceConfig, ...]:
+        """`sources`, and those of `own`, each named after its file or folder."""
+        own = (SourceConfig(_stem(path), "files", path, weight=self.own_weight) for path in self.own)
+        return (*self.sources, *own)
+
+    @property
     def weights_by_source(self) -> dict[str, float]:
-        return {source.name: source.weight for source in self.sources}
+        return {source.name: source.weight for source in self.all_sources}
+
+
+def _stem(path: str) -> str:
+    """The last part of a path that is not a pattern, without its ending."""
+    parts = [part for part in path.split("/") if part.strip(".") and not any(c in part for c in "*?[")]
+    return parts[-1].partition(".")[0] or parts[-1] if parts else "own"
 
 
 @dataclass(frozen=True)
@@ -107,7 +125,7 @@ def prepare(
     Raises SourceError for a source that gives nothing and ValueError when the steps leave nothing of one: what was
     removed and why is in the message.
     """
-    if any(not source.generated for source in config.sources):
+    if any(not source.generated for source in config.all_sources):
         check_languages(config.languages)
     counts = _Counts()
     quarantined: list[Quarantined] = []
@@ -116,7 +134,7 @@ def prepare(
     # 1. Everything that looks at one document at a time.
     documents: list[Document] = []
     seen: set[bytes] = set()
-    for source in config.sources:
+    for source in config.all_sources:
         for item in read_source(source, filesystem, generators):
             if isinstance(item, Quarantined):
                 quarantined.append(item)
@@ -134,7 +152,7 @@ def prepare(
                 documents.append(cleaned)
 
     # 2. Near duplicates among all found text.
-    generated = {source.name for source in config.sources if source.generated}
+    generated = {source.name for source in config.all_sources if source.generated}
     found = [i for i, document in enumerate(documents) if document.source not in generated]
     copies: set[int] = set()
     if config.near_duplicates:
@@ -161,7 +179,7 @@ def prepare(
         if counts.passed("decontaminate", document, "holds an evaluation prompt" if i in contaminated else "")
     ]
 
-    funnel = counts.funnel([source.name for source in config.sources])
+    funnel = counts.funnel([source.name for source in config.all_sources])
     _refuse_empty(config, funnel)
     return Prepared(
         documents=tuple(kept),
@@ -220,7 +238,7 @@ class _Counts:
 
 
 def _refuse_empty(config: DataConfig, funnel: Sequence[FunnelRow]) -> None:
-    for source in config.sources:
+    for source in config.all_sources:
         rows = [row for row in funnel if row.source == source.name]
         if rows[-1].num_documents == 0:
             reasons = sum((Counter(row.removed) for row in rows), Counter[str]())

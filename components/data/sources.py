@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,8 +27,9 @@ from components.data.packaged import bible_chapters, sotu_speeches
 EXCERPT_CHARS = 120
 MAX_QUARANTINED_PER_FILE = 100
 GENERATED = ("stories", "problems")
-KINDS = ("sotu", "bible", "text", "jsonl", "parquet", "hub", *GENERATED)
+KINDS = ("sotu", "bible", "text", "jsonl", "parquet", "files", "hub", *GENERATED)
 _SUFFIXES = {"text": (".txt", ".md"), "jsonl": (".jsonl", ".ndjson", ".jsonl.gz"), "parquet": (".parquet",)}
+_SUFFIXES["files"] = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _BYTES_PER_COMPRESSED_BYTE = 4  # of text; only guides how thinly a budget is spread
 
@@ -41,8 +43,8 @@ class SourceConfig:
     """One source of text.
 
     kind: ``sotu`` and ``bible`` (packages that carry text), ``text``, ``jsonl``, ``parquet`` (path: file, folder, glob
-    or fsspec URL), ``hub`` (path: ``owner/dataset`` of the Hugging Face hub, a file pattern may follow), ``stories``
-    and ``problems`` (endless seeded generators).
+    or fsspec URL), ``files`` (the same, each file read by its ending), ``hub`` (path: ``owner/dataset`` of the Hugging
+    Face hub, a file pattern may follow), ``stories`` and ``problems`` (endless seeded generators).
     """
 
     name: str
@@ -61,7 +63,7 @@ class SourceConfig:
             raise SourceError("a data source has no name")
         if self.kind not in KINDS:
             raise SourceError(f"{where}: unknown kind {self.kind!r}; it takes one of {', '.join(KINDS)}")
-        if self.kind in ("text", "jsonl", "parquet", "hub") and not self.path:
+        if self.kind in (*_SUFFIXES, "hub") and not self.path:
             raise SourceError(f"{where}: kind {self.kind!r} needs a path")
         if self.generated and self.max_bytes <= 0:
             raise SourceError(f"{where}: a generator never ends; give max_bytes")
@@ -128,11 +130,21 @@ def _open(
             return _from_generator(config, generators.get(config.kind) or _generator(config.kind))
         case "hub":
             fs, files, kind = _hub_files(config, filesystem)
-        case _:
+        case "files":
             fs, files = _list_files(config, filesystem)
-            kind = config.kind
-    readers = {"text": _from_text_files, "jsonl": _from_jsonl, "parquet": _from_parquet}
-    return readers[kind](config, fs, files)
+            return chain.from_iterable(
+                _READERS[kind](config, fs, of_kind)
+                for kind in _READERS
+                if (of_kind := [file for file in files if _kind_of(file) == kind])
+            )
+        case kind:
+            fs, files = _list_files(config, filesystem)
+    return _READERS[kind](config, fs, files)
+
+
+def _kind_of(file: str) -> str:
+    """How a file is read, by its ending; what has none of ours is text, and is refused there if it is not."""
+    return next((kind for kind in ("jsonl", "parquet") if file.endswith(_SUFFIXES[kind])), "text")
 
 
 class _Budget:
@@ -347,6 +359,9 @@ def _from_parquet(config: SourceConfig, fs: AbstractFileSystem, files: list[str]
                     if num_bad <= MAX_QUARANTINED_PER_FILE:
                         yield bad
         yield from _none_usable_or_summary(config, file, usable, first, num_bad)
+
+
+_READERS = {"text": _from_text_files, "jsonl": _from_jsonl, "parquet": _from_parquet}
 
 
 # -- generators -------------------------------------------------------------------------------------------------------

@@ -189,3 +189,16 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
         DataConfig((SourceConfig("s", "sotu"),), valid_share=1.0)
     with pytest.raises(ValueError, match="unknown language 'xx'"):
         prepare(DataConfig((SourceConfig("s", "sotu"),), languages=("xx",)))
+
+
+def test_own_text_becomes_sources_named_after_its_files(tmp_path: Path) -> None:
+    config = DataConfig((SourceConfig("stories", "stories", max_bytes=9),), own=("x/mail/*.jsonl", "./notes", "r.txt"))
+    own = config.all_sources[1:]
+    assert [(s.name, s.kind, s.path) for s in own] == [
+        ("mail", "files", "x/mail/*.jsonl"),
+        ("notes", "files", "./notes"),
+        ("r", "files", "r.txt"),
+    ]
+    assert config.weights_by_source == {"stories": 1.0, "mail": 0.25, "notes": 0.25, "r": 0.25}
+    with pytest.raises(ValueError, match="'notes' is named twice"):
+        DataConfig((), own=("a/notes", "b/notes"))

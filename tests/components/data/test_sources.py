@@ -75,6 +75,16 @@ def test_a_wrong_field_name_is_an_error_that_lists_the_fields(tmp_path: Path) ->
     assert texts(SourceConfig("s", "jsonl", str(tmp_path), field="body")) == ["x"] * 3
 
 
+def test_files_are_read_each_by_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("plain words\n")
+    (tmp_path / "b.jsonl").write_text('{"text": "from a line"}\n{"text": \n')
+    write_parquet(tmp_path / "c.parquet", ["from a column"])
+    (tmp_path / "d.png").write_bytes(b"\x89PNG\0")
+    documents, rejected = split(read_source(SourceConfig("own", "files", str(tmp_path))))
+    assert [d.text.strip() for d in documents] == ["plain words", "from a line", "from a column"]
+    assert [(q.file[-7:], q.line) for q in rejected] == [("b.jsonl", 2)]
+
+
 def test_many_broken_lines_end_in_a_summary_row(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + "{\n" * (MAX_QUARANTINED_PER_FILE + 7))
     _, quarantined = split(read_source(SourceConfig("s", "jsonl", str(tmp_path))))
