@@ -45,10 +45,20 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What was said before the prompt. `role`: system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
 class Preference:
     """`chosen` was preferred over `rejected` as an answer to `prompt`. `margin`: how much better the annotator said it
     is, 0 if not asked. `gold_margin`: gold(chosen) − gold(rejected), negative where the label contradicts gold; None
-    where gold is not known. Training may use the first, never the second."""
+    where gold is not known. Training may use the first, never the second. `source`: who or what judged (gold, people,
+    model, or the format of a file). `confidence`: how sure the annotator said to be, 0 to 1; None if not asked.
+    `context`: the turns before the prompt, oldest first."""
 
     prompt: str
     chosen: str
@@ -59,6 +69,9 @@ class Preference:
     rejected_finished: bool = True
     margin: float = 0.0
     gold_margin: float | None = None
+    source: str = ""
+    confidence: float | None = None
+    context: tuple[Turn, ...] = ()
 
     @property
     def agrees_with_gold(self) -> bool | None:
@@ -121,14 +134,24 @@ def make_preferences(
             a, b, margin = b, a, -margin
         made.append(
             Preference(
-                prompt, a.text, b.text, _pair_id(prompt, a, b), annotator, a.finished, b.finished, gold_margin=margin
+                prompt,
+                a.text,
+                b.text,
+                pair_id(prompt, a.text, b.text),
+                annotator,
+                a.finished,
+                b.finished,
+                gold_margin=margin,
+                source="gold",
             )
         )
     return made, left_out
 
 
-def _pair_id(prompt: str, a: Answer, b: Answer) -> str:
-    return hashlib.sha256("\0".join([prompt, *sorted((a.text, b.text))]).encode()).hexdigest()[:16]
+def pair_id(prompt: str, a: str, b: str, context: Sequence[Turn] = ()) -> str:
+    """Name of a comparison, whichever answer won."""
+    said = [part for turn in context for part in (turn.role, turn.content)]
+    return hashlib.sha256("\0".join([*said, prompt, *sorted((a, b))]).encode()).hexdigest()[:16]
 
 
 def defect(prompt: str, chosen: str, rejected: str) -> str | None:
@@ -161,7 +184,7 @@ def read_preferences(path: Path) -> tuple[list[Preference], list[LeftOut]]:
     """
     numbered: Iterable[tuple[int, str, object]]
     if path.suffix == ".jsonl":
-        numbered = [_parse(n, raw) for n, raw in enumerate(path.read_bytes().split(b"\n"), 1) if raw.strip()]
+        numbered = [parse_line(n, raw) for n, raw in enumerate(path.read_bytes().split(b"\n"), 1) if raw.strip()]
     elif path.suffix == ".parquet":
         try:
             rows = pq.read_table(path).to_pylist()
@@ -173,7 +196,7 @@ def read_preferences(path: Path) -> tuple[list[Preference], list[LeftOut]]:
     good: list[Preference] = []
     bad: list[LeftOut] = []
     for number, raw, row in numbered:
-        found = _from_row(row)
+        found = preference_from_row(row)
         if isinstance(found, Preference):
             good.append(found)
         else:
@@ -192,11 +215,15 @@ _SCHEMA = pa.schema(
         ("rejected_finished", pa.bool_()),
         ("margin", pa.float64()),
         ("gold_margin", pa.float64()),
+        ("source", pa.string()),
+        ("confidence", pa.float64()),
+        ("context", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
     ]
 )
 
 
-def _parse(number: int, raw: bytes) -> tuple[int, str, object]:
+def parse_line(number: int, raw: bytes) -> tuple[int, str, object]:
+    """A line of a JSONL file: its number, its text, and what it holds, or a ValueError that says why it is no JSON."""
     text = raw.decode("utf-8", errors="replace")
     try:
         return number, text, json.loads(raw)
@@ -204,7 +231,7 @@ def _parse(number: int, raw: bytes) -> tuple[int, str, object]:
         return number, text, ValueError(f"not JSON: {error}")
 
 
-def _from_row(row: object) -> Preference | str:
+def preference_from_row(row: object) -> Preference | str:
     """The preference of a parsed row, or why it is none."""
     if isinstance(row, ValueError):
         return str(row)
@@ -219,19 +246,42 @@ def _from_row(row: object) -> Preference | str:
     if reason:
         return reason
     optional: dict[str, Any] = {}
-    for name, kind in (("pair_id", str), ("annotator", str), ("chosen_finished", bool), ("rejected_finished", bool)):
+    kinds = {"pair_id": str, "annotator": str, "source": str, "chosen_finished": bool, "rejected_finished": bool}
+    for name, kind in kinds.items():
         if row.get(name) is not None:
             if not isinstance(row[name], kind):
                 return f"{name} is {type(row[name]).__name__}, not {kind.__name__}"
             optional[name] = row[name]
-    for name in ("margin", "gold_margin"):
+    for name in ("margin", "gold_margin", "confidence"):
         number = row.get(name)
         if number is not None:
             if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
                 return f"{name} is {number!r}, not a finite number"
             optional[name] = float(number)
-    made = Preference(row["prompt"], row["chosen"], row["rejected"], **optional)
+    turns = turns_from(row.get("context") or [], "context")
+    if isinstance(turns, str):
+        return turns
+    made = Preference(row["prompt"], row["chosen"], row["rejected"], **optional, context=turns)
     if not made.pair_id:
-        a, b = Answer(made.chosen), Answer(made.rejected)
-        made = dataclasses.replace(made, pair_id=_pair_id(made.prompt, a, b))
+        made = dataclasses.replace(made, pair_id=pair_id(made.prompt, made.chosen, made.rejected, turns))
     return made
+
+
+ROLES = ("system", "user", "assistant")
+
+
+def turns_from(messages: object, name: str) -> tuple[Turn, ...] | str:
+    """Messages {"role", "content"} as turns, or what is wrong with the field `name`."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
+        return f"{name} is {type(messages).__name__}, not a list of messages"
+    turns = []
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            return f"{name}[{index}] is {type(message).__name__}, not a message with role and content"
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            return f"{name}[{index}]: unknown role {role!r}; it takes {', '.join(ROLES)}"
+        if not isinstance(content, str):
+            return f"{name}[{index}]: content is {'missing' if content is None else type(content).__name__}, not text"
+        turns.append(Turn(role, content))
+    return tuple(turns)

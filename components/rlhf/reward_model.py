@@ -114,7 +114,8 @@ def encode_pairs(
     pairs: list[TokenPair] = []
     too_long: list[tuple[int, str]] = []
     for index, p in enumerate(preferences):
-        prompt, _ = tokenizer.render_chat([{"role": "user", "content": p.prompt}], add_generation_prompt=True)
+        turns = [*({"role": t.role, "content": t.content} for t in p.context), {"role": "user", "content": p.prompt}]
+        prompt, _ = tokenizer.render_chat(turns, add_generation_prompt=True)
         ends = [[tokenizer.end_id] if finished else [] for finished in (p.chosen_finished, p.rejected_finished)]
         chosen, rejected = (
             (*prompt, *tokenizer.encode(text), *end) for text, end in zip((p.chosen, p.rejected), ends, strict=True)
