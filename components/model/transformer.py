@@ -231,8 +231,9 @@ class Transformer(nn.Module):
         positions_BT: Tensor | None = None,
         documents_BT: Tensor | None = None,
         cache: KVCache | None = None,
+        noise_BTD: Tensor | None = None,
     ) -> Hidden:
-        """Hidden states [B, T, D] after the last norm."""
+        """Hidden states [B, T, D] after the last norm. `noise_BTD` is added to the embeddings."""
         t = tokens_BT.shape[1]
         if t > self.cfg.context_length:
             raise ValueError(f"{t} tokens in a row; the model's context_length is {self.cfg.context_length}")
@@ -247,6 +248,8 @@ class Transformer(nn.Module):
         elif window and t > window:
             mask = causal_mask(t, window)
         x_BTD = F.embedding(tokens_BT, self.embedding.weight)
+        if noise_BTD is not None:
+            x_BTD = x_BTD + noise_BTD
         routers: list[RouterStats] = []
         for block in self.blocks:
             x_BTD, stats = block(x_BTD, cos, sin, mask, cache)

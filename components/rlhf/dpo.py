@@ -19,9 +19,9 @@ from torch import Tensor
 from components.model.transformer import Transformer
 from components.rlhf.reward_model import TokenPair
 from components.rlhf.rollouts import pack_responses, seeded, token_stats
-from components.training.language_model import load_state_tensors, state_tensors
 from components.training.optimizers import Optimizer, OptimizerConfig, clip_gradients
 from components.training.schedules import ScheduleConfig, lr_factor
+from components.training.state import load_state_tensors, state_tensors
 
 DPOLoss = Literal["sigmoid", "ipo", "hinge", "robust"]
 

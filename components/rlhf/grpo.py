@@ -27,9 +27,9 @@ from components.rlhf.rollouts import (
     seeded,
     token_stats,
 )
-from components.training.language_model import load_state_tensors, state_tensors
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
+from components.training.state import load_state_tensors, state_tensors
 
 Reward = Callable[[int, Sequence[int]], float]  # (prompt_index, response tokens) -> reward
 

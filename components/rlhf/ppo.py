@@ -30,9 +30,10 @@ from components.rlhf.advantages import (
 from components.rlhf.config import PPOConfig
 from components.rlhf.reward_model import RewardModel
 from components.rlhf.rollouts import Rollout, Score, draw_prompts, minibatch_rows, sample_rollout, seeded, token_stats
-from components.training.language_model import LMBatch, load_state_tensors, state_tensors, summed_loss
+from components.training.language_model import LMBatch, summed_loss
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
+from components.training.state import load_state_tensors, state_tensors
 
 
 @dataclass

@@ -22,6 +22,25 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
+class NonFiniteConfig:
+    """A step whose loss or gradient is not finite is skipped. After max_in_a_row of them the run goes back to its last
+    snapshot (one every snapshot_every steps, in memory) and on at rate_factor of the rate; after max_rollbacks of these
+    (0: none, and no snapshots) it ends with an error."""
+
+    max_in_a_row: int = 10
+    max_rollbacks: int = 3
+    rate_factor: float = 0.5
+    snapshot_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_in_a_row", 1), ("max_rollbacks", 0), ("snapshot_every", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a number of at least {least}")
+        if not 0 < self.rate_factor <= 1:
+            raise ValueError(f"rate_factor is {self.rate_factor}: give a number above 0 and at most 1")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run. batch_size counts rows of context_length tokens; accumulation splits them into as many
     micro-batches with the same gradient. z_loss weighs the mean squared log-normalizer (Chowdhery et al. 2022, §5)."""
@@ -34,6 +53,7 @@ class TrainConfig:
     z_loss: float = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "context_length", "accumulation"):

@@ -5,9 +5,10 @@ Shape suffixes: B rows, T positions, V vocabulary.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,8 +17,11 @@ from torch import Tensor
 
 from components.model.transformer import Transformer
 from components.training.config import TrainConfig
+from components.training.guard import Guard
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
+from components.training.state import load_state_tensors as load_state_tensors
+from components.training.state import state_tensors as state_tensors
 
 IGNORE = -100
 
@@ -25,21 +29,39 @@ IGNORE = -100
 @dataclass(frozen=True)
 class LMBatch:
     """tokens_BT and targets_BT, int64; targets are already shifted, and `IGNORE` carries no loss. With packed
-    documents, positions_BT restart and documents_BT tells the documents of a row apart."""
+    documents, positions_BT restart and documents_BT tells the documents of a row apart. weights_BT: how much each
+    target's loss counts (None: all alike). noise_BTD: added to the embeddings."""
 
     tokens_BT: Tensor
     targets_BT: Tensor
     positions_BT: Tensor | None = None
     documents_BT: Tensor | None = None
+    weights_BT: Tensor | None = None
+    noise_BTD: Tensor | None = None
+
+    def loss_weight(self) -> float:
+        """What the mean loss divides by: the number of targets, or the sum of their weights."""
+        counted = self.targets_BT != IGNORE
+        total = counted.sum() if self.weights_BT is None else (self.weights_BT * counted).sum()
+        return float(total) or 1.0
 
 
 def summed_loss(model: Transformer, batch: LMBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over the batch's targets: cross-entropy in nats, and squared log-normalizer; and the routers' mean loss."""
-    hidden = model.hidden(batch.tokens_BT, batch.positions_BT, batch.documents_BT)
+    """Weighted sums over the batch's targets: cross-entropy in nats, and squared log-normalizer; and the routers' mean
+    loss."""
+    noise = {} if batch.noise_BTD is None else {"noise_BTD": batch.noise_BTD}
+    hidden = model.hidden(batch.tokens_BT, batch.positions_BT, batch.documents_BT, **noise)
     logits_NV = model.logits(hidden.x_BTD).flatten(0, 1).float()
     targets_N = batch.targets_BT.flatten()
-    cross_entropy = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE, reduction="sum")
-    z = (logits_NV.logsumexp(-1)[targets_N != IGNORE] ** 2).sum() if model.training else cross_entropy.new_zeros(())
+    if batch.weights_BT is None:
+        cross_entropy = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE, reduction="sum")
+    else:
+        each_N = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE, reduction="none")
+        cross_entropy = (each_N * batch.weights_BT.flatten()).sum()
+    if not model.training:
+        return cross_entropy, cross_entropy.new_zeros(()), hidden.auxiliary_loss()
+    z_N = logits_NV.logsumexp(-1).square() * (targets_N != IGNORE)
+    z = (z_N if batch.weights_BT is None else z_N * batch.weights_BT.flatten()).sum()
     return cross_entropy, z, hidden.auxiliary_loss()
 
 
@@ -50,53 +72,50 @@ def train(
     batch_at: Callable[[int], LMBatch],
     start_step: int = 0,
     loss: Callable[[Transformer, LMBatch], tuple[Tensor, Tensor, Tensor]] | None = None,
+    guard: Guard | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train in place; yields after each step: step (steps done), loss (nats a target token), grad_norm, lr_factor,
-    tokens, seconds, and skipped (1 when a non-finite loss or gradient left the weights alone).
+    """Train in place; yields after each step: step (steps done), loss (nats a target token, weighted if the batch
+    is), grad_norm, lr_factor, tokens, seconds, skipped (1 when a non-finite loss or gradient left the weights alone),
+    and restored_step (the steps that the weights had done) after a step at which the guard went back.
 
-    The batch of a step must depend on the step alone, so that a run that starts at `start_step` with the weights and
-    optimizer state of that step is the same run. Pass a compiled `summed_loss` as `loss` to run that.
-    Raises FloatingPointError after ten skipped steps in a row.
+    The batch of a step must depend on the step alone, so that a run that starts at `start_step` with the weights,
+    optimizer state and guard of that step is the same run. Pass a compiled `summed_loss` as `loss` to run that.
+    Raises TrainingDiverged when the guard gives up.
     """
     compute = loss or summed_loss
+    guard = guard or Guard(config.non_finite)
     model.train()
-    bad_in_a_row = 0
     for step in range(start_step, config.num_steps):
         began = time.perf_counter()
         whole = batch_at(step)
-        num_targets = int((whole.targets_BT != IGNORE).sum())
+        loss_weight = whole.loss_weight()
         total = 0.0
         for batch in micro_batches(whole, config.accumulation):
             cross_entropy, z, auxiliary = compute(model, batch)
-            # Dividing by the whole batch's targets makes the accumulated gradient that of the whole batch.
-            objective = cross_entropy / num_targets + auxiliary / config.accumulation
+            # Dividing by the weight of the whole batch makes the accumulated gradient that of the whole batch.
+            objective = cross_entropy / loss_weight + auxiliary / config.accumulation
             if config.z_loss:
-                objective = objective + config.z_loss * z / num_targets
+                objective = objective + config.z_loss * z / loss_weight
             objective.backward()
             total += float(cross_entropy.detach())
         grad_norm = clip_gradients(optimizer.params, config.max_grad_norm)
-        factor = lr_factor(config.schedule, step, config.num_steps)
-        finite = bool(torch.isfinite(torch.tensor([grad_norm, total])).all())
-        if finite:
+        factor = lr_factor(config.schedule, step, config.num_steps) * guard.rate
+        restored: int | None = None
+        if finite := math.isfinite(grad_norm) and math.isfinite(total):
+            guard.passed(step, model, optimizer)
             optimizer.step(factor)
-            bad_in_a_row = 0
         else:
             optimizer.zero_grad()
-            bad_in_a_row += 1
-            if bad_in_a_row == 10:
-                raise FloatingPointError(
-                    f"ten steps in a row up to step {step} had a non-finite loss or gradient "
-                    f"(loss {total / num_targets}): lower the learning rate"
-                )
+            restored = guard.failed(step, model, optimizer, total / loss_weight)
         yield {
             "step": step + 1,
-            "loss": total / num_targets,
+            "loss": total / loss_weight,
             "grad_norm": grad_norm,
             "lr_factor": factor,
             "tokens": whole.tokens_BT.numel(),
             "seconds": time.perf_counter() - began,
             "skipped": float(not finite),
-        }
+        } | ({} if restored is None else {"restored_step": float(restored)})
 
 
 def micro_batches(batch: LMBatch, count: int) -> Iterator[LMBatch]:
@@ -105,8 +124,7 @@ def micro_batches(batch: LMBatch, count: int) -> Iterator[LMBatch]:
         yield batch
         return
     parts: list[Sequence[Any]] = [
-        [None] * count if x is None else x.chunk(count)
-        for x in (batch.tokens_BT, batch.targets_BT, batch.positions_BT, batch.documents_BT)
+        [None] * count if x is None else x.chunk(count) for x in (getattr(batch, f.name) for f in fields(batch))
     ]
     for index in range(count):
         yield LMBatch(*(part[index] for part in parts))
@@ -125,18 +143,3 @@ def mean_loss(model: Transformer, batches: Iterator[LMBatch] | Sequence[LMBatch]
     if not count:
         raise ValueError("no target token to evaluate: the validation split is empty")
     return total / count, count
-
-
-def state_tensors(model: torch.nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """All tensors that resuming needs."""
-    return {f"model.{k}": v for k, v in model.state_dict().items()} | {
-        f"optimizer.{k}": v for k, v in optimizer.state_tensors().items()
-    }
-
-
-def load_state_tensors(model: torch.nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `state_tensors`."""
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    optimizer.load_state_tensors(
-        {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
-    )

@@ -110,8 +110,8 @@ def train_reward_model(
     from components.rlhf.gold import gold_score
     from components.rlhf.preferences import read_preferences
     from components.training.checkpoints import load_model
-    from components.training.language_model import load_state_tensors, state_tensors
     from components.training.optimizers import Optimizer
+    from components.training.state import load_state_tensors, state_tensors
 
     policy, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
     judged, _ = read_preferences(work.open(preferences) / PREFERENCES)

@@ -23,7 +23,7 @@ POINTS = "points.json"
 def _train_on_facts(work: Work, config: FactsRunConfig, facts: FactsConfig, seed: int) -> tuple[FactsRun, list[Any]]:
     """The run, trained, and its points: {num_params, active_params, tokens, flops, loss}."""
     from components.scaling.runs import FactsRun
-    from components.training.language_model import load_state_tensors, state_tensors
+    from components.training.state import load_state_tensors, state_tensors
 
     run = FactsRun(config, facts, seed)
     counts = count_params(run.model.cfg)

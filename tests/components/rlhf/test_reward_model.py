@@ -27,8 +27,8 @@ from components.rlhf.reward_model import (
     train_reward_model,
 )
 from components.rlhf.rollouts import pad_right
-from components.training.language_model import load_state_tensors, state_tensors
 from components.training.optimizers import Optimizer
+from components.training.state import load_state_tensors, state_tensors
 
 TINY = ModelConfig(vocab_size=40, d_model=16, num_layers=2, num_heads=2, context_length=32)
 

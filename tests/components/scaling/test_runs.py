@@ -23,7 +23,7 @@ from components.scaling.runs import (
 )
 from components.scaling.sweep import EmergenceConfig, FactsRunConfig, MoEComparisonConfig, ScalingConfig
 from components.training.config import TrainConfig
-from components.training.language_model import load_state_tensors, state_tensors
+from components.training.state import load_state_tensors, state_tensors
 
 FACTS = FactsConfig(num_facts=16, num_symbols=8, key_length=2)
 RUN = FactsRunConfig(
