@@ -21,8 +21,8 @@ from flows.live import Board
 from flows.runner import Outcome, Runner, summary
 from flows.settings import Settings, to_json
 from flows.start import Start, starting
-from flows.work import now, write_atomically
-from storage.durable import LockTimeout
+from flows.work import now
+from storage.durable import DiskFull, LockTimeout, write_bytes
 from storage.home import Home
 
 SYNC_SECONDS = 20.0  # how often the tracker is brought up to date while stages run
@@ -116,7 +116,10 @@ def run_graph(
             status = "interrupted"
             board.say("interrupted: ending the workers")
             runner.cancel()
-        _write_event(home, run_id, "ended", status, cfg, profile)
+        try:
+            _write_event(home, run_id, "ended", status, cfg, profile)
+        except DiskFull as error:  # the next run enters it as ended
+            warnings.append(str(error))
         report = None
         if conclude and status != "interrupted":
             board.say("writing the report")
@@ -213,7 +216,7 @@ def registered(home: Home, run_id: str, board: Board, cfg: Settings, profile: st
     def publish() -> None:
         while True:
             with contextlib.suppress(OSError):  # a full disk must not end the run here
-                write_atomically(folder / "board.json", json.dumps({"pid": os.getpid(), **board.snapshot()}).encode())
+                write_bytes(folder / "board.json", json.dumps({"pid": os.getpid(), **board.snapshot()}).encode())
             if stop.wait(1.0):
                 return
 

@@ -25,7 +25,7 @@ from flows.settings import ComputeConfig
 from flows.work import now
 from flows.workers import Interrupted, Pool, StageFailed, open_pool
 from storage.artifacts import Artifact
-from storage.durable import LockTimeout
+from storage.durable import DiskFull, LockTimeout
 from storage.fingerprint import plain
 from storage.home import Home
 
@@ -59,6 +59,7 @@ class Runner:
         self.outcomes: dict[str, Future[Outcome]] = {label: Future() for label in graph.nodes}
         self.finished = threading.Event()
         self._cancelled = threading.Event()
+        self._disk_full = threading.Event()
         self._made: dict[str, Artifact] = {}
         self._pool: Pool | None = None
         self._lock = threading.Lock()
@@ -140,6 +141,10 @@ class Runner:
             return
         waiting, running, ended = dict.fromkeys(missing), 0, ""
         while (waiting or running) and not self._cancelled.is_set():
+            if self._disk_full.is_set():
+                for label in waiting:
+                    self._fail(label, Skipped("the disk is full"), "skipped")
+                waiting.clear()
             ready = []
             for label in list(waiting):
                 needs = [self.outcomes[need] for need in self.graph.nodes[label].needs]
@@ -171,6 +176,10 @@ class Runner:
         except Interrupted as error:
             self._fail(node.label, error, "interrupted")
         except Exception as error:
+            if isinstance(error, DiskFull) or (
+                isinstance(error, StageFailed) and error.error["type"] == DiskFull.__name__
+            ):
+                self._disk_full.set()
             row = self._row(node, None, started, status="failed", reason=str(error))
             with contextlib.suppress(Exception):  # the disk may be full; the stage's own error is what counts
                 self.home.tables.write("stages", self._part(node), [row])

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.settings import ComputeConfig
+from storage.durable import write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,11 +136,11 @@ class Work:
                 "metrics": self._metrics[self._saved_metrics :],
                 "rows": [(table, pack(row)) for table, row in self._rows[self._saved_rows :]],
             }
-            write_atomically(self.state / segment, json.dumps(new).encode())
+            write_bytes(self.state / segment, json.dumps(new).encode())
             self._segments = [*(name for name in self._segments if name != segment), segment]
             self._saved_metrics, self._saved_rows = len(self._metrics), len(self._rows)
         content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
-        write_atomically(self.state / f"step-{step:09d}.safetensors", content)
+        write_bytes(self.state / f"step-{step:09d}.safetensors", content)
         description = {
             "step": step,
             "meta": meta,
@@ -148,7 +148,7 @@ class Work:
             "spent": self.spent(),
             "sha256": hashlib.sha256(content).hexdigest(),
         }
-        write_atomically(self.state / f"step-{step:09d}.json", json.dumps(description).encode())
+        write_bytes(self.state / f"step-{step:09d}.json", json.dumps(description).encode())
         for old in sorted(self.state.glob("step-*.json"))[:-KEPT_STATES]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -205,13 +205,3 @@ def unpack(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-def write_atomically(path: Path, content: bytes | Sequence[int]) -> None:
-    """Temporary file, flush to disk, rename: a kill leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(bytes(content))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -6,6 +6,7 @@ tear the protocol.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import importlib
@@ -76,15 +77,21 @@ def main() -> None:
             waiting = message["preload"]
             continue
         job = Job.from_json(message["job"])
-        print(f"=== {job.label} {job.key[:12]} of run {job.run_id}")
+        note(f"=== {job.label} {job.key[:12]} of run {job.run_id}")
         emit({"event": "started"})
         try:
             artifact = execute(job, emit)
             emit({"event": "done", "artifact": json.loads(artifact.to_json())})
         except Exception as error:
             described = describe_error(error)
-            print(described["traceback"], file=sys.stderr)
+            note(described["traceback"])
             emit({"event": "failed", "error": described})
+
+
+def note(text: str) -> None:
+    """A line in the log; a disk that is full must not end the worker before it has said so."""
+    with contextlib.suppress(OSError):
+        print(text)
 
 
 def read_lines(lines: queue.SimpleQueue[str]) -> None:

@@ -18,17 +18,29 @@ class LockTimeout(TimeoutError):
     """Someone else still holds the lock."""
 
 
+class DiskFull(OSError):
+    """There is no space left, or no quota, where something was to be written."""
+
+
 @contextmanager
 def explain_full_disk(path: Path) -> Iterator[None]:
-    """Turn "no space left" into an error that says where and what to do; other errors pass unchanged."""
+    """Turn "no space left" into a `DiskFull` that says where and what to do; other errors pass unchanged."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _OUT_OF_SPACE or "LIFESPAN_HOME" in str(error):
+    except Exception as error:
+        number = _out_of_space(error)
+        if isinstance(error, DiskFull) or not number:
             raise
-        what = "disk is full" if error.errno == errno.ENOSPC else "disk quota is used up"
+        what = "disk is full" if number == errno.ENOSPC else "disk quota is used up"
         advice = f"{what} while writing {path}: nothing was stored; free some space or point LIFESPAN_HOME elsewhere"
-        raise OSError(error.errno, advice) from error
+        raise DiskFull(number, advice) from error
+
+
+def _out_of_space(error: Exception) -> int:
+    """The number of the error if that is what happened, else 0. Libraries in Rust say it in words of their own."""
+    if isinstance(error, OSError):
+        return error.errno if error.errno in _OUT_OF_SPACE else 0
+    return next((number for number in _OUT_OF_SPACE if f"os error {number})" in str(error)), 0)
 
 
 def fsync_folder(folder: Path) -> None:

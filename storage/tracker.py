@@ -78,11 +78,18 @@ def sync(home: Home, run_ids: Sequence[str] | None = None, experiment: str | Non
                 with _quiet():
                     _Mirror(home, result).bring_up_to_date(runs, experiment)
     except Exception as error:
-        lines = str(error).strip().splitlines()
+        lines = str(_root(error)).strip().splitlines()
         result.problem = f"MLflow at {home.mlflow_uri} is behind: {lines[0] if lines else type(error).__name__}"
         _log.warning("%s; the tables are complete, `lifespan sync` catches up", result.problem)
         _log.debug("sync failed", exc_info=True)
     return result
+
+
+def _root(error: BaseException) -> BaseException:
+    """What the database itself said, below what two libraries made of it."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
 
 
 def migrate(home: Home) -> None:
@@ -109,7 +116,7 @@ def _quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)  # its errors reach us as exceptions
     try:
         yield
     finally:
