@@ -187,6 +187,12 @@ class Runner:
         finally:
             self._ended.put(node.label)
 
+    def _stop_on_full_disk(self) -> None:
+        """No stage can be sealed any more, so none goes on; one error is enough."""
+        self._disk_full.set()
+        if self._pool:
+            self._pool.close()
+
     def _make(self, node: Node, reason: str, started: datetime) -> Outcome:
         """Wait for our turn with this key, look once more, execute."""
         with self._turn(node):
