@@ -179,7 +179,7 @@ class Runner:
             if isinstance(error, DiskFull) or (
                 isinstance(error, StageFailed) and error.error["type"] == DiskFull.__name__
             ):
-                self._disk_full.set()
+                self._stop_on_full_disk()
             row = self._row(node, None, started, status="failed", reason=str(error))
             with contextlib.suppress(Exception):  # the disk may be full; the stage's own error is what counts
                 self.home.tables.write("stages", self._part(node), [row])
