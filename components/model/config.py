@@ -43,6 +43,10 @@ class MoEConfig:
             raise ValueError(
                 f"moe.top_k_experts is {self.top_k_experts}: give a number from 1 to num_experts ({self.num_experts})"
             )
+        if self.balance_bias_rate < 0:
+            raise ValueError(
+                f"moe.balance_bias_rate is {self.balance_bias_rate}: give a number of at least 0 (0: no bias)"
+            )
 
 
 @dataclass(frozen=True)

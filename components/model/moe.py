@@ -49,6 +49,12 @@ class MixtureOfExperts(nn.Module):
         self.shared_gate_up = nn.Linear(d_model, 2 * cfg.shared_d_ff, bias=False) if cfg.shared_d_ff else None
         self.shared_down = nn.Linear(cfg.shared_d_ff, d_model, bias=False) if cfg.shared_d_ff else None
         self.shared_gate = nn.Linear(d_model, 1, bias=False) if cfg.shared_gate else None
+        balanced = torch.zeros(cfg.num_experts) if cfg.balance_bias_rate else None
+        self.register_buffer("balance_bias", balanced)
+        # Assignments since the last optimizer step; a checkpoint lies between steps, where they are none.
+        self.register_buffer("assigned_E", None if balanced is None else balanced.clone(), persistent=False)
+        self.balance_bias: Tensor | None
+        self.assigned_E: Tensor | None
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, RouterStats]:
         cfg = self.cfg
@@ -56,7 +62,11 @@ class MixtureOfExperts(nn.Module):
         n = x_ND.shape[0]
         logits_NE = self.router(x_ND).float()
         probs_NE = logits_NE.softmax(-1)
-        weight_NA, chosen_NA = probs_NE.topk(cfg.top_k_experts, -1)
+        if self.balance_bias is None:
+            weight_NA, chosen_NA = probs_NE.topk(cfg.top_k_experts, -1)
+        else:  # the bias has a say in who is chosen, and none in how much the chosen weigh (Wang et al. 2024, eq. 3)
+            chosen_NA = (probs_NE.detach() + self.balance_bias).topk(cfg.top_k_experts, -1).indices
+            weight_NA = probs_NE.gather(-1, chosen_NA)
         if cfg.softmax_after_top_k:
             weight_NA = logits_NE.gather(-1, chosen_NA).softmax(-1)
         elif cfg.normalize_top_k:
@@ -67,6 +77,8 @@ class MixtureOfExperts(nn.Module):
         order = expert_of.argsort(stable=True)
         token_of = order // cfg.top_k_experts
         counts_E = torch.bincount(expert_of, minlength=cfg.num_experts)
+        if self.assigned_E is not None and self.training and torch.is_grad_enabled():
+            self.assigned_E += counts_E
         rows_y = self._experts(x_ND.index_select(0, token_of), counts_E)
         weighted = rows_y * weight_NA.reshape(-1).index_select(0, order)[:, None].to(rows_y.dtype)
         y_ND = torch.zeros_like(x_ND).index_add(0, token_of, weighted)
@@ -87,3 +99,16 @@ class MixtureOfExperts(nn.Module):
         gate, up = torch._grouped_mm(rows_x, self.gate_up.transpose(1, 2), offs=offsets).chunk(2, -1)
         hidden = (F.silu(gate) * up).contiguous()
         return torch._grouped_mm(hidden, self.down.transpose(1, 2), offs=offsets)
+
+    @torch.no_grad()
+    def move_balance_bias(self) -> None:
+        """Once an optimizer step: every expert's bias one step of `balance_bias_rate` up where it got fewer tokens than
+        the mean over the experts, down where it got more (Wang et al. 2024, algorithm 1)."""
+        if self.balance_bias is not None and self.assigned_E is not None:
+            self.balance_bias += self.cfg.balance_bias_rate * (self.assigned_E.mean() - self.assigned_E).sign()
+            self.forget_assignments()
+
+    def forget_assignments(self) -> None:
+        """Of a step that is not taken."""
+        if self.assigned_E is not None:
+            self.assigned_E.zero_()

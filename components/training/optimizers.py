@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from components.model.moe import MixtureOfExperts
 from components.training.config import OptimizerConfig
 
 
@@ -57,7 +58,8 @@ class Muon:
 
 
 class Optimizer:
-    """`Muon` on the hidden matrices (2-D, and the 3-D stacks of experts), fused AdamW on what is left."""
+    """`Muon` on the hidden matrices (2-D, and the 3-D stacks of experts), fused AdamW on what is left; and the bias of
+    routers that balance without a loss, by its own rule."""
 
     def __init__(self, model: nn.Module, cfg: OptimizerConfig) -> None:
         self.cfg = cfg
@@ -65,6 +67,7 @@ class Optimizer:
         matrices = [p for name, p in named if cfg.muon_lr > 0 and p.dim() >= 2 and is_hidden_matrix(name)]
         chosen = {id(p) for p in matrices}
         self.params = [p for _, p in named]
+        self.routed = [layer for layer in model.modules() if isinstance(layer, MixtureOfExperts)]
         self.muon = Muon(matrices, cfg.momentum, cfg.weight_decay)
         rest = [p for _, p in named if id(p) not in chosen]
         decayed = [p for p in rest if p.dim() >= 2]
@@ -84,12 +87,16 @@ class Optimizer:
         for group in self.adamw.param_groups:
             group["lr"] = self.cfg.adamw_lr * lr_scale
         self.adamw.step()
+        for layer in self.routed:
+            layer.move_balance_bias()
         self.zero_grad()
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Forget all gradients, and which experts the tokens went to."""
         for param in self.params:
             param.grad = None
+        for layer in self.routed:
+            layer.forget_assignments()
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, besides weights and gradients."""
