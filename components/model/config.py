@@ -136,6 +136,53 @@ class ModelConfig:
         return self.d_ff or -(-8 * self.d_model // 48) * 16
 
 
+@dataclass(frozen=True)
+class LSTMConfig:
+    """A recurrent language model: residual blocks of norm, LSTM of width `hidden`, and a projection back to d_model."""
+
+    vocab_size: int = 512
+    d_model: int = 64
+    num_layers: int = 2
+    hidden: int = 128
+    context_length: int = 128
+    tie_embeddings: bool = True
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "num_layers", "hidden", "context_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"lstm.{name} is {getattr(self, name)}: give a number of at least 1")
+
+    @property
+    def layer_params(self) -> int:
+        """Parameters of a block: four gates from input and state with two biases each (as `torch.nn.LSTM` has them),
+        the projection, the norm."""
+        gates = 4 * self.hidden * (self.d_model + self.hidden + 2)
+        return gates + self.hidden * self.d_model + self.d_model
+
+
+def equal_lstm(cfg: ModelConfig, num_layers: int) -> LSTMConfig:
+    """The recurrent model of the same embeddings whose parameter count is nearest to that of `cfg`.
+
+    Raises ValueError when the nearest is more than 2% off: a block of the smallest hidden width is then too large, or
+    one step of the width too coarse.
+    """
+    target = count_params(cfg).total
+    found = min(
+        (
+            LSTMConfig(cfg.vocab_size, cfg.d_model, num_layers, hidden, cfg.context_length, cfg.tie_embeddings)
+            for hidden in range(1, 16 * cfg.d_model * max(1, -(-cfg.num_layers // num_layers)))
+        ),
+        key=lambda lstm: abs(count_params(lstm).total - target),
+    )
+    if abs((nearest := count_params(found).total) - target) > 0.02 * target:
+        raise ValueError(
+            f"no LSTM of {num_layers} layers has about {target:,} parameters (the nearest {nearest:,}): "
+            "change the number of layers"
+        )
+    return found
+
+
 ParamConvention = Literal["total", "active", "non_embedding"]
 
 
@@ -150,8 +197,12 @@ class ParamCount:
     embedding: int
 
 
-def count_params(cfg: ModelConfig) -> ParamCount:
-    """Exact parameter counts of `Transformer(cfg)`."""
+def count_params(cfg: ModelConfig | LSTMConfig) -> ParamCount:
+    """Exact parameter counts of `Transformer(cfg)` or `RecurrentModel(cfg)`."""
+    if isinstance(cfg, LSTMConfig):
+        inner = cfg.num_layers * cfg.layer_params + cfg.d_model  # the last norm
+        embedding = cfg.vocab_size * cfg.d_model * (1 if cfg.tie_embeddings else 2)
+        return ParamCount(inner + embedding, inner + embedding, inner, embedding)
     d, c = cfg.d_model, cfg.per_head
     q, kv = cfg.num_heads * c, cfg.kv_heads * c
     attention = d * q + 2 * d * kv + q * d
@@ -180,13 +231,17 @@ def count_params(cfg: ModelConfig) -> ParamCount:
     return ParamCount(total + embedding, active + embedding, total, embedding)
 
 
-def forward_flops_per_token(cfg: ModelConfig, context: int, *, causal: bool = True) -> float:
+def forward_flops_per_token(cfg: ModelConfig | LSTMConfig, context: int, *, causal: bool = True) -> float:
     """Forward FLOPs of one token (a multiply-add counts two), at a mean over the positions of a window.
 
     context: window length in tokens. With `causal`, a position attends to (context + 1) / 2 keys on average (fewer in
     a sliding window), the work that is needed; without, to all, the work that a full attention matrix does.
-    Counted: every matrix product and the two attention products; not norms, activations, or the look-up.
+    Counted: every matrix product and the two attention products; not norms, activations, gates, or the look-up. A token
+    of an LSTM costs the same at every position.
     """
+    if isinstance(cfg, LSTMConfig):
+        layer = 4 * cfg.hidden * (cfg.d_model + cfg.hidden) + cfg.hidden * cfg.d_model
+        return 2.0 * (cfg.num_layers * layer + cfg.d_model * cfg.vocab_size)
     d, c = cfg.d_model, cfg.per_head
     q, kv = cfg.num_heads * c, cfg.kv_heads * c
     keys = float(min(context, cfg.sliding_window or context))
@@ -204,6 +259,19 @@ def forward_flops_per_token(cfg: ModelConfig, context: int, *, causal: bool = Tr
     return flops + 2 * d * cfg.vocab_size
 
 
-def training_flops_per_token(cfg: ModelConfig, context: int) -> float:
+def training_flops_per_token(cfg: ModelConfig | LSTMConfig, context: int) -> float:
     """Forward plus backward: three times the forward pass (the backward makes two products for each of its one)."""
     return 3 * forward_flops_per_token(cfg, context)
+
+
+def products_in_a_row(cfg: ModelConfig | LSTMConfig, context: int) -> int:
+    """Matrix products of a forward pass over a window that have to wait for one another, whatever the machine.
+
+    A decoder layer has six (queries with keys and values, scores, mixed values, output, up, down; a router makes it
+    seven), and all positions share them. A recurrence adds one for every position but the first, while its layers can
+    run side by side, one position apart. The logits are one more.
+    """
+    if isinstance(cfg, LSTMConfig):
+        return context - 1 + 2 * cfg.num_layers + 1
+    routed = 0 if cfg.moe is None else max(0, cfg.num_layers - cfg.moe.first_dense)
+    return 6 * cfg.num_layers + routed + 1
