@@ -19,6 +19,9 @@ import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from components.data.chat_template import PLAIN, ChatTemplate, has_marks
+from components.data.vocabulary import Conventions, Vocabulary, read_conventions
+
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 SPECIAL_TOKENS = (BOS, EOS, PAD, USER, ASSISTANT, END)
@@ -41,7 +44,10 @@ _PIECES = "|".join(
 )
 # The same template in Jinja, so that the saved folder also works with `transformers`' apply_chat_template.
 _CHAT_TEMPLATE = (
-    "<|bos|>{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "<|bos|>{% for m in messages %}"
+    "{% if m['role'] not in ['user', 'assistant'] %}"
+    "{{ raise_exception('unknown role ' + m['role'] + '; it takes one of user, assistant') }}{% endif %}"
+    "{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
@@ -55,20 +61,65 @@ class TokenizerConfig:
 
 
 class Tokenizer:
-    """Text to ids and back, exactly: ``decode(encode(text)) == text`` for every text that UTF-8 can hold."""
+    """Text to ids and back, exactly: ``decode(encode(text)) == text`` for every text that UTF-8 can hold.
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        ids = [backend.token_to_id(token) for token in SPECIAL_TOKENS]
-        missing = [token for token, i in zip(SPECIAL_TOKENS, ids, strict=True) if i is None]
-        if missing:
-            raise ValueError(f"the tokenizer has no {', '.join(missing)}: train it with Tokenizer.train")
+    One that we trained has six special tokens and renders a chat with them. One that was imported has `conventions`,
+    and renders with the template that came along; everything else is the same for both. bos_id: begins a document;
+    eos_id where there is no such token. end_id: closes an assistant's turn.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, conventions: Conventions | None = None) -> None:
         # Text that spells "<|end|>" is text: a document or a user can never close a turn.
         backend.encode_special_tokens = True
         self._backend = backend
-        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
-        known = [i for i in ids if i is not None]
+        self.conventions = conventions
+        vocab = backend.get_vocab(with_added_tokens=True)
+        self.vocab_size: int = max(vocab.values(), default=-1) + 1
+        if conventions is not None:
+            self._adopt(conventions)
+            return
+        missing = [token for token in SPECIAL_TOKENS if token not in vocab]
+        if missing:
+            raise ValueError(f"the tokenizer has no {', '.join(missing)}: train it with Tokenizer.train")
+        known = [vocab[token] for token in SPECIAL_TOKENS]
         self.bos_id, self.eos_id, self.pad_id, self.user_id, self.assistant_id, self.end_id = known
         self.special_ids: frozenset[int] = frozenset(known)
+
+    def _adopt(self, conventions: Conventions) -> None:
+        """Ids of an imported tokenizer; what closes an assistant's turn is seen from what its template writes there."""
+        added = self._backend.get_added_tokens_decoder()
+        self.vocab_size = max(self.vocab_size, conventions.vocab_size)
+
+        def id_of(name: str, default: int | None = None) -> int:
+            token = conventions.tokens.get(name)
+            found = None if token is None else self._backend.token_to_id(token)
+            if found is None and (default is None or token is not None):
+                raise ValueError(f"the tokenizer's {name} is {token!r}, which is not in its vocabulary")
+            return default if found is None and default is not None else int(found or 0)
+
+        self.eos_id = id_of("eos_token")
+        self.bos_id, self.pad_id = id_of("bos_token", self.eos_id), id_of("pad_token", self.eos_id)
+        named = {self.eos_id, self.bos_id, self.pad_id}
+        self.special_ids = frozenset(named | {i for i, token in added.items() if token.special})
+        texts = frozenset(str(self._backend.id_to_token(i)) for i in self.special_ids)
+        self._chat = ChatTemplate(conventions.chat_template or PLAIN, conventions.tokens, texts)
+        self.end_id = self._end_of_turn()
+
+    def _end_of_turn(self) -> int:
+        said = "ANSWER"
+        try:
+            text = self._chat.render([{"role": "user", "content": "?"}, {"role": "assistant", "content": said}])
+        except ValueError:
+            return self.eos_id
+        behind = text[text.rfind(said) + len(said) :]
+        first = next((piece for piece, _, special in self._chat.segments(behind) if special), None)
+        return self.eos_id if first is None else self._id_of(first)
+
+    def _id_of(self, token: str) -> int:
+        found = self._backend.token_to_id(token)
+        if found is None:
+            raise ValueError(f"the vocabulary has no {token!r}")
+        return int(found)
 
     # -- training, saving, loading -------------------------------------------------------------------------------
 
@@ -106,22 +157,23 @@ class Tokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf-8")
-        config = {
+        config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": BOS,
-            "eos_token": EOS,
-            "pad_token": PAD,
-            "additional_special_tokens": [USER, ASSISTANT, END],
-            "split_special_tokens": True,
             "clean_up_tokenization_spaces": False,
-            "chat_template": _CHAT_TEMPLATE,
             "vocab_size": self.vocab_size,
         }
+        if self.conventions is None:
+            config |= {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
+            config |= {"additional_special_tokens": [USER, ASSISTANT, END], "chat_template": _CHAT_TEMPLATE}
+        else:
+            config |= self.conventions.tokens
+            config |= {"chat_template": self._chat.source}
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Read a folder written by `save`, or a ``tokenizer.json`` itself."""
+        """Read a folder written by `save`, or a ``tokenizer.json`` itself; one of another model's with what lies beside
+        it, see `read_conventions`."""
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file():
@@ -130,7 +182,8 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:  # the Rust side raises bare Exception
             raise ValueError(f"{file}: not a tokenizer in Hugging Face's JSON format ({error})") from error
-        return cls(backend)
+        ours = all(backend.token_to_id(token) is not None for token in SPECIAL_TOKENS)
+        return cls(backend, None if ours else read_conventions(file.parent, backend))
 
     # -- text and ids ----------------------------------------------------------------------------------------------
 
@@ -150,26 +203,31 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`. Bytes that are not UTF-8 (half a character) become U+FFFD; specials vanish unless kept."""
-        table = self._bytes_by_id
-        try:
-            kept = (int(i) for i in ids)
-            data = b"".join(b"" if skip_special and i in self.special_ids else table[i] for i in kept)
-        except KeyError as error:
-            raise ValueError(f"id {error.args[0]} is outside the vocabulary of {self.vocab_size}") from error
+        data = self._bytes(ids, skip_special)
+        if self._vocabulary.leading_space and data.startswith(b" "):
+            data = data[1:]  # which encoding put before the first word
         return data.decode("utf-8", errors="replace")
 
     def token(self, token_id: int) -> str:
         """One id as people read it: special tokens by name, bytes that are no character as U+FFFD."""
-        return self.decode([token_id], skip_special=False)
+        return self._bytes([token_id], skip_special=False).decode("utf-8", errors="replace")
+
+    def _bytes(self, ids: Iterable[int], skip_special: bool) -> bytes:
+        table = self._bytes_by_id
+        try:
+            kept = (int(i) for i in ids)
+            return b"".join(b"" if skip_special and i in self.special_ids else table[i] for i in kept)
+        except KeyError as error:
+            raise ValueError(f"id {error.args[0]} is outside the vocabulary of {self.vocab_size}") from error
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary.of(self._backend)
 
     @cached_property
     def _bytes_by_id(self) -> dict[int, bytes]:
-        byte_of = {char: byte for byte, char in _byte_alphabet().items()}
-        vocab = self._backend.get_vocab(with_added_tokens=True)
-        return {
-            i: token.encode() if token in SPECIAL_TOKENS else bytes(byte_of[c] for c in token)
-            for token, i in vocab.items()
-        }
+        unused = dict.fromkeys(range(self.vocab_size), b"")  # rows of an embedding beyond the vocabulary
+        return {**unused, **self._vocabulary.bytes_by_id}
 
     @cached_property
     def byte_lengths(self) -> npt.NDArray[np.int64]:
@@ -204,7 +262,10 @@ class Tokenizer:
         The mask is 1 on an assistant's content and on the ``<|end|>`` that closes it, 0 elsewhere: it marks the tokens
         to be predicted, so shift it together with the targets. With `add_generation_prompt` a closing ``<|assistant|>``
         asks for the next answer. Raises ValueError naming the message for an unknown role or content that is not text.
+        An imported tokenizer does the same with its own template and end of turn; that also says which roles there are.
         """
+        if self.conventions is not None:
+            return self._render_imported(messages, add_generation_prompt)
         ids, mask = [self.bos_id], [0]
         for index, message in enumerate(messages):
             role, content = message.get("role"), message.get("content")
@@ -219,6 +280,41 @@ class Tokenizer:
             ids.append(self.assistant_id)
             mask.append(0)
         return ids, mask
+
+    def _render_imported(
+        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool
+    ) -> tuple[list[int], list[int]]:
+        for index, message in enumerate(messages):
+            for name in ("role", "content"):
+                if not isinstance(message.get(name), str):
+                    raise ValueError(f"messages[{index}]: {name} is {type(message.get(name)).__name__}, not text")
+        text = self._chat.render(messages, add_generation_prompt)
+        spans = list(self._chat.said(messages, text, self.token(self.end_id)))
+        ids, starts = self._encode_rendered(text)
+        return ids, [int(any(a <= start < b for a, b in spans)) for start in starts]
+
+    def _encode_rendered(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of what a template wrote, and where in it each begins."""
+        if not has_marks(text):
+            whole = self._reading_specials.encode(text, add_special_tokens=False)
+            return list(whole.ids), [start for start, _ in whole.offsets]
+        ids: list[int] = []
+        starts: list[int] = []
+        for piece, places, special in self._chat.segments(text):
+            if special:
+                ids.append(self._id_of(piece))
+                starts.append(places[0])
+                continue
+            encoded = self._backend.encode(piece, add_special_tokens=False)
+            ids += encoded.ids
+            starts += [places[min(start, len(places) - 1)] for start, _ in encoded.offsets]
+        return ids, starts
+
+    @cached_property
+    def _reading_specials(self) -> tokenizers.Tokenizer:
+        """The same tokenizer, for text in which special tokens are what they say. A switch on one would not be safe
+        with several threads."""
+        return tokenizers.Tokenizer.from_str(self._backend.to_str())
 
 
 def _non_empty(texts: Iterable[str]) -> Iterable[str]:
@@ -242,11 +338,3 @@ def _bad_text(text: object, error: Exception) -> Exception:
         f"character {lone} of the text is a lone surrogate (U+{ord(text[lone]):04X}), which UTF-8 cannot hold: "
         "normalise the text first"
     )
-
-
-def _byte_alphabet() -> dict[int, str]:
-    """GPT-2's reversible map from bytes to printable characters (Radford et al. 2019, `bytes_to_unicode`)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    alphabet = {byte: chr(byte) for byte in printable}
-    others = [byte for byte in range(256) if byte not in alphabet]
-    return alphabet | {byte: chr(256 + n) for n, byte in enumerate(others)}

@@ -1,0 +1,116 @@
+"""What the ids of a tokenizer stand for, and what an imported one brings along beside its vocabulary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What an imported tokenizer brings along beside its vocabulary.
+
+    tokens: `bos_token`, `eos_token`, `pad_token`, `unk_token` as text, absent where there is none; there is an
+    `eos_token`. chat_template: Jinja text; empty: none. vocab_size: rows of the model's embedding where that has more
+    than the vocabulary (0: it has not).
+    """
+
+    tokens: Mapping[str, str]
+    chat_template: str = ""
+    vocab_size: int = 0
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What each id stands for. leading_space: encoding puts a space before a text, which decoding takes away."""
+
+    bytes_by_id: Mapping[int, bytes]
+    leading_space: bool
+
+    @classmethod
+    def of(cls, backend: tokenizers.Tokenizer) -> Vocabulary:
+        """Byte-level vocabularies, and those that write a space as ▁ and rare bytes as <0xNN>.
+
+        Raises ValueError for another kind, whose tokens do not say which bytes they are.
+        """
+        said = json.loads(backend.to_str())
+        kinds = {part["type"]: part for part in _parts(said.get("decoder"))}
+        added = {token["id"] for token in said.get("added_tokens", [])}
+        vocab = backend.get_vocab(with_added_tokens=True)
+        if "ByteLevel" in kinds:
+            byte_of = {char: byte for byte, char in byte_alphabet().items()}
+            table = {
+                i: token.encode() if i in added else bytes(byte_of[c] for c in token) for token, i in vocab.items()
+            }
+            return cls(table, leading_space=False)
+        if kinds.keys() & {"Metaspace", "ByteFallback"}:
+            byte_tokens = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)}
+            table = {i: byte_tokens.get(token, token.replace("▁", " ").encode()) for token, i in vocab.items()}
+            table |= {i: token.encode() for token, i in vocab.items() if i in added}
+            metaspace = kinds.get("Metaspace", {"prepend_scheme": "never"})
+            return cls(table, "Strip" in kinds or metaspace.get("prepend_scheme", "always") != "never")
+        kind = (said.get("model") or {}).get("type")
+        raise ValueError(f"a tokenizer of the kind {kind!r} with a decoder {sorted(kinds)}: takes byte-level BPE or ▁")
+
+
+def _parts(component: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """A decoder and what it is a sequence of."""
+    if component is None:
+        return []
+    inner = component.get("decoders", [])
+    return [component, *(part for one in inner for part in _parts(one))]
+
+
+def read_conventions(folder: Path, backend: tokenizers.Tokenizer) -> Conventions:
+    """Special tokens and chat template of a folder in Hugging Face's layout.
+
+    Read are tokenizer_config.json, special_tokens_map.json, chat_template.jinja and chat_template.json; where none
+    names the end of a text, the ids of generation_config.json and config.json. Raises ValueError without one.
+    """
+    config, names = _json_beside(folder, "tokenizer_config.json"), _json_beside(folder, "special_tokens_map.json")
+    tokens = {}
+    for name in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        value = config.get(name) or names.get(name)
+        text = value.get("content") if isinstance(value, Mapping) else value
+        if isinstance(text, str) and text:
+            tokens[name] = text
+    for file in ("generation_config.json", "config.json"):
+        if "eos_token" not in tokens and (found := _json_beside(folder, file).get("eos_token_id")) is not None:
+            text = backend.id_to_token(int(found[0] if isinstance(found, list) else found))
+            tokens |= {"eos_token": text} if text is not None else {}
+    if "eos_token" not in tokens:
+        raise ValueError(f"{folder}: no file there names an eos_token, which ends a text")
+    template = folder / "chat_template.jinja"
+    chat: Any = config.get("chat_template") or _json_beside(folder, "chat_template.json").get("chat_template") or ""
+    if template.is_file():
+        chat = template.read_text(encoding="utf-8")
+    if isinstance(chat, list):  # several by name
+        chat = next((one["template"] for one in chat if one.get("name") == "default"), "")
+    size = config.get("vocab_size")
+    return Conventions(tokens, chat, size if isinstance(size, int) else 0)
+
+
+def _json_beside(folder: Path, name: str) -> Mapping[str, Any]:
+    file = folder / name
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error})") from None
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{file}: takes a JSON object, found a {type(found).__name__}")
+    return found
+
+
+def byte_alphabet() -> dict[int, str]:
+    """GPT-2's reversible map from bytes to printable characters (Radford et al. 2019, `bytes_to_unicode`)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    alphabet = {byte: chr(byte) for byte in printable}
+    others = [byte for byte in range(256) if byte not in alphabet]
+    return alphabet | {byte: chr(256 + n) for n, byte in enumerate(others)}

@@ -1,0 +1,1 @@
+"""Public model layouts: Hugging Face folders in and out, GGUF files in."""

