@@ -15,6 +15,7 @@ from torch import Tensor
 from components.inference.engine import generate
 from components.inference.sampling import SamplingParams
 from components.model.config import ModelConfig
+from components.model.specialization import mutual_information
 from components.model.transformer import Transformer
 from components.reasoning.tasks import chain_problem, extract_answer
 from components.scaling.facts import FactsConfig, facts_stream, oracle_losses
@@ -107,7 +108,9 @@ class FactsRun:
         for layer in range(len(chosen[0])):
             expert = torch.cat([part[layer] for part in chosen]).numpy()
             load.append((np.bincount(expert, minlength=num_experts) / len(expert)).tolist())
-            information.append(mutual_information(expert, place))
+            joint = np.zeros((num_experts, record))
+            np.add.at(joint, (expert, place), 1.0)
+            information.append(float(mutual_information(joint)))
         return {
             "load": load,
             "max_share": max(map(max, load)),
@@ -134,16 +137,6 @@ def held_out_losses_by_window(run: FactsRun) -> list[float]:
         per_token = F.cross_entropy(logits.transpose(1, 2), batch.targets_BT, reduction="none")
         losses += per_token.mean(-1).tolist()
     return losses
-
-
-def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
-    """I(A; B) in nats of two equally long sequences of labels (plug-in estimate)."""
-    joint = np.zeros((int(a.max()) + 1, int(b.max()) + 1))
-    np.add.at(joint, (a, b), 1.0)
-    joint /= joint.sum()
-    outer = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
-    seen = joint > 0
-    return float((joint[seen] * np.log(joint[seen] / outer[seen])).sum())
 
 
 ALPHABET = "\n0123456789+-=?"  # one character a token; a newline ends an answer

@@ -18,7 +18,6 @@ from components.scaling.runs import (
     emergence_model,
     evaluation_chains,
     held_out_losses_by_window,
-    mutual_information,
     score_chains,
 )
 from components.scaling.sweep import EmergenceConfig, FactsRunConfig, MoEComparisonConfig, ScalingConfig
@@ -64,12 +63,6 @@ def test_routing_counts_every_token_once_and_a_dense_run_has_none() -> None:
     assert np.sum(routing["load"], axis=1) == pytest.approx(1.0)
     assert routing["max_share"] == max(map(max, routing["load"]))
     assert 0 <= routing["specialization"] <= np.log(4) + 1e-9
-
-
-def test_mutual_information_by_hand() -> None:
-    a = np.array([0, 0, 1, 1])
-    assert mutual_information(a, a) == pytest.approx(np.log(2))
-    assert mutual_information(a, np.array([0, 1, 0, 1])) == pytest.approx(0.0)
 
 
 def test_chains_of_the_sweep_are_solved_right_and_never_evaluation_items() -> None:
