@@ -115,7 +115,7 @@ def execute(job: Job, emit: Emit) -> Artifact:
     arguments = {name: arrived(name, value, hints[name]) for name, value in job.arguments.items()}
     inputs = {name: artifacts_from_json(value) for name, value in job.inputs.items()}
     with home.store.writing(job.key) as out:
-        work = Work(out, home.scratch(job.key), execution, store=home.store, report=emit)
+        work = Work(out, home.scratch(job.key), execution, store=home.store, local=home.local, report=emit)
         facts = stage.fn(work, **arguments, **inputs)
         if not isinstance(facts, Mapping):
             raise TypeError(f"{job.stage} returned a {type(facts).__name__}; a stage returns its facts, a dict")

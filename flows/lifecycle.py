@@ -10,7 +10,7 @@ from components.data.sources import raw_digests
 from flows.config import RunConfig
 from flows.graph import Graph
 from flows.run import RunResult, run_graph
-from flows.stages import cost, data, reasoning, rlhf, scaling, training
+from flows.stages import cost, data, preferences, reasoning, rlhf, scaling, training
 from storage.artifacts import Artifact
 from storage.home import Home
 
@@ -47,7 +47,7 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
         tokenizer=tokenizer,
     )
 
-    alignment_graph(cfg, run, sft, tokenizer)
+    alignment_graph(cfg, run, base, sft, tokenizer)
     practised = rlhf.grpo.submit(
         run, config=cfg.grpo, task=cfg.practice, suite=cfg.suite, seed=seed, sft=sft, tokenizer=tokenizer
     )
@@ -91,17 +91,33 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     )
 
 
-def alignment_graph(cfg: RunConfig, run: Graph, sft: Artifact, tokenizer: Artifact) -> None:
+def alignment_graph(cfg: RunConfig, run: Graph, base: Artifact, sft: Artifact, tokenizer: Artifact) -> None:
     """Preferences, reward model, one PPO a KL coefficient, best-of-n."""
-    seed = cfg.seed
-    preferences = rlhf.collect_preferences.submit(run, config=cfg.preferences, seed=seed, sft=sft, tokenizer=tokenizer)
+    seed, config, models = cfg.seed, cfg.preferences, {"base": base, "sft": sft}
+    answers = preferences.sample_answers.submit(
+        run,
+        config=config.answers,
+        seed=seed,
+        models={name: models[name] for name in config.models},
+        tokenizer=tokenizer,
+    )
+    pairs = preferences.collect_preferences.submit(
+        run,
+        config=config,
+        seed=seed,
+        judgements=preferences.judgement_marks(config, answers),
+        raw=preferences.file_digest(config),
+        answers=answers,
+        judge={config.judge: models[config.judge]} if config.source == "model" else {},
+        tokenizer=tokenizer,
+    )
     reward_model = rlhf.train_reward_model.submit(
-        run, config=cfg.reward_model, seed=seed, sft=sft, preferences=preferences, tokenizer=tokenizer
+        run, config=cfg.reward_model, seed=seed, sft=sft, preferences=pairs, tokenizer=tokenizer
     )
     judged: dict[str, Any] = {
         "sft": sft,
         "reward_model": reward_model,
-        "preferences": preferences,
+        "preferences": pairs,
         "tokenizer": tokenizer,
     }
     for kl_coef in sorted({cfg.ppo.kl_coef, *cfg.alignment.compare_kl_coefs}):

@@ -29,6 +29,10 @@ KEPT_STATES = 2  # the newest may be torn by a dying disk; the one before it the
 PROGRESS_SECONDS = 0.2
 
 
+class Waiting(RuntimeError):
+    """A stage cannot go on before people have done something; the message says what, and how. The next run goes on."""
+
+
 class Work:
     """One execution of one stage.
 
@@ -36,6 +40,7 @@ class Work:
         out: empty folder; what is written here becomes the artifact's files.
         state: folder that survives a kill and is removed when the stage is sealed.
         execution: device, threads and the like; never identity, so no result may depend on it.
+        local: the home's folder on this machine, where people's judgements lie; None in most unit tests.
     """
 
     def __init__(
@@ -45,11 +50,13 @@ class Work:
         execution: ComputeConfig | None = None,
         *,
         store: Store | None = None,
+        local: Path | None = None,
         report: Callable[[dict[str, Any]], None] = lambda event: None,
     ) -> None:
         self.out = out
         self.state = state
         self.execution = execution or ComputeConfig()
+        self.local = local
         self._store = store
         self._report = report
         self._metrics: list[tuple[int, str, float, float]] = []  # step, name, value, Unix time

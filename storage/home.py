@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from storage import durable
+from storage.annotations import Annotations
 from storage.artifacts import Store
 from storage.tables import Tables
 
@@ -57,6 +58,11 @@ class Home:
     def tables(self) -> Tables:
         """The tables."""
         return Tables(f"{self.root}/tables", locks=self.local / "locks")
+
+    @cached_property
+    def annotations(self) -> Annotations:
+        """What people judge and how they judged it; always on a local disk."""
+        return Annotations(self.local / "annotations")
 
     @property
     def mlflow_uri(self) -> str:

@@ -73,7 +73,14 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "preferences": _schema(
         "run_id:str key:str pair_id:str prompt:str chosen:str rejected:str annotator:str? gold_margin:float? "
-        "agrees_with_gold:bool? details_json:str?"
+        "agrees_with_gold:bool? details_json:str? source:str? confidence:float?"
+    ),
+    # one row a person's word on an item; `ranks_json` by answer (1 the best, null for a skip), `order_json` as shown.
+    # `superseded`: the same annotator judged the item again later. `batch` is in the facts of the stage sample_answers.
+    "judgements": _schema(
+        "batch:str item_id:str annotator:str submitted_at:time prompt:str answers_json:str? order_json:str? "
+        "ranks_json:str? skipped:bool superseded:bool confidence:int? comment:str? seconds:float? "
+        "instructions_version:int? instructions_sha256:str?"
     ),
     "quarantine": _schema("run_id:str key:str source:str? file:str? line:int? reason:str excerpt:str?"),
     # sweep: dense | emergence | moe | forecast; loss: nats a token

@@ -14,19 +14,75 @@ KLEstimator = Literal["k1", "k2", "k3"]
 Variant = Literal["grpo", "dr_grpo", "dapo"]
 
 
+PreferenceSource = Literal["gold", "people", "file", "model"]
+ModelName = Literal["sft", "base"]
+JUDGE_QUESTION = (
+    "A user asked:\n{prompt}\n\nAnswer 1:\n{first}\n\nAnswer 2:\n{second}\n\n"
+    "Which answer is better? Say 1, 2, or tie."
+)
+
+
+@dataclass(frozen=True)
+class AnswersConfig:
+    """Which answers are sampled; see `PreferencesConfig`."""
+
+    num_prompts: int
+    num_answers: int
+    max_tokens: int
+    temperatures: tuple[float, ...]
+    models: tuple[ModelName, ...]
+
+    def shares(self) -> list[tuple[ModelName, float, int]]:
+        """(model, temperature, number of answers a prompt): even, the first get what is left over."""
+        each = [(model, temperature) for model in self.models for temperature in self.temperatures]
+        whole, rest = divmod(self.num_answers, len(each))
+        return [(model, temperature, whole + (i < rest)) for i, (model, temperature) in enumerate(each)]
+
+
 @dataclass(frozen=True)
 class PreferencesConfig:
-    """num_prompts requests, num_answers sampled answers each, pairs_per_prompt of their pairs labelled.
-    label_noise: share of labels that contradict gold. max_tokens and temperature: how the answers are sampled."""
+    """num_prompts requests with num_answers sampled answers each, of at most max_tokens, shared out evenly among
+    `models` (sft, base) and `temperatures`.
 
+    source: who judges. gold: the scorer, on pairs_per_prompt of the pairs, label_noise of the labels turned round;
+    model: `judge` is asked judge_question about as many, twice with the answers swapped; people: every prompt waits
+    for `overlap` annotators of `lifespan annotate`; file: `path`, in a format of `components/rlhf/formats.py`.
+    """
+
+    source: PreferenceSource = "gold"
     num_prompts: int = 400
     num_answers: int = 4
     pairs_per_prompt: int = 3
     label_noise: float = 0.18
     max_tokens: int = 64
-    temperature: float = 1.0
+    temperatures: tuple[float, ...] = (1.0,)
+    models: tuple[ModelName, ...] = ("sft",)
+    overlap: int = 2
+    path: str = ""
+    judge: ModelName = "sft"
+    judge_question: str = JUDGE_QUESTION
+
+    @property
+    def answers(self) -> AnswersConfig:
+        """The part that decides which answers there are: what is judged how comes later and makes no others."""
+        return AnswersConfig(self.num_prompts, self.num_answers, self.max_tokens, self.temperatures, self.models)
 
     def __post_init__(self) -> None:
+        if (self.source == "file") != bool(self.path):
+            raise ValueError("path names the file of preferences: give it with source = \"file\", and only then")
+        if self.overlap < 1:
+            raise ValueError(f"overlap is {self.overlap}: each prompt needs at least 1 annotator")
+        if missing := [name for name in ("{prompt}", "{first}", "{second}") if name not in self.judge_question]:
+            raise ValueError(f"judge_question lacks {', '.join(missing)}")
+        if not self.temperatures or min(self.temperatures) < 0 or len(set(self.temperatures)) < len(self.temperatures):
+            raise ValueError(f"temperatures is {self.temperatures}: give numbers from 0 up, each once")
+        if not self.models or len(set(self.models)) < len(self.models):
+            raise ValueError(f"models is {self.models}: name each model once")
+        if len(self.models) * len(self.temperatures) > self.num_answers:
+            raise ValueError(
+                f"num_answers is {self.num_answers}: {len(self.models)} models at {len(self.temperatures)} temperatures "
+                "need one answer each"
+            )
         if not 0 <= self.label_noise < 0.5:
             raise ValueError(f"label_noise is {self.label_noise}: give a share from 0 to below 0.5")
         if self.num_answers < 2:

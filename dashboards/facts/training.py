@@ -51,7 +51,7 @@ def data_facts(rows: RunRows) -> DataFacts | Missing:
     if corpus is None and tokenizer is None and shards is None:
         return Missing(rows.why_missing("data", "The data"))
     facts = corpus.facts if corpus else {}
-    reasons = Counter(str(row["reason"]) for row in rows.quarantine)
+    reasons = Counter(str(row["reason"]) for row in rows.quarantine if corpus is None or row["key"] == corpus.key)
     return DataFacts(
         funnel=tuple(
             FunnelStep(

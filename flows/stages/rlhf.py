@@ -1,4 +1,4 @@
-"""Preferences, reward model, PPO with a watch on what people want (gold), best-of-n, and GRPO on verified answers."""
+"""Reward model, PPO with a watch on what people want (gold), best-of-n, and GRPO on verified answers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from components.rlhf.config import (
     GRPOConfig,
     JudgingConfig,
     PPOConfig,
-    PreferencesConfig,
     RewardModelConfig,
     VerifierTaskConfig,
 )
 from flows.stage import stage
+from flows.stages.preferences import PREFERENCES, SCALE
 from flows.work import Work
 from storage.artifacts import Artifact
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import Completion
     from components.model.transformer import Transformer
-
-PREFERENCES, SCALE = "preferences.parquet", "gold_scale.json"
-
 
 def _asked(words: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Chat prompts, ready for an answer."""
@@ -38,64 +35,6 @@ def _said(words: Tokenizer, completion: Completion) -> str:
 
 def _count_generation(work: Work, model: Transformer, num_tokens: float) -> None:
     work.usage(tokens=num_tokens, flops=num_tokens * forward_flops_per_token(model.cfg, model.cfg.context_length))
-
-
-@stage(produces="preference_set", group="rlhf", seconds=12)
-def collect_preferences(
-    work: Work, *, config: PreferencesConfig, seed: int, sft: Artifact, tokenizer: Artifact
-) -> dict[str, Any]:
-    """Answers of the fine-tuned model to requests, compared in pairs by a noisy judge of the gold preference."""
-    import numpy as np
-
-    from components.data.tokenizer import Tokenizer
-    from components.inference.engine import generate
-    from components.inference.sampling import SamplingParams
-    from components.rlhf.config import story_requests
-    from components.rlhf.gold import gold_score
-    from components.rlhf.preferences import Answer, make_preferences, write_preferences
-    from components.training.checkpoints import load_model
-
-    model, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
-    requests, _ = story_requests()
-    texts = [requests[i % len(requests)] for i in range(config.num_prompts)]
-    params = SamplingParams(
-        max_tokens=config.max_tokens,
-        temperature=config.temperature,
-        num_samples=config.num_answers,
-        seed=seed,
-        stop_ids=(words.end_id,),
-    )
-    groups = generate(model, _asked(words, texts), params)
-    _count_generation(work, model, sum(len(c.tokens) for group in groups for c in group))
-    answers = [[Answer(_said(words, c), c.finished) for c in group] for group in groups]
-    pairs, left_out = make_preferences(texts, answers, gold_score, config, seed)
-    write_preferences(work.out / PREFERENCES, pairs)
-    golds = np.array([gold_score(t, a.text) for t, group in zip(texts, answers, strict=True) for a in group])
-    (work.out / SCALE).write_text(json.dumps({"mean": golds.mean(), "std": golds.std()}), encoding="utf-8")
-    work.rows(
-        "preferences",
-        [
-            {
-                "pair_id": p.pair_id,
-                "prompt": p.prompt,
-                "chosen": p.chosen,
-                "rejected": p.rejected,
-                "annotator": p.annotator,
-                "gold_margin": p.gold_margin,
-                "agrees_with_gold": (p.gold_margin or 0.0) > 0,
-                "details_json": "{}",
-            }
-            for p in pairs
-        ],
-    )
-    agreeing = sum((p.gold_margin or 0.0) > 0 for p in pairs)
-    return {
-        "num_pairs": len(pairs),
-        "num_left_out": len(left_out),
-        "label_agreement": agreeing / max(1, len(pairs)),
-        "gold_mean": float(golds.mean()),
-        "gold_std": float(golds.std()),
-    }
 
 
 @stage(produces="reward_model", group="rlhf", seconds=20)

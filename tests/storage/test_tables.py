@@ -38,8 +38,8 @@ def steps(tables: Tables) -> list[int]:
 
 def test_columns_are_the_ones_that_users_query() -> None:
     assert ",".join(SCHEMAS) == (
-        "runs,stages,metrics,costs,evals,samples,preferences,quarantine,scaling_points,scaling_fits,forecasts,"
-        "hardware,prices"
+        "runs,stages,metrics,costs,evals,samples,preferences,judgements,quarantine,scaling_points,scaling_fits,"
+        "forecasts,hardware,prices"
     )
     assert {field.type for schema in SCHEMAS.values() for field in schema} == {
         pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.timestamp("us", tz="UTC")

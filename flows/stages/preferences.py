@@ -1,0 +1,342 @@
+"""The answers to compare, and what gold, people, a model or a file say of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.model.config import forward_flops_per_token
+from components.rlhf.config import AnswersConfig, PreferencesConfig
+from flows.settings import ConfigError
+from flows.stage import stage
+from flows.work import Waiting, Work
+from storage.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from components.rlhf.judgements import Candidate, Judgement
+    from components.rlhf.preferences import LeftOut, Preference
+
+ANSWERS, PREFERENCES, SCALE = "answers.jsonl", "preferences.parquet", "gold_scale.json"
+
+
+@stage(produces="answers", group="rlhf", seconds=11)
+def sample_answers(
+    work: Work, *, config: AnswersConfig, seed: int, models: Mapping[str, Artifact], tokenizer: Artifact
+) -> dict[str, Any]:
+    """Answers to story requests from every model at every temperature, each with its origin."""
+    from components.data.tokenizer import Tokenizer
+    from components.inference.engine import generate
+    from components.inference.sampling import SamplingParams
+    from components.rlhf.config import story_requests
+    from components.rlhf.judgements import batch_id, make_items
+    from components.training.checkpoints import load_model
+
+    words = Tokenizer.load(work.open(tokenizer))
+    requests, _ = story_requests()
+    texts = [requests[i % len(requests)] for i in range(config.num_prompts)]
+    prompts = [words.render_chat([{"role": "user", "content": text}], add_generation_prompt=True)[0] for text in texts]
+    loaded = {name: load_model(work.open(artifact)) for name, artifact in models.items()}
+    answers: list[list[dict[str, Any]]] = [[] for _ in texts]
+    num_tokens = 0
+    for share, (name, temperature, count) in enumerate(config.shares()):
+        params = SamplingParams(
+            max_tokens=config.max_tokens,
+            temperature=temperature,
+            num_samples=count,
+            seed=seed + 1009 * share,
+            stop_ids=(words.end_id,),
+        )
+        model, used = loaded[name], 0
+        for mine, group in zip(answers, generate(model, prompts, params), strict=True):
+            used += sum(len(c.tokens) for c in group)
+            mine += [
+                {
+                    "text": words.decode(c.tokens).strip(),
+                    "model": name,
+                    "temperature": temperature,
+                    "finished": c.finished,
+                }
+                for c in group
+            ]
+        work.usage(tokens=used, flops=used * forward_flops_per_token(model.cfg, model.cfg.context_length))
+        num_tokens += used
+    lines = [{"prompt": text, "answers": group} for text, group in zip(texts, answers, strict=True)]
+    (work.out / ANSWERS).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    items, _ = make_items(*_read_answers(work.out / ANSWERS))
+    return {
+        "num_prompts": len(texts),
+        "num_answers": sum(map(len, answers)),
+        "mean_tokens": num_tokens / max(1, sum(map(len, answers))),
+        "batch": batch_id(items),
+        "context_length": min(model.cfg.context_length for model in loaded.values()),
+    }
+
+
+def _read_answers(path: Path) -> tuple[list[str], list[list[Candidate]]]:
+    from components.rlhf.judgements import Candidate
+
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line["prompt"] for line in lines], [[Candidate(**one) for one in line["answers"]] for line in lines]
+
+
+@stage(produces="preference_set", group="rlhf", seconds=2)
+def collect_preferences(
+    work: Work,
+    *,
+    config: PreferencesConfig,
+    seed: int,
+    judgements: Mapping[str, str],
+    raw: Mapping[str, str],
+    answers: Artifact,
+    judge: Mapping[str, Artifact],
+    tokenizer: Artifact,
+) -> dict[str, Any]:
+    """Pairs of answers with the better one named, by whom `config.source` says.
+
+    `judgements`: marks of the annotators' journals, and `raw`: the digest of the file: what people wrote is known by
+    its bytes, so other judgements are other preferences. `judge`: the model that judges, if one does.
+    """
+    import numpy as np
+
+    from components.data.tokenizer import Tokenizer
+    from components.rlhf.gold import known_gold_score
+    from components.rlhf.preferences import write_preferences
+
+    prompts, groups = _read_answers(work.open(answers) / ANSWERS)
+    extra: dict[str, Any]
+    if config.source == "gold":
+        pairs, left_out, extra = _by_gold(config, seed, prompts, groups)
+    elif config.source == "people":
+        pairs, left_out, extra = _by_people(work, config, judgements, prompts, groups)
+    elif config.source == "model":
+        pairs, left_out, extra = _by_model(work, config, seed, judge, tokenizer, prompts, groups)
+    else:
+        words = Tokenizer.load(work.open(tokenizer))
+        pairs, left_out, extra = _from_file(config, raw, words, int(answers.facts["context_length"]))
+    work.rows("quarantine", [dataclasses.asdict(one) for one in left_out])
+    if not pairs:
+        reasons = "; ".join(dict.fromkeys(one.reason for one in left_out)) or "nothing but ties and skips"
+        raise ValueError(f"preferences.source = {config.source!r} gave no pair of answers: {reasons}")
+    write_preferences(work.out / PREFERENCES, pairs)
+    scored = (known_gold_score(text, a.text) for text, group in zip(prompts, groups, strict=True) for a in group)
+    golds = np.array([score for score in scored if score is not None])
+    (work.out / SCALE).write_text(json.dumps({"mean": golds.mean(), "std": golds.std()}), encoding="utf-8")
+    work.rows(
+        "preferences",
+        [
+            {
+                "pair_id": p.pair_id,
+                "prompt": p.prompt,
+                "chosen": p.chosen,
+                "rejected": p.rejected,
+                "annotator": p.annotator,
+                "source": p.source,
+                "confidence": p.confidence,
+                "gold_margin": p.gold_margin,
+                "agrees_with_gold": p.agrees_with_gold,
+                "details_json": {"context": [dataclasses.asdict(turn) for turn in p.context]} if p.context else {},
+            }
+            for p in pairs
+        ],
+    )
+    known = [p.agrees_with_gold for p in pairs if p.agrees_with_gold is not None]
+    return {
+        "source": config.source,
+        "num_pairs": len(pairs),
+        "num_left_out": len(left_out),
+        "label_agreement": sum(known) / len(known) if known else None,
+        "gold_mean": float(golds.mean()),
+        "gold_std": float(golds.std()),
+        **extra,
+    }
+
+
+_Collected = tuple[list["Preference"], list["LeftOut"], dict[str, Any]]
+
+
+def _by_gold(config: PreferencesConfig, seed: int, prompts: list[str], groups: list[list[Candidate]]) -> _Collected:
+    """The scorer with honest noise."""
+    from components.rlhf.gold import gold_score
+    from components.rlhf.preferences import Answer, make_preferences
+
+    answers = [[Answer(a.text, a.finished) for a in group] for group in groups]
+    pairs, left_out = make_preferences(prompts, answers, gold_score, config, seed)
+    return pairs, left_out, {}
+
+
+def _by_people(
+    work: Work,
+    config: PreferencesConfig,
+    marks: Mapping[str, str],
+    prompts: list[str],
+    groups: list[list[Candidate]],
+) -> _Collected:
+    """What annotators said; raises Waiting until every prompt has its `overlap` of judgements."""
+    from components.rlhf.gold import known_gold_score
+    from components.rlhf.judgements import Judgement, batch_id, make_items, preferences_from, progress
+    from storage.annotations import Annotations
+
+    items, left_out = make_items(prompts, groups)
+    if not items:
+        return [], left_out, {}
+    if work.local is None:
+        raise RuntimeError("this Work has no home: a unit test passes local=tmp_path")
+    annotations, batch = Annotations(work.local / "annotations"), batch_id(items)
+    annotations.publish(batch, f"{len(items)} story requests", config.overlap, [item.to_json() for item in items])
+    taken = [Judgement.from_json(line) for line in annotations.marked(batch, marks)]
+    done = progress(items, taken, config.overlap)
+    if done.open_items:
+        stored = [Judgement.from_json(line) for line in annotations.judgements(batch)]
+        active = [a.name for a in annotations.annotators() if not a.removed_at]
+        raise Waiting(
+            _still_missing(stored, len(items), config.overlap, progress(items, stored, config.overlap), active)
+        )
+    pairs, ties = preferences_from(items, taken, known_gold_score)
+    skipped = sum(one.ranks is None for one in taken)
+    return pairs, left_out, {"batch": batch, "num_judgements": len(taken), "num_ties": ties, "num_skipped": skipped}
+
+
+def _still_missing(stored: list[Judgement], num_items: int, overlap: int, done: Any, active: list[str]) -> str:
+    """What people have to do before the run can go on."""
+    if not done.open_items:
+        return f"all {done.wanted} judgements are stored now: `lifespan run` again takes them"
+    who = ", ".join(f"{name} {count}" for name, count in sorted(done.by_annotator.items()))
+    text = (
+        f"{done.wanted - done.done} of {done.wanted} judgements are missing ({num_items} prompts, each for {overlap} "
+        f"annotator{'s' if overlap > 1 else ''}{'; so far ' + who if who else ''}). "
+        "`lifespan annotate` opens the page; run again when it is done, everything else is kept"
+    )
+    if len(active) < overlap:
+        text += f". Only {len(active)} of {overlap} annotators exist: `lifespan annotate add NAME`"
+    return text
+
+
+def _by_model(
+    work: Work,
+    config: PreferencesConfig,
+    seed: int,
+    judge: Mapping[str, Artifact],
+    tokenizer: Artifact,
+    prompts: list[str],
+    groups: list[list[Candidate]],
+) -> _Collected:
+    """A model of ours, asked about each pair twice with the answers swapped."""
+    from itertools import combinations
+
+    import numpy as np
+
+    from components.data.tokenizer import Tokenizer
+    from components.inference.text import text_generator
+    from components.rlhf.gold import known_gold_score
+    from components.rlhf.judge import judge_pairs
+    from components.rlhf.preferences import MAX_EXCERPT, LeftOut, Preference, defect, pair_id
+    from components.training.checkpoints import load_model
+
+    (name, artifact) = next(iter(judge.items()))
+    model, words = load_model(work.open(artifact)), Tokenizer.load(work.open(tokenizer))
+    rng = np.random.default_rng([seed, 0x71D6])
+    left_out: list[LeftOut] = []
+    asked: list[tuple[int, Candidate, Candidate]] = []
+    for index, (prompt, group) in enumerate(zip(prompts, groups, strict=True)):
+        every = list(combinations(range(len(group)), 2))
+        for i in sorted(rng.permutation(len(every))[: config.pairs_per_prompt]):
+            a, b = (group[one] for one in every[i])
+            longest = config.judge_question.replace("{prompt}", prompt).replace("{first}", a.text)
+            length = len(words.encode(longest.replace("{second}", b.text))) + 8
+            reason = defect(prompt, a.text, b.text)
+            if reason is None and length + 8 > model.cfg.context_length:
+                reason = f"the judge's question has {length} tokens; its context holds {model.cfg.context_length}"
+            if reason:
+                left_out.append(LeftOut("sampled answers", "", index, reason, a.text[:MAX_EXCERPT]))
+            else:
+                asked.append((index, a, b))
+    verdicts = judge_pairs(
+        [(prompts[i], a.text, b.text) for i, a, b in asked], text_generator(model, words), config.judge_question
+    )
+    pairs, ties, swayed = [], 0, 0
+    for (index, a, b), verdict in zip(asked, verdicts, strict=True):
+        swayed += verdict.favours_position
+        if verdict.outcome is None:
+            said = f"{verdict.said[0]!r}, {verdict.said[1]!r}"[:MAX_EXCERPT]
+            left_out.append(LeftOut("judge", name, index, "the judge gave no verdict", said))
+        elif verdict.outcome == 0.5:
+            ties += 1
+        else:
+            better, worse = (a, b) if verdict.outcome == 1 else (b, a)
+            prompt = prompts[index]
+            scores = known_gold_score(prompt, better.text), known_gold_score(prompt, worse.text)
+            margin = None if scores[0] is None or scores[1] is None else scores[0] - scores[1]
+            pairs.append(
+                Preference(
+                    prompt,
+                    better.text,
+                    worse.text,
+                    pair_id(prompt, a.text, b.text),
+                    f"model:{name}",
+                    better.finished,
+                    worse.finished,
+                    gold_margin=margin,
+                    source="model",
+                )
+            )
+    num_tokens = sum(len(words.encode(text)) for verdict in verdicts for text in verdict.said)
+    work.usage(tokens=num_tokens, flops=num_tokens * forward_flops_per_token(model.cfg, model.cfg.context_length))
+    return pairs, left_out, {"num_asked": len(asked), "num_ties": ties, "num_swayed_by_position": swayed}
+
+
+def _from_file(config: PreferencesConfig, raw: Mapping[str, str], words: Any, context_length: int) -> _Collected:
+    """A file of any known format; what does not fit the model's context is left out."""
+    from components.rlhf.formats import read_file
+    from components.rlhf.preferences import MAX_EXCERPT, LeftOut
+
+    if file_digest(config) != raw:
+        raise ValueError(f"{config.path} changed since the run began: run again to take it as it is now")
+    found = read_file(Path(config.path))
+    pairs, left_out = [], list(found.left_out)
+    for index, p in enumerate(found.preferences):
+        turns = [*({"role": t.role, "content": t.content} for t in p.context), {"role": "user", "content": p.prompt}]
+        reason = ""
+        try:
+            prompt = len(words.render_chat(turns, add_generation_prompt=True)[0])
+            longest = prompt + max(len(words.encode(text)) for text in (p.chosen, p.rejected)) + 1
+            if longest > context_length:
+                part = "the prompt alone" if prompt >= context_length else "the longer answer"
+                reason = (
+                    f"{longest} tokens with {part} ({prompt} in the prompt); the model's context holds {context_length}"
+                )
+        except ValueError as error:  # a role or a character that the tokenizer has no place for
+            reason = str(error)
+        if reason:
+            left_out.append(LeftOut("preferences", config.path, found.lines[index], reason, p.prompt[:MAX_EXCERPT]))
+        else:
+            pairs.append(p)
+    return pairs, left_out, {"num_ties": found.ties, "formats": dict(found.formats)}
+
+
+# -- boundaries: bytes that people wrote ---------------------------------------------------------------------------
+
+
+def file_digest(config: PreferencesConfig) -> dict[str, str]:
+    """SHA-256 of the preference file, if there is one. Raises ConfigError when it is missing."""
+    if config.source != "file":
+        return {}
+    path = Path(config.path)
+    if not path.is_file():
+        raise ConfigError(f"preferences.path: {config.path}: no such file")
+    with path.open("rb") as stream:
+        return {path.name: hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def judgement_marks(config: PreferencesConfig, answers: Artifact) -> dict[str, str]:
+    """How far the annotators' journals on these answers are; empty before the answers were made."""
+    if config.source != "people":
+        return {}
+    from storage.home import Home
+
+    home = Home.from_env()
+    made = home.store.find(answers.key)
+    return home.annotations.marks(str(made.facts["batch"])) if made else {}
