@@ -140,6 +140,13 @@ def mlflow_ui(log: Path, uri: str, files: Path, port: int) -> Server:
     return start("MLflow", ["mlflow", "server", *place, *net], port, "/health", log)
 
 
+def prefect_worker(log: Path, pool: str, name: str, port: int) -> Server:
+    """A worker that runs what the server at PREFECT_API_URL schedules for a pool; on `port` it tells its health."""
+    net = {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": str(port)}
+    options = ["--pool", pool, "--type", "process", "--name", name, "--with-healthcheck"]
+    return start("worker", ["prefect", "worker", "start", *options], port, "/health", log, net)
+
+
 def end_with(parent: int) -> None:
     """Watch for the end of the parent, then end this process with all that it started."""
     while os.getppid() == parent:

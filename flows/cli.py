@@ -1,4 +1,4 @@
-"""The command line: `lifespan run | plan | query | status | ui | doctor | sync`.
+"""The command line, `lifespan`.
 
 Everything heavy is imported inside the commands, so that `lifespan --help` and mistakes answer at once. Exit codes:
 0 done, 1 failed, 2 bad input, 130 interrupted.
@@ -233,6 +233,115 @@ def ui() -> None:
         except ServerFailed as error:
             complain(str(error))
             raise typer.Exit(FAILED) from None
+
+
+@app.command()
+def up() -> None:
+    """Start Prefect's server and scheduler, a worker, and MLflow in the background; `lifespan down` ends them."""
+    with told_plainly():
+        from flows import services
+        from storage.home import Home
+
+        for service in services.up(Home.from_env(), typer.echo).services:
+            typer.echo(f"{service.name:8} {service.url or f'process {service.pid}'}")
+
+
+@app.command()
+def down() -> None:
+    """End what `lifespan up` started."""
+    with told_plainly():
+        from flows import services
+        from storage.home import Home
+
+        typer.echo("ended" if services.down(Home.from_env()) else "nothing was up")
+
+
+@app.command()
+def deploy(
+    profile: Profile = "laptop",
+    webhook: Annotated[str, typer.Option(help="Address that is told of failures and of cost drift.")] = "",
+) -> None:
+    """Register every flow with the Prefect server, so that it can be started and scheduled there."""
+    with told_plainly():
+        from flows.config import load_config
+        from flows.deploy import deploy as register
+        from storage.home import Home
+
+        load_config(profile, [])
+        for name in register(Home.from_env(), profile, webhook):
+            typer.echo(name)
+
+
+schedule = typer.Typer(no_args_is_help=True, help="Run flows by the clock: add, list, pause, resume, remove.")
+app.add_typer(schedule, name="schedule")
+Slug = Annotated[str, typer.Argument(help="A schedule's name, as `lifespan schedule list` shows it.")]
+
+
+@schedule.command("add")
+def schedule_add(
+    flow: Annotated[str, typer.Argument(help="lifecycle, data, pretrain, sft, rlhf, scaling, reasoning or cost")],
+    cron: Annotated[str, typer.Option(help='When, as a cron line: "0 2 * * *" is every night at two.')] = "",
+    every: Annotated[float, typer.Option(help="Or every so many seconds.")] = 0.0,
+    timezone: Annotated[str, typer.Option(help="Time zone of the cron line.")] = "UTC",
+    profile: Annotated[str, typer.Option(help="A profile's name, or a path to your own TOML file.")] = "laptop",
+    overrides: Overrides = None,
+    name: Annotated[str, typer.Option(help="What to call the schedule; by default the flow and a number.")] = "",
+) -> None:
+    """Run a flow at certain times."""
+    with told_plainly():
+        from flows.deploy import add_schedule
+        from storage.home import Home
+
+        home = Home.from_env()
+        settings = {"timezone": timezone, "profile": profile, "settings": overrides, "slug": name}
+        typer.echo(add_schedule(home, flow, cron, every=every, **settings))  # type: ignore[arg-type]
+
+
+@schedule.command("list")
+def schedule_list() -> None:
+    """Every schedule: when, which flow, with which profile."""
+    with told_plainly():
+        from rich.console import Console
+        from rich.table import Table
+
+        from flows.deploy import schedules
+        from storage.home import Home
+
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for column in ("name", "flow", "when", "", "profile", "settings"):
+            table.add_column(column)
+        for found in schedules(Home.from_env()):
+            settings = " ".join(found.parameters.get("settings", []))
+            state = "active" if found.active else "paused"
+            table.add_row(found.slug, found.flow, found.when, state, found.parameters.get("profile", ""), settings)
+        Console().print(table)
+
+
+@schedule.command("pause")
+def schedule_pause(name: Slug) -> None:
+    """Stop making runs, and keep the schedule."""
+    _change(name, "paused", active=False)
+
+
+@schedule.command("resume")
+def schedule_resume(name: Slug) -> None:
+    """Make runs again."""
+    _change(name, "active", active=True)
+
+
+@schedule.command("remove")
+def schedule_remove(name: Slug) -> None:
+    """Forget a schedule."""
+    _change(name, "removed", remove=True)
+
+
+def _change(name: str, done: str, **change: bool) -> None:
+    with told_plainly():
+        from flows.deploy import change_schedule
+        from storage.home import Home
+
+        found = change_schedule(Home.from_env(), name, **change)
+        typer.echo(f"{name} ({found.flow}, {found.when}) {done}")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Prefect: the flow `lifecycle` with a task per stage. The only module that imports prefect.
+"""Prefect: a flow with a task per stage.
 
 The runner decides what runs when; a task here waits for its stage and takes its state: *Cached* on a hit,
 *Completed* on a miss, *Failed*, *Cancelled*. So Prefect shows the true graph, and a server that is slow to start, or
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,9 @@ from flows import hermetic
 
 hermetic.apply(os.environ.get("LIFESPAN_HOME", ".lifespan"))
 
-from prefect import flow, tags, task  # noqa: E402 - the environment comes first
+from prefect import flow, tags  # noqa: E402 - the environment comes first
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact  # noqa: E402
+from prefect.assets import Asset, AssetProperties, materialize  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.client.orchestration import get_client  # noqa: E402
 from prefect.client.schemas.filters import FlowRunFilter  # noqa: E402
@@ -33,32 +36,86 @@ from flows.workers import Interrupted  # noqa: E402
 
 if TYPE_CHECKING:
     from flows.graph import Node
-    from flows.runner import Runner
+    from flows.runner import Outcome, Runner
 
 FLUSH_SECONDS = 5.0  # how long to wait until the server has written the last task states
+PROGRESS_SECONDS = 5.0  # how often the page of a running stage is told how far it is
 _log = logging.getLogger(__name__)
 _runners: dict[str, Runner] = {}  # runs of this process; a flow's parameters must be JSON, so it gets the id
 
 
-def show_stage(node: Node, runner: Runner, inputs: Mapping[str, Any]) -> Any:
-    """The body of a stage's task: its state is the stage's. `inputs` only draws the edges of the graph."""
-    try:
-        outcome = runner.wait(node.label)
-    except Interrupted as interrupted:
-        return Cancelled(message=str(interrupted))
+def show_stage(node: Node, runner: Runner) -> Any:
+    """The body of a stage's task: its progress, what it made, and a state that is the stage's."""
+    progress: UUID | None = None
+    while True:
+        try:
+            outcome = runner.wait(node.label, PROGRESS_SECONDS)
+            break
+        except TimeoutError:
+            progress = _show_progress(node, runner, progress)
+        except Interrupted as interrupted:
+            return Cancelled(message=str(interrupted))
+    if progress:
+        _optional(update_progress_artifact, artifact_id=progress, progress=100.0)
     handle = {"kind": outcome.artifact.kind, "key": outcome.artifact.key}
     if outcome.status == "cached":
         return Completed(name="Cached", message=outcome.reason, data=handle)
+    _optional(create_markdown_artifact, markdown=summary(node, outcome), key=slug(node.label), description=node.label)
     return Completed(message=outcome.reason or None, data=handle)
 
 
+def _show_progress(node: Node, runner: Runner, artifact: UUID | None) -> UUID | None:
+    """Create or move the progress bar of a stage that runs; the id of its artifact."""
+    row = runner.board.rows[node.label]
+    if row.state != "running" or not row.total:
+        return artifact
+    share = min(100.0, 100.0 * row.done / row.total)
+    if artifact is None:
+        name = f"{slug(node.label)}-progress"
+        return _optional(create_progress_artifact, progress=share, key=name, description=node.label)  # type: ignore[no-any-return]
+    _optional(update_progress_artifact, artifact_id=artifact, progress=share)
+    return artifact
+
+
+def _optional(call: Callable[..., Any], **arguments: Any) -> Any:
+    """What the page shows beside a stage; a server that is away must not cost the stage its state."""
+    try:
+        return call(**arguments)
+    except Exception:
+        _log.debug("%s failed", call.__name__, exc_info=True)
+        return None
+
+
+def slug(label: str) -> str:
+    """A label as a key of Prefect: lower-case letters, digits and dashes."""
+    return re.sub("[^a-z0-9]+", "-", label.lower()).strip("-")
+
+
+def summary(node: Node, outcome: Outcome) -> str:
+    """What a stage made, as a page: its facts in a table, why it ran, its key."""
+    facts = {name: value for name, value in outcome.artifact.facts.items() if isinstance(value, str | int | float)}
+    rows = [
+        f"| {name} | {value:.5g} |" if isinstance(value, float) else f"| {name} | {value} |"
+        for name, value in facts.items()
+    ]
+    doc = (node.stage.fn.__doc__ or "").strip().splitlines()
+    head = [f"**{node.label}** made a {outcome.artifact.kind} in {outcome.seconds:.1f} s: {outcome.reason}", *doc[:1]]
+    return "\n\n".join([*head, "\n".join(["| fact | value |", "|---|---|", *rows]), f"key `{outcome.artifact.key}`"])
+
+
 def as_task(node: Node, runner: Runner) -> Any:
-    """A stage as a Prefect task."""
+    """A stage as a Prefect task that materializes its artifact, an asset whose lineage follows the graph."""
 
-    def body(label: str, key: str, inputs: Mapping[str, Any]) -> Any:
-        return show_stage(node, runner, inputs)
+    def body(label: str, key: str, inputs: Mapping[str, Any]) -> Any:  # `inputs` only draws the edges of the graph
+        return show_stage(node, runner)
 
-    decorate = task(
+    asset = Asset(
+        key=f"lifespan://{slug(runner.name)}/{node.stage.produces}/{slug(node.label)}",
+        properties=AssetProperties(name=node.label, description=(node.stage.fn.__doc__ or "").strip()[:500] or None),
+    )
+    decorate = materialize(
+        asset,
+        by="lifespan",
         name=node.stage.name,
         task_run_name=node.label.replace("{", "(").replace("}", ")"),
         description=(node.stage.fn.__doc__ or "").strip() or None,
@@ -69,10 +126,8 @@ def as_task(node: Node, runner: Runner) -> Any:
     return decorate(body)
 
 
-@flow(name="lifecycle", flow_run_name="{name} {run_id}", persist_result=False, validate_parameters=False)
-def lifecycle(name: str, run_id: str) -> Any:
-    """Every stage of a life as a task, with the edges of the graph."""
-    runner = _runners[run_id]
+def show_stages(runner: Runner) -> State:
+    """Submit a task for every stage of a run within the flow run of this context; its final state."""
     futures: dict[str, Any] = {}
     for label, node in runner.graph.nodes.items():
         inputs = {need: futures[need] for need in node.needs}
@@ -88,7 +143,13 @@ def lifecycle(name: str, run_id: str) -> Any:
     return Completed(message=f"{sum(state.name == 'Cached' for state in states)} of {len(states)} stages cached")
 
 
-def mirror(runner: Runner, name: str, alive: Callable[[str], bool]) -> State:
+@flow(name="lifecycle", flow_run_name="{name} {run_id}", persist_result=False, validate_parameters=False)
+def lifecycle(name: str, run_id: str) -> Any:
+    """Every stage of a life as a task, with the edges of the graph."""
+    return show_stages(_runners[run_id])
+
+
+def mirror(runner: Runner, alive: Callable[[str], bool]) -> State:
     """Run the flow beside the runner; returns its final state once the server holds every task's state.
 
     `alive` tells whether another run of this home still goes on: flow runs of dead ones are marked as crashed.
@@ -103,7 +164,7 @@ def mirror(runner: Runner, name: str, alive: Callable[[str], bool]) -> State:
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             wide: Any = lifecycle.with_options(task_runner=width)
             with tags(f"lifespan-run:{runner.run_id}"):
-                state: State = wide(name=name, run_id=runner.run_id, return_state=True)
+                state: State = wide(name=runner.name, run_id=runner.run_id, return_state=True)
         flush(state, len(runner.graph.nodes))
         return state
     finally:

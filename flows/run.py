@@ -72,6 +72,7 @@ def run_graph(
     only: list[str] | None = None,
     conclude: Callable[[Home, str], Any] | None = None,
     start: Start | None = None,
+    show: Callable[[Runner], Any] | None = None,
 ) -> RunResult:
     """Run an assembly and show it; returns when all has ended. KeyboardInterrupt ends it within seconds.
 
@@ -84,6 +85,7 @@ def run_graph(
         mlflow: mirror the run to MLflow. Off for tests.
         only: labels, stage names or groups: run these and what they need.
         start: the live view and the server, if they are there already; the other ways to say where are unused then.
+        show: shows the stages in a flow run of Prefect that is there already; by default a new one is made.
         conclude: called with the home and the run's id when all rows are written, unless the run was interrupted.
     """
     run_id = new_run_id()
@@ -97,14 +99,15 @@ def run_graph(
         board.say("reading the graph")
         graph = assemble(assembly, cfg)
         graph = graph.only(only) if only else graph
-        runner = Runner(graph, home, run_id, cfg.compute, board)
+        runner = Runner(graph, home, run_id, cfg.compute, board, cfg.name)
         stack.enter_context(registered(home, run_id, board, cfg, profile))
         runner.start()
         board.say("")
         threads = []
         stop_syncing = threading.Event()
         if prefect:
-            threads.append(_beside(lambda: _show_in_prefect(runner, cfg.name, server, home), "Prefect", warnings))
+            beside = show or (lambda runner: _show_in_prefect(runner, server, home))
+            threads.append(_beside(lambda: beside(runner), "Prefect", warnings))
         if mlflow:
             threads.append(_beside(lambda: _keep_tracked(home, run_id, stop_syncing), "MLflow", warnings))
         status = "failed"
@@ -163,7 +166,7 @@ def _beside(work: Callable[[], None], name: str, warnings: list[str]) -> threadi
     return thread
 
 
-def _show_in_prefect(runner: Runner, name: str, server: child.Server | None, home: Home) -> None:
+def _show_in_prefect(runner: Runner, server: child.Server | None, home: Home) -> None:
     if server:
         os.environ["PREFECT_API_URL"] = f"{server.url}/api"  # before prefect is imported, which reads it once
     try:
@@ -171,7 +174,7 @@ def _show_in_prefect(runner: Runner, name: str, server: child.Server | None, hom
 
         if server:
             server.wait_healthy()
-        mirror(runner, name, lambda run_id: is_alive(home, run_id))
+        mirror(runner, lambda run_id: is_alive(home, run_id))
     finally:
         if server:
             os.environ.pop("PREFECT_API_URL", None)

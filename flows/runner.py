@@ -54,8 +54,11 @@ class Runner:
     run at a time: a second run in the same home waits, then finds it sealed.
     """
 
-    def __init__(self, graph: Graph, home: Home, run_id: str, compute: ComputeConfig, board: Board) -> None:
+    def __init__(
+        self, graph: Graph, home: Home, run_id: str, compute: ComputeConfig, board: Board, name: str = "life"
+    ) -> None:
         self.graph, self.home, self.run_id, self.compute, self.board = graph, home, run_id, compute, board
+        self.name = name
         self.outcomes: dict[str, Future[Outcome]] = {label: Future() for label in graph.nodes}
         self.finished = threading.Event()
         self._cancelled = threading.Event()
@@ -72,13 +75,13 @@ class Runner:
         """Begin in the background."""
         threading.Thread(target=self._drive, name="runner", daemon=True).start()
 
-    def wait(self, label: str) -> Outcome:
+    def wait(self, label: str, timeout: float | None = None) -> Outcome:
         """Wait for a stage.
 
         Raises:
-            StageFailed, Skipped, Interrupted
+            StageFailed, Skipped, Interrupted, TimeoutError
         """
-        return self.outcomes[label].result()
+        return self.outcomes[label].result(timeout)
 
     def cancel(self) -> None:
         """Stop: workers end within seconds; what is sealed stays, what saved a state resumes next time."""

@@ -1,0 +1,260 @@
+"""`lifespan deploy` and `lifespan schedule`: what a Prefect server knows of this project.
+
+Deployments run in the pool `lifespan`, in the folder and home from which they were deployed. A deployment takes one run
+at a time; one that is started twice waits for its turn. Shipped with them: a nightly evaluation (paused until it is
+resumed), and automations that mark runs without a sign of life as crashed, and tell of failures and of cost drift.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from flows import hermetic, services
+from flows.catalogue import FLOWS
+from flows.settings import ConfigError
+from storage.home import Home
+
+NAME = "lifespan"  # of every deployment: `lifecycle/lifespan`, `data/lifespan`, …
+NIGHTLY = "nightly-evaluation"
+WEBHOOK = "lifespan-webhook"
+HEARTBEAT_SECONDS = 30
+LOST_SECONDS = 90  # three heartbeats
+
+
+class NoServer(ConfigError):
+    """There is no Prefect server to talk to."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One schedule of a deployment."""
+
+    slug: str
+    flow: str
+    when: str
+    active: bool
+    parameters: Mapping[str, Any]
+
+
+def connect(home: Home) -> None:
+    """Use the server that PREFECT_API_URL names, or else the one of `lifespan up`.
+
+    Raises:
+        NoServer
+    """
+    services.join(home)
+    hermetic.apply(home.local)
+    if "PREFECT_API_URL" not in os.environ:
+        raise NoServer("no Prefect server: start one with `lifespan up`, or name yours in PREFECT_API_URL")
+
+
+def deploy(home: Home, profile: str, webhook: str = "") -> list[str]:
+    """Register every flow with its defaults; the deployments' names. Registering again updates them."""
+    connect(home)
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.deployments.runner import EntrypointType
+
+    from flows import deployments
+
+    services.make_pool()
+    folder = Path(__file__).parents[1]
+    one = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
+    environment = {
+        "LIFESPAN_HOME": home.root,
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PYTHONPATH": str(folder),
+    }
+    names = []
+    for name, (_, doc) in FLOWS.items():
+        deployment = getattr(deployments, name).to_deployment(
+            NAME,
+            parameters={"profile": profile, "settings": []},
+            description=doc,
+            tags=["lifespan"],
+            concurrency_limit=one,
+            work_pool_name=services.POOL,
+            job_variables={"env": environment, "working_dir": str(Path.cwd())},
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        deployment.apply()
+        names.append(f"{name}/{NAME}")
+    if not any(schedule.slug == NIGHTLY for schedule in schedules(home)):
+        add_schedule(home, "reasoning", "0 3 * * *", profile=profile, slug=NIGHTLY, active=False)
+    _automate(webhook)
+    return names
+
+
+def _automate(webhook: str) -> None:
+    """Create or update the automations; they notify `webhook` where it is given."""
+    from prefect.automations import Automation, ChangeFlowRunState, DoNothing, EventTrigger, Posture
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import Action, SendNotification
+
+    ended = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled")}
+    told: list[Action] = [DoNothing()]
+    if webhook:
+        body = "{{ event.event }} {{ event.resource.name }} {{ event.payload.message }}"
+        told = [SendNotification(block_document_id=_webhook_block(webhook), subject="Lifespan", body=body)]
+    automations = [
+        Automation(
+            name="lifespan: a run without a sign of life has crashed",
+            trigger=EventTrigger(
+                after={"prefect.flow-run.heartbeat"},
+                expect={"prefect.flow-run.heartbeat", *ended},
+                match={"prefect.resource.id": ["prefect.flow-run.*"]},  # type: ignore[arg-type]
+                for_each={"prefect.resource.id"},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=timedelta(seconds=LOST_SECONDS),
+            ),
+            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no sign of life for {LOST_SECONDS} s")],
+        ),
+        Automation(
+            name="lifespan: tell of runs that failed",
+            trigger=EventTrigger(
+                expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+                match={"prefect.resource.id": ["prefect.flow-run.*"]},  # type: ignore[arg-type]
+                posture=Posture.Reactive,
+            ),
+            actions=told,
+        ),
+        Automation(
+            name="lifespan: tell of cost drift",
+            trigger=EventTrigger(expect={"lifespan.cost.drift"}, posture=Posture.Reactive),
+            actions=told,
+        ),
+    ]
+    with get_client(sync_client=True) as client:
+        for automation in automations:
+            known = client.read_automations_by_name(automation.name)
+            if known:
+                client.update_automation(known[0].id, automation)
+            else:
+                client.create_automation(automation)
+
+
+def _webhook_block(url: str) -> UUID:
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+    block = CustomWebhookNotificationBlock(
+        name="lifespan", url=url, json_data={"subject": "{{subject}}", "body": "{{body}}"}
+    )
+    saved: UUID = block.save(WEBHOOK, overwrite=True)
+    return saved
+
+
+# --- schedules -----------------------------------------------------------------------------------------------------
+
+
+def schedules(home: Home) -> list[Schedule]:
+    """Every schedule of our deployments."""
+    connect(home)
+    return [
+        Schedule(found.slug or str(found.id), flow, _when(found.schedule), found.active, found.parameters)
+        for flow, _, found in _found()
+    ]
+
+
+def _when(schedule: Any) -> str:
+    if hasattr(schedule, "cron"):
+        return f"{schedule.cron} {schedule.timezone or 'UTC'}"
+    return f"every {schedule.interval}" if hasattr(schedule, "interval") else str(schedule.rrule)
+
+
+def _found() -> Iterator[tuple[str, UUID, Any]]:
+    """Flow, deployment and schedule of all that is deployed."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        for flow in FLOWS:
+            try:
+                deployment = client.read_deployment_by_name(f"{flow}/{NAME}")
+            except ObjectNotFound:
+                continue
+            for schedule in deployment.schedules:
+                yield flow, deployment.id, schedule
+
+
+def add_schedule(
+    home: Home,
+    flow: str,
+    cron: str = "",
+    *,
+    every: float = 0.0,
+    timezone: str = "UTC",
+    profile: str = "laptop",
+    settings: list[str] | None = None,
+    slug: str = "",
+    active: bool = True,
+) -> str:
+    """Run a flow at the times of a cron line, or every so many seconds; the schedule's slug.
+
+    Raises:
+        ConfigError: an unknown flow, profile or time zone, a broken cron line, a slug that is taken, or no deployment.
+    """
+    from pydantic import ValidationError
+
+    from flows.config import load_config
+
+    connect(home)
+    if flow not in FLOWS:
+        raise ConfigError(f"there is no flow {flow!r}; there are {', '.join(FLOWS)}")
+    if bool(cron) == bool(every):
+        raise ConfigError("give either a cron line or an interval in seconds")
+    load_config(profile, settings or [])  # a mistake is told now, not at two in the morning
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+    from prefect.exceptions import ObjectNotFound
+
+    taken = {schedule.slug for schedule in schedules(home)}
+    name = slug or next(n for k in range(1, len(taken) + 2) if (n := f"{flow}-{k}") not in taken)
+    if name in taken:
+        raise ConfigError(f"there is a schedule {name!r} already: `lifespan schedule remove {name}` first")
+    try:
+        when = (
+            CronSchedule(cron=cron, timezone=timezone)
+            if cron
+            else IntervalSchedule(interval=timedelta(seconds=every), timezone=timezone)
+        )
+    except ValidationError as error:
+        raise ConfigError(f"schedule {cron or every!r} in {timezone}: {error.errors()[0]['msg']}") from None
+    created = DeploymentScheduleCreate(
+        schedule=when, active=active, slug=name, parameters={"profile": profile, "settings": settings or []}
+    )
+    with get_client(sync_client=True) as client:
+        try:
+            deployment = client.read_deployment_by_name(f"{flow}/{NAME}")
+        except ObjectNotFound:
+            raise ConfigError(f"{flow}/{NAME} is not deployed: `lifespan deploy` first") from None
+        client.create_deployment_schedules(deployment.id, [created])
+    return name
+
+
+def change_schedule(home: Home, slug: str, *, active: bool | None = None, remove: bool = False) -> Schedule:
+    """Pause, resume or remove a schedule.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    connect(home)
+    from prefect.client.orchestration import get_client
+
+    for flow, deployment, found in _found():
+        if slug in (found.slug, str(found.id)):
+            with get_client(sync_client=True) as client:
+                if remove:
+                    client.delete_deployment_schedule(deployment, found.id)
+                else:
+                    client.update_deployment_schedule(deployment, found.id, active=active)
+            return Schedule(slug, flow, _when(found.schedule), bool(active), found.parameters)
+    known = ", ".join(schedule.slug for schedule in schedules(home)) or "none"
+    raise ConfigError(f"there is no schedule {slug!r}; there are: {known}")

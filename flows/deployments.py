@@ -1,0 +1,90 @@
+"""The flows that a schedule or a person starts in Prefect: the whole life, and each part of it with what it needs.
+
+`lifespan deploy` registers them, and `prefect.yaml` does too. Their runs execute in a process of a work pool's worker.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+from typing import Any
+
+from flows import hermetic
+
+hermetic.apply(os.environ.get("LIFESPAN_HOME", ".lifespan"))
+
+from prefect import Flow, flow, runtime  # noqa: E402 - the environment comes first
+from prefect.artifacts import create_link_artifact, create_table_artifact  # noqa: E402
+from prefect.events import emit_event  # noqa: E402
+from prefect.states import Cancelled, Completed, Failed  # noqa: E402
+from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
+
+from flows.catalogue import FLOWS  # noqa: E402
+from flows.orchestrate import show_stages  # noqa: E402
+
+MOST_STAGES = 1000  # a waiting task is a waiting thread
+
+
+def _flow(name: str) -> Flow[Any, Any]:
+    groups, doc = FLOWS[name]
+
+    @flow(
+        name=name,
+        description=doc,
+        flow_run_name="{profile}",
+        task_runner=ThreadPoolTaskRunner(max_workers=MOST_STAGES),  # type: ignore[arg-type]
+        persist_result=False,
+    )
+    def body(profile: str = "laptop", settings: list[str] | None = None) -> Any:
+        from flows.config import load_config
+        from flows.drift import cost_drift
+        from flows.lifecycle import report_path, run_lifecycle
+        from storage.home import Home
+
+        home, cfg = Home.from_env(), load_config(profile, settings or [])
+        here = contextvars.copy_context()  # the flow run, for the thread that shows the stages
+        result = run_lifecycle(
+            cfg,
+            home=home,
+            profile=profile,
+            only=list(groups) or None,
+            show=lambda runner: here.run(show_stages, runner),
+        )
+        if result.report is not None:
+            page = report_path(home, result.run_id).resolve()
+            create_link_artifact(link=page.as_uri(), link_text="the report", key="report", description=result.summary)
+            lines = [
+                {"what": e.title, "verdict": e.verdict, "found": f"{e.numbers} {e.difference}".strip()}
+                for e in result.report.headlines
+            ]
+            create_table_artifact(table=lines, key="headlines", description="what this run shows")
+        if drift := cost_drift(home, result.run_id):
+            emit_event(
+                "lifespan.cost.drift",
+                resource={"prefect.resource.id": f"lifespan.profile.{profile}", "prefect.resource.name": profile},
+                related=[
+                    {
+                        "prefect.resource.id": f"prefect.flow-run.{runtime.flow_run.id}",
+                        "prefect.resource.role": "flow-run",
+                    }
+                ],
+                payload={"message": drift.text, "ratio": drift.ratio, "run_id": result.run_id},
+            )
+        message = f"run {result.run_id}: {result.summary}"
+        if result.status == "interrupted":
+            return Cancelled(message=f"{message}; the next run goes on from here")
+        if result.status == "failed":
+            return Failed(message="; ".join([message, *result.failures.values()])[:1000])
+        return Completed(message=message)
+
+    return body
+
+
+lifecycle = _flow("lifecycle")
+data = _flow("data")
+pretrain = _flow("pretrain")
+sft = _flow("sft")
+rlhf = _flow("rlhf")
+scaling = _flow("scaling")
+reasoning = _flow("reasoning")
+cost = _flow("cost")
