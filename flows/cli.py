@@ -51,6 +51,13 @@ def told_plainly() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
+    except RuntimeError as error:
+        from flows.child import ServerFailed
+
+        if not isinstance(error, ServerFailed):
+            raise
+        complain(str(error))
+        raise typer.Exit(FAILED) from None
     except (ValueError, OSError, LookupError) as error:
         from components.data.sources import SourceError
         from flows.settings import ConfigError
@@ -222,17 +229,12 @@ def status() -> None:
 def ui() -> None:
     """Show the pages of MLflow and Prefect on loopback until Ctrl-C."""
     with told_plainly():
-        from flows.child import ServerFailed
         from flows.servers import serve_pages
         from flows.start import terminable
         from storage.home import Home
 
-        try:
-            with terminable():
-                serve_pages(Home.from_env(), typer.echo)
-        except ServerFailed as error:
-            complain(str(error))
-            raise typer.Exit(FAILED) from None
+        with terminable():
+            serve_pages(Home.from_env(), typer.echo)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from flows import hermetic, services
@@ -95,40 +95,49 @@ def _automate(webhook: str) -> None:
     from prefect.automations import Automation, ChangeFlowRunState, DoNothing, EventTrigger, Posture
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import Action, SendNotification
+    from prefect.events.actions import SendNotification
+    from prefect.events.schemas.events import ResourceSpecification
 
+    flow_runs = ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]})
     ended = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled")}
-    told: list[Action] = [DoNothing()]
+    told: DoNothing | SendNotification = DoNothing()
     if webhook:
         body = "{{ event.event }} {{ event.resource.name }} {{ event.payload.message }}"
-        told = [SendNotification(block_document_id=_webhook_block(webhook), subject="Lifespan", body=body)]
+        told = SendNotification(block_document_id=_webhook_block(webhook), subject="Lifespan", body=body)
     automations = [
         Automation(
             name="lifespan: a run without a sign of life has crashed",
             trigger=EventTrigger(
                 after={"prefect.flow-run.heartbeat"},
                 expect={"prefect.flow-run.heartbeat", *ended},
-                match={"prefect.resource.id": ["prefect.flow-run.*"]},  # type: ignore[arg-type]
+                match=flow_runs,
                 for_each={"prefect.resource.id"},
                 posture=Posture.Proactive,
                 threshold=1,
                 within=timedelta(seconds=LOST_SECONDS),
             ),
-            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"no sign of life for {LOST_SECONDS} s")],
+            actions=[
+                ChangeFlowRunState(
+                    name="Crashed",
+                    state=StateType.CRASHED,
+                    message=f"no sign of life for {LOST_SECONDS} s",
+                    force=False,
+                )
+            ],
         ),
         Automation(
             name="lifespan: tell of runs that failed",
             trigger=EventTrigger(
                 expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
-                match={"prefect.resource.id": ["prefect.flow-run.*"]},  # type: ignore[arg-type]
+                match=flow_runs,
                 posture=Posture.Reactive,
             ),
-            actions=told,
+            actions=[told],
         ),
         Automation(
             name="lifespan: tell of cost drift",
             trigger=EventTrigger(expect={"lifespan.cost.drift"}, posture=Posture.Reactive),
-            actions=told,
+            actions=[told],
         ),
     ]
     with get_client(sync_client=True) as client:
@@ -143,11 +152,9 @@ def _automate(webhook: str) -> None:
 def _webhook_block(url: str) -> UUID:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
-    block = CustomWebhookNotificationBlock(
-        name="lifespan", url=url, json_data={"subject": "{{subject}}", "body": "{{body}}"}
-    )
-    saved: UUID = block.save(WEBHOOK, overwrite=True)
-    return saved
+    fields = {"name": "lifespan", "url": url, "json_data": {"subject": "{{subject}}", "body": "{{body}}"}}
+    block = CustomWebhookNotificationBlock.model_validate(fields)
+    return cast(UUID, block.save(WEBHOOK, overwrite=True))
 
 
 # --- schedules -----------------------------------------------------------------------------------------------------

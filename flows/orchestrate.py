@@ -72,7 +72,7 @@ def _show_progress(node: Node, runner: Runner, artifact: UUID | None) -> UUID | 
     share = min(100.0, 100.0 * row.done / row.total)
     if artifact is None:
         name = f"{slug(node.label)}-progress"
-        return _optional(create_progress_artifact, progress=share, key=name, description=node.label)  # type: ignore[no-any-return]
+        return _optional(create_progress_artifact, progress=share, key=name, description=node.label)
     _optional(update_progress_artifact, artifact_id=artifact, progress=share)
     return artifact
 
