@@ -92,7 +92,7 @@ def deploy(home: Home, profile: str, webhook: str = "") -> list[str]:
 
 def _automate(webhook: str) -> None:
     """Create or update the automations; they notify `webhook` where it is given."""
-    from prefect.automations import Automation, ChangeFlowRunState, DoNothing, EventTrigger, Posture
+    from prefect.automations import AutomationCore, ChangeFlowRunState, DoNothing, EventTrigger, Posture
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import SendNotification
@@ -105,7 +105,7 @@ def _automate(webhook: str) -> None:
         body = "{{ event.event }} {{ event.resource.name }} {{ event.payload.message }}"
         told = SendNotification(block_document_id=_webhook_block(webhook), subject="Lifespan", body=body)
     automations = [
-        Automation(
+        AutomationCore(
             name="lifespan: a run without a sign of life has crashed",
             trigger=EventTrigger(
                 after={"prefect.flow-run.heartbeat"},
@@ -125,7 +125,7 @@ def _automate(webhook: str) -> None:
                 )
             ],
         ),
-        Automation(
+        AutomationCore(
             name="lifespan: tell of runs that failed",
             trigger=EventTrigger(
                 expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
@@ -134,7 +134,7 @@ def _automate(webhook: str) -> None:
             ),
             actions=[told],
         ),
-        Automation(
+        AutomationCore(
             name="lifespan: tell of cost drift",
             trigger=EventTrigger(expect={"lifespan.cost.drift"}, posture=Posture.Reactive),
             actions=[told],
@@ -233,7 +233,7 @@ def add_schedule(
             else IntervalSchedule(interval=timedelta(seconds=every), timezone=timezone)
         )
     except ValidationError as error:
-        raise ConfigError(f"schedule {cron or every!r} in {timezone}: {error.errors()[0]['msg']}") from None
+        raise ConfigError(f"schedule {cron or every!r} in {timezone}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
     created = DeploymentScheduleCreate(
         schedule=when, active=active, slug=name, parameters={"profile": profile, "settings": settings or []}
     )
