@@ -233,7 +233,9 @@ def add_schedule(
             else IntervalSchedule(interval=timedelta(seconds=every), timezone=timezone)
         )
     except ValidationError as error:
-        raise ConfigError(f"schedule {cron or every!r} in {timezone}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        raise ConfigError(
+            f"schedule {cron or every!r} in {timezone}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+        ) from None
     created = DeploymentScheduleCreate(
         schedule=when, active=active, slug=name, parameters={"profile": profile, "settings": settings or []}
     )
