@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.model import kernels
 from components.model.config import MoEConfig
 
 
@@ -83,8 +83,7 @@ class MixtureOfExperts(nn.Module):
         weighted = rows_y * weight_NA.reshape(-1).index_select(0, order)[:, None].to(rows_y.dtype)
         y_ND = torch.zeros_like(x_ND).index_add(0, token_of, weighted)
         if self.shared_gate_up is not None and self.shared_down is not None:
-            gate, up = self.shared_gate_up(x_ND).chunk(2, -1)
-            shared = self.shared_down(F.silu(gate) * up)
+            shared = self.shared_down(kernels.swiglu(self.shared_gate_up(x_ND)))
             y_ND = y_ND + (shared if self.shared_gate is None else self.shared_gate(x_ND).sigmoid() * shared)
 
         load_E = counts_E.to(probs_NE.dtype) / (n * cfg.top_k_experts)
@@ -95,10 +94,8 @@ class MixtureOfExperts(nn.Module):
 
     def _experts(self, rows_x: Tensor, counts_E: Tensor) -> Tensor:
         """SwiGLU of every row by its expert; rows come sorted by expert, `counts_E` of each."""
-        offsets = counts_E.cumsum(0).to(torch.int32)
-        gate, up = torch._grouped_mm(rows_x, self.gate_up.transpose(1, 2), offs=offsets).chunk(2, -1)
-        hidden = (F.silu(gate) * up).contiguous()
-        return torch._grouped_mm(hidden, self.down.transpose(1, 2), offs=offsets)
+        hidden = kernels.swiglu(kernels.grouped_product(rows_x, self.gate_up, counts_E))
+        return kernels.grouped_product(hidden.contiguous(), self.down, counts_E)
 
     @torch.no_grad()
     def move_balance_bias(self) -> None:

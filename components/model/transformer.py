@@ -14,6 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.model.config import ModelConfig
+from components.model.kernels import (
+    add_norm,
+    attend,
+    causal_mask,
+    embedding,
+    rms_norm,
+    softcap,
+    split_heads,
+    swiglu,
+)
 from components.model.moe import MixtureOfExperts, RouterStats
 
 
@@ -26,13 +36,20 @@ class KVCache:
     lengths_B: Tensor
 
     @classmethod
-    def empty(cls, cfg: ModelConfig, batch: int, capacity: int, dtype: torch.dtype = torch.float32) -> KVCache:
+    def empty(
+        cls,
+        cfg: ModelConfig,
+        batch: int,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> KVCache:
         """Slots for `batch` sequences of at most `capacity` tokens."""
         shape = (batch, cfg.kv_heads, capacity, cfg.per_head)
         return cls(
-            [torch.zeros(shape, dtype=dtype) for _ in range(cfg.num_layers)],
-            [torch.zeros(shape, dtype=dtype) for _ in range(cfg.num_layers)],
-            torch.zeros(batch, dtype=torch.long),
+            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(cfg.num_layers)],
+            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(cfg.num_layers)],
+            torch.zeros(batch, dtype=torch.long, device=device),
         )
 
     def select(self, rows: Tensor) -> KVCache:
@@ -58,12 +75,6 @@ class Hidden:
         return torch.stack([r.loss for r in self.routers]).mean()
 
 
-def rotate(x_BTHC: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021, eq. 34) with the two halves of a head as the rotated pairs."""
-    first, second = x_BTHC.chunk(2, -1)
-    return torch.cat([first * cos_TC - second * sin_TC, second * cos_TC + first * sin_TC], -1)
-
-
 def rotary_frequencies(cfg: ModelConfig) -> Tensor:
     """Radians a position of each rotated pair, [C/2] float64."""
     half = cfg.per_head // 2
@@ -76,22 +87,6 @@ def rotary_frequencies(cfg: ModelConfig) -> Tensor:
     turns = scaling.original_context_length * plain / (2 * math.pi)  # over the context that was trained on
     kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     return torch.lerp(plain / scaling.factor, plain, kept.clamp(0, 1))
-
-
-def softcap(x: Tensor, cap: float) -> Tensor:
-    """cap · tanh(x / cap), or x where cap is 0."""
-    return cap * torch.tanh(x / cap) if cap else x
-
-
-def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor | None, cap: float) -> Tensor:
-    """Softmax attention [B, H, T, C]; `mask` is true where a query sees a key, and None means causal."""
-    h, k = q_BHTC.shape[1], k_BKSC.shape[1]
-    if not cap:
-        return F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, mask, is_causal=mask is None, enable_gqa=h != k)
-    k_BHSC, v_BHSC = (x.repeat_interleave(h // k, 1) for x in (k_BKSC, v_BKSC))
-    scores_BHTS = softcap(q_BHTC @ k_BHSC.mT / math.sqrt(q_BHTC.shape[-1]), cap)
-    seen = causal_mask(q_BHTC.shape[2], 0) if mask is None else mask
-    return scores_BHTS.masked_fill(~seen, float("-inf")).softmax(-1) @ v_BHSC
 
 
 class Attention(nn.Module):
@@ -111,29 +106,23 @@ class Attention(nn.Module):
     ) -> Tensor:
         cfg = self.cfg
         b, t, _ = x_BTD.shape
-        h, k, c = cfg.num_heads, cfg.kv_heads, cfg.per_head
-        q_BTHC, k_BTKC, v_BTKC = self.qkv(x_BTD).view(b, t, h + 2 * k, c).split((h, k, k), 2)
-        if self.q_norm is not None:
-            q_BTHC = F.rms_norm(q_BTHC, (c,), self.q_norm, cfg.norm_eps)
-            k_BTKC = F.rms_norm(k_BTKC, (c,), self.k_norm, cfg.norm_eps)
-        q_BHTC = rotate(q_BTHC, cos, sin).transpose(1, 2)
-        k_BKTC = rotate(k_BTKC, cos, sin).transpose(1, 2)
-        v_BKTC = v_BTKC.transpose(1, 2)
+        heads, norms = (cfg.num_heads, cfg.kv_heads), (self.q_norm, self.k_norm)
+        q_BHTC, k_BKTC, v_BKTC = split_heads(self.qkv(x_BTD), heads, norms, cos, sin, cfg.norm_eps)
         if cache is not None and t == 1:
-            y_BHTC = self._decode(q_BHTC, k_BKTC, v_BKTC, cache, layer)
+            y_BTX = self._decode(q_BHTC, k_BKTC, v_BKTC, cache, layer).view(b, 1, -1)
         else:
             if cache is not None:  # prefill of empty slots: what is padded at the end, later steps overwrite
                 cache.keys_LBKSC[layer][:, :, :t] = k_BKTC
                 cache.values_LBKSC[layer][:, :, :t] = v_BKTC
-            y_BHTC = attend(q_BHTC, k_BKTC, v_BKTC, mask, cfg.attention_softcap)
-        return self.out(y_BHTC.transpose(1, 2).reshape(b, t, h * c))
+            y_BTX = attend(q_BHTC, k_BKTC, v_BKTC, mask, cfg.attention_softcap)
+        return self.out(y_BTX)
 
     def _decode(self, q_BH1C: Tensor, k_BK1C: Tensor, v_BK1C: Tensor, cache: KVCache, layer: int) -> Tensor:
         """One query a sequence against its filled slots. Plain products: flash attention loses here on CPU."""
         b, h, _, c = q_BH1C.shape
         k = self.cfg.kv_heads
         keys, values = cache.keys_LBKSC[layer], cache.values_LBKSC[layer]
-        rows = torch.arange(b)
+        rows = torch.arange(b, device=keys.device)
         keys[rows, :, cache.lengths_B] = k_BK1C[:, :, 0]
         values[rows, :, cache.lengths_B] = v_BK1C[:, :, 0]
         s = int(cache.lengths_B.max()) + 1
@@ -142,7 +131,7 @@ class Attention(nn.Module):
         q_NGC = q_BH1C.reshape(b * k, h // k, c) / math.sqrt(c)
         scores_BKGS = torch.bmm(q_NGC, keys_NSC.transpose(1, 2)).view(b, k, h // k, s)
         scores_BKGS = softcap(scores_BKGS, self.cfg.attention_softcap)
-        positions_S, lengths_B1 = torch.arange(s), cache.lengths_B[:, None]
+        positions_S, lengths_B1 = torch.arange(s, device=keys.device), cache.lengths_B[:, None]
         hidden_BS = positions_S > lengths_B1
         if self.cfg.sliding_window:
             hidden_BS |= positions_S <= lengths_B1 - self.cfg.sliding_window
@@ -159,8 +148,7 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(d_ff, d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        gate, up = self.gate_up(x_BTD).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
+        return self.down(swiglu(self.gate_up(x_BTD)))
 
 
 class Block(nn.Module):
@@ -168,7 +156,7 @@ class Block(nn.Module):
 
     def __init__(self, cfg: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.eps = layer, cfg.norm_eps
         self.attention_norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
         self.attention = Attention(cfg)
         self.mlp_norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
@@ -181,8 +169,10 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
     ) -> tuple[Tensor, RouterStats | None]:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos, sin, mask, cache, self.layer)
-        normed = self.mlp_norm(x_BTD)
+        eps = self.eps
+        normed = rms_norm(x_BTD, self.attention_norm.weight, eps)
+        y_BTD = self.attention(normed, cos, sin, mask, cache, self.layer)
+        x_BTD, normed = add_norm(x_BTD, y_BTD, self.mlp_norm.weight, eps)
         if isinstance(self.mlp, MixtureOfExperts):
             y_BTD, stats = self.mlp(normed)
             return x_BTD + y_BTD, stats
@@ -246,8 +236,10 @@ class Transformer(nn.Module):
         if documents_BT is not None:
             mask = document_mask(documents_BT, window)
         elif window and t > window:
-            mask = causal_mask(t, window)
-        x_BTD = F.embedding(tokens_BT, self.embedding.weight)
+            mask = causal_mask(t, window, tokens_BT.device)
+        x_BTD = embedding(tokens_BT, self.embedding.weight)
+        if noise_BTD is not None:
+            x_BTD = x_BTD + noise_BTD
         if noise_BTD is not None:
             x_BTD = x_BTD + noise_BTD
         routers: list[RouterStats] = []
@@ -255,7 +247,7 @@ class Transformer(nn.Module):
             x_BTD, stats = block(x_BTD, cos, sin, mask, cache)
             if stats is not None:
                 routers.append(stats)
-        return Hidden(self.norm(x_BTD), routers)
+        return Hidden(rms_norm(x_BTD, self.norm.weight, self.cfg.norm_eps), routers)
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""
@@ -272,13 +264,7 @@ class Transformer(nn.Module):
         return self.logits(self.hidden(tokens_BT, positions_BT, documents_BT, cache).x_BTD)
 
 
-def causal_mask(t: int, window: int) -> Tensor:
-    """Boolean mask [T, T]: a position sees itself and the window - 1 before it (window 0: all before it)."""
-    seen = torch.ones(t, t, dtype=torch.bool).tril()
-    return seen.triu(1 - window) if window else seen
-
-
 def document_mask(documents_BT: Tensor, window: int = 0) -> Tensor:
     """Boolean mask [B, 1, T, T]: `causal_mask` within a position's own document."""
     same = documents_BT[:, :, None] == documents_BT[:, None, :]
-    return (same & causal_mask(documents_BT.shape[1], window))[:, None]
+    return (same & causal_mask(documents_BT.shape[1], window, documents_BT.device))[:, None]

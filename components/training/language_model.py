@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from components.model import kernels
 from components.model.transformer import Transformer
 from components.training.config import TrainConfig
 from components.training.guard import Guard
@@ -49,19 +49,11 @@ class LMBatch:
 def summed_loss(model: Transformer, batch: LMBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sums over the batch's targets: cross-entropy in nats, and squared log-normalizer; and the routers' mean
     loss."""
-    noise = {} if batch.noise_BTD is None else {"noise_BTD": batch.noise_BTD}
-    hidden = model.hidden(batch.tokens_BT, batch.positions_BT, batch.documents_BT, **noise)
-    logits_NV = model.logits(hidden.x_BTD).flatten(0, 1).float()
-    targets_N = batch.targets_BT.flatten()
-    if batch.weights_BT is None:
-        cross_entropy = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE, reduction="sum")
-    else:
-        each_N = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE, reduction="none")
-        cross_entropy = (each_N * batch.weights_BT.flatten()).sum()
-    if not model.training:
-        return cross_entropy, cross_entropy.new_zeros(()), hidden.auxiliary_loss()
-    z_N = logits_NV.logsumexp(-1).square() * (targets_N != IGNORE)
-    z = (z_N if batch.weights_BT is None else z_N * batch.weights_BT.flatten()).sum()
+    rows = batch.tokens_BT, batch.positions_BT, batch.documents_BT
+    hidden = model.hidden(*rows) if batch.noise_BTD is None else model.hidden(*rows, noise_BTD=batch.noise_BTD)
+    logits_NV = model.logits(hidden.x_BTD).flatten(0, 1)
+    weights_N = None if batch.weights_BT is None else batch.weights_BT.flatten()
+    cross_entropy, z = kernels.cross_entropy(logits_NV, batch.targets_BT.flatten(), IGNORE, weights_N)
     return cross_entropy, z, hidden.auxiliary_loss()
 
 
@@ -76,7 +68,8 @@ def train(
 ) -> Iterator[dict[str, float]]:
     """Train in place; yields after each step: step (steps done), loss (nats a target token, weighted if the batch
     is), grad_norm, lr_factor, tokens, seconds, skipped (1 when a non-finite loss or gradient left the weights alone),
-    and restored_step (the steps that the weights had done) after a step at which the guard went back.
+    skipped_steps (so far), rate_factor (what is left of the rate after going back), and restored_step (the steps that
+    the weights had done) after a step at which the guard went back.
 
     The batch of a step must depend on the step alone, so that a run that starts at `start_step` with the weights,
     optimizer state and guard of that step is the same run. Pass a compiled `summed_loss` as `loss` to run that.
@@ -115,6 +108,8 @@ def train(
             "tokens": whole.tokens_BT.numel(),
             "seconds": time.perf_counter() - began,
             "skipped": float(not finite),
+            "skipped_steps": guard.skipped,
+            "rate_factor": guard.rate,
         } | ({} if restored is None else {"restored_step": float(restored)})
 
 
@@ -128,6 +123,18 @@ def micro_batches(batch: LMBatch, count: int) -> Iterator[LMBatch]:
     ]
     for index in range(count):
         yield LMBatch(*(part[index] for part in parts))
+
+
+def source_weights(sources: Sequence[str], weights: Mapping[str, float]) -> Tensor | None:
+    """The loss weight of each source, in the order of `sources`; None where all count alike.
+
+    Raises ValueError for a weight of a source that is not there.
+    """
+    if unknown := [name for name in weights if name not in sources]:
+        raise ValueError(f"loss_weights names {unknown[0]!r}; the sources are {', '.join(sources)}")
+    if all(weight == 1 for weight in weights.values()):
+        return None
+    return torch.tensor([weights.get(name, 1.0) for name in sources])
 
 
 @torch.no_grad()

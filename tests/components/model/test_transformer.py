@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from components.model.config import ModelConfig, MoEConfig, RopeScaling
+from components.model.kernels import attend, causal_mask, rotate
 from components.model.moe import MixtureOfExperts, load_balancing_loss, router_z_loss
-from components.model.transformer import KVCache, Transformer, attend, causal_mask, rotary_frequencies, rotate
+from components.model.transformer import KVCache, Transformer, rotary_frequencies
 
 VARIANTS = [
     ModelConfig(vocab_size=61, context_length=48),
@@ -100,7 +101,7 @@ def test_attention_depends_on_relative_positions_alone() -> None:
 
 def test_windowed_and_capped_attention_equals_a_loop_in_float64() -> None:
     q, k, v = (torch.randn(1, heads, 9, 4, dtype=torch.float64) for heads in (4, 2, 2))
-    out = attend(q, k, v, causal_mask(9, 3), 1.5)
+    out = attend(q, k, v, causal_mask(9, 3), 1.5).view(1, 9, 4, 4).transpose(1, 2)
     for head in range(4):
         for t in range(9):
             seen = slice(max(0, t - 2), t + 1)

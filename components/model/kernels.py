@@ -1,0 +1,296 @@
+"""What a decoder computes between its matrix products: fused on CPU in float32, plain torch everywhere else.
+
+Each function picks by its input: the fused loops of `native.py` with a derivative written out by hand, or the plain
+formula (other devices and types, under torch.compile, which fuses by itself, and where nothing could be built). Both
+give the same numbers up to rounding; the tests hold each against float64.
+
+Shape suffixes: B batch, T positions of the input, S positions of keys, D width, H query heads, K key and value heads,
+C head dimension, F hidden width, N rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from components.model import native
+
+SCORES_LIMIT = 256  # longest row of scores that attention keeps; past it flash attention's blocks win
+
+
+def fused(*tensors: Tensor | None) -> bool:
+    """Whether the fused loops take these tensors."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return False
+    given = [x for x in tensors if x is not None]
+    return all(x.dtype == torch.float32 and x.is_cpu for x in given) and native.library() is not None
+
+
+def _call(name: str, *arguments: Any) -> None:
+    """Run a kernel; tensors go as pointers and must be contiguous, and the number of threads is torch's."""
+    passed = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
+    getattr(native.library(), name)(*passed)
+
+
+def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """x / √(mean(x²) + eps) · weight (Zhang & Sennrich 2019)."""
+    if fused(x_BTD, weight_D):
+        return _Norm.apply(x_BTD, None, weight_D, eps)[1]
+    return F.rms_norm(x_BTD, weight_D.shape, weight_D, eps)
+
+
+def add_norm(x_BTD: Tensor, delta_BTD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The residual stream x + delta, and its `rms_norm`."""
+    if fused(x_BTD, delta_BTD, weight_D):
+        return _Norm.apply(x_BTD, delta_BTD, weight_D, eps)
+    total = x_BTD + delta_BTD
+    return total, F.rms_norm(total, weight_D.shape, weight_D, eps)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        x, d = x.contiguous(), x.shape[-1]
+        rows = x.numel() // d
+        y, rstd = torch.empty_like(x), x.new_empty(rows)
+        total = x if delta is None else torch.empty_like(x)
+        delta = None if delta is None else delta.contiguous()
+        _call("norm_forward", x, delta, weight, total, y, rstd, rows, d, eps, torch.get_num_threads())
+        ctx.save_for_backward(total, weight, rstd)
+        ctx.added = delta is not None
+        ctx.set_materialize_grads(False)
+        if delta is None:
+            ctx.mark_non_differentiable(rstd)
+            return rstd, y
+        return total, y
+
+    @staticmethod
+    def backward(ctx: Any, residual: Tensor | None, dy: Tensor | None) -> tuple[Tensor | None, ...]:
+        total, weight, rstd = ctx.saved_tensors
+        if not ctx.added:
+            residual = None
+        if dy is None:
+            return residual, residual if ctx.added else None, None, None
+        dx, dw = torch.empty_like(total), torch.zeros_like(weight)
+        residual = None if residual is None else residual.contiguous()
+        rows, d = rstd.numel(), weight.numel()
+        _call("norm_backward", total, weight, rstd, dy.contiguous(), residual, dx, dw, rows, d, torch.get_num_threads())
+        return dx, dx if ctx.added else None, dw, None
+
+
+def rotate(x_BTHC: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, eq. 34) with the two halves of a head as the rotated pairs."""
+    first, second = x_BTHC.chunk(2, -1)
+    return torch.cat([first * cos_TC - second * sin_TC, second * cos_TC + first * sin_TC], -1)
+
+
+def split_heads(
+    qkv: Tensor,
+    heads: tuple[int, int],
+    norms: tuple[Tensor | None, Tensor | None],
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [B, H, T, C], keys and values [B, K, T, C] of a joint projection [B, T, (H + 2K) · C], where
+    `heads` = (H, K); queries and keys normed if `norms` are given, and rotated by cos and sin [T or B, T, 1, C/2]."""
+    h, k = heads
+    if fused(qkv, *norms, cos, sin):
+        return _Heads.apply(qkv, norms[0], norms[1], cos, sin, h, k, eps)
+    b, t, width = qkv.shape
+    c = width // (h + 2 * k)
+    q_BTHC, k_BTKC, v_BTKC = qkv.view(b, t, h + 2 * k, c).split((h, k, k), 2)
+    if norms[0] is not None:
+        q_BTHC = F.rms_norm(q_BTHC, (c,), norms[0], eps)
+        k_BTKC = F.rms_norm(k_BTKC, (c,), norms[1], eps)
+    return rotate(q_BTHC, cos, sin).transpose(1, 2), rotate(k_BTKC, cos, sin).transpose(1, 2), v_BTKC.transpose(1, 2)
+
+
+class _Heads(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        qw: Tensor | None,
+        kw: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        h: int,
+        k: int,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        qkv, cos, sin = qkv.contiguous(), cos.contiguous(), sin.contiguous()
+        b, t, width = qkv.shape
+        c = width // (h + 2 * k)
+        ctx.sizes = b, t, h, k, c, eps, torch.get_num_threads()
+        ctx.stride = t * c // 2 if cos.dim() == 4 and len(cos) == b else 0
+        out = qkv.new_empty(b, h, t, c), qkv.new_empty(b, k, t, c), qkv.new_empty(b, k, t, c)
+        _call("heads_forward", qkv, qw, kw, cos, sin, ctx.stride, *out, *ctx.sizes)
+        ctx.save_for_backward(qkv, qw, kw, cos, sin)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, qw, kw, cos, sin = ctx.saved_tensors
+        dqkv = torch.empty_like(qkv)
+        dqw, dkw = (None if w is None else torch.zeros_like(w) for w in (qw, kw))
+        back = [g.contiguous() for g in grads]
+        _call("heads_backward", qkv, qw, kw, cos, sin, ctx.stride, *back, dqkv, dqw, dkw, *ctx.sizes)
+        return dqkv, dqw, dkw, None, None, None, None, None
+
+
+def softcap(x: Tensor, cap: float) -> Tensor:
+    """cap · tanh(x / cap), or x where cap is 0."""
+    return cap * torch.tanh(x / cap) if cap else x
+
+
+def causal_mask(t: int, window: int, device: torch.device | None = None) -> Tensor:
+    """Boolean mask [T, T]: a position sees itself and the window - 1 before it (window 0: all before it)."""
+    seen = torch.ones(t, t, dtype=torch.bool, device=device).tril()
+    return seen.triu(1 - window) if window else seen
+
+
+def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor | None, cap: float) -> Tensor:
+    """Softmax attention, heads joined: [B, T, H · C]; `mask` is true where a query sees a key, None means causal."""
+    b, h, t, c = q_BHTC.shape
+    k, s = k_BKSC.shape[1:3]
+    if not cap and t == s <= SCORES_LIMIT and fused(q_BHTC, k_BKSC, v_BKSC):
+        return _Attention.apply(q_BHTC, k_BKSC, v_BKSC, mask)
+    if not cap:
+        y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, mask, is_causal=mask is None, enable_gqa=h != k)
+    else:
+        k_BHSC, v_BHSC = (x.repeat_interleave(h // k, 1) for x in (k_BKSC, v_BKSC))
+        scores_BHTS = softcap(q_BHTC @ k_BHSC.mT / math.sqrt(c), cap)
+        seen = causal_mask(t, 0, q_BHTC.device) if mask is None else mask
+        y_BHTC = scores_BHTS.masked_fill(~seen, float("-inf")).softmax(-1) @ v_BHSC
+    return y_BHTC.transpose(1, 2).reshape(b, t, h * c)
+
+
+class _Attention(torch.autograd.Function):
+    """The probabilities are kept (not recomputed as in flash attention), and only what lies on or below the diagonal
+    is computed: at these lengths several times faster on CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        b, h, t, c = q.shape
+        step = native.library().attention_padding()  # type: ignore[union-attr]
+        probs, out = q.new_empty(b, h, t, -(-t // step) * step), q.new_empty(b, t, h * c)
+        stride = 0
+        if mask is not None:
+            mask = mask.contiguous()
+            stride = t * t if mask.numel() > t * t else 0
+        ctx.sizes = b, t, h, k.shape[1], c, 1 / math.sqrt(c), torch.get_num_threads()
+        ctx.causal = mask is None
+        _call("attention_forward", q, k, v, mask, stride, probs, out, *ctx.sizes)
+        ctx.save_for_backward(q, k, v, probs)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, probs = ctx.saved_tensors
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        _call("attention_backward", q, k, v, probs, dout.contiguous(), ctx.causal, dq, dk, dv, *ctx.sizes)
+        return dq, dk, dv, None
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) · up of rows [gate | up] (Shazeer 2020): [..., 2F] to [..., F]."""
+    if fused(x):
+        return _SwiGLU.apply(x)
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate) * up
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x, width = x.contiguous(), x.shape[-1] // 2
+        y = x.new_empty(*x.shape[:-1], width)
+        _call("swiglu_forward", x, y, y.numel() // width, width, torch.get_num_threads())
+        ctx.save_for_backward(x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        dx, width = torch.empty_like(x), x.shape[-1] // 2
+        _call("swiglu_backward", x, dy.contiguous(), dx, dy.numel() // width, width, torch.get_num_threads())
+        return dx
+
+
+def grouped_product(rows_NI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+    """Each row times its expert's matrix [N, O]; rows come sorted by expert, `counts_E` of each."""
+    if rows_NI.dtype == torch.float64 or rows_NI.shape[1] % 8 or weight_EOI.shape[1] % 8:  # not what it takes
+        parts = rows_NI.split(counts_E.tolist())
+        return torch.cat([F.linear(part, weight) for part, weight in zip(parts, weight_EOI, strict=True)])
+    return torch._grouped_mm(rows_NI, weight_EOI.mT, offs=counts_E.cumsum(0).to(torch.int32))
+
+
+def cross_entropy(
+    logits_NV: Tensor, targets_N: Tensor, ignore: int, weights_N: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sums over the rows whose target is not `ignore`, times their weights if given: cross-entropy in nats, and the
+    squared log-normalizer. Raises IndexError for a target that is no token."""
+    if fused(logits_NV, weights_N) and not targets_N.is_cuda:
+        return _CrossEntropy.apply(logits_NV, targets_N, ignore, weights_N)
+    counted_N = targets_N != ignore
+    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+    norms_N = logits_NV.logsumexp(-1)
+    picked_N = logits_NV.gather(-1, targets_N.where(counted_N, 0)[:, None])[:, 0]
+    weight_N = counted_N if weights_N is None else counted_N * weights_N
+    return ((norms_N - picked_N) * weight_N).sum(), (norms_N.square() * weight_N).sum()
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, ignore: int, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        logits, targets = logits.contiguous(), targets.contiguous()
+        weights = None if weights is None else weights.contiguous()
+        (rows, v), threads = logits.shape, torch.get_num_threads()
+        if bool(((targets >= v) | ((targets < 0) & (targets != ignore))).any()):
+            raise IndexError(f"a target is no token id from 0 to {v - 1}")
+        powers, norms = torch.empty_like(logits), logits.new_empty(rows, 2)
+        sums = torch.zeros(2, dtype=torch.float64)
+        _call("entropy_forward", logits, targets, weights, ignore, powers, norms, sums, rows, v, threads)
+        ctx.save_for_backward(powers, norms, targets, weights)
+        ctx.ignore = ignore
+        loss, z = sums.float().unbind()
+        return loss, z
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, gz: Tensor) -> tuple[Tensor | None, ...]:
+        powers, norms, targets, weights = ctx.saved_tensors
+        rows, v = powers.shape
+        d, threads = torch.empty_like(powers), torch.get_num_threads()
+        _call("entropy_backward", powers, norms, targets, weights, ctx.ignore, float(g), float(gz), d, rows, v, threads)
+        return d, None, None, None
+
+
+def embedding(tokens_BT: Tensor, weight_VD: Tensor) -> Tensor:
+    """Rows of the weight [B, T, D]."""
+    if fused(weight_VD) and weight_VD.requires_grad and torch.is_grad_enabled():
+        return _Embedding.apply(tokens_BT, weight_VD)
+    return F.embedding(tokens_BT, weight_VD)
+
+
+class _Embedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor) -> Tensor:
+        tokens = tokens.contiguous()
+        ctx.save_for_backward(tokens)
+        ctx.rows = weight.shape
+        return F.embedding(tokens, weight)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[None, Tensor]:
+        (tokens,) = ctx.saved_tensors
+        dw = dy.new_zeros(ctx.rows)
+        _call("embedding_backward", tokens, dy.contiguous(), dw, tokens.numel(), ctx.rows[1])
+        return None, dw

@@ -1,0 +1,112 @@
+"""The fused kernels against the same model in float64, which takes the plain formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from components.model import kernels, native
+from components.model.config import ModelConfig, MoEConfig
+from components.model.transformer import Transformer
+from components.training.language_model import IGNORE, LMBatch, summed_loss
+
+# Odd sizes on purpose: none is a multiple of a vector's length.
+CONFIGS = [
+    ModelConfig(vocab_size=61, d_model=36, num_layers=2, num_heads=3, head_dim=10, d_ff=21, context_length=300),
+    ModelConfig(vocab_size=64, d_model=64, num_layers=1, num_heads=4, num_kv_heads=2, qk_norm=False, context_length=64),
+    ModelConfig(vocab_size=61, num_layers=2, sliding_window=5, tie_embeddings=False, context_length=64),
+    ModelConfig(vocab_size=61, num_layers=1, attention_softcap=2.0, attention_bias=True, context_length=64),
+    ModelConfig(vocab_size=61, num_layers=2, context_length=64, moe=MoEConfig(4, 2, 24, shared_d_ff=20)),
+]
+
+
+@pytest.fixture(params=[1, 2], ids="threads={}".format)
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def batch_of(length: int, packed: bool, weighted: bool) -> LMBatch:
+    generator = torch.Generator().manual_seed(length)
+    rows = torch.randint(0, 61, (3, length + 1), generator=generator)
+    targets = rows[:, 1:].masked_fill(torch.rand(3, length, generator=generator) < 0.2, IGNORE)
+    positions = documents = weights = None
+    if packed:  # two documents a row, the border in another place each time
+        border = torch.tensor([[3], [length // 2], [length - 2]])
+        place = torch.arange(length).expand(3, -1)
+        documents, positions = (place >= border).long(), torch.where(place >= border, place - border, place)
+    if weighted:
+        weights = torch.rand(3, length, generator=generator) * 2
+    return LMBatch(rows[:, :-1], targets, positions, documents, weights)
+
+
+def gradients(model: Transformer, batch: LMBatch) -> dict[str, torch.Tensor]:
+    """Of a mix of cross-entropy, z-loss and the routers' loss; with the three sums themselves."""
+    model.train()
+    cross_entropy, z, auxiliary = summed_loss(model, batch)
+    (cross_entropy + 0.1 * z + auxiliary).backward()
+    found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    return {"cross_entropy": cross_entropy.detach(), "z": z.detach(), **found}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(("length", "packed", "weighted"), [(37, False, False), (29, True, True)])
+def test_loss_and_gradients_are_those_of_float64(
+    config: ModelConfig, length: int, packed: bool, weighted: bool, threads: int
+) -> None:
+    batch = batch_of(length, packed, weighted)
+    assert native.library() is not None or native.disabled(), "the kernels did not compile"
+    fast, plain = Transformer(config, 1), Transformer(config, 1).double()
+    with torch.no_grad():
+        for one, two in zip(fast.parameters(), plain.parameters(), strict=True):
+            one.add_(torch.randn(one.shape, generator=torch.Generator().manual_seed(one.numel())) * 0.1)
+            two.copy_(one)
+    found, right = gradients(fast, batch), gradients(plain, batch)
+    assert found.keys() == right.keys()
+    for name, value in right.items():
+        scale = max(1.0, value.abs().max().item())
+        torch.testing.assert_close(found[name].double() / scale, value / scale, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_contexts_past_the_limit_of_kept_scores_give_the_same() -> None:
+    config, length = CONFIGS[0], kernels.SCORES_LIMIT + 3
+    found = gradients(Transformer(config, 2), batch_of(length, False, False))
+    right = gradients(Transformer(config, 2).double(), batch_of(length, False, False))
+    for name, value in right.items():
+        scale = max(1.0, value.abs().max().item())
+        torch.testing.assert_close(found[name].double() / scale, value / scale, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_one_step_gives_the_same_bits_every_time(threads: int) -> None:
+    once, again = (gradients(Transformer(CONFIGS[0], 2), batch_of(37, True, False)) for _ in range(2))
+    assert all(torch.equal(once[name], again[name]) for name in once)
+
+
+def test_what_is_not_finite_reaches_the_loss() -> None:
+    for value in (float("nan"), float("inf")):
+        for name in ("blocks.0.attention.qkv.weight", "blocks.0.mlp.gate_up.weight", "embedding.weight"):
+            model = Transformer(CONFIGS[0], 2)
+            with torch.no_grad():
+                dict(model.named_parameters())[name][0, 0] = value
+            assert not gradients(model, batch_of(37, False, False))["cross_entropy"].isfinite()
+
+
+def test_large_scores_and_logits_do_not_overflow() -> None:
+    logits = torch.tensor([[300.0, -300.0, 0.0], [-1e4, -1e4, -1e4]])
+    targets = torch.tensor([1, 2])
+    loss, _ = kernels.cross_entropy(logits, targets, IGNORE)
+    assert float(loss) == pytest.approx(600 + torch.tensor(3.0).log().item())
+    gate = torch.tensor([[200.0, -200.0, 1.0, 1.0]], requires_grad=True)
+    out = kernels.swiglu(gate)
+    out.sum().backward()
+    torch.testing.assert_close(out, torch.tensor([[200.0, 0.0]]))
+    torch.testing.assert_close(gate.grad, torch.tensor([[1.0, 0.0, 200.0, 0.0]]))
+
+
+def test_a_target_that_is_no_token_is_refused() -> None:
+    with pytest.raises((IndexError, RuntimeError)):
+        kernels.cross_entropy(torch.zeros(2, 5), torch.tensor([1, 5]), IGNORE)
