@@ -6,8 +6,9 @@ model and against the totals that public models state.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,13 @@ def equal_lstm(cfg: ModelConfig, num_layers: int) -> LSTMConfig:
             "change the number of layers"
         )
     return found
+
+
+def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
+    """The inverse of `dataclasses.asdict`. Raises TypeError or ValueError for what is no configuration."""
+    parts = {"moe": MoEConfig, "rope_scaling": RopeScaling}
+    nested = {name: kind(**values[name]) for name, kind in parts.items() if values.get(name) is not None}
+    return ModelConfig(**{**values, **nested})
 
 
 ParamConvention = Literal["total", "active", "non_embedding"]

@@ -1,41 +1,40 @@
-"""A model without weights of its own: to fill with those of a file, at no cost for memory or random numbers."""
+"""A model without weights of its own: to fill with those of a file, at no cost in memory or random numbers."""
 
 from __future__ import annotations
 
-import dataclasses
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
 
+_DRAWING = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_")
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves tensors as they are where random numbers would be drawn into them."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if getattr(function, "__name__", "") in _DRAWING:
+            return args[0] if args else given["tensor"]
+        return function(*args, **given)
+
 
 def skeleton(cfg: ModelConfig) -> Transformer:
-    """`Transformer(cfg)` with weights on the meta device; tables that are computed and not stored are real.
+    """`Transformer(cfg)` whose matrices hold what memory happened to hold; what is computed and not stored is right.
 
-    135M parameters take 10 s to draw at random on one core, and all of them are overwritten by a checkpoint's.
+    To draw 135M parameters takes 10 s on one core, and a checkpoint overwrites them all. Memory that is never written
+    to is never really taken.
     """
-    with torch.device("meta"):
-        model = Transformer(cfg)
-    stored = set(model.state_dict())
-    computed = [name for name, _ in model.named_buffers() if name not in stored]
-    if computed:
-        # What is computed depends on the rotary positions alone: the smallest model with the same ones has it too.
-        small = dataclasses.replace(
-            cfg, vocab_size=1, d_model=2, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=cfg.per_head, d_ff=1,
-            moe=None,
-        )  # fmt: skip
-        real = dict(Transformer(small).named_buffers())
-        for name in computed:
-            buffer = real[re.sub(r"^blocks\.\d+\.", "blocks.0.", name)]
-            if buffer.shape != model.get_buffer(name).shape:
-                raise RuntimeError(f"the table {name} depends on more than the rotary positions: teach skeleton() how")
-            place, _, last = name.rpartition(".")
-            model.get_submodule(place)._buffers[last] = buffer
-    return model
+    with _Undrawn():
+        return Transformer(cfg)
 
 
 def filled(cfg: ModelConfig, tensors: Mapping[str, Tensor]) -> Transformer:
@@ -50,6 +49,4 @@ def filled(cfg: ModelConfig, tensors: Mapping[str, Tensor]) -> Transformer:
 
 def shapes(cfg: ModelConfig) -> dict[str, torch.Size]:
     """Name and shape of every stored tensor of `Transformer(cfg)`."""
-    with torch.device("meta"):
-        model: nn.Module = Transformer(cfg)
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+    return {name: tensor.shape for name, tensor in skeleton(cfg).state_dict().items()}

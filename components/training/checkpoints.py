@@ -9,7 +9,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from components.model.config import ModelConfig, MoEConfig, RopeScaling
+from components.model.config import ModelConfig, config_from_dict
+from components.model.skeleton import skeleton
 from components.model.transformer import Transformer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -22,18 +23,20 @@ def save_model(folder: Path, model: Transformer) -> None:
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
-def load_model(folder: Path) -> Transformer:
-    """The model of a folder, in eval mode. Raises ValueError when the config is not one of ours or does not fit."""
+def load_config(folder: Path) -> ModelConfig:
+    """The configuration of a folder's model. Raises ValueError when it is not one of ours."""
     try:
         raw: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if raw.pop("format", None) != "lifespan-transformer":
             raise ValueError("it has no format 'lifespan-transformer'")
-        parts = {"moe": MoEConfig, "rope_scaling": RopeScaling}
-        nested = {name: kind(**raw.pop(name)) for name, kind in parts.items() if raw.get(name) is not None}
-        cfg = ModelConfig(**raw | nested)
+        return config_from_dict(raw)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG} is not a model config of Lifespan: {error}") from error
-    model = Transformer(cfg)
+
+
+def load_model(folder: Path) -> Transformer:
+    """The model of a folder, in eval mode. Raises ValueError when the config is not one of ours or does not fit."""
+    model = skeleton(load_config(folder))
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except RuntimeError as error:

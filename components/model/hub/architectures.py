@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from components.model.config import ModelConfig, MoEConfig, RopeScaling
+from components.model.config import ModelConfig, MoEConfig, RopeScaling, config_from_dict
 from components.model.hub.errors import UnsupportedModel
 
 CLASSES = {
@@ -119,13 +119,6 @@ def read_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelConf
         except (TypeError, ValueError):
             pass
     return cfg
-
-
-def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
-    """The inverse of `dataclasses.asdict`; raises TypeError or ValueError for what is no configuration."""
-    parts = {"moe": MoEConfig, "rope_scaling": RopeScaling}
-    nested = {name: kind(**values[name]) for name, kind in parts.items() if values.get(name) is not None}
-    return ModelConfig(**{**values, **nested})
 
 
 def _read(raw: Mapping[str, Any], where: str) -> ModelConfig:

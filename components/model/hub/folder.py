@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,10 +46,16 @@ def read_folder_config(folder: Path) -> ModelConfig:
     return read_config(read_json(folder / CONFIG), str(folder / CONFIG))
 
 
-def import_folder(folder: Path, dtype: torch.dtype = torch.float32) -> Transformer:
-    """The model of a folder, in eval mode, with weights of `dtype`. Raises UnsupportedModel."""
+def shortened(cfg: ModelConfig, context_length: int) -> ModelConfig:
+    """The same model with a context of at most so many tokens (0: as it is)."""
+    return dataclasses.replace(cfg, context_length=min(cfg.context_length, context_length or cfg.context_length))
+
+
+def import_folder(folder: Path, dtype: torch.dtype = torch.float32, context_length: int = 0) -> Transformer:
+    """The model of a folder, in eval mode, with weights of `dtype` and a context of at most `context_length` tokens
+    (0: its own). Raises UnsupportedModel."""
     raw = read_json(folder / CONFIG)
-    cfg = read_config(raw, str(folder / CONFIG))
+    cfg = shortened(read_config(raw, str(folder / CONFIG)), context_length)
     with SafetensorsFolder(folder) as files:
         found = {name for name in files.names if not name.endswith(_COMPUTED)}
         if cfg.tie_embeddings and "lm_head.weight" in found:

@@ -1,0 +1,69 @@
+"""One way in for every source: configuration, weights, tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from components.data.tokenizer import Tokenizer
+from components.model.config import ModelConfig
+from components.model.hub.errors import UnsupportedModel
+from components.model.hub.folder import import_folder, read_folder_config, shortened
+from components.model.hub.gguf_file import import_gguf, read_gguf_config
+from components.model.hub.gguf_format import GGUFFile
+from components.model.hub.gguf_tokenizer import read_gguf_tokenizer
+from components.model.hub.source import Source
+from components.model.transformer import Transformer
+
+
+def import_model(source: Source, dtype: torch.dtype = torch.float32, context_length: int = 0) -> Transformer:
+    """The model of a source, in eval mode, with weights of `dtype`.
+
+    context_length: cut the model's own to this many tokens (0, or more than it has: as it is), so that nothing is
+    sized for contexts that nobody asks for. Raises UnsupportedModel.
+    """
+    if source.is_gguf:
+        file = GGUFFile(source.path)
+        return import_gguf(file, shortened(read_gguf_config(file), context_length), dtype)
+    return import_folder(source.path, dtype, context_length)
+
+
+def import_config(source: Source) -> ModelConfig:
+    """The configuration of a source; weights are not read."""
+    return read_gguf_config(GGUFFile(source.path)) if source.is_gguf else read_folder_config(source.path)
+
+
+def import_tokenizer(source: Source) -> Tokenizer:
+    """The tokenizer of a source with its chat template. Raises UnsupportedModel, also where an id has no embedding."""
+    try:
+        if source.is_gguf:
+            file = GGUFFile(source.path)
+            size = read_gguf_config(file).vocab_size
+            tokenizer = Tokenizer(*read_gguf_tokenizer(file, size))
+        else:
+            size = read_folder_config(source.path).vocab_size
+            tokenizer = _of_folder(source, size)
+        _ = tokenizer.byte_lengths  # a kind whose tokens are no bytes is refused now, not in the middle of a run
+    except UnsupportedModel:
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        raise UnsupportedModel(f"{source.path}: {error}") from error
+    if tokenizer.vocab_size > size:
+        last = tokenizer.token(tokenizer.vocab_size - 1)
+        raise UnsupportedModel(
+            f"{source.path}: the tokenizer's last id is {tokenizer.vocab_size - 1} ({last!r}), but the model has "
+            f"{size} embeddings"
+        )
+    return tokenizer
+
+
+def _of_folder(source: Source, vocab_size: int) -> Tokenizer:
+    if not (source.path / "tokenizer.json").is_file():
+        old = sorted(file.name for file in source.path.glob("tokenizer.model"))
+        hint = f" ({old[0]} alone is not read: save the tokenizer with transformers once)" if old else ""
+        raise UnsupportedModel(f"{source.path}: no tokenizer.json{hint}")
+    tokenizer = Tokenizer.load(source.path)
+    if tokenizer.conventions is None:
+        return tokenizer
+    return Tokenizer(tokenizer.backend, dataclasses.replace(tokenizer.conventions, vocab_size=vocab_size))
