@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from flows.run import RunResult
+    from flows.services import Running
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -229,12 +230,17 @@ def status() -> None:
 def ui() -> None:
     """Show the pages of MLflow and Prefect on loopback until Ctrl-C."""
     with told_plainly():
+        from flows import services
         from flows.servers import serve_pages
         from flows.start import terminable
         from storage.home import Home
 
+        home = Home.from_env()
+        if found := services.running(home):
+            _tell(found)
+            return
         with terminable():
-            serve_pages(Home.from_env(), typer.echo)
+            serve_pages(home, typer.echo)
 
 
 @app.command()
@@ -244,8 +250,12 @@ def up() -> None:
         from flows import services
         from storage.home import Home
 
-        for service in services.up(Home.from_env(), typer.echo).services:
-            typer.echo(f"{service.name:8} {service.url or f'process {service.pid}'}")
+        _tell(services.up(Home.from_env(), typer.echo))
+
+
+def _tell(group: Running) -> None:
+    for service in group.services:
+        typer.echo(f"{service.name:8} {service.url or f'process {service.pid}'}")
 
 
 @app.command()

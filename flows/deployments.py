@@ -46,9 +46,9 @@ def _flow(name: str) -> Flow[Any, Any]:
         if result.report is not None:
             page = report_path(home, result.run_id).resolve()
             create_link_artifact(link=page.as_uri(), link_text="the report", key="report", description=result.summary)
+            seen = [effect for effect in result.report.headlines if effect.verdict != "not measured"]
             lines = [
-                {"what": e.title, "verdict": e.verdict, "found": f"{e.numbers} {e.difference}".strip()}
-                for e in result.report.headlines
+                {"what": e.title, "verdict": e.verdict, "found": f"{e.numbers} {e.difference}".strip()} for e in seen
             ]
             create_table_artifact(table=lines, key="headlines", description="what this run shows")
         if drift := cost_drift(home, result.run_id):

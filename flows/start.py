@@ -43,12 +43,13 @@ def starting(
     with contextlib.ExitStack() as stack:
         stack.enter_context(showing(board, console))
         stack.enter_context(terminable())
-        from storage.home import Home  # a second or so: after the live view is there
+        from flows import services  # a second or so: after the live view is there
+        from storage.home import Home
 
         home = home or Home.from_env()
         hermetic.apply(home.local, hub=None)
         server = None
-        if prefect and "PREFECT_API_URL" not in os.environ:
+        if prefect and "PREFECT_API_URL" not in os.environ and not services.join(home):
             server = child.prefect_api(home.local / "logs" / "prefect.log")
             stack.callback(server.stop)
         yield Start(board, home, server)

@@ -1,0 +1,166 @@
+"""`lifespan up`, `deploy`, `schedule` and `down` as a user types them: schedules create runs, the runs complete, what
+is killed comes back or leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import services
+from flows.drift import cost_drift
+from storage.home import Home
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = "import sys; sys.argv[0] = 'lifespan'; from flows.cli import app; app()"
+
+
+def wait_until(true: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.5)
+    return found
+
+
+class User:
+    """Types commands in a home of their own."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = Home(root / "home")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        self.environment = {**kept, "LIFESPAN_HOME": self.home.root, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            cwd=ROOT,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def ask(self, path: str, body: dict[str, Any]) -> Any:
+        found = services.running(self.home)
+        assert found
+        request = urllib.request.Request(
+            f"{found.prefect_api}/{path}", json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def processes(self) -> list[str]:
+        """Command lines of living processes that belong to this home."""
+        mark = f"LIFESPAN_HOME={self.home.root}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:
+                continue
+        return [line for line in found if line]
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[User]:
+    user = User(tmp_path)
+    yield user
+    user("down")
+
+
+def test_without_a_server_deploy_says_how_to_start_one(tmp_path: Path) -> None:
+    user = User(tmp_path)
+    assert "no Prefect server: start one with `lifespan up`" in user("schedule", "list", code=2)
+    assert "nothing was up" in user("down")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_schedule_makes_runs_that_complete_and_down_leaves_nothing(user: User) -> None:
+    assert "http://127.0.0.1:" in user("up")
+    first = services.running(user.home)
+    assert first
+    user("up")
+    assert services.running(user.home) == first  # reused
+
+    assert "lifecycle/lifespan" in user("deploy", "smoke")
+    assert "there is no flow 'dat'" in user("schedule", "add", "dat", "--cron", "0 2 * * *", code=2)
+    assert "Invalid cron" in user("schedule", "add", "data", "--cron", "0 2 *", code=2)
+    assert user("schedule", "add", "data", "--every", "30", "--profile", "smoke", "--name", "soon").strip() == "soon"
+    assert "reasoning" in user("schedule", "list")
+
+    def completed() -> list[Any]:
+        wanted = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+        found: list[Any] = user.ask("flow_runs/filter", wanted)
+        return found
+
+    wait_until(completed, 300)
+    user("schedule", "pause", "soon")
+    assert "paused" in user("schedule", "list")
+    user("schedule", "remove", "soon")
+    assert "soon" not in user("schedule", "list")
+    tasks = {task["name"] for task in user.ask("task_runs/filter", {})}
+    assert {"prepare_corpus", "train_tokenizer", "tokenize", "make_conversations"} <= tasks
+    assert any(row["profile"] == "smoke" for row in user.home.tables.read("runs").to_pylist())
+
+    # A service that is killed is started again by its keeper.
+    mlflow = next(service for service in first.services if service.name == "MLflow")
+    os.kill(mlflow.pid, signal.SIGKILL)
+
+    def back() -> bool:
+        now = services.running(user.home)
+        return now is not None and any(s.name == "MLflow" and s.restarts == 1 for s in now.services)
+
+    wait_until(back, 60)
+    assert user("down").strip() == "ended"
+    wait_until(lambda: not user.processes(), 30)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_killing_the_supervisor_ends_the_whole_group(user: User) -> None:
+    user("up")
+    found = services.running(user.home)
+    assert found
+    os.kill(found.pid, signal.SIGKILL)
+    wait_until(lambda: not user.processes(), 30)
+    assert services.running(user.home) is None
+
+
+def test_drift_compares_with_what_the_same_stages_cost_before(tmp_path: Path) -> None:
+    import datetime
+
+    home, began = Home(tmp_path), datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+
+    def run(number: int, **usd: float) -> str:
+        run_id, at = f"run-{number}", began + datetime.timedelta(hours=number)
+        event = {"run_id": run_id, "profile": "laptop", "name": "n"}
+        home.tables.write("runs", f"{run_id}-s", [{**event, "event": "started", "status": "running", "time": at}])
+        home.tables.write("runs", f"{run_id}-e", [{**event, "event": "ended", "status": "completed", "time": at}])
+        for label, dollars in usd.items():
+            key = f"{number}{label}".ljust(64, "0")
+            stage = {"run_id": run_id, "stage": label, "label": label, "key": key, "group": "data", "status": "ran"}
+            home.tables.write("stages", key, [{**stage, "started_at": at, "ended_at": at}])
+            home.tables.write("costs", key, [{"run_id": run_id, "key": key, "stage": label, "usd": dollars}])
+        return run_id
+
+    for number, dollars in enumerate((1.0, 2.0, 3.0)):
+        run(number, train=dollars)
+    assert cost_drift(home, run(3, train=2.4, other=99.0)) is None  # what never ran before is no drift
+    drift = cost_drift(home, run(4, train=4.4))
+    assert drift is not None
+    assert (drift.paid, drift.usual, drift.num_stages) == (4.4, pytest.approx(2.2), 1)
+    assert drift.ratio == pytest.approx(2.0)
