@@ -71,7 +71,7 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer, conventions: Conventions | None = None) -> None:
         # Text that spells "<|end|>" is text: a document or a user can never close a turn.
         backend.encode_special_tokens = True
-        self._backend = backend
+        self.backend = backend
         self.conventions = conventions
         vocab = backend.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(vocab.values(), default=-1) + 1
@@ -87,12 +87,12 @@ class Tokenizer:
 
     def _adopt(self, conventions: Conventions) -> None:
         """Ids of an imported tokenizer; what closes an assistant's turn is seen from what its template writes there."""
-        added = self._backend.get_added_tokens_decoder()
+        added = self.backend.get_added_tokens_decoder()
         self.vocab_size = max(self.vocab_size, conventions.vocab_size)
 
         def id_of(name: str, default: int | None = None) -> int:
             token = conventions.tokens.get(name)
-            found = None if token is None else self._backend.token_to_id(token)
+            found = None if token is None else self.backend.token_to_id(token)
             if found is None and (default is None or token is not None):
                 raise ValueError(f"the tokenizer's {name} is {token!r}, which is not in its vocabulary")
             return default if found is None and default is not None else int(found or 0)
@@ -101,7 +101,7 @@ class Tokenizer:
         self.bos_id, self.pad_id = id_of("bos_token", self.eos_id), id_of("pad_token", self.eos_id)
         named = {self.eos_id, self.bos_id, self.pad_id}
         self.special_ids = frozenset(named | {i for i, token in added.items() if token.special})
-        texts = frozenset(str(self._backend.id_to_token(i)) for i in self.special_ids)
+        texts = frozenset(str(self.backend.id_to_token(i)) for i in self.special_ids)
         self._chat = ChatTemplate(conventions.chat_template or PLAIN, conventions.tokens, texts)
         self.end_id = self._end_of_turn()
 
@@ -116,7 +116,7 @@ class Tokenizer:
         return self.eos_id if first is None else self._id_of(first)
 
     def _id_of(self, token: str) -> int:
-        found = self._backend.token_to_id(token)
+        found = self.backend.token_to_id(token)
         if found is None:
             raise ValueError(f"the vocabulary has no {token!r}")
         return int(found)
@@ -156,7 +156,7 @@ class Tokenizer:
         """Write ``tokenizer.json`` (Hugging Face format) and ``tokenizer_config.json`` (specials, chat template)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+        (folder / "tokenizer.json").write_text(self.backend.to_str(pretty=True), encoding="utf-8")
         config: dict[str, Any] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
@@ -190,14 +190,14 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; never a special one, whatever the text spells. No bos is added."""
         try:
-            return list(self._backend.encode(text, add_special_tokens=False).ids)
+            return list(self.backend.encode(text, add_special_tokens=False).ids)
         except (TypeError, UnicodeEncodeError) as error:
             raise _bad_text(text, error) from error
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of every text, on as many threads as the process has."""
         try:
-            return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+            return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
         except (TypeError, UnicodeEncodeError):
             return [self.encode(text) for text in texts]  # raises for the first bad one, naming what is wrong with it
 
@@ -222,12 +222,22 @@ class Tokenizer:
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:
-        return Vocabulary.of(self._backend)
+        return Vocabulary.of(self.backend)
 
     @cached_property
     def _bytes_by_id(self) -> dict[int, bytes]:
         unused = dict.fromkeys(range(self.vocab_size), b"")  # rows of an embedding beyond the vocabulary
         return {**unused, **self._vocabulary.bytes_by_id}
+
+    @cached_property
+    def text_bytes(self) -> list[bytes]:
+        """UTF-8 bytes that each id adds to a text, by id; none for special tokens."""
+        return [b"" if i in self.special_ids else self._bytes_by_id[i] for i in range(self.vocab_size)]
+
+    @property
+    def leading_space(self) -> bool:
+        """Whether encoding puts a space before the first word, which `decode` takes away again."""
+        return self._vocabulary.leading_space
 
     @cached_property
     def byte_lengths(self) -> npt.NDArray[np.int64]:
@@ -305,7 +315,7 @@ class Tokenizer:
                 ids.append(self._id_of(piece))
                 starts.append(places[0])
                 continue
-            encoded = self._backend.encode(piece, add_special_tokens=False)
+            encoded = self.backend.encode(piece, add_special_tokens=False)
             ids += encoded.ids
             starts += [places[min(start, len(places) - 1)] for start, _ in encoded.offsets]
         return ids, starts
@@ -314,7 +324,7 @@ class Tokenizer:
     def _reading_specials(self) -> tokenizers.Tokenizer:
         """The same tokenizer, for text in which special tokens are what they say. A switch on one would not be safe
         with several threads."""
-        return tokenizers.Tokenizer.from_str(self._backend.to_str())
+        return tokenizers.Tokenizer.from_str(self.backend.to_str())
 
 
 def _non_empty(texts: Iterable[str]) -> Iterable[str]:

@@ -1,31 +1,48 @@
-"""Batched generation with a KV cache: equal prompts are computed once, and slots are refilled as sequences end.
+"""Batched generation: one engine that is fed at any time and stepped, and `generate` on top of it.
 
-Shape suffixes: B sequences in flight, T prompt positions, V vocabulary.
+Sequences live in slots. A slot is refilled as soon as its sequence ends; a prompt is computed from where it leaves a
+prefix that some slot holds (equal prompts, common examples); prompts and single steps share passes.
+
+Shape suffixes: B sequences, T tokens, N rows of a pass, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.inference.sampling import SamplingParams, choose, uniforms
-from components.model.transformer import KVCache, Transformer
+from components.inference.decoders import Decoder, Rows, open_decoder
+from components.inference.sampling import SamplingParams, Top, choose, most_probable, uniforms
+from components.model.transformer import Transformer
+
+PREFILL_ROWS = 512  # prompt tokens a pass takes beside the steps: bounds how long running sequences wait
+MIN_SHARED = 8  # a common prefix shorter than this is computed again rather than waited for
 
 
 @dataclass
 class Completion:
-    """One sampled continuation: token ids (a stop token included), their log-probabilities, and whether a stop token
-    ended it (else the length limit did)."""
+    """One sampled continuation.
 
-    prompt_index: int
+    tokens: ids, a stop token included; log_probs of each, as `SamplingParams` defines them. finished: whether a stop
+    token or a stop text ended it (else the length limit did); stop: that text, "" for a token. top_log_probs: the most
+    probable tokens at each position, where asked for. prompt_log_probs and prompt_top_log_probs: of the prompt's
+    tokens given those before; the first has none.
+    """
+
+    prompt_index: int = 0
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     finished: bool = False
+    stop: str = ""
+    top_log_probs: list[Top] = field(default_factory=list)
+    prompt_log_probs: list[float] = field(default_factory=list)
+    prompt_top_log_probs: list[Top] = field(default_factory=list)
 
     @property
     def log_prob(self) -> float:
@@ -33,24 +50,360 @@ class Completion:
         return sum(self.log_probs)
 
 
+@dataclass(frozen=True)
+class Request:
+    """One sequence to go on with. stream: which random stream of the seed it draws from (`num_samples` is not read:
+    each sample is a request). stepwise: `step` tells of every token, not of the end alone."""
+
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    stream: int = 0
+    stepwise: bool = False
+
+
+@dataclass(frozen=True)
+class Update:
+    """News of one request: its completion so far (the engine goes on writing to it), and whether it has ended."""
+
+    ticket: int
+    completion: Completion
+    ended: bool
+
+
 @dataclass
-class _Flight:
-    """The sequences in flight: their cache rows, next-token logits, and where their output goes."""
+class _Seat:
+    """Who sits in a slot. `leader` and `shared`: the seat whose first `shared` positions are awaited, for a copy."""
 
-    cache: KVCache
-    logits_BV: Tensor
-    outputs: list[Completion]
-    streams: np.ndarray  # uint64: which random stream each sequence draws from
+    ticket: int
+    request: Request
+    completion: Completion
+    leader: _Seat | None = None
+    shared: int = 0
+    slot: int = -1
+    tail: bytes = b""
 
 
-@torch.inference_mode()
+class Engine:
+    """A model with `slots` sequences in flight and any number waiting.
+
+    Not for several threads at once. What a request gets depends on itself alone: on CPU, in C, to the bit.
+
+    Args:
+        model: its weights are read now; make another engine after training them.
+        slots: sequences in flight.
+        capacity: tokens a sequence may have, prompt included; the model's context_length when None.
+        token_bytes: UTF-8 bytes of each token id, needed for stop texts.
+        decoder: what the model runs on; the fastest one when None.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        slots: int = 64,
+        capacity: int | None = None,
+        token_bytes: Sequence[bytes] | None = None,
+        decoder: Decoder | None = None,
+    ) -> None:
+        self.context_length = min(capacity or model.cfg.context_length, model.cfg.context_length)
+        self._decoder = decoder or open_decoder(model, slots, self.context_length)
+        self._token_bytes = token_bytes
+        self._waiting: deque[_Seat] = deque()
+        self._seats: list[_Seat | None] = [None] * slots
+        self._followers: list[_Seat] = []
+        self._tickets: dict[int, _Seat] = {}
+        self._next = 0
+        self._cutoffs: dict[SamplingParams, int] = {}  # number of each way of sampling in flight
+        # By slot: tokens known, how many, how many of them have keys and values, and where the prompt ends.
+        self._tokens_BT = np.zeros((slots, self.context_length + 1), np.int32)
+        self._log_probs_BT = np.zeros((slots, self.context_length + 1), np.float32)
+        self._known, self._done, self._prompt = (np.zeros(slots, np.int32) for _ in range(3))
+        self._limit = np.zeros(slots, np.int32)  # tokens at which the sequence is as long as it may be
+        self._live = np.zeros(slots, bool)
+        self._plain = np.zeros(slots, bool)  # needs no look at each token: no stop text, no top, not stepwise
+        self._way = np.zeros(slots, np.int64)
+        self._ways: list[SamplingParams] = []
+        self._seeds, self._streams = np.zeros(slots, np.uint64), np.zeros(slots, np.uint64)
+
+    # -- what a caller does ----------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; the ticket by which `step` speaks of it.
+
+        Raises ValueError for a prompt that is empty or leaves no room, and for stop texts without `token_bytes`.
+        """
+        length, limit = len(request.prompt), self.context_length
+        most = limit - 1 if request.params.max_tokens else limit
+        if not 0 < length <= most:
+            raise ValueError(
+                f"the prompt has {length} tokens; the model takes 1 to {most}"
+                + (" and needs room to answer" if request.params.max_tokens else "")
+            )
+        if request.params.stop and self._token_bytes is None:
+            raise ValueError("stop texts need an engine with token_bytes")
+        self._next += 1
+        seat = _Seat(self._next, request, Completion())
+        self._tickets[seat.ticket] = seat
+        self._waiting.append(seat)
+        return seat.ticket
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a request, waiting or running; its slot is free at once. An unknown ticket has ended already."""
+        seat = self._tickets.pop(ticket, None)
+        if seat is None:
+            return
+        if seat.slot < 0:
+            self._waiting.remove(seat)
+        else:
+            self._vacate(seat)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that no slot has taken yet."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Requests in slots."""
+        return len(self._tickets) - len(self._waiting)
+
+    @torch.inference_mode()
+    def step(self) -> list[Update]:
+        """One pass: prompts go on, and every sequence whose prompt is done gains a token. Nothing to do: no updates."""
+        self._follow()
+        self._admit()
+        tokens_N, slots_N, positions_N, counts, slots = self._rows()
+        if not len(tokens_N):
+            return []
+        ends = np.cumsum(counts) - 1
+        complete = self._done[slots] + counts == self._known[slots]
+        wanted = ends[complete]
+        asking = [
+            i
+            for i, slot in enumerate(slots)
+            if not self._plain[slot] and self._wants_prompt(slot) and self._done[slot] < self._prompt[slot]
+        ]
+        if asking:
+            every = [np.arange(ends[i] - counts[i] + 1, ends[i] + 1) for i in asking]
+            wanted = np.unique(np.concatenate([wanted, *every]))
+        logits_WV = self._decoder.forward(tokens_N, slots_N, positions_N, wanted.astype(np.int32))
+        for i in asking:
+            self._score_prompt(int(slots[i]), int(counts[i]), logits_WV, wanted, int(ends[i]))
+        self._done[slots] += counts
+        ready = slots[complete]
+        if asking:
+            logits_WV = logits_WV[torch.from_numpy(np.searchsorted(wanted, ends[complete])).to(logits_WV.device)]
+        return self._gain(ready, logits_WV)
+
+    # -- slots -----------------------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Copy prefixes that are there by now; a follower whose leader has left goes alone."""
+        for seat in self._followers:
+            leader = seat.leader
+            assert leader is not None
+            if self._seats[leader.slot] is not leader:
+                seat.leader = None
+            elif self._done[leader.slot] >= seat.shared:
+                self._decoder.copy(leader.slot, seat.slot, seat.shared)
+                self._done[seat.slot] = seat.shared
+                seat.leader = None
+        self._followers = [seat for seat in self._followers if seat.leader is not None]
+
+    def _admit(self) -> None:
+        free = [slot for slot, seat in enumerate(self._seats) if seat is None] if self._waiting else []
+        while free and self._waiting:
+            seat = self._waiting.popleft()
+            request = seat.request
+            prompt, params = np.array(request.prompt, np.int32), request.params
+            source, shared = (-1, 0) if params.prompt_log_probs else self._longest_prefix(prompt)
+            slot = source if source in free else free[0]
+            free.remove(slot)
+            resident = slot == source
+            if shared and not resident:
+                leader = self._seats[source]
+                if leader is None or self._done[source] >= shared:
+                    self._decoder.copy(source, slot, shared)
+                    resident = True
+                else:
+                    seat.leader, seat.shared = leader, shared
+                    self._followers.append(seat)
+            self._sit(seat, slot, prompt, shared if resident else 0)
+
+    def _sit(self, seat: _Seat, slot: int, prompt: Rows, done: int) -> None:
+        params, length = seat.request.params, len(prompt)
+        seat.slot, self._seats[slot] = slot, seat
+        self._tokens_BT[slot, :length] = prompt
+        self._known[slot] = self._prompt[slot] = length
+        self._done[slot] = done
+        self._limit[slot] = min(length + params.max_tokens, self.context_length)
+        self._live[slot] = True
+        self._plain[slot] = not (
+            params.stop or params.top_log_probs or params.prompt_log_probs or seat.request.stepwise
+        )
+        self._seeds[slot], self._streams[slot] = params.seed % 2**64, seat.request.stream
+        way = replace(params, seed=0, max_tokens=1, num_samples=1, stop=(), prompt_log_probs=False)
+        if way not in self._cutoffs:
+            if self._live.sum() == 1:  # alone: forget the ways of the past
+                self._cutoffs.clear()
+                self._ways.clear()
+            self._cutoffs[way] = len(self._ways)
+            self._ways.append(way)
+        self._way[slot] = self._cutoffs[way]
+
+    def _longest_prefix(self, prompt: Rows) -> tuple[int, int]:
+        """The slot that holds, or will hold, the longest useful prefix of `prompt`, and its length; else (-1, 0).
+
+        The last token is always computed: its logits choose the first token of the answer.
+        """
+        most = len(prompt) - 1
+        if most < 1:
+            return -1, 0
+        other_BT = self._tokens_BT[:, :most] != prompt[:most]
+        common_B = np.where(other_BT.any(1), other_BT.argmax(1), most)
+        there_B = np.where(self._live, np.maximum(self._prompt, self._done), self._done)
+        common_B = np.minimum(common_B, there_B)
+        source = int(common_B.argmax())
+        shared = int(common_B[source])
+        return (source, shared) if shared >= min(MIN_SHARED, most) else (-1, 0)
+
+    def _vacate(self, seat: _Seat) -> None:
+        self._seats[seat.slot] = None
+        self._live[seat.slot] = False
+        # What it leaves behind may serve a later prompt; a follower's promise is not there yet.
+        if seat.leader is not None:
+            self._done[seat.slot] = 0
+            self._followers.remove(seat)
+
+    # -- one pass --------------------------------------------------------------------------------------------------
+
+    def _rows(self) -> tuple[Rows, Rows, Rows, Rows, Rows]:
+        """Rows of the next pass (tokens, slots, positions), and how many each of the slots in it has."""
+        pending = np.where(self._live, self._known - self._done, 0)
+        for seat in self._followers:
+            pending[seat.slot] = 0
+        if pending.max(initial=0) > 1:
+            # Steps first, then prompts as far as the pass has room; always at least a token of one.
+            budget = PREFILL_ROWS
+            for slot in np.flatnonzero(pending > 1):
+                pending[slot] = min(pending[slot], budget)
+                budget -= pending[slot]
+        slots = np.flatnonzero(pending).astype(np.int32)
+        counts = pending[slots].astype(np.int32)
+        slots_N = np.repeat(slots, counts)
+        offsets = np.arange(len(slots_N), dtype=np.int32) - np.repeat(np.cumsum(counts) - counts, counts)
+        positions_N = (self._done[slots_N] + offsets).astype(np.int32)
+        return self._tokens_BT[slots_N, positions_N], slots_N, positions_N, counts, slots
+
+    def _wants_prompt(self, slot: int) -> bool:
+        seat = self._seats[slot]
+        return seat is not None and seat.request.params.prompt_log_probs
+
+    def _score_prompt(self, slot: int, count: int, logits_WV: Tensor, wanted: Rows, end: int) -> None:
+        """Log-probabilities of the prompt's tokens that the rows of this pass predict."""
+        seat = self._seats[slot]
+        assert seat is not None
+        first = int(self._done[slot])
+        targets = self._tokens_BT[slot, first + 1 : min(first + 1 + count, int(self._prompt[slot]))]
+        at = int(np.searchsorted(wanted, end - count + 1))
+        logits_TV = logits_WV[at : at + len(targets)]
+        if not len(targets):
+            return
+        params = seat.request.params
+        scored_TV = logits_TV if params.raw_log_probs else logits_TV / (params.temperature or 1.0)
+        ids_T = torch.from_numpy(targets.astype(np.int64)).to(logits_TV.device)
+        log_probs_T = scored_TV.log_softmax(-1).gather(1, ids_T[:, None])[:, 0]
+        seat.completion.prompt_log_probs += log_probs_T.tolist()
+        if params.top_log_probs:
+            seat.completion.prompt_top_log_probs += most_probable(logits_TV, replace(params, ban_ids=()))
+
+    def _gain(self, slots: Rows, logits_BV: Tensor) -> list[Update]:
+        """Sample a token for each of these slots, write it down, and end what has ended."""
+        scoring = self._limit[slots] <= self._prompt[slots]  # max_tokens 0: nothing to sample
+        if scoring.any():
+            keep = np.flatnonzero(~scoring)
+            ended = [self._end(int(slot)) for slot in slots[scoring]]
+            return ended + (self._gain(slots[keep], logits_BV[torch.from_numpy(keep)]) if len(keep) else [])
+        if not len(slots):
+            return []
+        positions = (self._known[slots] - self._prompt[slots]).astype(np.uint64)
+        random_B = uniforms(self._seeds[slots], self._streams[slots], positions)
+        ways = self._way[slots]
+        tokens_B, log_probs_B = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.float32)
+        stopped_B = np.zeros(len(slots), bool)
+        tops: dict[int, Top] = {}
+        for way in [ways[0]] if (ways == ways[0]).all() else np.unique(ways):
+            params, rows = self._ways[way], np.flatnonzero(ways == way)
+            index = torch.from_numpy(rows)
+            whole = len(rows) == len(slots)
+            logits, random = (logits_BV, random_B) if whole else (logits_BV[index], random_B[index])
+            tokens, log_probs = choose(logits, params, random)
+            tokens_B[rows], log_probs_B[rows] = tokens.cpu().numpy(), log_probs.float().cpu().numpy()
+            if params.stop_ids:
+                stopped_B[rows] = np.isin(tokens_B[rows], params.stop_ids)
+            if params.top_log_probs:
+                tops |= dict(zip(rows.tolist(), most_probable(logits, params), strict=True))
+        known = self._known[slots]
+        self._tokens_BT[slots, known] = tokens_B
+        self._log_probs_BT[slots, known] = log_probs_B
+        self._known[slots] += 1
+        over_B = stopped_B | (self._known[slots] >= self._limit[slots])
+        updates = []
+        for row in np.flatnonzero(over_B | ~self._plain[slots]):
+            slot = int(slots[row])
+            seat = self._seats[slot]
+            assert seat is not None
+            if int(row) in tops:
+                seat.completion.top_log_probs.append(tops[int(row)])
+            stop = self._stop_text(seat, int(tokens_B[row])) if not stopped_B[row] else ""
+            seat.completion.finished = bool(stopped_B[row]) or bool(stop)
+            seat.completion.stop = stop
+            if over_B[row] or stop:
+                updates.append(self._end(slot))
+            elif seat.request.stepwise:
+                self._write_down(seat)
+                updates.append(Update(seat.ticket, seat.completion, False))
+        return updates
+
+    def _stop_text(self, seat: _Seat, token: int) -> str:
+        """The stop text that the sequence now holds, "" when none; of several the one that begins first."""
+        stops = seat.request.params.stop
+        if not stops:
+            return ""
+        assert self._token_bytes is not None
+        seat.tail += self._token_bytes[token]
+        found = [(at, stop) for stop in stops if (at := seat.tail.find(stop.encode())) >= 0]
+        longest = max(len(stop.encode()) for stop in stops)
+        seat.tail = seat.tail[-longest:]
+        return min(found)[1] if found else ""
+
+    def _write_down(self, seat: _Seat) -> None:
+        """Bring the completion up to date with what the slot knows."""
+        slot = seat.slot
+        told = len(seat.completion.tokens)
+        span = slice(int(self._prompt[slot]) + told, int(self._known[slot]))
+        seat.completion.tokens += self._tokens_BT[slot, span].tolist()
+        seat.completion.log_probs += self._log_probs_BT[slot, span].tolist()
+
+    def _end(self, slot: int) -> Update:
+        seat = self._seats[slot]
+        assert seat is not None
+        self._write_down(seat)
+        self._vacate(seat)
+        del self._tickets[seat.ticket]
+        return Update(seat.ticket, seat.completion, True)
+
+
 def generate(
-    model: Transformer, prompts: Sequence[Sequence[int]], params: SamplingParams, max_batch: int = 256
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    max_batch: int = 256,
+    token_bytes: Sequence[bytes] | None = None,
 ) -> list[list[Completion]]:
     """`params.num_samples` completions of each prompt, in the order of the prompts.
 
-    A sequence ends at a stop token, after `max_tokens`, or when the context is full. Raises ValueError for an empty
-    prompt or one that leaves no room in the context.
+    A sequence ends at a stop token or text, after `max_tokens`, or when the context is full. Raises ValueError for an
+    empty prompt or one that leaves no room in the context.
     """
     limit = model.cfg.context_length
     for index, tokens in enumerate(prompts):
@@ -58,93 +411,30 @@ def generate(
             raise ValueError(
                 f"prompt {index} has {len(tokens)} tokens; the model takes 1 to {limit - 1} and needs room to answer"
             )
-    model.eval()
-    unique: dict[tuple[int, ...], int] = {}
-    for tokens in prompts:
-        unique.setdefault(tuple(tokens), len(unique))
-    results: list[list[Completion]] = [
-        [Completion(index) for _ in range(params.num_samples)] for index in range(len(prompts))
-    ]
-    # Waiting sequences, those of one length and one prompt together: they prefill without padding, and once.
-    waiting = [
-        (tuple(prompts[i]), out, i * params.num_samples + s)
-        for i, group in enumerate(results)
-        for s, out in enumerate(group)
-    ]
-    waiting.sort(key=lambda item: (len(item[0]), unique[item[0]]), reverse=True)
-    capacity = min(limit, max(map(len, prompts), default=0) + params.max_tokens)
-    flight: _Flight | None = None
-    while waiting or flight:
-        free = max_batch - (len(flight.outputs) if flight else 0)
-        if waiting and free >= max(1, max_batch // 4):
-            admitted = [waiting.pop() for _ in range(min(free, len(waiting)))]
-            flight = _join(flight, _prefill(model, admitted, capacity))
-        assert flight is not None
-        flight = _decode_until_thin(model, flight, params, max_batch if waiting else len(flight.outputs))
+    count = len(prompts) * params.num_samples
+    if not count:
+        return [[] for _ in prompts]
+    capacity = min(limit, max(map(len, prompts)) + params.max_tokens)
+    engine = Engine(model, min(max_batch, count), capacity, token_bytes)
+    results = [[Completion(index) for _ in range(params.num_samples)] for index in range(len(prompts))]
+    places: dict[int, tuple[int, int]] = {}
+    # Short prompts first, equal ones together: they are in flight together, and computed once.
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), tuple(prompts[index])))
+    for index in order:
+        prompt = tuple(prompts[index])
+        for sample in range(params.num_samples):
+            ticket = engine.submit(Request(prompt, params, index * params.num_samples + sample))
+            places[ticket] = index, sample
+    for update in drain(engine):
+        index, sample = places[update.ticket]
+        results[index][sample] = replace(update.completion, prompt_index=index)
     return results
 
 
-def _prefill(model: Transformer, admitted: list[tuple[tuple[int, ...], Completion, int]], capacity: int) -> _Flight:
-    rows: dict[tuple[int, ...], int] = {}
-    for tokens, _, _ in admitted:
-        rows.setdefault(tokens, len(rows))
-    lengths = torch.tensor([len(tokens) for tokens in rows])
-    padded_BT = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-    for row, tokens in enumerate(rows):
-        padded_BT[row, : len(tokens)] = torch.tensor(tokens)
-    cache = KVCache.empty(model.cfg, len(rows), capacity, model.embedding.weight.dtype)
-    # A prompt of one token would look like a decode step; slots are empty, so that gives the same result.
-    x_BTD = model.hidden(padded_BT, cache=cache).x_BTD
-    logits_BV = model.logits(x_BTD[torch.arange(len(rows)), lengths - 1])
-    cache.lengths_B = lengths
-    spread = torch.tensor([rows[tokens] for tokens, _, _ in admitted])
-    if len(admitted) != len(rows):
-        cache, logits_BV = cache.select(spread), logits_BV[spread]
-    streams = np.array([stream for _, _, stream in admitted], dtype=np.uint64)
-    return _Flight(cache, logits_BV, [out for _, out, _ in admitted], streams)
-
-
-def _join(first: _Flight | None, second: _Flight) -> _Flight:
-    if first is None:
-        return second
-    cache = KVCache(
-        [torch.cat(pair) for pair in zip(first.cache.keys_LBKSC, second.cache.keys_LBKSC, strict=True)],
-        [torch.cat(pair) for pair in zip(first.cache.values_LBKSC, second.cache.values_LBKSC, strict=True)],
-        torch.cat([first.cache.lengths_B, second.cache.lengths_B]),
-    )
-    return _Flight(
-        cache,
-        torch.cat([first.logits_BV, second.logits_BV]),
-        first.outputs + second.outputs,
-        np.concatenate([first.streams, second.streams]),
-    )
-
-
-def _decode_until_thin(model: Transformer, flight: _Flight, params: SamplingParams, full: int) -> _Flight | None:
-    """Decode until a quarter of `full` slots is free, so that the caller may refill; drop the sequences that ended."""
-    cache, logits_BV, outputs, streams = flight.cache, flight.logits_BV, flight.outputs, flight.streams
-    capacity = cache.keys_LBKSC[0].shape[2]
-    stops = set(params.stop_ids)
-    alive = np.ones(len(outputs), dtype=bool)
-    while alive.sum() > min(len(outputs), full) * 3 // 4:
-        positions = np.array([len(out.tokens) for out in outputs], dtype=np.uint64)
-        tokens_B, log_probs_B = choose(logits_BV, params, uniforms(params.seed, streams, positions))
-        lengths = cache.lengths_B.tolist()
-        for row, (token, log_prob) in enumerate(zip(tokens_B.tolist(), log_probs_B.tolist(), strict=True)):
-            if not alive[row]:
-                continue
-            out = outputs[row]
-            out.tokens.append(token)
-            out.log_probs.append(log_prob)
-            out.finished = token in stops
-            alive[row] = not (out.finished or len(out.tokens) >= params.max_tokens or lengths[row] + 1 >= capacity)
-        if not alive.any():
-            return None
-        # Rows that ended go on writing harmlessly into their last slot until they are dropped.
-        logits_BV = model(tokens_B[:, None], cache=cache)[:, -1]
-        cache.lengths_B = (cache.lengths_B + 1).clamp_max(capacity - 1)
-    keep = torch.from_numpy(np.flatnonzero(alive))
-    return _Flight(cache.select(keep), logits_BV[keep], [outputs[i] for i in keep.tolist()], streams[keep.numpy()])
+def drain(engine: Engine) -> Iterable[Update]:
+    """Step until nothing waits and nothing runs."""
+    while engine.num_waiting or engine.num_running:
+        yield from engine.step()
 
 
 def token_log_probs(model: Transformer, tokens_BT: Tensor, temperature: float = 1.0) -> Tensor:

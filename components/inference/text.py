@@ -17,8 +17,8 @@ from components.model.transformer import Transformer
 @dataclass(frozen=True)
 class TextPrompt:
     """One request. prefill: how the assistant's answer begins; the completion goes on from there without repeating it.
-    shots: (user, assistant) examples that come before. stop: text that ends the completion and is kept in it; empty:
-    the end of the turn alone ends it."""
+    shots: (user, assistant) examples that come before. stop: text that ends the completion and is kept in it, however
+    many tokens it takes; empty: the end of the turn alone ends it."""
 
     user: str
     prefill: str = ""
@@ -47,8 +47,7 @@ Generate = Callable[[Sequence[TextPrompt], SamplingParams], list[list[TextComple
 def text_generator(model: Transformer, tokenizer: Tokenizer, max_batch: int = 256) -> Generate:
     """A model of ours behind the seam. The chat template's roles and padding are never generated.
 
-    The generator raises ValueError for a `stop` that is not a single token of the tokenizer, and for a prompt that
-    leaves no room in the context, naming it.
+    The generator raises ValueError for a prompt that leaves no room in the context, naming it.
     """
     banned = tuple(sorted(tokenizer.special_ids - {tokenizer.end_id, tokenizer.eos_id}))
     limit = model.cfg.context_length
@@ -66,14 +65,14 @@ def text_generator(model: Transformer, tokenizer: Tokenizer, max_batch: int = 25
         # Prompts of one `stop` run in one batch; a strategy's call has one as a rule.
         for stop in sorted({prompt.stop for prompt in prompts}):
             members = [i for i, prompt in enumerate(prompts) if prompt.stop == stop]
-            ends = (tokenizer.end_id, tokenizer.eos_id, *_stop_id(tokenizer, stop))
-            chosen = replace(params, stop_ids=ends, ban_ids=banned)
-            for i, group in zip(
-                members, generate(model, [encoded[i] for i in members], chosen, max_batch), strict=True
-            ):
+            ends = (tokenizer.end_id, tokenizer.eos_id)
+            chosen = replace(params, stop_ids=ends, stop=(stop,) if stop else (), ban_ids=banned)
+            asked = [encoded[i] for i in members]
+            groups = generate(model, asked, chosen, max_batch, tokenizer.text_bytes)
+            for i, group in zip(members, groups, strict=True):
                 results[i] = [
                     TextCompletion(
-                        text=tokenizer.decode(done.tokens),
+                        text=_up_to(tokenizer.decode(done.tokens), done.stop),
                         num_tokens=len(done.tokens),
                         log_prob=done.log_prob,
                         finished=done.finished,
@@ -99,13 +98,10 @@ def encode_prompt(tokenizer: Tokenizer, prompt: TextPrompt) -> list[int]:
     return ids + tokenizer.encode(prompt.prefill)
 
 
-def _stop_id(tokenizer: Tokenizer, stop: str) -> tuple[int, ...]:
-    ids = tokenizer.encode(stop)
-    if len(ids) > 1:
-        raise ValueError(
-            f"stop is {stop!r}, which is {len(ids)} tokens; a stop must be a single one, such as ';' or a newline"
-        )
-    return tuple(ids)
+def _up_to(text: str, stop: str) -> str:
+    """The text to the end of its first `stop`: the token that completed it may go on behind it."""
+    head, found, _ = text.partition(stop) if stop else (text, "", "")
+    return head + found
 
 
 def _shortened(text: str, length: int = 60) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -67,13 +68,22 @@ def test_roles_are_never_generated(tokenizer: Tokenizer, model: Transformer) -> 
     assert all(math.isfinite(done.log_prob) for done in group)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "match"),
-    [
-        (TextPrompt("1", stop="Think in"), "single one"),
-        (TextPrompt("7" * 60), "'7777.*… has 6. tokens|has 64 tokens"),
-    ],
-)
-def test_what_cannot_work_is_refused(tokenizer: Tokenizer, model: Transformer, prompt: TextPrompt, match: str) -> None:
-    with pytest.raises(ValueError, match=match):
-        text_generator(model, tokenizer)([prompt], SamplingParams())
+def test_a_stop_may_take_several_tokens_and_what_its_last_token_says_beyond_it_is_cut(
+    tokenizer: Tokenizer, model: Transformer
+) -> None:
+    generate = text_generator(model, tokenizer)
+    params = SamplingParams(max_tokens=30, temperature=2.0, num_samples=64, seed=2)
+    ((free),) = generate([TextPrompt("3")], params)
+    # What some answer says in the midst of its text, from within one token to within another.
+    said = [run[1:4] for done in free for run in re.findall(r"[ -~]{5,}", done.text[5:])]
+    stop = next(text for text in said if len(tokenizer.encode(text)) > 1)
+    (stopped,) = generate([TextPrompt("3", stop=stop)], params)
+    for before, after in zip(free, stopped, strict=True):
+        head, found, _ = before.text.partition(stop)
+        assert after.text == head + found
+        assert after.finished == (bool(found) or before.finished)
+
+
+def test_a_prompt_without_room_is_refused_by_its_text(tokenizer: Tokenizer, model: Transformer) -> None:
+    with pytest.raises(ValueError, match=r"'777777.*' has 64 tokens"):
+        text_generator(model, tokenizer)([TextPrompt("7" * 60)], SamplingParams())

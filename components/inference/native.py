@@ -1,0 +1,209 @@
+"""The decoder in C (`decode.c`): compiled once for this machine, then one call a step.
+
+Only dense models run there, in float32 on the CPU; `open_decoder` in `decoders.py` takes torch for the rest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from components.compiled import load
+from components.model.config import ModelConfig
+from components.model.transformer import Attention, Block, FeedForward, Transformer
+
+SOURCE = Path(__file__).with_name("decode.c")
+# What a stage is known by is read from Python files; this line makes the C file a part of it.
+SOURCE_SHA256 = "0a778f3c68e05a0b497c14c839a2b57c7f8e775cb93401533267ba76d282866c"
+ROWS_OF_A_THREAD = 8  # fewer rows than this gain nothing from a second thread
+
+_INTS = ("vocab", "d", "layers", "heads", "kv_heads", "c", "ff", "slots", "capacity", "window", "context")
+_FLOATS = ("eps", "attention_cap", "logit_cap")
+_TABLES = ("embedding", "cos", "sin", "last_norm", "unembedding")
+_LAYERS = ("attention_norm", "qkv", "qkv_bias", "q_norm", "k_norm", "out", "mlp_norm", "gate_up", "down")
+
+
+class _Model(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in _INTS),
+        *((name, ctypes.c_float) for name in _FLOATS),
+        *((name, ctypes.c_void_p) for name in (*_TABLES, *_LAYERS, "keys", "values")),
+    )
+
+
+def runs_natively(cfg: ModelConfig) -> bool:
+    """Whether `decode.c` knows this architecture."""
+    return cfg.moe is None
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled `decode.c`, or None (told once) where it cannot be had."""
+    handle = load(SOURCE, SOURCE_SHA256, "generation runs through torch, several times slower")
+    if handle is None:
+        return None
+    number, long, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+    handle.lifespan_workspace.restype = long
+    signatures = {
+        "sizes": [pointer],
+        "workspace": [pointer],
+        "pack": [pointer, long, long, pointer],
+        "copy": [pointer, number, number, number],
+        "forward": [pointer, number, pointer, pointer, pointer, number, pointer, pointer, pointer],
+    }
+    for name, arguments in signatures.items():
+        getattr(handle, f"lifespan_{name}").argtypes = arguments
+    return handle
+
+
+class NativeDecoder:
+    """A dense model's weights, packed, and the keys and values of `slots` sequences of at most `capacity` tokens.
+
+    What a row gets depends on its own sequence alone, bit for bit.
+    """
+
+    def __init__(self, model: Transformer, slots: int, capacity: int) -> None:
+        handle = library()
+        assert handle is not None
+        self._library, self.slots = handle, slots
+        cfg, sizes = model.cfg, (ctypes.c_int32 * 3)()
+        handle.lifespan_sizes(sizes)
+        self._panel, block, size = sizes
+        assert size == ctypes.sizeof(_Model)
+        self.capacity = -(-capacity // block) * block
+        self._kept: list[Any] = []  # what C holds addresses of
+        cache = (2, cfg.num_layers, slots, cfg.kv_heads, self.capacity * cfg.per_head)
+        keys, values = np.empty(cache, np.float32)  # pages that are never written are never real
+        blocks = [self._block(block) for block in model.blocks if isinstance(block, Block)]
+        unembedding = model.embedding.weight if model.unembedding is None else model.unembedding.weight
+        self._model = _Model(
+            **{
+                "vocab": cfg.vocab_size,
+                "d": cfg.d_model,
+                "layers": cfg.num_layers,
+                "heads": cfg.num_heads,
+                "kv_heads": cfg.kv_heads,
+                "c": cfg.per_head,
+                "ff": cfg.hidden,
+                "slots": slots,
+                "capacity": self.capacity,
+                "window": cfg.sliding_window,
+                "context": cfg.context_length,
+                "eps": cfg.norm_eps,
+                "attention_cap": cfg.attention_softcap,
+                "logit_cap": cfg.logit_softcap,
+                "embedding": self._plain(model.embedding.weight),
+                "cos": self._plain(model.cos),
+                "sin": self._plain(model.sin),
+                "last_norm": self._plain(model.norm.weight),
+                "unembedding": self._packed(unembedding),
+                "keys": self._address(keys),
+                "values": self._address(values),
+            },
+            **{name: self._pointers([layer[name] for layer in blocks]) for name in _LAYERS},
+        )
+        self._self = ctypes.addressof(self._model)
+        self._threads = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+        floats = handle.lifespan_workspace(self._self)
+        self._workspaces = [np.empty(floats, np.float32) for _ in range(self._threads)]
+
+    def _block(self, block: Block) -> dict[str, int | None]:
+        attention, mlp = block.attention, block.mlp
+        assert isinstance(attention, Attention) and isinstance(mlp, FeedForward)
+        return {
+            "attention_norm": self._plain(block.attention_norm.weight),
+            "qkv": self._packed(attention.qkv.weight),
+            "qkv_bias": self._plain(attention.qkv.bias),
+            "q_norm": self._plain(attention.q_norm),
+            "k_norm": self._plain(attention.k_norm),
+            "out": self._packed(attention.out.weight),
+            "mlp_norm": self._plain(block.mlp_norm.weight),
+            "gate_up": self._packed(mlp.gate_up.weight),
+            "down": self._packed(mlp.down.weight),
+        }
+
+    def _address(self, array: npt.NDArray[Any]) -> int:
+        self._kept.append(array)
+        return int(array.ctypes.data)
+
+    def _plain(self, tensor: Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        return self._address(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
+
+    def _packed(self, weight: Tensor) -> int:
+        plain = weight.detach().to("cpu", torch.float32).contiguous()
+        outputs, inputs = plain.shape
+        packed = np.empty(-(-outputs // self._panel) * self._panel * inputs, np.float32)
+        self._library.lifespan_pack(plain.data_ptr(), outputs, inputs, packed.ctypes.data)
+        return self._address(packed)
+
+    def _pointers(self, addresses: list[int | None]) -> int:
+        array = (ctypes.c_void_p * len(addresses))(*addresses)
+        self._kept.append(array)
+        return ctypes.addressof(array)
+
+    def forward(
+        self,
+        tokens_N: npt.NDArray[np.int32],
+        slots_N: npt.NDArray[np.int32],
+        positions_N: npt.NDArray[np.int32],
+        wanted: npt.NDArray[np.int32],
+    ) -> Tensor:
+        """Logits [len(wanted), V] of the wanted rows; see `decoders.Decoder`."""
+        logits_WV = np.empty((len(wanted), self._model.vocab), np.float32)
+        if self._pool is None or len(tokens_N) < 2 * ROWS_OF_A_THREAD:
+            self._pass(0, tokens_N, slots_N, positions_N, wanted, logits_WV)
+            return torch.from_numpy(logits_WV)
+        # Threads share no sequence, and each takes about as many rows.
+        order = np.argsort(slots_N, kind="stable")
+        bounds = np.linspace(0, len(order), self._threads + 1).astype(int)[1:-1]
+        edges = np.searchsorted(slots_N[order], slots_N[order][bounds])
+        parts = [part for part in np.split(order, edges) if len(part)]
+        place_of = np.full(len(tokens_N), -1, np.int32)
+        place_of[wanted] = np.arange(len(wanted))
+
+        def run(index: int, part: npt.NDArray[np.intp]) -> None:
+            part = np.sort(part)
+            places = place_of[part]
+            mine = np.flatnonzero(places >= 0).astype(np.int32)
+            logits = np.empty((len(mine), self._model.vocab), np.float32)
+            self._pass(index, tokens_N[part], slots_N[part], positions_N[part], mine, logits)
+            logits_WV[places[mine]] = logits
+
+        list(self._pool.map(run, range(len(parts)), parts))
+        return torch.from_numpy(logits_WV)
+
+    def _pass(
+        self,
+        thread: int,
+        tokens_N: npt.NDArray[np.int32],
+        slots_N: npt.NDArray[np.int32],
+        positions_N: npt.NDArray[np.int32],
+        wanted: npt.NDArray[np.int32],
+        logits_WV: npt.NDArray[np.float32],
+    ) -> None:
+        self._library.lifespan_forward(
+            self._self,
+            len(tokens_N),
+            tokens_N.ctypes.data,
+            slots_N.ctypes.data,
+            positions_N.ctypes.data,
+            len(wanted),
+            wanted.ctypes.data,
+            logits_WV.ctypes.data,
+            self._workspaces[thread].ctypes.data,
+        )
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The first `length` positions of one slot, copied to another."""
+        self._library.lifespan_copy(self._self, source, target, length)
