@@ -36,18 +36,11 @@ def _call(name: str, *arguments: Any) -> None:
     getattr(native.library(), name)(*passed)
 
 
-def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """x / √(mean(x²) + eps) · weight (Zhang & Sennrich 2019)."""
-    if fused(x_BTD, weight_D):
-        return _Norm.apply(x_BTD, None, weight_D, eps)[1]
-    return F.rms_norm(x_BTD, weight_D.shape, weight_D, eps)
-
-
-def add_norm(x_BTD: Tensor, delta_BTD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The residual stream x + delta, and its `rms_norm`."""
+def add_norm(x_BTD: Tensor, delta_BTD: Tensor | None, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The residual stream x + delta, and x / √(mean(x²) + eps) · weight of it (Zhang & Sennrich 2019)."""
     if fused(x_BTD, delta_BTD, weight_D):
         return _Norm.apply(x_BTD, delta_BTD, weight_D, eps)
-    total = x_BTD + delta_BTD
+    total = x_BTD if delta_BTD is None else x_BTD + delta_BTD
     return total, F.rms_norm(total, weight_D.shape, weight_D, eps)
 
 
@@ -57,28 +50,23 @@ class _Norm(torch.autograd.Function):
         x, d = x.contiguous(), x.shape[-1]
         rows = x.numel() // d
         y, rstd = torch.empty_like(x), x.new_empty(rows)
-        total = x if delta is None else torch.empty_like(x)
         delta = None if delta is None else delta.contiguous()
+        total = x.view_as(x) if delta is None else torch.empty_like(x)
         _call("norm_forward", x, delta, weight, total, y, rstd, rows, d, eps, torch.get_num_threads())
         ctx.save_for_backward(total, weight, rstd)
         ctx.added = delta is not None
         ctx.set_materialize_grads(False)
-        if delta is None:
-            ctx.mark_non_differentiable(rstd)
-            return rstd, y
         return total, y
 
     @staticmethod
     def backward(ctx: Any, residual: Tensor | None, dy: Tensor | None) -> tuple[Tensor | None, ...]:
         total, weight, rstd = ctx.saved_tensors
-        if not ctx.added:
-            residual = None
         if dy is None:
             return residual, residual if ctx.added else None, None, None
         dx, dw = torch.empty_like(total), torch.zeros_like(weight)
         residual = None if residual is None else residual.contiguous()
-        rows, d = rstd.numel(), weight.numel()
-        _call("norm_backward", total, weight, rstd, dy.contiguous(), residual, dx, dw, rows, d, torch.get_num_threads())
+        rows, d, threads = rstd.numel(), weight.numel(), torch.get_num_threads()
+        _call("norm_backward", total, weight, rstd, dy.contiguous(), residual, dx, dw, rows, d, threads)
         return dx, dx if ctx.added else None, dw, None
 
 

@@ -19,7 +19,6 @@ from components.model.kernels import (
     attend,
     causal_mask,
     embedding,
-    rms_norm,
     softcap,
     split_heads,
     swiglu,
@@ -167,16 +166,22 @@ class Block(nn.Module):
             self.mlp = FeedForward(cfg.d_model, cfg.hidden)
 
     def forward(
-        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
-    ) -> tuple[Tensor, RouterStats | None]:
-        eps = self.eps
-        normed = rms_norm(x_BTD, self.attention_norm.weight, eps)
+        self,
+        x_BTD: Tensor,
+        delta_BTD: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+    ) -> tuple[Tensor, Tensor, RouterStats | None]:
+        """Takes the residual stream and what the block before adds to it (norms fuse with that addition); returns
+        the stream, what this block adds, and what its router did."""
+        x_BTD, normed = add_norm(x_BTD, delta_BTD, self.attention_norm.weight, self.eps)
         y_BTD = self.attention(normed, cos, sin, mask, cache, self.layer)
-        x_BTD, normed = add_norm(x_BTD, y_BTD, self.mlp_norm.weight, eps)
+        x_BTD, normed = add_norm(x_BTD, y_BTD, self.mlp_norm.weight, self.eps)
         if isinstance(self.mlp, MixtureOfExperts):
-            y_BTD, stats = self.mlp(normed)
-            return x_BTD + y_BTD, stats
-        return x_BTD + self.mlp(normed), None
+            return x_BTD, *self.mlp(normed)
+        return x_BTD, self.mlp(normed), None
 
 
 class Transformer(nn.Module):
@@ -243,11 +248,12 @@ class Transformer(nn.Module):
         if noise_BTD is not None:
             x_BTD = x_BTD + noise_BTD
         routers: list[RouterStats] = []
+        delta_BTD = None
         for block in self.blocks:
-            x_BTD, stats = block(x_BTD, cos, sin, mask, cache)
+            x_BTD, delta_BTD, stats = block(x_BTD, delta_BTD, cos, sin, mask, cache)
             if stats is not None:
                 routers.append(stats)
-        return Hidden(rms_norm(x_BTD, self.norm.weight, self.cfg.norm_eps), routers)
+        return Hidden(add_norm(x_BTD, delta_BTD, self.norm.weight, self.cfg.norm_eps)[1], routers)
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""

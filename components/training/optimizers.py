@@ -23,8 +23,8 @@ def newton_schulz(x_NRC: Tensor, steps: int = 5) -> Tensor:
     x = x_NRC.mT if transposed else x_NRC
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if transposed else x
 
 
@@ -40,7 +40,7 @@ class Muon:
         for param in params:
             groups[tuple(param.shape)].append(param)
         self.groups = list(groups.values())
-        self.buffers = [torch.zeros(len(group), *group[0].shape) for group in self.groups]
+        self.buffers = [group[0].new_zeros(len(group), *group[0].shape) for group in self.groups]
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -51,10 +51,9 @@ class Muon:
             update = newton_schulz(grads.lerp(buffer, self.momentum).flatten(0, -3)).view_as(buffer)
             rows, columns = update.shape[-2:]
             scale = lr * max(1.0, rows / columns) ** 0.5
-            for param, delta in zip(group, update.unbind(0), strict=True):
-                if self.weight_decay:
-                    param.mul_(1 - lr * self.weight_decay)
-                param.sub_(delta, alpha=scale)
+            if self.weight_decay:
+                torch._foreach_mul_(group, 1 - lr * self.weight_decay)
+            torch._foreach_sub_(group, update.unbind(0), alpha=scale)
 
 
 class Optimizer:
