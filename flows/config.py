@@ -24,7 +24,7 @@ from components.rlhf.config import (
     VerifierTaskConfig,
 )
 from components.scaling.sweep import EmergenceConfig, MoEComparisonConfig, ScalingConfig
-from components.training.config import TrainConfig
+from components.training.config import FinetuneConfig, PretrainConfig
 from flows.settings import ComputeConfig as ComputeConfig
 from flows.settings import ConfigError as ConfigError
 from flows.settings import Settings, load
@@ -37,9 +37,9 @@ class RunConfig(Settings):
     suite: SuiteConfig = Field(default_factory=SuiteConfig)
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
-    pretrain: TrainConfig = Field(default_factory=TrainConfig)
+    pretrain: PretrainConfig = Field(default_factory=PretrainConfig)
     instruction: InstructionConfig = Field(default_factory=InstructionConfig)
-    finetune: TrainConfig = Field(default_factory=TrainConfig)
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig)
     alignment: AlignmentConfig = Field(default_factory=AlignmentConfig)
     judging: JudgingConfig = Field(default_factory=JudgingConfig)
     preferences: PreferencesConfig = Field(default_factory=PreferencesConfig)
@@ -53,7 +53,7 @@ class RunConfig(Settings):
     reasoning: ReasoningConfig = Field(default_factory=ReasoningConfig)
     adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
     puzzles: PuzzleStudyConfig = Field(default_factory=PuzzleStudyConfig)
-    finetune_on_puzzles: TrainConfig = Field(default_factory=TrainConfig)
+    finetune_on_puzzles: FinetuneConfig = Field(default_factory=FinetuneConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
 
 

@@ -40,6 +40,7 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     sft = training.finetune.submit(
         run,
         config=cfg.finetune,
+        weights=cfg.data.weights_by_source,
         seed=seed,
         base=base,
         conversations=conversations,
@@ -53,9 +54,11 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     )
 
     puzzles = data.make_puzzles.submit(run, config=cfg.puzzles, seed=seed)
-    solver = training.finetune_on_puzzles.submit(
+    solver = training.finetune.submit(
         run,
+        label="finetune[puzzles]",
         config=cfg.finetune_on_puzzles,
+        weights=cfg.data.weights_by_source,
         seed=seed,
         base=base,
         conversations=puzzles,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from components.training.schedules import ScheduleConfig
@@ -33,9 +34,8 @@ class NonFiniteConfig:
     snapshot_every: int = 100
 
     def __post_init__(self) -> None:
-        for name, least in (("max_in_a_row", 1), ("max_rollbacks", 0), ("snapshot_every", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: give a number of at least {least}")
+        _at_least(self, 1, "max_in_a_row", "snapshot_every")
+        _at_least(self, 0, "max_rollbacks")
         if not 0 < self.rate_factor <= 1:
             raise ValueError(f"rate_factor is {self.rate_factor}: give a number above 0 and at most 1")
 
@@ -56,8 +56,79 @@ class TrainConfig:
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "context_length", "accumulation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: give a number of at least 1")
+        _at_least(self, 1, "num_steps", "batch_size", "context_length", "accumulation")
         if self.batch_size % self.accumulation:
             raise ValueError(f"accumulation is {self.accumulation}: it must divide batch_size ({self.batch_size})")
+
+
+@dataclass(frozen=True)
+class PretrainConfig(TrainConfig):
+    """loss_weights: how much a target of a source counts in the loss (1 for a source that is not named).
+    validate_every: steps between two looks at held-out text by source, validation_windows windows of each (0: none)."""
+
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    validate_every: int = 300
+    validation_windows: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for source, weight in self.loss_weights.items():
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"loss_weights.{source} is {weight}: give a number of at least 0")
+        _at_least(self, 0, "validate_every")
+        _at_least(self, 1, "validation_windows")
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters (Hu et al. 2021): a linear map W becomes W + alpha / rank · B A, and only A and B train.
+    targets: endings of the names of the linear maps that get one."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("attention.qkv", "attention.out", "mlp.gate_up", "mlp.down")
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "rank")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha is {self.alpha}: give a number above 0")
+        if not self.targets:
+            raise ValueError('targets is empty: name linear maps, such as "attention.qkv"')
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(TrainConfig):
+    """replay: share of a batch's rows that are windows of the pretraining text, against forgetting it. neftune_alpha:
+    size of the noise on the embeddings (Jain et al. 2023; 0: none). lora: train adapters alone. validate_every: steps
+    between two looks at held-out conversations (0: none); patience: looks in a row without a lower loss after which
+    training ends (0: never). The weights of the lowest look are kept."""
+
+    replay: float = 0.25
+    neftune_alpha: float = 0.0
+    lora: LoRAConfig | None = None
+    validate_every: int = 100
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.replay < 1:
+            raise ValueError(f"replay is {self.replay}: give a share of at least 0 and below 1")
+        if self.replay and not 0 < self.replay_rows < self.batch_size:
+            raise ValueError(
+                f"replay is {self.replay}, {self.replay_rows} of the {self.batch_size} rows of a batch: give a share "
+                f"that is at least one row ({1 / self.batch_size:.3g}) and leaves one, or 0"
+            )
+        if self.neftune_alpha < 0:
+            raise ValueError(f"neftune_alpha is {self.neftune_alpha}: give a number of at least 0")
+        _at_least(self, 0, "validate_every", "patience")
+
+    @property
+    def replay_rows(self) -> int:
+        """Rows of each batch that are pretraining text."""
+        return round(self.replay * self.batch_size)
+
+
+def _at_least(config: object, least: int, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise ValueError(f"{name} is {getattr(config, name)}: give a number of at least {least}")
