@@ -12,9 +12,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from components.model import kernels
 from components.model.transformer import Transformer
 from components.training.config import TrainConfig
 from components.training.guard import Guard
@@ -51,17 +51,9 @@ def summed_loss(model: Transformer, batch: LMBatch) -> tuple[Tensor, Tensor, Ten
     loss."""
     rows = batch.tokens_BT, batch.positions_BT, batch.documents_BT
     hidden = model.hidden(*rows) if batch.noise_BTD is None else model.hidden(*rows, noise_BTD=batch.noise_BTD)
-    logits_NV = model.logits(hidden.x_BTD).flatten(0, 1).float()
-    targets_N = batch.targets_BT.flatten()
-    if batch.weights_BT is None:
-        cross_entropy = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE, reduction="sum")
-    else:
-        each_N = F.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE, reduction="none")
-        cross_entropy = (each_N * batch.weights_BT.flatten()).sum()
-    if not model.training:
-        return cross_entropy, cross_entropy.new_zeros(()), hidden.auxiliary_loss()
-    z_N = logits_NV.logsumexp(-1).square() * (targets_N != IGNORE)
-    z = (z_N if batch.weights_BT is None else z_N * batch.weights_BT.flatten()).sum()
+    logits_NV = model.logits(hidden.x_BTD).flatten(0, 1)
+    weights_N = None if batch.weights_BT is None else batch.weights_BT.flatten()
+    cross_entropy, z = kernels.cross_entropy(logits_NV, batch.targets_BT.flatten(), IGNORE, weights_N)
     return cross_entropy, z, hidden.auxiliary_loss()
 
 
