@@ -73,7 +73,7 @@ class RunRows:
 
     def made(self) -> Iterator[StageRow]:
         """The stages that have an artifact."""
-        return (stage for stage in self.stages if stage.status != "failed")
+        return (stage for stage in self.stages if stage.status in ("ran", "cached"))
 
     def find(self, *names: str) -> StageRow | None:
         """The stage called one of `names`: by label, else by name, else by kind, else by how its label begins."""
@@ -99,6 +99,8 @@ class RunRows:
         if failed:
             reason = f": {failed[0].reason.splitlines()[0]}" if failed[0].reason else ""
             return f"{what} is missing: the stage {failed[0].label} failed{reason}"
+        if waiting := [stage for stage in stages if stage.status == "waiting"]:
+            return f"{what} is missing: {waiting[0].reason}"
         if not stages:
             return f"{what} is missing: no stage of this part is in this run"
         return f"{what} is missing: its stages ({', '.join(stage.label for stage in stages[:4])}) wrote no such rows"
@@ -156,7 +158,9 @@ _STAGES = """
     SELECT * FROM stages WHERE run_id = $run
     QUALIFY row_number() OVER (PARTITION BY label ORDER BY ended_at DESC NULLS LAST, started_at DESC NULLS LAST) = 1
     ORDER BY started_at NULLS LAST, label"""
-_OF_RUN = "SELECT * FROM {table} WHERE key IN (SELECT key FROM stages WHERE run_id = $run AND status <> 'failed')"
+_OF_RUN = """
+    SELECT * FROM {table}
+    WHERE key IN (SELECT key FROM stages WHERE run_id = $run AND status IN ('ran', 'cached'))"""
 
 
 def read_run(home: Home, run_id: str | None = None) -> RunRows:

@@ -1,7 +1,7 @@
 """The command line, `lifespan`.
 
 Everything heavy is imported inside the commands, so that `lifespan --help` and mistakes answer at once. Exit codes:
-0 done, 1 failed, 2 bad input, 130 interrupted.
+0 done, 1 failed, 2 bad input, 3 waits for people, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ app = typer.Typer(
     help="Raise a language model from raw text to reasoning, and account for its whole life.",
 )
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT, WAITS, INTERRUPTED = 1, 2, 3, 130
 
 Profile = Annotated[str, typer.Argument(help="A profile's name, or a path to your own TOML file.", show_default=True)]
 Overrides = Annotated[
@@ -103,7 +103,7 @@ def run(
 
             console.print(render_terminal(result.report))
         report(result, console)
-    leave({"completed": 0, "interrupted": INTERRUPTED}.get(result.status, FAILED))
+    leave({"completed": 0, "waiting": WAITS, "interrupted": INTERRUPTED}.get(result.status, FAILED))
 
 
 def leave(code: int) -> None:
@@ -123,6 +123,8 @@ def report(result: RunResult, console: Console) -> None:
 
     style = "bold" if result.status == "completed" else "bold yellow"
     say(f"run {result.run_id} {result.status}: {result.summary}", style)
+    for message in result.waiting.values():
+        say(message, "yellow")
     for message in result.failures.values():
         say(message, "red")
     if result.failures:

@@ -66,6 +66,8 @@ def _flow(name: str) -> Flow[Any, Any]:
         message = f"run {result.run_id}: {result.summary}"
         if result.status == "interrupted":
             return Cancelled(message=f"{message}; the next run goes on from here")
+        if result.status == "waiting":
+            return Cancelled(name="Waiting", message="; ".join(result.waiting.values())[:1000])
         if result.status == "failed":
             return Failed(message="; ".join([message, *result.failures.values()])[:1000])
         return Completed(message=message)

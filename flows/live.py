@@ -18,13 +18,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-STATES = ("waiting", "running", "done", "cached", "failed", "skipped", "interrupted")
+STATES = ("waiting", "running", "done", "cached", "failed", "held", "skipped", "interrupted")
 LOOK = {  # state -> mark, style
     "waiting": ("·", "dim"),
     "running": ("▶", "bold cyan"),
     "done": ("✓", "green"),
     "cached": ("=", "blue"),
     "failed": ("✗", "bold red"),
+    "held": ("…", "bold yellow"),  # waits for people
     "skipped": ("-", "yellow"),
     "interrupted": ("!", "yellow"),
 }
@@ -176,7 +177,8 @@ def chosen(groups: Mapping[str, Sequence[Row]], room: int) -> list[tuple[str, li
     """Which rows of each group to draw in `room` lines; a group whose rows are left out keeps its counting line."""
     if sum(len(rows) for rows in groups.values()) <= room:
         return [(group, list(rows)) for group, rows in groups.items()]
-    lively = {group: [row for row in rows if row.state in ("running", "failed")] for group, rows in groups.items()}
+    states = ("running", "failed", "held")
+    lively = {group: [row for row in rows if row.state in states] for group, rows in groups.items()}
     left = room - sum(1 + len(rows) for rows in lively.values())
     result = []
     for group, rows in groups.items():
@@ -202,7 +204,7 @@ def add_rows(table: Table, group: str, rows: Sequence[Row], size: int, states: M
             bar = ProgressBar(total=row.total or None, completed=row.done, width=24, pulse=False) if row.total else ""
             said = details(row, now)
         else:
-            said = row.message if row.state in ("failed", "skipped") else ""
+            said = row.message if row.state in ("failed", "held", "skipped") else ""
         took = clock(row.seconds(now)) if row.started is not None else ""
         short = said.splitlines()[0][:90] if said else ""
         label = Text(row.label, style if row.state != "done" else "")

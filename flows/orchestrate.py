@@ -32,7 +32,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Cancelled, Completed, Crashed, Failed  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
-from flows.workers import Interrupted  # noqa: E402
+from flows.workers import Interrupted, StageWaits  # noqa: E402
 
 if TYPE_CHECKING:
     from flows.graph import Node
@@ -55,6 +55,8 @@ def show_stage(node: Node, runner: Runner) -> Any:
             progress = _show_progress(node, runner, progress)
         except Interrupted as interrupted:
             return Cancelled(message=str(interrupted))
+        except StageWaits as waits:
+            return Cancelled(name="Waiting", message=str(waits))
     if progress:
         _optional(update_progress_artifact, artifact_id=progress, progress=100.0)
     handle = {"kind": outcome.artifact.kind, "key": outcome.artifact.key}
@@ -135,6 +137,8 @@ def show_stages(runner: Runner) -> State:
     for future in futures.values():
         future.wait()
     states = [future.state for future in futures.values()]
+    if held := [state for state in states if state.name == "Waiting"]:
+        return Cancelled(name="Waiting", message=held[0].message)
     if any(state.is_cancelled() for state in states):
         return Cancelled(message="interrupted")
     failed = [label for label, future in futures.items() if not future.state.is_completed()]

@@ -58,7 +58,7 @@ def reasons_to_run(graph: Graph, home: Home) -> dict[str, list[str]]:
 def last_keys(home: Home) -> dict[tuple[str, str], str]:
     """By stage and label: the key of the artifact that the last run with it made or found."""
     rows = home.tables.read("stages", ["stage", "label", "key", "status", "ended_at"]).to_pylist()
-    ended = [row for row in rows if row["status"] != "failed" and row["ended_at"]]
+    ended = [row for row in rows if row["status"] in ("ran", "cached") and row["ended_at"]]
     return {(row["stage"], row["label"]): row["key"] for row in sorted(ended, key=lambda row: row["ended_at"])}
 
 

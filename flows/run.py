@@ -38,9 +38,10 @@ class RunResult:
     """How a run ended.
 
     Attributes:
-        status: completed, failed or interrupted.
+        status: completed, waiting (for people), failed or interrupted.
         outcomes: by label, the stages that ended well.
         failures: by label, the message of each that failed.
+        waiting: by label, what people have to do first.
         warnings: what went wrong beside the stages (Prefect, tracker).
         report: what `conclude` made of it, if there was one.
     """
@@ -51,6 +52,7 @@ class RunResult:
     summary: str
     outcomes: Mapping[str, Outcome]
     failures: Mapping[str, str] = field(default_factory=dict)
+    waiting: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     report: Any = None
 
@@ -114,7 +116,9 @@ def run_graph(
         try:
             while not runner.finished.wait(0.2):
                 pass
-            status = "failed" if any(future.exception() for future in runner.outcomes.values()) else "completed"
+            status = "completed"
+            if any(future.exception() for future in runner.outcomes.values()):
+                status = "waiting" if runner.waiting() and not runner.failures() else "failed"
         except KeyboardInterrupt:
             status = "interrupted"
             board.say("interrupted: ending the workers")
@@ -138,7 +142,8 @@ def run_graph(
         outcomes = {label: future.result() for label, future in ended.items() if not future.exception()}
         failures = {label: str(error) for label, error in runner.failures().items()}
         seconds = time.monotonic() - board.began
-        return RunResult(run_id, status, seconds, summary(runner), outcomes, failures, tuple(warnings), report)
+        waits = runner.waiting()
+        return RunResult(run_id, status, seconds, summary(runner), outcomes, failures, waits, tuple(warnings), report)
 
 
 def uses_hub(settings: Any) -> bool:

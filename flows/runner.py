@@ -23,7 +23,7 @@ from flows.live import Board, clock
 from flows.plan import reasons_to_run
 from flows.settings import ComputeConfig
 from flows.work import now
-from flows.workers import Interrupted, Pool, StageFailed, open_pool
+from flows.workers import Interrupted, Pool, StageFailed, StageWaits, open_pool
 from storage.artifacts import Artifact
 from storage.durable import DiskFull, LockTimeout
 from storage.fingerprint import plain
@@ -97,7 +97,13 @@ class Runner:
     def failures(self) -> dict[str, BaseException]:
         """The stages that failed themselves, without those that were only skipped."""
         ended = {label: future.exception() for label, future in self.outcomes.items() if future.done()}
-        return {label: e for label, e in ended.items() if e and not isinstance(e, (Skipped, Interrupted))}
+        ours = (Skipped, Interrupted, StageWaits)
+        return {label: e for label, e in ended.items() if e and not isinstance(e, ours)}
+
+    def waiting(self) -> dict[str, str]:
+        """The stages that wait for people, and what for."""
+        ended = {label: future.exception() for label, future in self.outcomes.items() if future.done()}
+        return {label: str(e) for label, e in ended.items() if isinstance(e, StageWaits)}
 
     # --- driving ----------------------------------------------------------------------------------------------------
 
@@ -155,7 +161,9 @@ class Runner:
                     del waiting[label]
                     broken = [n for n in self.graph.nodes[label].needs if self.outcomes[n].exception()]
                     if broken:
-                        self._fail(label, Skipped(f"{label} needs {broken[0]}, which failed"), "skipped")
+                        waits = broken[0] in self.waiting()
+                        why_not = f"{label} needs {broken[0]}, which {'waits for people' if waits else 'failed'}"
+                        self._fail(label, Skipped(why_not), "skipped")
                         continue
                     ready.append(label)
             pool.expect(ready)
@@ -178,6 +186,10 @@ class Runner:
             self._succeed(node, outcome)
         except Interrupted as error:
             self._fail(node.label, error, "interrupted")
+        except StageWaits as error:
+            row = self._row(node, None, started, status="waiting", reason=str(error))
+            self.home.tables.write("stages", self._part(node), [row])
+            self._fail(node.label, error, "held")
         except Exception as error:
             if isinstance(error, DiskFull) or (
                 isinstance(error, StageFailed) and error.error["type"] == DiskFull.__name__

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flows.jobs import Job, run_here
+from flows.work import Waiting
 from flows.worker import describe_error
 from storage.artifacts import Artifact
 
@@ -47,6 +48,17 @@ class StageFailed(RuntimeError):
         where = f" (log: {log})" if log else ""
         super().__init__(f"{label} failed: {kind}{error['message']}{where}")
         self.label, self.error, self.log = label, dict(error), log
+
+
+class StageWaits(RuntimeError):
+    """A stage cannot go on before people have done something; see `flows.work.Waiting`."""
+
+
+def stage_error(label: str, error: Mapping[str, Any], log: Path | None = None) -> StageFailed | StageWaits:
+    """What a stage's described error is to the run."""
+    if error["type"] == Waiting.__name__:
+        return StageWaits(f"{label} waits for people: {error['message']}")
+    return StageFailed(label, error, log)
 
 
 class Interrupted(RuntimeError):
@@ -89,7 +101,7 @@ class InlinePool:
             try:
                 future.set_result(run_here(job, lambda event: self._events(job, event)))
             except Exception as error:
-                failure = StageFailed(job.label, describe_error(error))
+                failure = stage_error(job.label, describe_error(error))
                 failure.__cause__ = error
                 future.set_exception(failure)
         return future
@@ -223,7 +235,7 @@ class WorkerPool:
                 # The new worker first: whoever waits for this future may look at the pool next.
                 process = self._spawn(number, log)
                 future.set_exception(StageFailed(job.label, describe_death(code, log, log_start), log))
-            except StageFailed as failure:
+            except (StageFailed, StageWaits) as failure:
                 future.set_exception(failure)
             except Exception as error:  # never leave anyone waiting
                 future.set_exception(StageFailed(job.label, describe_error(error), log))
@@ -238,7 +250,7 @@ class WorkerPool:
             if event["event"] == "done":
                 return Artifact.from_json(event["artifact"])
             if event["event"] == "failed":
-                raise StageFailed(job.label, event["error"], log)
+                raise stage_error(job.label, event["error"], log)
             if event["event"] != "ready":
                 self._events(job, event)
         raise EOFError

@@ -52,7 +52,7 @@ VIEWS: dict[str, str] = {
     "run_costs": """
         SELECT s.run_id, s.stage, s.label, s."group", s.status, s.key, c.run_id AS paid_by_run,
                c.* EXCLUDE (run_id, key)
-        FROM (SELECT * FROM run_stages WHERE status <> 'failed'
+        FROM (SELECT * FROM run_stages WHERE status IN ('ran', 'cached')
               QUALIFY row_number() OVER (PARTITION BY run_id, key ORDER BY started_at, label) = 1) s
         JOIN (SELECT key, max(run_id) AS run_id, sum(tokens)::BIGINT AS tokens, sum(flops) AS flops,
                      sum(seconds) AS seconds, sum(cpu_seconds) AS cpu_seconds, sum(energy_joules) AS energy_joules,

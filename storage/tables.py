@@ -49,9 +49,9 @@ def _schema(columns: str) -> pa.Schema:
 # `key` is the artifact's key and `run_id` the run that produced the row: a later run that finds the artifact cached
 # has only its own `stages` row with the same key, so reports join `stages USING (key)`.
 SCHEMAS: dict[str, pa.Schema] = {
-    # event: started | ended; status: running | completed | failed | interrupted
+    # event: started | ended; status: running | completed | waiting | failed | interrupted
     "runs": _schema("run_id:str event:str status:str name:str? profile:str? time:time config_json:str? host_json:str?"),
-    # label: unique in the run, "ppo[beta=0.1]"; status: ran | cached | failed; seconds: wall clock
+    # label: unique in the run, "ppo[beta=0.1]"; status: ran | cached | waiting | failed; seconds: wall clock
     # group: data | pretraining | sft | rlhf | scaling | emergence | moe | reasoning | cost | report
     "stages": _schema(
         "run_id:str stage:str label:str key:str kind:str? status:str reason:str? started_at:time? ended_at:time? "

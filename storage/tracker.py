@@ -38,6 +38,7 @@ _STATUS = {
     "completed": "FINISHED",
     "failed": "FAILED",
     "interrupted": "KILLED",
+    "waiting": "KILLED",  # for people; the next run goes on
     "ran": "FINISHED",
     "cached": "FINISHED",
 }
