@@ -18,8 +18,15 @@ def masked_mean(x_BA: Tensor, mask_BA: Tensor) -> Tensor:
 
 
 def masked_var(x_BA: Tensor, mask_BA: Tensor) -> Tensor:
-    """Population variance over the mask."""
-    return masked_mean((x_BA - masked_mean(x_BA, mask_BA)).square(), mask_BA)
+    """Sample variance (ddof 1) over the mask; 0 for one value."""
+    squares_BA = (x_BA - masked_mean(x_BA, mask_BA)).square() * mask_BA
+    return squares_BA.sum() / (mask_BA.sum() - 1).clamp_min(1)
+
+
+def masked_range(x_BA: Tensor, mask_BA: Tensor) -> tuple[float, float]:
+    """Least and greatest value inside the mask."""
+    inside_N = x_BA[mask_BA]
+    return float(inside_N.min()), float(inside_N.max())
 
 
 def whiten(x_BA: Tensor, mask_BA: Tensor, shift_mean: bool = True) -> Tensor:
@@ -40,15 +47,19 @@ def kl_estimate(log_probs: Tensor, ref_log_probs: Tensor, estimator: KLEstimator
     return log_ratio.exp() - 1 - log_ratio
 
 
-def penalized_rewards(scores_B: Tensor, kl_BA: Tensor, mask_BA: Tensor, kl_coef: float) -> Tensor:
-    """Reward of each action: −kl_coef · KL of the token, and the sequence's score on its last response token.
+def penalized_rewards(
+    scores_B: Tensor, kl_BA: Tensor, mask_BA: Tensor, kl_coef: float, steps_BA: Tensor | None = None
+) -> Tensor:
+    """Reward of each step: −kl_coef · KL of the token, and the sequence's score on its last step.
 
     The convention: the action that emits the end-of-sequence token (or the last token, where the length limit cut
     the answer) carries the score. It is the end of the episode; nothing follows it and no value is bootstrapped.
+    `steps_BA` names the steps of an episode where they are more than the actions in the mask (see
+    `PPOConfig.score_after_end`).
     """
     rewards_BA = -kl_coef * kl_BA * mask_BA
     rows = torch.arange(len(scores_B))
-    rewards_BA[rows, last_action(mask_BA)] += scores_B
+    rewards_BA[rows, last_action(mask_BA if steps_BA is None else steps_BA)] += scores_B
     return rewards_BA
 
 
@@ -63,18 +74,17 @@ def generalized_advantages(
     """Advantages and returns (advantage + value), both [B, A] and zero outside the mask.
 
     Schulman et al. 2015 (arXiv 1506.02438), eq. 16: A_t = Σ_l (γλ)^l δ_{t+l} with
-    δ_t = r_t + γ V_{t+1} − V_t; the value after the last response token is 0.
+    δ_t = r_t + γ V_{t+1} − V_t; the value after the last response token is 0. Steps outside the mask do not exist:
+    where a mask has holes, the step after a hole follows the one before it.
     """
-    values_BA = values_BA * mask_BA
-    next_BA = torch.cat([values_BA[:, 1:], torch.zeros_like(values_BA[:, :1])], 1)
-    deltas_BA = (rewards_BA + gamma * next_BA - values_BA) * mask_BA
-    advantages_BA = torch.zeros_like(deltas_BA)
-    running_B = torch.zeros_like(deltas_BA[:, 0])
-    for t in range(deltas_BA.shape[1] - 1, -1, -1):
-        running_B = deltas_BA[:, t] + gamma * lam * running_B  # stays 0 until the row's last response token
+    advantages_BA = torch.zeros_like(rewards_BA)
+    running_B, next_B = torch.zeros_like(rewards_BA[:, 0]), torch.zeros_like(rewards_BA[:, 0])
+    for t in range(rewards_BA.shape[1] - 1, -1, -1):
+        delta_B = rewards_BA[:, t] + gamma * next_B - values_BA[:, t]
+        running_B = torch.where(mask_BA[:, t], delta_B + gamma * lam * running_B, running_B)
+        next_B = torch.where(mask_BA[:, t], values_BA[:, t], next_B)
         advantages_BA[:, t] = running_B
-    advantages_BA = advantages_BA * mask_BA
-    return advantages_BA, (advantages_BA + values_BA) * mask_BA
+    return advantages_BA * mask_BA, (advantages_BA + values_BA) * mask_BA
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float, num_sequences: int, horizon: int) -> float:
@@ -82,6 +92,15 @@ def adapted_kl_coef(kl_coef: float, kl: float, target: float, num_sequences: int
     with kl in nats a sequence."""
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * num_sequences / horizon)
+
+
+def sequence_log_ratio(log_ratio_BA: Tensor, mask_BA: Tensor, mean: bool) -> Tensor:
+    """Log-ratio of whole answers, the same at each of their tokens [B, A]: with `mean` a token (GSPO, Zheng et al.
+    2025, eq. 7), else summed."""
+    total_B1 = (log_ratio_BA * mask_BA).sum(1, keepdim=True)
+    if mean:
+        total_B1 = total_B1 / mask_BA.sum(1, keepdim=True).clamp_min(1)
+    return total_B1.expand_as(log_ratio_BA)
 
 
 def clipped_surrogate(

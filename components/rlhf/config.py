@@ -1,9 +1,9 @@
-"""Settings of preferences, reward model, PPO and GRPO, free of torch, so that reading a profile stays quick."""
+"""Settings of preferences, reward model, PPO, GRPO, DPO and the watch. Free of torch: reading a profile stays quick."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from components.data.stories import NAMES, OBJECTS, story_prompt
@@ -11,14 +11,16 @@ from components.training.config import OptimizerConfig
 from components.training.schedules import ScheduleConfig
 
 KLEstimator = Literal["k1", "k2", "k3"]
-Variant = Literal["grpo", "dr_grpo", "dapo"]
+Variant = Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo"]
+Combine = Literal["mean", "worst", "variance"]
+DPOLoss = Literal["sigmoid", "ipo", "hinge", "robust"]
+Mitigation = Literal["worst", "variance", "length"]
 
 
 PreferenceSource = Literal["gold", "people", "file", "model"]
 ModelName = Literal["sft", "base"]
 JUDGE_QUESTION = (
-    "A user asked:\n{prompt}\n\nAnswer 1:\n{first}\n\nAnswer 2:\n{second}\n\n"
-    "Which answer is better? Say 1, 2, or tie."
+    "A user asked:\n{prompt}\n\nAnswer 1:\n{first}\n\nAnswer 2:\n{second}\n\nWhich answer is better? Say 1, 2, or tie."
 )
 
 
@@ -69,7 +71,7 @@ class PreferencesConfig:
 
     def __post_init__(self) -> None:
         if (self.source == "file") != bool(self.path):
-            raise ValueError("path names the file of preferences: give it with source = \"file\", and only then")
+            raise ValueError('path names the file of preferences: give it with source = "file", and only then')
         if self.overlap < 1:
             raise ValueError(f"overlap is {self.overlap}: each prompt needs at least 1 annotator")
         if missing := [name for name in ("{prompt}", "{first}", "{second}") if name not in self.judge_question]:
@@ -80,8 +82,8 @@ class PreferencesConfig:
             raise ValueError(f"models is {self.models}: name each model once")
         if len(self.models) * len(self.temperatures) > self.num_answers:
             raise ValueError(
-                f"num_answers is {self.num_answers}: {len(self.models)} models at {len(self.temperatures)} temperatures "
-                "need one answer each"
+                f"num_answers is {self.num_answers}: {len(self.models)} models at {len(self.temperatures)} "
+                "temperatures need one answer each"
             )
         if not 0 <= self.label_noise < 0.5:
             raise ValueError(f"label_noise is {self.label_noise}: give a share from 0 to below 0.5")
@@ -98,7 +100,12 @@ class PreferencesConfig:
 class RewardModelConfig:
     """epochs over the pairs in batches of `batch_pairs`. margin_coef: how much of a pair's stated margin the loss
     demands. centering_coef: weight of (r_chosen + r_rejected)², which keeps rewards near 0 (Eisenstein et al.
-    2023). held_out: share of the pairs kept for accuracy. num_members: size of the ensemble."""
+    2023). held_out: share of the pairs kept for accuracy.
+
+    An ensemble has num_members models of num_heads heads, each model from its own seed and in its own order of the
+    data. Heads share a trunk and cost next to nothing: each starts from its own seed and sees its own bootstrap of the
+    pairs (Poisson weights; Oza & Russell 2001), which makes them disagree where the pairs say little.
+    """
 
     epochs: int = 3
     batch_pairs: int = 16
@@ -106,13 +113,15 @@ class RewardModelConfig:
     centering_coef: float = 0.01
     held_out: float = 0.15
     num_members: int = 1
+    num_heads: int = 1
     max_grad_norm: float = 1.0
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.01, adamw_lr=1e-3))
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("linear", warmup_steps=5))
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_pairs < 1 or self.num_members < 1:
-            raise ValueError("epochs, batch_pairs and num_members of the reward model must be at least 1")
+        for name in ("epochs", "batch_pairs", "num_members", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"reward_model.{name} is {getattr(self, name)}: give a number of at least 1")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out is {self.held_out}: give a share from 0 to below 1")
 
@@ -126,10 +135,22 @@ class PPOConfig:
     """num_iterations of: batch_size answers, then num_epochs over them in num_minibatches.
 
     kl_coef: weight of the KL penalty a token; with kl_target (nats a sequence) above 0 it adapts over `kl_horizon`
-    sequences. missing_eos_penalty: taken off the score of an answer that the length limit cut. score_clip: scores are
-    clipped to ± this (0: not). whiten_rewards: unit variance of the rewards without shifting their mean.
-    dual_clip: 0 or a constant above 1 (usually 3). max_kl: an iteration's updates stop once the k3 estimate between
-    rollout and policy passes this (0: never). replay_coef: weight of the next-token loss on replayed data.
+    sequences. max_kl: an iteration's updates stop once the k3 estimate between rollout and policy passes this (0:
+    never). dual_clip: 0 or a constant above 1 (usually 3). replay_coef: weight of the next-token loss on replayed
+    pretraining text.
+
+    What is done to the score of an answer, in this order. combine: how an ensemble's scores become one (the mean, the
+    worst case, or the mean minus variance_coef · variance; Coste et al. 2023). score_scaling: divided by the running
+    standard deviation of all scores so far. score_clip: clipped to ± this (0: not). length_penalty: taken off for each
+    token of the answer. missing_eos_penalty: taken off where the length limit cut the answer; unfinished_score, where
+    given, replaces the score of such an answer instead, since no reward model was trained on half answers (the "EOS
+    trick" of Huang et al. 2024: −1). whiten_rewards: unit variance of the rewards without shifting their mean.
+
+    The score belongs to the action that emits the end token. score_after_end: to a step after it, which only the
+    critic sees, as TRL has it.
+
+    There is no weight of the value loss: policy and critic share nothing and have an optimizer each. The models have no
+    dropout, so there is none to turn off.
     """
 
     num_iterations: int = 20
@@ -148,8 +169,14 @@ class PPOConfig:
     value_clip_range: float = 0.2
     dual_clip: float = 0.0
     max_kl: float = 0.0
-    missing_eos_penalty: float = 1.0
+    combine: Combine = "mean"
+    variance_coef: float = 1.0
+    score_scaling: bool = False
     score_clip: float = 5.0
+    length_penalty: float = 0.0
+    missing_eos_penalty: float = 1.0
+    unfinished_score: float | None = None
+    score_after_end: bool = False
     whiten_rewards: bool = False
     whiten_advantages: bool = True
     replay_coef: float = 0.0
@@ -164,19 +191,70 @@ class PPOConfig:
                 raise ValueError(f"ppo.{name} is {getattr(self, name)}: give a number of at least 1")
         if self.num_minibatches > self.batch_size:
             raise ValueError(f"ppo.num_minibatches is {self.num_minibatches}: at most batch_size ({self.batch_size})")
-        for name in ("kl_coef", "kl_target", "max_kl", "missing_eos_penalty", "score_clip", "replay_coef"):
+        for name in (
+            *("kl_coef", "kl_target", "max_kl", "missing_eos_penalty", "score_clip", "replay_coef"),
+            *("variance_coef", "length_penalty"),
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"ppo.{name} is {getattr(self, name)}: give a number of at least 0")
+        if self.temperature <= 0:
+            raise ValueError(f"ppo.temperature is {self.temperature}: rollouts are sampled, so give a number above 0")
         if self.dual_clip and self.dual_clip <= 1:
             raise ValueError(f"ppo.dual_clip is {self.dual_clip}: give 0 (off) or a number above 1")
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """The watch on reward hacking. every: iterations between looks. gold: whether the alarm may use the gold scorer,
+    which is never trained on; without it the alarm goes by signs. on_alarm: `stop` ends the run and keeps the best
+    policy that was seen; `continue` only tells. false_alarm_rate: of the comparison with gold, over a whole run."""
+
+    every: int = 1
+    gold: bool = True
+    on_alarm: Literal["continue", "stop"] = "continue"
+    false_alarm_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"watch.every is {self.every}: give a number of at least 1")
+        if not 0 < self.false_alarm_rate < 1:
+            raise ValueError(f"watch.false_alarm_rate is {self.false_alarm_rate}: give a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """beta: strength of the tie to the reference. label_smoothing: the share of wrong labels that `robust` (below 0.5)
+    assumes, or how far `sigmoid` hedges. IPO compares log-probabilities a token (length-normalised)."""
+
+    epochs: int = 2
+    batch_pairs: int = 32
+    loss: DPOLoss = "sigmoid"
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    max_grad_norm: float = 1.0
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.0, adamw_lr=3e-4))
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("linear", warmup_steps=5))
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("sigmoid", "ipo", "hinge", "robust"):
+            raise ValueError(f"dpo.loss is {self.loss!r}: it takes sigmoid, ipo, hinge or robust")
+        if self.beta <= 0:
+            raise ValueError(f"dpo.beta is {self.beta}: give a number above 0")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"dpo.label_smoothing is {self.label_smoothing}: give a share from 0 to below 0.5")
+        if self.epochs < 1 or self.batch_pairs < 1:
+            raise ValueError("dpo.epochs and dpo.batch_pairs must be at least 1")
 
 
 @dataclass(frozen=True)
 class GRPOConfig:
     """num_iterations of: num_prompts × group_size answers, then num_epochs over them in num_minibatches.
 
-    variant: how token losses are averaged. grpo: within a sequence, then over sequences; dapo: over all tokens of the
-    optimiser's batch; dr_grpo: sum over num_sequences · max_tokens, with advantages not divided by the group's std.
+    variant. How token losses are averaged: grpo within a sequence, then over sequences; dapo over all tokens of the
+    optimiser's batch; dr_grpo as a sum over num_sequences · max_tokens. gspo and rloo clip the ratio of whole answers:
+    gspo (Zheng et al. 2025) its mean a token, rloo (Ahmadian et al. 2024) the answer's own. Advantages are divided by
+    the group's std in grpo, dapo and gspo; rloo takes each reward against the mean of the others. gspo is meant for
+    far tighter clips (3e-4 and 4e-4 in its paper).
     clip_low, clip_high: the ratio stays in [1 − clip_low, 1 + clip_high] (clip-higher, DAPO §3.1).
     dynamic_sampling: up to this many further draws replace groups whose rewards are all equal (DAPO §3.2; 0: off).
     overlong_buffer: an answer within this many tokens of max_tokens loses up to overlong_penalty, in proportion
@@ -210,8 +288,13 @@ class GRPOConfig:
                 raise ValueError(f"grpo.{name} is {getattr(self, name)}: give a number of at least 1")
         if self.group_size < 2:
             raise ValueError(f"grpo.group_size is {self.group_size}: a group's mean says something from 2 answers on")
-        if self.variant not in ("grpo", "dr_grpo", "dapo"):
-            raise ValueError(f"grpo.variant is {self.variant!r}: it takes grpo, dr_grpo or dapo")
+        if self.variant not in ("grpo", "dr_grpo", "dapo", "gspo", "rloo"):
+            raise ValueError(f"grpo.variant is {self.variant!r}: it takes grpo, dr_grpo, dapo, gspo or rloo")
+        for name in ("clip_low", "clip_high", "kl_coef", "dynamic_sampling", "overlong_penalty", "micro_batch_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"grpo.{name} is {getattr(self, name)}: give a number of at least 0")
+        if self.temperature <= 0:
+            raise ValueError(f"grpo.temperature is {self.temperature}: rollouts are sampled, so give a number above 0")
         if not 0 <= self.overlong_buffer < self.max_tokens:
             raise ValueError(f"grpo.overlong_buffer is {self.overlong_buffer}: from 0 to below max_tokens")
         if self.num_minibatches > self.num_prompts * self.group_size:
@@ -220,11 +303,23 @@ class GRPOConfig:
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """compare_kl_coefs: PPO runs beside the one at `ppo.kl_coef`. best_of: sizes of best-of-n; the largest is also how
-    many answers a held-out request gets."""
+    """compare_kl_coefs: PPO runs beside the one at `ppo.kl_coef`. mitigations: further runs without a KL penalty, each
+    held back in one other way: by the worst case of the ensemble, by its mean minus ppo.variance_coef · variance, or by
+    `length_penalty` for each token. dpo: also train on the pairs directly. best_of: sizes of best-of-n; the largest is
+    also how many answers a held-out request gets."""
 
     compare_kl_coefs: tuple[float, ...] = (0.0, 0.4)
-    best_of: tuple[int, ...] = (1, 4, 16, 64)
+    mitigations: tuple[Mitigation, ...] = ()
+    length_penalty: float = 0.05
+    dpo: bool = False
+    best_of: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+
+    def mitigated(self, ppo: PPOConfig, how: Mitigation) -> PPOConfig:
+        """A run without a KL penalty, held back in this way alone."""
+        free = replace(ppo, kl_coef=0.0, kl_target=0.0)
+        if how == "length":
+            return replace(free, length_penalty=self.length_penalty)
+        return replace(free, combine=how)
 
 
 @dataclass(frozen=True)

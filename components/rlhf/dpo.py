@@ -9,44 +9,19 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from components.model.transformer import Transformer
-from components.rlhf.reward_model import TokenPair
+from components.rlhf.config import DPOConfig, DPOLoss
+from components.rlhf.pairs import TokenPair
 from components.rlhf.rollouts import pack_responses, seeded, token_stats
-from components.training.optimizers import Optimizer, OptimizerConfig, clip_gradients
-from components.training.schedules import ScheduleConfig, lr_factor
+from components.training.optimizers import Optimizer, clip_gradients
+from components.training.schedules import lr_factor
 from components.training.state import load_state_tensors, state_tensors
-
-DPOLoss = Literal["sigmoid", "ipo", "hinge", "robust"]
-
-
-@dataclass(frozen=True)
-class DPOConfig:
-    """beta: strength of the tie to the reference. label_smoothing: the share of wrong labels that `robust` (below 0.5)
-    assumes, or how far `sigmoid` hedges. IPO compares log-probabilities a token (length-normalised)."""
-
-    epochs: int = 2
-    batch_pairs: int = 32
-    loss: DPOLoss = "sigmoid"
-    beta: float = 0.1
-    label_smoothing: float = 0.0
-    max_grad_norm: float = 1.0
-    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.0, adamw_lr=3e-4))
-    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("linear", warmup_steps=5))
-
-    def __post_init__(self) -> None:
-        if self.loss not in ("sigmoid", "ipo", "hinge", "robust"):
-            raise ValueError(f"dpo.loss is {self.loss!r}: it takes sigmoid, ipo, hinge or robust")
-        if self.beta <= 0:
-            raise ValueError(f"dpo.beta is {self.beta}: give a number above 0")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"dpo.label_smoothing is {self.label_smoothing}: give a share from 0 to below 0.5")
 
 
 def dpo_loss(margin_B: Tensor, loss: DPOLoss, beta: float, label_smoothing: float = 0.0) -> Tensor:
@@ -108,6 +83,11 @@ def response_log_probs(
     return chosen_B, rejected_B, stats.auxiliary_loss
 
 
+def num_steps(num_pairs: int, config: DPOConfig) -> int:
+    """Optimizer steps of a whole training."""
+    return config.epochs * -(-num_pairs // config.batch_pairs)
+
+
 def dpo(
     state: DPOState, reference: Transformer, pairs: Sequence[TokenPair], config: DPOConfig, seed: int
 ) -> Iterator[dict[str, float]]:
@@ -123,7 +103,7 @@ def dpo(
         if not 0 < pair.num_prompt < min(len(pair.chosen), len(pair.rejected)):
             raise ValueError(f"pair {index}: num_prompt is {pair.num_prompt}; prompt and answers need a token each")
     per_epoch = -(-len(pairs) // config.batch_pairs)
-    total = config.epochs * per_epoch
+    total = num_steps(len(pairs), config)
     per_token = config.loss == "ipo"
     while state.step < total:
         began = time.perf_counter()
@@ -143,12 +123,14 @@ def dpo(
         loss = dpo_loss(margin_B, config.loss, config.beta, config.label_smoothing).mean()
         (loss + auxiliary_loss).backward()
         grad_norm = clip_gradients(state.optimizer.params, config.max_grad_norm)
-        state.optimizer.step(lr_factor(config.schedule, state.step, total))
+        factor = lr_factor(config.schedule, state.step, total)
+        state.optimizer.step(factor)
         state.step += 1
         with torch.no_grad():
             metrics = {
                 "step": state.step,
                 "loss/policy": float(loss),
+                "loss/router": float(auxiliary_loss.detach()),
                 "rewards/chosen": float(config.beta * (chosen_B - ref_chosen_B).mean()),
                 "rewards/rejected": float(config.beta * (rejected_B - ref_rejected_B).mean()),
                 "rewards/margin": float(config.beta * margin_B.mean()),
@@ -156,6 +138,7 @@ def dpo(
                 "log_probs/chosen": float(chosen_B.mean()),
                 "log_probs/rejected": float(rejected_B.mean()),
                 "policy/grad_norm": grad_norm,
+                "policy/lr": config.optimizer.adamw_lr * factor,
                 "tokens": sum(len(p.chosen) + len(p.rejected) for p in batch),
                 "seconds": time.perf_counter() - began,
             }

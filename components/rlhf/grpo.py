@@ -1,5 +1,6 @@
 """Group-relative policy optimisation with verified rewards (Shao et al. 2024, arXiv 2402.03300), Dr. GRPO (Liu et al.
-2025, arXiv 2503.20783) and DAPO (Yu et al. 2025, arXiv 2503.14476).
+2025, arXiv 2503.20783), DAPO (Yu et al. 2025, arXiv 2503.14476), GSPO (Zheng et al. 2025, arXiv 2507.18071) and RLOO
+(Ahmadian et al. 2024, arXiv 2402.14740): they differ in how advantages, ratios and means are taken.
 
 Shape suffixes: G groups (prompts), K answers a group, B = G·K sequences, T tokens, A = T - 1 actions.
 """
@@ -16,13 +17,15 @@ from torch import Tensor
 
 from components.inference.sampling import SamplingParams
 from components.model.transformer import Transformer
-from components.rlhf.advantages import clipped_surrogate, kl_estimate
+from components.rlhf.advantages import clipped_surrogate, kl_estimate, sequence_log_ratio
 from components.rlhf.config import GRPOConfig, Variant
 from components.rlhf.rollouts import (
     Rollout,
+    TokenStats,
     draw_prompts,
     join_rollouts,
     minibatch_rows,
+    rollout_metrics,
     sample_rollout,
     seeded,
     token_stats,
@@ -69,23 +72,58 @@ class GRPORecord:
 
 
 def group_advantages(rewards_GK: Tensor, variant: Variant) -> Tensor:
-    """(r − mean)/(std + 1e-4) within a group, sample std (ddof 1); Dr. GRPO does not divide. Zero among equals."""
+    """(r − mean)/(std + 1e-4) within a group, sample std (ddof 1). Dr. GRPO does not divide; RLOO takes the mean of the
+    others. Zero among equals."""
     centred_GK = rewards_GK - rewards_GK.mean(1, keepdim=True)
     # In a group of equals only rounding is left over; it must not be blown up.
     centred_GK = torch.where((rewards_GK == rewards_GK[:, :1]).all(1, keepdim=True), 0.0, centred_GK)
     if variant == "dr_grpo":
         return centred_GK
+    if variant == "rloo":
+        return centred_GK * rewards_GK.shape[1] / (rewards_GK.shape[1] - 1)
     return centred_GK / (rewards_GK.std(1, keepdim=True) + 1e-4)
 
 
 def token_weights(mask_BA: Tensor, variant: Variant, max_tokens: int) -> Tensor:
     """Weight of each token's loss in the objective of a batch, [B, A]; what is outside the mask weighs nothing."""
     lengths_B1 = mask_BA.sum(1, keepdim=True)
-    if variant == "grpo":
-        return mask_BA / (len(mask_BA) * lengths_B1.clamp_min(1))
+    if variant == "dapo":
+        return mask_BA / lengths_B1.sum().clamp_min(1)
     if variant == "dr_grpo":
         return mask_BA / (len(mask_BA) * max_tokens)
-    return mask_BA / lengths_B1.sum().clamp_min(1)
+    return mask_BA / (len(mask_BA) * lengths_B1.clamp_min(1))
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """Of each token [B, A]: the loss, the log-ratio that was clipped (of its whole answer in gspo and rloo), where the
+    clip binds, and the k3 estimate of the KL to the reference (0 where none is asked for)."""
+
+    loss_BA: Tensor
+    log_ratio_BA: Tensor
+    clipped_BA: Tensor
+    kl_BA: Tensor
+
+
+def token_losses(
+    log_probs_BA: Tensor,
+    old_log_probs_BA: Tensor,
+    ref_log_probs_BA: Tensor,
+    advantages_B: Tensor,
+    mask_BA: Tensor,
+    config: GRPOConfig,
+) -> TokenLosses:
+    """The clipped surrogate of config.variant plus config.kl_coef times the KL; sum it with `token_weights`."""
+    log_ratio_BA = log_probs_BA - old_log_probs_BA
+    if config.variant in ("gspo", "rloo"):
+        log_ratio_BA = sequence_log_ratio(log_ratio_BA, mask_BA, mean=config.variant == "gspo")
+    loss_BA, clipped_BA = clipped_surrogate(
+        log_ratio_BA, advantages_B[:, None].expand_as(log_ratio_BA), config.clip_low, config.clip_high
+    )
+    if not config.kl_coef:
+        return TokenLosses(loss_BA, log_ratio_BA, clipped_BA, torch.zeros_like(loss_BA))
+    kl_BA = kl_estimate(log_probs_BA, ref_log_probs_BA, "k3")
+    return TokenLosses(loss_BA + config.kl_coef * kl_BA, log_ratio_BA, clipped_BA, kl_BA)
 
 
 def overlong_penalties(lengths_B: Tensor, max_tokens: int, buffer: int) -> Tensor:
@@ -141,11 +179,15 @@ def grpo(
         with torch.no_grad():
             for rows in partition:
                 for micro in _passes(rows, advantages_B, config.micro_batch_size, needs_all):
+                    if single and not config.kl_coef:
+                        break
                     tokens, mask, a = rollout.trimmed(micro)
                     if not single:
                         old_BA[micro, :a] = token_stats(state.policy, tokens, mask, config.temperature).log_probs_BA
                     if config.kl_coef:
                         ref_BA[micro, :a] = token_stats(reference, tokens, mask, config.temperature).log_probs_BA
+
+        judged = time.perf_counter()
 
         # 4. Epochs of minibatches: clipped loss, one optimiser step each, gradients accumulated over micro-batches.
         factor = lr_factor(config.schedule, iteration, config.num_iterations)
@@ -162,36 +204,22 @@ def grpo(
                 for micro in micros:
                     tokens, mask, a = rollout.trimmed(micro)
                     new = token_stats(state.policy, tokens, mask, config.temperature, entropy=True)
-                    old = new.log_probs_BA.detach() if single else old_BA[micro, :a]
-                    log_ratio = new.log_probs_BA - old
-                    loss_BA, clipped_BA = clipped_surrogate(
-                        log_ratio, advantages_B[micro, None].expand_as(log_ratio), config.clip_low, config.clip_high
-                    )
-                    if config.kl_coef:
-                        kl_BA = kl_estimate(new.log_probs_BA, ref_BA[micro, :a], "k3")
-                        loss_BA = loss_BA + config.kl_coef * kl_BA
-                    loss = (loss_BA * weights_BA[micro, :a]).sum()
-                    (loss + new.auxiliary_loss * len(micro) / len(rows)).backward()
-                    with torch.no_grad():
-                        ratio_BA, count = log_ratio.exp(), int(mask.sum())
-                        low_BA = clipped_BA & (ratio_BA < 1)
-                        sums = {
-                            "policy/clip_fraction": float((clipped_BA & mask).sum()),
-                            "policy/clip_fraction_low": float((low_BA & mask).sum()),
-                            "policy/ratio": float((ratio_BA * mask).sum()),
-                            "policy/update_kl": float((kl_estimate(-log_ratio, torch.zeros(()), "k3") * mask).sum()),
-                            "policy/entropy": float(new.entropy_BA.sum()),
-                            "objective/kl_k3": float((kl_BA * mask).sum()) if config.kl_coef else 0.0,
-                        }
-                    if not num_updates:
-                        deviation = float((ratio_BA - 1).abs().max())
-                        first = {
-                            "check/first_ratio_deviation": max(deviation, first.get("check/first_ratio_deviation", 0.0))
-                        }
+                    if single:
+                        old_BA[micro, :a] = new.log_probs_BA.detach()
+                    old, ref = old_BA[micro, :a], ref_BA[micro, :a]
+                    each = token_losses(new.log_probs_BA, old, ref, advantages_B[micro], mask, config)
+                    loss = (each.loss_BA * weights_BA[micro, :a]).sum()
+                    router_loss = new.auxiliary_loss * len(micro) / len(rows)
+                    (loss + router_loss).backward()
+                    sums = _sums(each, new, old, mask) | {
+                        "loss/policy": float(loss.detach()),
+                        "loss/router": float(router_loss.detach()),
+                    }
                     for name, value in sums.items():
                         totals[name] = totals.get(name, 0.0) + value
-                    totals["loss/policy"] = totals.get("loss/policy", 0.0) + float(loss.detach())
-                    num_tokens += count
+                    num_tokens += int(mask.sum())
+                    if not num_updates:
+                        first = _first(each, mask, first)
                 if micros:
                     norm = clip_gradients(state.optimizer.params, config.max_grad_norm)
                     totals["policy/grad_norm"] = totals.get("policy/grad_norm", 0.0) + norm
@@ -200,10 +228,10 @@ def grpo(
 
         # 5. Report.
         state.iteration += 1
-        by_update = ("loss/policy", "policy/grad_norm")
+        by_update = ("loss/policy", "loss/router", "policy/grad_norm")
         flat = (rewards_GK == rewards_GK[:, :1]).all(1).float().mean()
-        finished = rollout.finished_B
         drift_BA = (old_BA - rollout.sampler_log_probs_BA).abs() * (old_BA != 0)
+        ended = time.perf_counter()
         yield GRPORecord(
             iteration,
             {
@@ -213,25 +241,49 @@ def grpo(
                 "groups/zero_variance": float(flat),
                 "groups/sampled": seen_groups,
                 "groups/sampled_zero_variance": seen_flat / seen_groups,
-                "response/length": float(lengths_B.float().mean()),
-                "response/length_finished": float(lengths_B[finished].float().mean()),
-                "response/finished": float(finished.float().mean()),
+                **rollout_metrics(rollout),
                 "rollout/log_prob_difference": float(drift_BA.max()),
+                "rollout/log_prob_difference_mean": float(drift_BA.sum() / (old_BA != 0).sum().clamp_min(1)),
                 **{
                     name: total / max(1, num_updates if name in by_update else num_tokens)
                     for name, total in totals.items()
                 },
                 **first,
                 "policy/num_updates": num_updates,
-                "policy/lr_factor": factor,
-                "tokens": int(rollout.lengths_B.sum()),
-                "response/tokens": int(lengths_B.sum()),
+                "policy/lr": config.optimizer.adamw_lr * factor,
                 "seconds/sampling": sampled - began,
-                "seconds": time.perf_counter() - began,
+                "seconds/judging": judged - sampled,
+                "seconds/updating": ended - judged,
+                "seconds": ended - began,
             },
             rollout,
             task_rewards_B,
         )
+
+
+@torch.no_grad()
+def _sums(each: TokenLosses, new: TokenStats, old_BA: Tensor, mask_BA: Tensor) -> dict[str, float]:
+    """What is reported a token, summed over a micro-batch. update_kl: KL(old‖new), since the old policy sampled."""
+    ratio_BA, clipped_BA = each.log_ratio_BA.exp(), each.clipped_BA & mask_BA
+    return {
+        "policy/clip_fraction": float(clipped_BA.sum()),
+        "policy/clip_fraction_low": float((clipped_BA & (ratio_BA < 1)).sum()),
+        "policy/clip_fraction_high": float((clipped_BA & (ratio_BA > 1)).sum()),
+        "policy/ratio": float((ratio_BA * mask_BA).sum()),
+        "policy/update_kl": float((kl_estimate(old_BA, new.log_probs_BA, "k3") * mask_BA).sum()),
+        "policy/entropy": float(new.entropy_BA.sum()),
+        "objective/kl_k3": float((each.kl_BA * mask_BA).sum()),
+    }
+
+
+@torch.no_grad()
+def _first(each: TokenLosses, mask_BA: Tensor, so_far: Mapping[str, float]) -> dict[str, float]:
+    """The largest deviations before the first update, over its micro-batches; both must be 0."""
+    found = {
+        "check/first_ratio_deviation": float(((each.log_ratio_BA.exp() - 1).abs() * mask_BA).max()),
+        "check/first_clip_fraction": float((each.clipped_BA & mask_BA).float().max()),
+    }
+    return {name: max(value, so_far.get(name, 0.0)) for name, value in found.items()}
 
 
 def _passes(rows: Tensor, advantages_B: Tensor, size: int, needs_all: bool) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """Proximal policy optimisation of a language model against a reward (Schulman et al. 2017; Ziegler et al. 2019;
 details after Huang et al. 2024, arXiv 2403.17031).
 
-Shape suffixes: B sequences, T tokens, A = T - 1 actions (action t chooses token t+1).
+Shape suffixes: B sequences, T tokens, A = T - 1 actions (action t chooses token t+1), M scores of an ensemble.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,12 +25,23 @@ from components.rlhf.advantages import (
     generalized_advantages,
     kl_estimate,
     masked_mean,
+    masked_range,
+    masked_var,
     penalized_rewards,
     whiten,
 )
 from components.rlhf.config import PPOConfig
-from components.rlhf.reward_model import RewardModel
-from components.rlhf.rollouts import Rollout, Score, draw_prompts, minibatch_rows, sample_rollout, seeded, token_stats
+from components.rlhf.reward_model import RewardModel, combine_scores
+from components.rlhf.rollouts import (
+    Rollout,
+    Score,
+    draw_prompts,
+    minibatch_rows,
+    rollout_metrics,
+    sample_rollout,
+    seeded,
+    token_stats,
+)
 from components.training.language_model import LMBatch, summed_loss
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
@@ -38,7 +50,10 @@ from components.training.state import load_state_tensors, state_tensors
 
 @dataclass
 class PPOState:
-    """All that an iteration changes. `tensors` and `load_tensors` round-trip it: a loaded state goes on bit for bit."""
+    """All that an iteration changes. `tensors` and `load_tensors` round-trip it: a loaded state goes on bit for bit.
+
+    `scores_seen`: number, mean and sum of squared deviations of all scores so far, for `score_scaling`.
+    """
 
     policy: Transformer
     critic: RewardModel
@@ -46,6 +61,7 @@ class PPOState:
     critic_optimizer: Optimizer
     iteration: int
     kl_coef: float
+    scores_seen: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
     @classmethod
     def start(cls, reference: Transformer, reward_model: RewardModel, config: PPOConfig) -> PPOState:
@@ -72,6 +88,7 @@ class PPOState:
         return named | {
             "iteration": torch.tensor(self.iteration),
             "kl_coef": torch.tensor(self.kl_coef, dtype=torch.float64),
+            "scores_seen": torch.from_numpy(self.scores_seen.copy()),
         }
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -84,16 +101,19 @@ class PPOState:
             load_state_tensors(model, optimizer, own)
         self.iteration = int(tensors["iteration"])
         self.kl_coef = float(tensors["kl_coef"])
+        self.scores_seen = tensors["scores_seen"].numpy().copy()
 
 
 @dataclass(frozen=True)
 class PPORecord:
-    """An iteration that is done: metrics by name, the answers that it learned from, and their raw scores."""
+    """An iteration that is done: metrics by name, the answers that it learned from, their scores as the ensemble
+    combines them, and as each of its heads gives them."""
 
     iteration: int
     metrics: dict[str, float]
     rollout: Rollout
     scores_B: Tensor
+    scores_BM: Tensor
 
 
 def ppo(
@@ -108,13 +128,13 @@ def ppo(
 ) -> Iterator[PPORecord]:
     """Improve `state.policy` in place; yields after each iteration, when `state` is fit to be saved.
 
-    score(tokens_BT, lengths_B) -> scores_B judges whole right-padded sequences. prompts: token ids, each ready for an
-    answer.
-    All randomness depends on (seed, iteration) alone. `replay(iteration)` gives a batch of pretraining data, used when
-    config.replay_coef is above 0. Raises ValueError without prompts, or for a replay_coef without `replay`.
+    score(tokens_BT, lengths_B) judges whole right-padded sequences: scores_B, or scores_BM of an ensemble, which
+    config.combine makes one. prompts: token ids, each ready for an answer. All randomness depends on (seed, iteration)
+    alone. `replay(iteration)` gives a batch of pretraining data, used when config.replay_coef is above 0. Raises
+    ValueError without prompts, or for a replay_coef without `replay`.
 
-    Metrics: objective/* are means a sequence over the rollout, policy/*, value/* and loss/* means a token over the
-    updates, check/* must be 0 (the policy of the first minibatch is still the one that sampled).
+    An answer ends with a stop token or at max_tokens, which is the same distribution as sampling max_tokens and
+    cutting at the first stop token. Metrics: docs/metrics.md.
     """
     if not prompts:
         raise ValueError("no prompts to sample answers to")
@@ -134,8 +154,14 @@ def ppo(
             stop_ids=tuple(stop_ids),
         )
         rollout = sample_rollout(state.policy, prompts, index, sampling)
-        tokens_BT, mask_BA = rollout.tokens_BT, rollout.mask_BA
         sampled = time.perf_counter()
+        scores_BM = score(rollout.tokens_BT, rollout.lengths_B).detach()
+        scores_BM = scores_BM[:, None] if scores_BM.dim() == 1 else scores_BM
+        if config.score_after_end:
+            rollout = rollout.widened()
+        mask_BA = rollout.mask_BA
+        # The steps of an episode: its actions, and with score_after_end one more where an end token was chosen.
+        steps_BA = mask_BA | rollout.after_end_BA() if config.score_after_end else mask_BA
 
         # 2. Log-probabilities of policy and reference, and values. The minibatches are those of the first epoch, so
         #    that its first pass repeats the same operations on the same shapes and the ratio is exactly 1.
@@ -147,32 +173,28 @@ def ppo(
                 old = token_stats(state.policy, tokens, mask, config.temperature, entropy=True)
                 old_log_probs_BA[rows, :a], entropy_BA[rows, :a] = old.log_probs_BA, old.entropy_BA
                 ref_log_probs_BA[rows, :a] = token_stats(reference, tokens, mask, config.temperature).log_probs_BA
-                old_values_BA[rows, :a] = state.critic(tokens[:, :-1]) * mask
+                old_values_BA[rows, :a] = state.critic(tokens[:, :-1]) * steps_BA[rows, :a]
 
-            # 3. Scores of whole answers; what was cut by the length limit pays.
-            scores_B = score(tokens_BT, rollout.lengths_B)
-            judged_B = scores_B.clamp(-config.score_clip, config.score_clip) if config.score_clip else scores_B
-            judged_B = judged_B - config.missing_eos_penalty * ~rollout.finished_B
+            # 3. Scores of whole answers.
+            scores_B = combine_scores(scores_BM, config.combine, config.variance_coef)
+            judged_B, state.scores_seen = judged_scores(scores_B, rollout, config, state.scores_seen)
 
-            # 4. Rewards a token: the KL penalty everywhere, the score on the last token (see penalized_rewards).
+            # 4. Rewards a token: the KL penalty everywhere, the score on the last step (see penalized_rewards).
             kl_BA = kl_estimate(old_log_probs_BA, ref_log_probs_BA, config.kl_estimator) * mask_BA
-            rewards_BA = penalized_rewards(judged_B, kl_BA, mask_BA, state.kl_coef)
+            rewards_BA = penalized_rewards(judged_B, kl_BA, mask_BA, state.kl_coef, steps_BA)
             if config.whiten_rewards:
-                rewards_BA = whiten(rewards_BA, mask_BA, shift_mean=False)
+                rewards_BA = whiten(rewards_BA, steps_BA, shift_mean=False)
 
             # 5. Advantages and returns.
-            advantages_BA, returns_BA = generalized_advantages(
-                rewards_BA, old_values_BA, mask_BA, config.gamma, config.lam
+            raw_advantages_BA, returns_BA = generalized_advantages(
+                rewards_BA, old_values_BA, steps_BA, config.gamma, config.lam
             )
-            raw_advantages_BA = advantages_BA
-            if config.whiten_advantages:
-                advantages_BA = whiten(advantages_BA, mask_BA)
+            advantages_BA = whiten(raw_advantages_BA, mask_BA) if config.whiten_advantages else raw_advantages_BA
+        judged = time.perf_counter()
 
         # 6. Epochs of minibatches: clipped policy loss, clipped value loss, one optimiser step each.
         factor = lr_factor(config.schedule, iteration, config.num_iterations)
-        totals: dict[str, float] = {}
-        first: dict[str, float] = {}
-        num_updates, num_tokens, stopped = 0, 0, False
+        updates = _Updates()
         for epoch in range(config.num_epochs):
             if epoch:
                 partition = minibatch_rows(len(rollout), config.num_minibatches, seeded(seed, iteration, 2, epoch))
@@ -185,45 +207,41 @@ def ppo(
                 )
                 policy_loss = masked_mean(loss_BA, mask)
                 objective = policy_loss + new.auxiliary_loss
+                replay_loss = torch.zeros(())
                 if config.replay_coef and replay is not None and epoch == 0:
                     cross_entropy, _, _ = summed_loss(state.policy, batch := replay(iteration))
-                    objective = objective + config.replay_coef * cross_entropy / (batch.targets_BT >= 0).sum()
+                    replay_loss = cross_entropy / (batch.targets_BT >= 0).sum()
+                    objective = objective + config.replay_coef * replay_loss
 
+                moved = _moved(log_ratio.detach(), advantages_BA[rows, :a], clipped_BA, mask)
+                updates.begin(log_ratio.detach(), moved)
+                if config.max_kl and moved["policy/update_kl"] > config.max_kl:
+                    updates.stopped = True
+                    break
                 values, critic_auxiliary_loss = state.critic.rewards(tokens[:, :-1])
+                steps = steps_BA[rows, :a]
                 error_BA, value_clipped_BA = clipped_value_loss(
                     values, old_values_BA[rows, :a], returns_BA[rows, :a], config.value_clip_range
                 )
-                value_loss = masked_mean(error_BA, mask)
-
-                with torch.no_grad():
-                    update_kl = float(masked_mean(kl_estimate(-log_ratio, torch.zeros(()), "k3"), mask))
-                    clip_fraction = float(masked_mean(clipped_BA.float(), mask))
-                if not first:
-                    first = {
-                        "check/first_ratio_deviation": float(log_ratio.detach().exp().sub(1).abs().max()),
-                        "check/first_clip_fraction": clip_fraction,
-                    }
-                if config.max_kl and update_kl > config.max_kl:
-                    stopped = True
-                    break
+                value_loss = masked_mean(error_BA, steps)
                 objective.backward()
                 (value_loss + critic_auxiliary_loss).backward()
-                count = int(mask.sum())
-                for name, value in {
-                    "loss/policy": float(policy_loss.detach()),
-                    "loss/value": float(value_loss.detach()),
-                    "policy/update_kl": update_kl,
-                    "policy/clip_fraction": clip_fraction,
-                    "policy/ratio": float(masked_mean(log_ratio.detach().exp(), mask)),
-                    "policy/grad_norm": clip_gradients(state.policy_optimizer.params, config.max_grad_norm),
-                    "value/clip_fraction": float(masked_mean(value_clipped_BA.float(), mask)),
-                    "value/grad_norm": clip_gradients(state.critic_optimizer.params, config.max_grad_norm),
-                }.items():
-                    totals[name] = totals.get(name, 0.0) + count * value
+                updates.add(
+                    int(mask.sum()),
+                    moved
+                    | {
+                        "loss/policy": float(policy_loss.detach()),
+                        "loss/value": float(value_loss.detach()),
+                        "loss/router": float(new.auxiliary_loss.detach()),
+                        "loss/replay": float(replay_loss.detach()),
+                        "policy/grad_norm": clip_gradients(state.policy_optimizer.params, config.max_grad_norm),
+                        "value/clip_fraction": float(masked_mean(value_clipped_BA.float(), steps)),
+                        "value/grad_norm": clip_gradients(state.critic_optimizer.params, config.max_grad_norm),
+                    },
+                )
                 state.policy_optimizer.step(factor)
                 state.critic_optimizer.step(factor)
-                num_updates, num_tokens = num_updates + 1, num_tokens + count
-            if stopped:
+            if updates.stopped:
                 break
 
         # 7. Adapt the KL coefficient, and report.
@@ -235,38 +253,108 @@ def ppo(
         if config.kl_target:
             state.kl_coef = adapted_kl_coef(state.kl_coef, kl["k1"], config.kl_target, len(rollout), config.kl_horizon)
         state.iteration += 1
-        lengths_B = rollout.response_lengths_B.float()
         penalty_B = -used_kl_coef * kl_BA.sum(1)
         drift_BA = (old_log_probs_BA - rollout.sampler_log_probs_BA).abs()
+        ended = time.perf_counter()
         yield PPORecord(
             iteration,
             {
-                "objective/score": float(scores_B.mean()),
-                "objective/score_std": float(scores_B.std()),
+                **{f"objective/score{name}": value for name, value in _spread(scores_B).items()},
+                "objective/score_disagreement": float(scores_BM.std(1, correction=0).mean()),
                 "objective/kl": kl["k1"],
                 "objective/kl_k2": kl["k2"],
                 "objective/kl_k3": kl["k3"],
                 "objective/kl_coef": used_kl_coef,
                 "objective/non_score_reward": float(penalty_B.mean()),
                 "objective/reward": float((judged_B + penalty_B).mean()),
-                "objective/return": float(masked_mean(returns_BA, mask_BA)),
-                "objective/advantage": float(masked_mean(raw_advantages_BA, mask_BA)),
+                **_over_tokens("advantage", raw_advantages_BA, mask_BA),
+                **_over_tokens("return", returns_BA, steps_BA),
                 "policy/entropy": float(masked_mean(entropy_BA, mask_BA)),
-                "value/mean": float(masked_mean(old_values_BA, mask_BA)),
-                "value/explained_variance": explained_variance(old_values_BA, returns_BA, mask_BA),
-                "response/length": float(lengths_B.mean()),
-                "response/length_max": float(lengths_B.max()),
-                "response/finished": float(rollout.finished_B.float().mean()),
+                **_over_tokens("value", old_values_BA, steps_BA),
+                "value/explained_variance": explained_variance(old_values_BA, returns_BA, steps_BA),
+                **rollout_metrics(rollout),
                 "rollout/log_prob_difference": float(drift_BA.max()),
-                **{name: total / num_tokens for name, total in totals.items()},
-                **first,
-                "policy/num_updates": num_updates,
-                "policy/lr_factor": factor,
-                "tokens": int(rollout.lengths_B.sum()),
-                "response/tokens": int(lengths_B.sum()),
+                "rollout/log_prob_difference_mean": float(masked_mean(drift_BA, mask_BA)),
+                **updates.metrics(),
+                "policy/lr": config.policy_optimizer.adamw_lr * factor,
+                "value/lr": config.critic_optimizer.adamw_lr * factor,
                 "seconds/sampling": sampled - began,
-                "seconds": time.perf_counter() - began,
+                "seconds/judging": judged - sampled,
+                "seconds/updating": ended - judged,
+                "seconds": ended - began,
             },
             rollout,
             scores_B,
+            scores_BM,
         )
+
+
+def judged_scores(scores_B: Tensor, rollout: Rollout, config: PPOConfig, seen: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """What a policy is paid for each answer [B], in the order that `PPOConfig` states, and the moments of all scores so
+    far (Chan et al. 1983: number, mean, sum of squared deviations)."""
+    if config.score_scaling:
+        new = scores_B.double().numpy()
+        n, gap = seen[0] + len(new), new.mean() - seen[1]
+        squares = seen[2] + ((new - new.mean()) ** 2).sum() + gap**2 * seen[0] * len(new) / n
+        seen = np.array([n, seen[1] + gap * len(new) / n, squares])
+        scores_B = scores_B / max(float(np.sqrt(squares / n)), 1e-8)
+    if config.score_clip:
+        scores_B = scores_B.clamp(-config.score_clip, config.score_clip)
+    scores_B = scores_B - config.length_penalty * rollout.response_lengths_B
+    if config.unfinished_score is not None:
+        return torch.where(rollout.finished_B, scores_B, config.unfinished_score), seen
+    return scores_B - config.missing_eos_penalty * ~rollout.finished_B, seen
+
+
+def _moved(log_ratio: Tensor, advantages: Tensor, clipped: Tensor, mask: Tensor) -> dict[str, float]:
+    """How far the policy is from the one that sampled: KL(old‖new) in three estimators, since the samples are the old
+    policy's, the ratio, and where the clip binds."""
+    ratio = log_ratio.exp()
+    kl = {name: float(masked_mean(kl_estimate(-log_ratio, torch.zeros(()), name), mask)) for name in ("k1", "k2", "k3")}
+    return {
+        "policy/update_kl": kl["k3"],
+        "policy/update_kl_k1": kl["k1"],
+        "policy/update_kl_k2": kl["k2"],
+        "policy/ratio": float(masked_mean(ratio, mask)),
+        "policy/ratio_var": float(masked_var(ratio, mask)),
+        "policy/clip_fraction": float(masked_mean(clipped.float(), mask)),
+        "policy/clip_fraction_low": float(masked_mean((clipped & (ratio < 1)).float(), mask)),
+        "policy/clip_fraction_high": float(masked_mean((clipped & (ratio > 1) & (advantages > 0)).float(), mask)),
+        "policy/clip_fraction_dual": float(masked_mean((clipped & (ratio > 1) & (advantages < 0)).float(), mask)),
+    }
+
+
+@dataclass
+class _Updates:
+    """Means over the updates of an iteration, weighted by their tokens, and what the very first pass found."""
+
+    totals: dict[str, float] = field(default_factory=dict)
+    first: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    count: int = 0
+    stopped: bool = False
+
+    def begin(self, log_ratio: Tensor, moved: Mapping[str, float]) -> None:
+        if not self.first:
+            self.first = {
+                "check/first_ratio_deviation": float(log_ratio.exp().sub(1).abs().max()),
+                "check/first_clip_fraction": moved["policy/clip_fraction"],
+            }
+
+    def add(self, tokens: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self.totals[name] = self.totals.get(name, 0.0) + tokens * value
+        self.tokens, self.count = self.tokens + tokens, self.count + 1
+
+    def metrics(self) -> dict[str, float]:
+        means = {name: total / self.tokens for name, total in self.totals.items()}
+        return {**means, **self.first, "policy/num_updates": self.count, "policy/stopped_early": float(self.stopped)}
+
+
+def _spread(x_B: Tensor) -> dict[str, float]:
+    return {"": float(x_B.mean()), "_std": float(x_B.std()), "_min": float(x_B.min()), "_max": float(x_B.max())}
+
+
+def _over_tokens(name: str, x_BA: Tensor, mask_BA: Tensor) -> dict[str, float]:
+    low, high = masked_range(x_BA, mask_BA)
+    return {f"{name}/mean": float(masked_mean(x_BA, mask_BA)), f"{name}/min": low, f"{name}/max": high}

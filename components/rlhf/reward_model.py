@@ -1,6 +1,6 @@
-"""A reward model: a transformer's trunk with a scalar head, trained on pairs (Stiennon et al. 2020, §3.4).
+"""A reward model: a transformer's trunk with scalar heads, trained on pairs (Stiennon et al. 2020, §3.4).
 
-Shape suffixes: B sequences, T tokens, D model width, M members of an ensemble.
+Shape suffixes: B sequences, T tokens, D model width, M scores of an ensemble (members times heads).
 """
 
 from __future__ import annotations
@@ -10,41 +10,40 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from components.data.tokenizer import Tokenizer
-from components.model.config import ModelConfig, MoEConfig
+from components.model.config import ModelConfig, MoEConfig, RopeScaling
 from components.model.transformer import Transformer
-from components.rlhf.config import RewardModelConfig
-from components.rlhf.preferences import Preference
+from components.rlhf.config import Combine, RewardModelConfig
+from components.rlhf.pairs import TokenPair
 from components.rlhf.rollouts import pad_right, seeded
 from components.statistics import Interval, wilson
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
+from components.training.state import load_state_tensors, state_tensors
 
 WEIGHTS, CONFIG = "reward_model.safetensors", "reward_model.json"
 
 
 class RewardModel(nn.Module):
-    """reward = gain · (head(x) + bias) where x is the trunk's hidden state of a token.
+    """reward = gain · mean over heads of (w·x + bias), where x is the trunk's hidden state of a token.
 
-    The head starts at N(0, 1/(D+1)) (Stiennon et al. 2020, code) and bias 0. `gain` is 1 until `calibrate`.
+    Each head starts at N(0, 1/(D+1)) (Stiennon et al. 2020, code) and bias 0. `gain` is 1 until `calibrate`.
     """
 
-    def __init__(self, trunk: Transformer, seed: int = 0) -> None:
+    def __init__(self, trunk: Transformer, seed: int = 0, num_heads: int = 1) -> None:
         super().__init__()
         self.trunk = trunk
         d = trunk.cfg.d_model
-        self.head = nn.Linear(d, 1)
+        self.head = nn.Linear(d, num_heads)
         with torch.no_grad():
             self.head.weight.normal_(0.0, 1 / math.sqrt(d + 1), generator=torch.Generator().manual_seed(seed))
             self.head.bias.zero_()
@@ -52,9 +51,9 @@ class RewardModel(nn.Module):
         self.gain: Tensor
 
     @classmethod
-    def from_policy(cls, policy: Transformer, seed: int = 0) -> RewardModel:
+    def from_policy(cls, policy: Transformer, seed: int = 0, num_heads: int = 1) -> RewardModel:
         """A reward model on a copy of a policy's trunk."""
-        return cls(copy.deepcopy(policy), seed)
+        return cls(copy.deepcopy(policy), seed, num_heads)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """A reward [B, T] at every token: at a sequence's last one it is its score, before it a critic's start."""
@@ -63,171 +62,187 @@ class RewardModel(nn.Module):
     def rewards(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
         """`forward`, and the routers' loss of a mixture of experts (0 for a dense trunk)."""
         hidden = self.trunk.hidden(tokens_BT)
-        return self.gain * self.head(hidden.x_BTD).squeeze(-1), hidden.auxiliary_loss()
+        return self.gain * self.head(hidden.x_BTD).mean(-1), hidden.auxiliary_loss()
 
     def score(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Scores [B] of right-padded sequences: the reward at the last real token. Padding has no effect."""
-        return self.last_rewards(tokens_BT, lengths_B)[0]
+        return self.head_scores(tokens_BT, lengths_B)[0].mean(1)
 
-    def last_rewards(self, tokens_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """`score`, and the routers' loss."""
+    def head_scores(self, tokens_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The score [B, M] of each head, and the routers' loss."""
         hidden = self.trunk.hidden(tokens_BT)
         last_BD = hidden.x_BTD[torch.arange(len(lengths_B)), lengths_B - 1]
-        return self.gain * self.head(last_BD).squeeze(-1), hidden.auxiliary_loss()
+        return self.gain * self.head(last_BD), hidden.auxiliary_loss()
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Several reward models as one (Coste et al. 2023, arXiv 2310.02743): their mean, the worst case, or mean minus
-    `variance_coef` times their variance."""
+    """Several reward models, each with its heads (Coste et al. 2023, arXiv 2310.02743). One alone is one too."""
 
     members: tuple[RewardModel, ...]
-    combine: Literal["mean", "worst", "variance"] = "mean"
-    variance_coef: float = 1.0
+
+    def scores(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """The score [B, M] of each head of each member."""
+        return torch.cat([member.head_scores(tokens_BT, lengths_B)[0] for member in self.members], 1)
 
     def score(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """Combined scores [B]."""
-        scores_MB = torch.stack([member.score(tokens_BT, lengths_B) for member in self.members])
-        if self.combine == "worst":
-            return scores_MB.amin(0)
-        mean_B = scores_MB.mean(0)
-        return mean_B if self.combine == "mean" else mean_B - self.variance_coef * scores_MB.var(0, correction=0)
+        """Mean scores [B]."""
+        return self.scores(tokens_BT, lengths_B).mean(1)
 
 
-# -- pairs ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TokenPair:
-    """Prompt with each answer as ids (an end token where the answer ended by itself), and the margin asked for."""
-
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
-    margin: float = 0.0
-    num_prompt: int = 0
-
-
-def encode_pairs(
-    preferences: Sequence[Preference], tokenizer: Tokenizer, context_length: int
-) -> tuple[list[TokenPair], list[tuple[int, str]]]:
-    """Pairs as token ids under the chat template, and (index, reason) of those that do not fit the context."""
-    pairs: list[TokenPair] = []
-    too_long: list[tuple[int, str]] = []
-    for index, p in enumerate(preferences):
-        turns = [*({"role": t.role, "content": t.content} for t in p.context), {"role": "user", "content": p.prompt}]
-        prompt, _ = tokenizer.render_chat(turns, add_generation_prompt=True)
-        ends = [[tokenizer.end_id] if finished else [] for finished in (p.chosen_finished, p.rejected_finished)]
-        chosen, rejected = (
-            (*prompt, *tokenizer.encode(text), *end) for text, end in zip((p.chosen, p.rejected), ends, strict=True)
-        )
-        longest = max(len(chosen), len(rejected))
-        if longest > context_length:
-            too_long.append((index, f"{longest} tokens; the model's context holds {context_length}"))
-            continue
-        pairs.append(TokenPair(chosen, rejected, p.margin, len(prompt)))
-    return pairs, too_long
-
-
-def split_pairs(pairs: Sequence[TokenPair], held_out: float, seed: int) -> tuple[list[TokenPair], list[TokenPair]]:
-    """Training and held-out pairs. Pairs with an answer in common stay on one side."""
-    groups: dict[tuple[int, ...], int] = {}
-    parent: list[int] = []
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            i = parent[i]
-        return i
-
-    for index, pair in enumerate(pairs):
-        parent.append(index)
-        for answer in (pair.chosen, pair.rejected):
-            if answer in groups:
-                parent[root(groups[answer])] = index
-            groups[answer] = index
-    roots = [root(i) for i in range(len(pairs))]
-    order = seeded(seed, 0x5B17).permutation(sorted(set(roots))).tolist()
-    members: dict[int, list[int]] = {}
-    for index, r in enumerate(roots):
-        members.setdefault(r, []).append(index)
-    held: set[int] = set()
-    for r in order:
-        if len(held) >= held_out * len(pairs):
-            break
-        held.update(members[r])
-    return [p for i, p in enumerate(pairs) if i not in held], [p for i, p in enumerate(pairs) if i in held]
+def combine_scores(scores_BM: Tensor, combine: Combine = "mean", variance_coef: float = 1.0) -> Tensor:
+    """One score [B] an answer: the ensemble's mean, its worst case, or its mean minus `variance_coef` times its
+    variance (Coste et al. 2023, eqs. 2 and 3)."""
+    if combine == "worst":
+        return scores_BM.amin(1)
+    mean_B = scores_BM.mean(1)
+    return mean_B if combine == "mean" else mean_B - variance_coef * scores_BM.var(1, correction=0)
 
 
 # -- training ------------------------------------------------------------------------------------------------------
 
 
 def pairwise_loss(
-    chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor | float = 0.0, centering_coef: float = 0.0
+    chosen_BM: Tensor,
+    rejected_BM: Tensor,
+    margin_BM: Tensor | float = 0.0,
+    centering_coef: float = 0.0,
+    weights_BM: Tensor | float = 1.0,
 ) -> Tensor:
-    """Bradley–Terry: mean of −log σ(r_c − r_r − margin) + centering_coef · (r_c + r_r)²."""
-    loss_B = -F.logsigmoid(chosen_B - rejected_B - margin_B)
-    return (loss_B + centering_coef * (chosen_B + rejected_B).square()).mean()
+    """Bradley–Terry: weighted mean of −log σ(r_c − r_r − margin) + centering_coef · (r_c + r_r)². Any one shape."""
+    loss_BM = -F.logsigmoid(chosen_BM - rejected_BM - margin_BM)
+    return (weights_BM * (loss_BM + centering_coef * (chosen_BM + rejected_BM).square())).mean()
+
+
+def bootstrap_weights(num_pairs: int, num_heads: int, seed: int) -> Tensor:
+    """How often each head sees each pair, [pairs, heads]: Poisson(1), or once each for a single head."""
+    if num_heads == 1:
+        return torch.ones(num_pairs, 1)
+    return torch.from_numpy(seeded(seed, 0xB005).poisson(1.0, (num_pairs, num_heads))).float()
 
 
 def num_steps(num_pairs: int, config: RewardModelConfig) -> int:
-    """Optimizer steps of a whole training."""
+    """Optimizer steps of one member's training."""
     return config.epochs * -(-num_pairs // config.batch_pairs)
 
 
-def train_reward_model(
-    model: RewardModel,
-    optimizer: Optimizer,
-    pairs: Sequence[TokenPair],
-    config: RewardModelConfig,
-    seed: int,
-    start_step: int = 0,
-) -> Iterator[dict[str, float]]:
-    """Train in place; yields step, loss, accuracy, margin, reward_mean, grad_norm, tokens and seconds of each step.
+@dataclass
+class RewardState:
+    """All that a step changes; `tensors` and `load_tensors` round-trip it bit for bit. `step` counts over all members,
+    which learn one after the other; `optimizer` is that of the member at work."""
 
-    The batch of a step depends on (seed, step) alone: a run that starts at `start_step` with the tensors of that step
-    goes on as if it had never stopped. Raises ValueError without pairs.
+    members: list[RewardModel]
+    optimizer: Optimizer
+    step: int
+    config: RewardModelConfig
+
+    @classmethod
+    def start(cls, policy: Transformer, config: RewardModelConfig, seed: int) -> RewardState:
+        """Members on copies of the policy's trunk, each with heads from its own seed."""
+        members = [
+            RewardModel.from_policy(policy, seed + member, config.num_heads).requires_grad_(True)
+            for member in range(config.num_members)
+        ]
+        return cls(members, Optimizer(members[0], config.optimizer), 0, config)
+
+    def tensors(self, num_pairs: int) -> dict[str, Tensor]:
+        """The state as tensors, by name."""
+        named = {"step": torch.tensor(self.step)}
+        at_work = self.at_work(num_pairs)
+        for index, member in enumerate(self.members):
+            tensors = state_tensors(member, self.optimizer) if index == at_work else member.state_dict()
+            named |= {f"{index}.{name}": value for name, value in tensors.items()}
+        return named
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], num_pairs: int) -> None:
+        """The inverse of `tensors`."""
+        self.step = int(tensors["step"])
+        at_work = self.at_work(num_pairs)
+        self.optimizer = Optimizer(self.members[at_work], self.config.optimizer)
+        for index, member in enumerate(self.members):
+            head = f"{index}."
+            own = {name.removeprefix(head): value for name, value in tensors.items() if name.startswith(head)}
+            if index == at_work:
+                load_state_tensors(member, self.optimizer, own)
+            else:
+                member.load_state_dict(own)
+
+    def at_work(self, num_pairs: int) -> int:
+        """Which member the last step was of."""
+        return max(0, self.step - 1) // num_steps(num_pairs, self.config)
+
+
+def train_reward_model(state: RewardState, pairs: Sequence[TokenPair], seed: int) -> Iterator[dict[str, float]]:
+    """Train the members in place, one after the other; yields metrics after each step, when `state` is fit to be saved.
+
+    The batch of a step depends on (seed, step) alone. Raises ValueError without pairs.
     """
     if not pairs:
         raise ValueError("no pairs to train the reward model on")
-    model.train()
+    config = state.config
     per_epoch = -(-len(pairs) // config.batch_pairs)
-    total = num_steps(len(pairs), config)
-    order: np.ndarray | None = None
-    for step in range(start_step, total):
+    per_member = num_steps(len(pairs), config)
+    while state.step < per_member * config.num_members:
         began = time.perf_counter()
+
+        # 1. The member whose turn it is, and its pairs of this step with the weight that each head gives them.
+        member, step = divmod(state.step, per_member)
+        model = state.members[member].train()
+        if step == 0:
+            state.optimizer = Optimizer(model, config.optimizer)
         epoch, within = divmod(step, per_epoch)
-        if order is None or within == 0:
-            order = seeded(seed, 0x3E3A, epoch).permutation(len(pairs))
-        batch = [pairs[i] for i in order[within * config.batch_pairs : (within + 1) * config.batch_pairs]]
+        order = seeded(seed + member, 0x3E3A, epoch).permutation(len(pairs))
+        rows = order[within * config.batch_pairs : (within + 1) * config.batch_pairs]
+        batch = [pairs[i] for i in rows]
+        weights_BM = bootstrap_weights(len(pairs), config.num_heads, seed + member)[torch.from_numpy(rows)]
+
+        # 2. Scores of both answers in one pass.
         tokens_BT, lengths_B = pad_right([p.chosen for p in batch] + [p.rejected for p in batch])
-        scores_B, auxiliary_loss = model.last_rewards(tokens_BT, lengths_B)
-        chosen_B, rejected_B = scores_B.chunk(2)
-        margin_B = config.margin_coef * torch.tensor([p.margin for p in batch])
-        loss = pairwise_loss(chosen_B, rejected_B, margin_B, config.centering_coef)
+        scores_BM, auxiliary_loss = model.head_scores(tokens_BT, lengths_B)
+        chosen_BM, rejected_BM = scores_BM.chunk(2)
+
+        # 3. Loss and step.
+        margin_B1 = config.margin_coef * torch.tensor([[p.margin] for p in batch])
+        loss = pairwise_loss(chosen_BM, rejected_BM, margin_B1, config.centering_coef, weights_BM)
         (loss + auxiliary_loss).backward()
-        grad_norm = clip_gradients(optimizer.params, config.max_grad_norm)
-        optimizer.step(lr_factor(config.schedule, step, total))
+        grad_norm = clip_gradients(state.optimizer.params, config.max_grad_norm)
+        factor = lr_factor(config.schedule, step, per_member)
+        state.optimizer.step(factor)
+        state.step += 1
+        model.eval()
+        chosen_B, rejected_B, scores_B = (x.detach().mean(1) for x in (chosen_BM, rejected_BM, scores_BM))
         yield {
-            "step": step + 1,
-            "loss": float(loss.detach()),
-            "accuracy": float((chosen_B > rejected_B).float().mean()),
-            "margin": float((chosen_B - rejected_B).detach().mean()),
-            "reward_mean": float(scores_B.detach().mean()),
-            "grad_norm": grad_norm,
+            "step": state.step,
+            "loss/reward": float(loss.detach()),
+            "rewards/accuracy": float((chosen_B > rejected_B).float().mean()),
+            "rewards/margin": float((chosen_B - rejected_B).mean()),
+            "rewards/mean": float(scores_B.mean()),
+            "rewards/min": float(scores_B.min()),
+            "rewards/max": float(scores_B.max()),
+            "reward_model/grad_norm": grad_norm,
+            "reward_model/lr_factor": factor,
+            "reward_model/member": member,
             "tokens": int(lengths_B.sum()),
             "seconds": time.perf_counter() - began,
         }
-    model.eval()
 
 
 @torch.no_grad()
 def score_sequences(model: RewardModel | Ensemble, sequences: Sequence[Sequence[int]], batch_size: int = 128) -> Tensor:
-    """Scores [B] in the order given; sequences of like length share a batch."""
+    """Mean scores [B] in the order given; sequences of like length share a batch."""
+    return ensemble_scores(model, sequences, batch_size).mean(1)
+
+
+@torch.no_grad()
+def ensemble_scores(model: RewardModel | Ensemble, sequences: Sequence[Sequence[int]], batch_size: int = 128) -> Tensor:
+    """The score [B, M] of each head of each member, in the order given."""
+    ensemble = Ensemble((model,)) if isinstance(model, RewardModel) else model
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-    scores_B = torch.empty(len(sequences))
+    scores_BM = torch.empty(len(sequences), sum(member.head.out_features for member in ensemble.members))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        scores_B[torch.tensor(rows)] = model.score(*pad_right([sequences[i] for i in rows]))
-    return scores_B
+        scores_BM[torch.tensor(rows)] = ensemble.scores(*pad_right([sequences[i] for i in rows]))
+    return scores_BM
 
 
 def pair_accuracy(model: RewardModel | Ensemble, pairs: Sequence[TokenPair]) -> Interval:
@@ -239,37 +254,52 @@ def pair_accuracy(model: RewardModel | Ensemble, pairs: Sequence[TokenPair]) -> 
 
 @torch.no_grad()
 def calibrate(model: RewardModel, sequences: Sequence[Sequence[int]], unit_std: bool = True) -> None:
-    """Shift the bias so that the mean score of `sequences` is 0, and with `unit_std` set the gain so that their
-    standard deviation is 1: KL coefficients then mean the same for every reward model. Order and accuracy stay."""
-    scores_B = score_sequences(model, sequences)
-    model.head.bias.sub_(scores_B.mean() / model.gain)
-    if unit_std and float(scores_B.std()) > 0:
-        model.gain.div_(scores_B.std())
+    """Shift each head's bias so that its mean score of `sequences` is 0, and with `unit_std` set the gain so that the
+    standard deviation of the mean over heads is 1: KL coefficients then mean the same for every reward model. Order and
+    accuracy stay; `gain` says by how much score differences grew, which log-odds must be divided by."""
+    scores_BM = ensemble_scores(model, sequences)
+    model.head.bias.sub_(scores_BM.mean(0) / model.gain)
+    spread = float(scores_BM.mean(1).std())
+    if unit_std and spread > 0:
+        model.gain.div_(spread)
 
 
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
-def save_reward_model(folder: Path, model: RewardModel, **facts: Any) -> None:
-    """Write weights and config into `folder`, which exists. `facts` (JSON values) travel along."""
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / WEIGHTS)
-    body = {"format": "lifespan-reward-model", "model": dataclasses.asdict(model.trunk.cfg), "facts": facts}
+def save_reward_model(folder: Path, model: RewardModel | Ensemble) -> None:
+    """Write weights and config into `folder`, which exists."""
+    members = (model,) if isinstance(model, RewardModel) else model.members
+    tensors = {f"{i}.{k}": v.contiguous() for i, member in enumerate(members) for k, v in member.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS)
+    body = {
+        "format": "lifespan-reward-model",
+        "num_members": len(members),
+        "num_heads": members[0].head.out_features,
+        "model": dataclasses.asdict(members[0].trunk.cfg),
+    }
     (folder / CONFIG).write_text(json.dumps(body, indent=1), encoding="utf-8")
 
 
-def load_reward_model(folder: Path) -> RewardModel:
-    """The reward model of a folder, in eval mode. Raises ValueError when the folder holds another thing."""
+def load_reward_model(folder: Path) -> Ensemble:
+    """The reward models of a folder, in eval mode. Raises ValueError when the folder holds another thing."""
     try:
         raw: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if raw.get("format") != "lifespan-reward-model":
             raise ValueError("it has no format 'lifespan-reward-model'")
-        moe = raw["model"].pop("moe", None)
-        cfg = ModelConfig(**raw["model"], moe=None if moe is None else MoEConfig(**moe))
+        parts = {"moe": MoEConfig, "rope_scaling": RopeScaling}
+        model = raw["model"]
+        nested = {name: kind(**model.pop(name)) for name, kind in parts.items() if model.get(name) is not None}
+        cfg = ModelConfig(**model | nested)
+        members = tuple(RewardModel(Transformer(cfg), 0, raw["num_heads"]) for _ in range(raw["num_members"]))
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG} is not a reward model of Lifespan: {error}") from error
-    model = RewardModel(Transformer(cfg))
+    tensors = load_file(folder / WEIGHTS)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        for index, member in enumerate(members):
+            head = f"{index}."
+            member.load_state_dict({k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)})
+            member.eval()
     except RuntimeError as error:
         raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
-    return model.eval()
+    return Ensemble(members)

@@ -6,8 +6,9 @@ batch, D model width, V vocabulary. Sequences are padded on the right, so a caus
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,13 +19,14 @@ from components.inference.engine import generate
 from components.inference.sampling import SamplingParams
 from components.model.transformer import Transformer
 
-Score = Callable[[Tensor, Tensor], Tensor]  # (tokens_BT, lengths_B) -> scores_B
+Score = Callable[[Tensor, Tensor], Tensor]  # (tokens_BT, lengths_B) -> scores_B, or scores_BM of an ensemble
 
 
 @dataclass(frozen=True)
 class Rollout:
     """Prompts with one response each. `mask_BA` is true on response tokens (the end token included); `prompt_index`
-    says which prompt each row answers; `sampler_log_probs_BA` is what the generator reported (0 outside the mask)."""
+    says which prompt each row answers; `sampler_log_probs_BA` is what the generator reported (0 outside the mask).
+    `spare`: columns of padding kept behind the longest row (see `widened`)."""
 
     tokens_BT: Tensor
     lengths_B: Tensor
@@ -33,6 +35,7 @@ class Rollout:
     prompt_index: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
     sampler_log_probs_BA: Tensor
+    spare: int = 0
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -44,8 +47,25 @@ class Rollout:
 
     def trimmed(self, rows: Tensor) -> tuple[Tensor, Tensor, int]:
         """tokens_BT and mask_BA of these rows, cut to the longest of them, and the number of actions left."""
-        longest = int(self.lengths_B[rows].max())
+        longest = int(self.lengths_B[rows].max()) + self.spare
         return self.tokens_BT[rows, :longest], self.mask_BA[rows, : longest - 1], longest - 1
+
+    def widened(self) -> Rollout:
+        """The same with one column of padding behind the longest row: a step after the end token then has a place."""
+        return replace(
+            self,
+            tokens_BT=F.pad(self.tokens_BT, (0, 1)),
+            mask_BA=F.pad(self.mask_BA, (0, 1)),
+            sampler_log_probs_BA=F.pad(self.sampler_log_probs_BA, (0, 1)),
+            spare=self.spare + 1,
+        )
+
+    def after_end_BA(self) -> Tensor:
+        """True at the step after the end token of each row that has one; the rollout must be `widened`."""
+        after_BA = torch.zeros_like(self.mask_BA)
+        rows = torch.nonzero(self.finished_B).flatten()
+        after_BA[rows, self.lengths_B[rows] - 1] = True
+        return after_BA
 
     def rows(self, rows: Tensor) -> Rollout:
         """These rows only."""
@@ -124,6 +144,32 @@ def sample_rollout(
         tuple(tuple(c.tokens) for c in completions),
         log_probs_BA,
     )
+
+
+def repeated_share(tokens: Sequence[int], n: int = 3) -> float:
+    """Share of n-grams that occurred before in the same answer: 0 in varied text, near 1 in a loop."""
+    grams = Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
+    total = sum(grams.values())
+    return 1 - len(grams) / total if total else 0.0
+
+
+def rollout_metrics(rollout: Rollout) -> dict[str, float]:
+    """Lengths, ends and repetition of the answers, and lengths of the prompts (docs/metrics.md)."""
+    lengths_B, finished_B = rollout.response_lengths_B.float(), rollout.finished_B
+    prompts_B = rollout.lengths_B - rollout.response_lengths_B
+    return {
+        "response/length": float(lengths_B.mean()),
+        "response/length_min": float(lengths_B.min()),
+        "response/length_max": float(lengths_B.max()),
+        "response/length_finished": float(lengths_B[finished_B].mean()),
+        "response/finished": float(finished_B.float().mean()),
+        "response/repeated": float(np.mean([repeated_share(response) for response in rollout.responses])),
+        "response/distinct": len(set(rollout.responses)) / len(rollout),
+        "response/tokens": int(lengths_B.sum()),
+        "prompt/length": float(prompts_B.float().mean()),
+        "prompt/length_max": float(prompts_B.max()),
+        "tokens": int(rollout.lengths_B.sum()),
+    }
 
 
 @dataclass(frozen=True)

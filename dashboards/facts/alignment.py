@@ -106,12 +106,12 @@ def _policy(rows: RunRows, stage: StageRow) -> PolicyFacts:
         kl=number(stage.facts, "kl"),
         alarm=alarm if isinstance(alarm, bool) else None,
         alarm_reason=str(stage.facts.get("alarm_reason") or ""),
-        proxy_curve=rows.metric(stage, "objective/scores"),
+        proxy_curve=rows.metric(stage, "objective/score"),
         gold_curve=rows.metric(stage, "gold"),
         gold_low=rows.metric(stage, "gold_low"),
         gold_high=rows.metric(stage, "gold_high"),
         kl_curve=rows.metric(stage, "objective/kl"),
-        length_curve=rows.metric(stage, "length"),
+        length_curve=rows.metric(stage, "response/length"),
     )
 
 
@@ -219,8 +219,8 @@ def grpo_facts(rows: RunRows) -> GrpoFacts | Missing:
         before,
         after,
         accuracy_curve=rows.metric(stage, "greedy_accuracy"),
-        reward_curve=rows.metric(stage, "reward"),
-        zero_std_curve=rows.metric(stage, "zero_std_share"),
+        reward_curve=rows.metric(stage, "objective/reward"),
+        zero_std_curve=rows.metric(stage, "groups/zero_variance"),
         effects=(_grpo_effect(rows, before, after),),
     )
 

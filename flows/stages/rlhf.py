@@ -1,21 +1,16 @@
-"""Reward model, PPO with a watch on what people want (gold), best-of-n, and GRPO on verified answers."""
+"""The reward model with what it is worth, and GRPO on verified answers."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 from components.model.config import forward_flops_per_token, training_flops_per_token
 from components.reasoning.tasks import SuiteConfig
-from components.rlhf.config import (
-    GRPOConfig,
-    JudgingConfig,
-    PPOConfig,
-    RewardModelConfig,
-    VerifierTaskConfig,
-)
+from components.rlhf.config import GRPOConfig, RewardModelConfig, VerifierTaskConfig
 from flows.stage import stage
-from flows.stages.preferences import PREFERENCES, SCALE
+from flows.stages.preferences import PREFERENCES
 from flows.work import Work
 from storage.artifacts import Artifact
 
@@ -23,17 +18,21 @@ if TYPE_CHECKING:
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import Completion
     from components.model.transformer import Transformer
+    from components.rlhf.pairs import TokenPair
+    from components.rlhf.preferences import Preference
+    from components.rlhf.reward_model import Ensemble
 
-def _asked(words: Tokenizer, texts: list[str]) -> list[list[int]]:
+
+def asked(words: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Chat prompts, ready for an answer."""
     return [words.render_chat([{"role": "user", "content": text}], add_generation_prompt=True)[0] for text in texts]
 
 
-def _said(words: Tokenizer, completion: Completion) -> str:
+def said(words: Tokenizer, completion: Completion) -> str:
     return words.decode(completion.tokens).strip()
 
 
-def _count_generation(work: Work, model: Transformer, num_tokens: float) -> None:
+def count_generation(work: Work, model: Transformer, num_tokens: float) -> None:
     work.usage(tokens=num_tokens, flops=num_tokens * forward_flops_per_token(model.cfg, model.cfg.context_length))
 
 
@@ -42,244 +41,152 @@ def train_reward_model(
     work: Work, *, config: RewardModelConfig, seed: int, sft: Artifact, preferences: Artifact, tokenizer: Artifact
 ) -> dict[str, Any]:
     """A Bradley-Terry reward model on the fine-tuned trunk; scores are in its standard deviations, mean 0."""
-    import numpy as np
-
     from components.data.tokenizer import Tokenizer
     from components.rlhf import reward_model as rm
-    from components.rlhf.gold import gold_score
+    from components.rlhf.pairs import encode_pairs, split_pairs
     from components.rlhf.preferences import read_preferences
     from components.training.checkpoints import load_model
-    from components.training.optimizers import Optimizer
-    from components.training.state import load_state_tensors, state_tensors
 
     policy, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
     judged, _ = read_preferences(work.open(preferences) / PREFERENCES)
-    pairs, _ = rm.encode_pairs(judged, words, policy.cfg.context_length)
-    training, held_out = rm.split_pairs(pairs, config.held_out, seed)
-    model = rm.RewardModel.from_policy(policy, seed)
-    optimizer = Optimizer(model, config.optimizer)
-    start = 0
+    pairs, _ = encode_pairs(judged, words, policy.cfg.context_length)
+    training, held_out = split_pairs(pairs, config.held_out, seed)
+    state = rm.RewardState.start(policy, config, seed)
     if saved := work.load_state():
-        start, tensors, _ = saved
-        load_state_tensors(model, optimizer, tensors)
-    total = rm.num_steps(len(training), config)
-    for record in rm.train_reward_model(model, optimizer, training, config, seed, start):
+        state.load_tensors(saved[1], len(training))
+    total = config.num_members * rm.num_steps(len(training), config)
+    for record in rm.train_reward_model(state, training, seed):
         step = int(record["step"])
-        work.log(step, {name: record[name] for name in ("loss", "accuracy", "margin", "grad_norm")})
+        work.log(step, {name: value for name, value in record.items() if name != "step"})
         flops = record["tokens"] * training_flops_per_token(policy.cfg, policy.cfg.context_length)
         work.usage(tokens=record["tokens"], flops=flops)
-        work.progress(step, total, loss=record["loss"])
+        work.progress(step, total, loss=record["loss/reward"])
         if step < total and work.state_due():
-            work.save_state(step, state_tensors(model, optimizer), {})
-    accuracy = rm.pair_accuracy(model, held_out)
-    rm.calibrate(model, [tokens for pair in training for tokens in (pair.chosen, pair.rejected)])
-    rm.save_reward_model(work.out, model)
-    # Against the true preference, which a person's labels would only show through their noise.
-    texts = [(p.prompt, answer) for p in judged for answer in (p.chosen, p.rejected)]
-    chats = [
-        words.render_chat([{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}])[0]
-        for prompt, answer in texts[:600]
-    ]
-    fitting = [i for i, chat in enumerate(chats) if len(chat) <= policy.cfg.context_length]
-    scores = rm.score_sequences(model, [chats[i] for i in fitting]).numpy()
-    golds = np.array([gold_score(*texts[i]) for i in fitting])
-    return {
+            work.save_state(step, state.tensors(len(training)), {})
+    for member in state.members:
+        rm.calibrate(member, [tokens for pair in training for tokens in (pair.chosen, pair.rejected)])
+    ensemble = rm.Ensemble(tuple(state.members))
+    rm.save_reward_model(work.out, ensemble)
+    return {"num_pairs": len(training), **_worth(work, ensemble, judged, training, held_out)}
+
+
+def _worth(
+    work: Work, ensemble: Ensemble, judged: list[Preference], training: list[TokenPair], held_out: list[TokenPair]
+) -> dict[str, Any]:
+    """The reward model on pairs it has not seen: in facts, and a row of `evals` for each pair."""
+    import numpy as np
+
+    from components.rlhf import reward_evaluation as worth
+    from components.rlhf.reward_model import score_sequences
+    from components.statistics import wilson
+
+    pairs = [*training, *held_out]
+    scores = score_sequences(ensemble, [p.chosen for p in pairs] + [p.rejected for p in pairs]).double().numpy()
+    chosen, rejected = scores[: len(pairs)], scores[len(pairs) :]
+    # Log-odds, which is what the loss made of the difference before scores were brought to unit variance.
+    margins = (chosen - rejected) / np.mean([float(member.gain) for member in ensemble.members])
+    right = (margins > 0).tolist()
+    unseen = range(len(training), len(pairs))
+    about = [judged[pairs[i].index] for i in unseen]
+    facts: dict[str, Any] = {
+        "disagreement": _disagreement(ensemble, [pairs[i].chosen for i in unseen]) if held_out else None,
+        "accuracy_by": {
+            "split": worth.accuracy_by(right, ["training"] * len(training) + ["held out"] * len(held_out)),
+            "source": worth.accuracy_by([right[i] for i in unseen], [p.source or "unknown" for p in about]),
+            "annotator": worth.accuracy_by([right[i] for i in unseen], [p.annotator or "unknown" for p in about]),
+            "confidence": worth.accuracy_by(
+                [right[i] for i in unseen], [worth.confidence_group(p.confidence) for p in about]
+            ),
+        },
+    }
+    if not held_out:
+        return plain(facts)
+    accuracy = wilson(sum(right[i] for i in unseen), len(held_out))
+    lengths = [[len(answer) - p.num_prompt for answer in (p.chosen, p.rejected)] for p in held_out]
+    facts |= {
         "accuracy": accuracy.value,
         "accuracy_low": accuracy.low,
         "accuracy_high": accuracy.high,
         "n": accuracy.n,
-        "num_pairs": len(training),
-        "agreement_with_gold": float(np.corrcoef(scores, golds)[0, 1]),
+        "calibration": worth.calibration(margins[len(training) :]),
+        "length": worth.length_bias(
+            chosen[len(training) :], rejected[len(training) :], [c for c, _ in lengths], [r for _, r in lengths]
+        ),
+        "score_by_length": [
+            [length, float(score)]
+            for (c, r), *both in zip(lengths, chosen[len(training) :], rejected[len(training) :], strict=True)
+            for length, score in zip((c, r), both, strict=True)
+        ][:400],
+        **_against_gold(held_out, about, chosen[len(training) :], rejected[len(training) :]),
     }
+    work.rows(
+        "evals",
+        [
+            {
+                "suite": "preference pairs",
+                "model": "reward model",
+                "strategy": p.source or "unknown",
+                "item_id": p.pair_id,
+                "prompt": p.prompt,
+                "answer": p.chosen if right[i] else p.rejected,
+                "target": p.chosen,
+                "correct": right[i],
+                "score": float(margins[i]),
+                "details_json": {"annotator": p.annotator, "confidence": p.confidence},
+            }
+            for i, p in zip(unseen, about, strict=True)
+        ],
+    )
+    return plain(facts)
 
 
-@stage(produces="checkpoint", group="rlhf", seconds=35)
-def ppo(
-    work: Work,
-    *,
-    config: PPOConfig,
-    judging: JudgingConfig,
-    seed: int,
-    sft: Artifact,
-    reward_model: Artifact,
-    preferences: Artifact,
-    tokenizer: Artifact,
-) -> dict[str, Any]:
-    """PPO against the reward model; gold is watched, never trained on."""
+def _disagreement(ensemble: Ensemble, sequences: list[tuple[int, ...]]) -> float:
+    from components.rlhf.reward_model import ensemble_scores
+
+    return float(ensemble_scores(ensemble, sequences).std(1, correction=0).mean())
+
+
+def _against_gold(pairs: list[TokenPair], about: list[Preference], chosen: Any, rejected: Any) -> dict[str, Any]:
+    """Held-out answers against the true preference, which a person's labels only show through their noise: correlation,
+    and how often the best of four answers to a request is found."""
     import numpy as np
 
-    from components.data.tokenizer import Tokenizer
-    from components.inference.engine import generate
-    from components.inference.sampling import SamplingParams
-    from components.rlhf import ppo as algorithm
-    from components.rlhf.config import story_requests
-    from components.rlhf.gold import gold_score
-    from components.rlhf.overoptimization import first_alarm, observe
-    from components.rlhf.reward_model import load_reward_model, score_sequences
-    from components.rlhf.rollouts import pack_responses, token_stats
-    from components.statistics import mean_interval
-    from components.training.checkpoints import load_model, save_model
+    from components.rlhf.gold import known_gold_score
+    from components.rlhf.reward_evaluation import best_of_four, groups_of_four
 
-    reference, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
-    proxy_model = load_reward_model(work.open(reward_model))
-    scale = json.loads((work.open(preferences) / SCALE).read_text(encoding="utf-8"))
-    requests, held_out = story_requests()
-
-    def gold(text: str, answer: str) -> float:
-        return (gold_score(text, answer) - float(scale["mean"])) / float(scale["std"])
-
-    state = algorithm.PPOState.start(reference, proxy_model, config)
-    history: list[dict[str, Any]] = []  # scores of every iteration's answers, for the watch
-    if saved := work.load_state():
-        _, tensors, meta = saved
-        state.load_tensors(tensors)
-        history = meta["history"]
-    reports = algorithm.ppo(state, reference, proxy_model.score, _asked(words, requests), (words.end_id,), config, seed)
-    for record in reports:
-        step = record.iteration + 1
-        answers = [
-            (requests[i], words.decode(tokens).strip())
-            for i, tokens in zip(record.rollout.prompt_index, record.rollout.responses, strict=True)
-        ]
-        golds = [gold(*answer) for answer in answers]
-        interval = mean_interval(golds)
-        metrics = record.metrics
-        history.append({"step": step, "kl": metrics["objective/kl"], "proxy": record.scores_B.tolist(), "gold": golds})
-        work.log(
-            step,
-            metrics
-            | {
-                "objective/scores": metrics["objective/score"],
-                "gold": interval.value,
-                "gold_low": interval.low,
-                "gold_high": interval.high,
-                "entropy": metrics["policy/entropy"],
-                "length": metrics["response/length"],
-            },
-        )
-        if step % 10 == 0 or step == config.num_iterations:
-            work.rows(
-                "samples",
-                [
-                    {
-                        "step": step,
-                        "prompt": text,
-                        "completion": answer,
-                        "scores_json": json.dumps({"proxy": float(score), "gold": gold(text, answer)}),
-                        "tokens": len(tokens),
-                    }
-                    for (text, answer), tokens, score in list(
-                        zip(answers, record.rollout.responses, record.scores_B, strict=True)
-                    )[:4]
-                ],
-            )
-        # A pass of policy, reference and critic to judge, and forward plus backward of policy and critic an epoch.
-        passes = 3 + 2 * 3 * config.num_epochs
-        flops = metrics["tokens"] * passes * forward_flops_per_token(reference.cfg, reference.cfg.context_length)
-        work.usage(tokens=metrics["tokens"], flops=flops)
-        work.progress(step, config.num_iterations, reward=metrics["objective/score"], gold=interval.value)
-        if step < config.num_iterations and work.state_due():
-            work.save_state(step, state.tensors(), {"history": history})
-    save_model(work.out, state.policy)
-
-    # The finished policy on requests that it was not trained on.
-    texts = [held_out[i % len(held_out)] for i in range(judging.num_eval)]
-    prompts = _asked(words, texts)
-    params = SamplingParams(
-        max_tokens=judging.max_tokens, temperature=judging.temperature, seed=seed + 1, stop_ids=(words.end_id,)
+    score: dict[tuple[int, ...], float] = {}
+    gold: dict[tuple[int, ...], float] = {}
+    by_prompt: dict[str, list[tuple[int, ...]]] = {}
+    for pair, p, c, r in zip(pairs, about, chosen, rejected, strict=True):
+        for tokens, text, x in ((pair.chosen, p.chosen, c), (pair.rejected, p.rejected, r)):
+            known = known_gold_score(p.prompt, text)
+            if known is not None and tokens not in gold:
+                gold[tokens], score[tokens] = known, float(x)
+                by_prompt.setdefault(p.prompt, []).append(tokens)
+    if len(gold) < 3:
+        return {"agreement_with_gold": None, "best_of_four": None}
+    names = list(gold)
+    place = {tokens: i for i, tokens in enumerate(names)}
+    fours = groups_of_four([[(place[t], gold[t]) for t in answers] for answers in by_prompt.values()])
+    best = (
+        best_of_four([[score[names[i]] for i in ids] for ids, _ in fours], [top for _, top in fours]) if fours else None
     )
-    said = [group[0] for group in generate(state.policy, prompts, params)]
-    golds = [gold(text, _said(words, completion)) for text, completion in zip(texts, said, strict=True)]
-    proxies = score_sequences(proxy_model, [[*p, *c.tokens] for p, c in zip(prompts, said, strict=True)])
-    tokens_BT, _, mask_BA = pack_responses(prompts, [c.tokens for c in said])
-    import torch
-
-    with torch.no_grad():
-        difference = (
-            token_stats(state.policy, tokens_BT, mask_BA).log_probs_BA
-            - token_stats(reference, tokens_BT, mask_BA).log_probs_BA
-        )
-    final = mean_interval(golds)
-    alarm = first_alarm([observe(h["step"], h["kl"], h["proxy"], h["gold"]) for h in history])
+    both = np.array([[score[t], gold[t]] for t in names])
     return {
-        "kl_coef": config.kl_coef,
-        "proxy": float(proxies.mean()),
-        "gold": final.value,
-        "gold_low": final.low,
-        "gold_high": final.high,
-        "n": final.n,
-        "kl": float((difference * mask_BA).sum(1).mean()),
-        "length": float(np.mean([len(c.tokens) for c in said])),
-        "alarm": alarm is not None,
-        "alarm_reason": alarm.message() if alarm else "",
+        "agreement_with_gold": float(np.corrcoef(both.T)[0, 1]),
+        "best_of_four": best,
     }
 
 
-@stage(produces="eval_report", group="rlhf", seconds=15)
-def best_of_n(
-    work: Work,
-    *,
-    best_of: tuple[int, ...],
-    judging: JudgingConfig,
-    seed: int,
-    sft: Artifact,
-    reward_model: Artifact,
-    preferences: Artifact,
-    tokenizer: Artifact,
-) -> dict[str, Any]:
-    """What picking the reward model's favourite of n answers gains, at which KL: no training, more tokens."""
-    from components.data.tokenizer import Tokenizer
-    from components.inference.engine import generate
-    from components.inference.sampling import SamplingParams
-    from components.rlhf.best_of_n import best_of_n_kl, best_of_n_value
-    from components.rlhf.config import story_requests
-    from components.rlhf.gold import gold_score
-    from components.rlhf.reward_model import load_reward_model, score_sequences
-    from components.statistics import mean_interval
-    from components.training.checkpoints import load_model
-
-    model, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
-    judge = load_reward_model(work.open(reward_model))
-    scale = json.loads((work.open(preferences) / SCALE).read_text(encoding="utf-8"))
-    _, texts = story_requests()
-    prompts = _asked(words, texts)
-    # Each request stands several times, so that the interval is over independent groups of answers.
-    copies = max(1, judging.num_eval // (4 * len(texts)))
-    texts, prompts = texts * copies, prompts * copies
-    params = SamplingParams(
-        max_tokens=judging.max_tokens,
-        temperature=judging.temperature,
-        num_samples=max(best_of),
-        seed=seed + 2,
-        stop_ids=(words.end_id,),
-    )
-    groups = generate(model, prompts, params)
-    _count_generation(work, model, sum(len(c.tokens) for group in groups for c in group))
-    scores = [
-        score_sequences(judge, [[*prompt, *c.tokens] for c in group]).numpy()
-        for prompt, group in zip(prompts, groups, strict=True)
-    ]
-    golds = [
-        [(gold_score(text, _said(words, c)) - scale["mean"]) / scale["std"] for c in group]
-        for text, group in zip(texts, groups, strict=True)
-    ]
-    rows = []
-    for n in best_of:
-        gold = mean_interval([best_of_n_value(s, g, n) for s, g in zip(scores, golds, strict=True)])
-        proxy = mean_interval([best_of_n_value(s, s, n) for s in scores])
-        rows.append(
-            {
-                "n": n,
-                "items": gold.n,
-                "kl": best_of_n_kl(n),
-                "proxy": proxy.value,
-                "gold": gold.value,
-                "gold_low": gold.low,
-                "gold_high": gold.high,
-            }
-        )
-    (work.out / "best_of_n.json").write_text(json.dumps(rows), encoding="utf-8")
-    return {"rows": rows, "n": len(texts)}
+def plain(value: Any) -> Any:
+    """Dataclasses as objects, NaN as null: what the facts of a stage are made of."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(name): plain(x) for name, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @stage(produces="checkpoint", group="rlhf", seconds=90)
@@ -318,8 +225,8 @@ def grpo(
 
     def accuracy(model: Transformer, items: list[Problem]) -> Interval:
         params = SamplingParams(max_tokens=config.max_tokens, temperature=0.0, stop_ids=(words.end_id,))
-        answers = generate(model, _asked(words, [prompt(p, "worked") for p in items]), params)
-        right = [is_correct(p, _said(words, group[0])) for p, group in zip(items, answers, strict=True)]
+        answers = generate(model, asked(words, [prompt(p, "worked") for p in items]), params)
+        right = [is_correct(p, said(words, group[0])) for p, group in zip(items, answers, strict=True)]
         return wilson(sum(right), len(right))
 
     final_items = [p for p in held_out if task.min_difficulty <= p.difficulty <= task.max_difficulty]
@@ -335,7 +242,7 @@ def grpo(
         lambda index, tokens: float(
             list(tokens[-1:]) == [words.end_id] and is_correct(problems[index], words.decode(tokens).strip())
         ),
-        _asked(words, [prompt(p, "worked") for p in problems]),
+        asked(words, [prompt(p, "worked") for p in problems]),
         (words.end_id,),
         config,
         seed,
@@ -344,8 +251,7 @@ def grpo(
         step, metrics = record.iteration + 1, record.metrics
         watched_now = step % task.evaluate_every == 0 or step == config.num_iterations
         extra = {"greedy_accuracy": accuracy(state.policy, watched).value} if watched_now else {}
-        aliases = {"reward": metrics["objective/reward"], "zero_std_share": metrics["groups/zero_variance"]}
-        work.log(step, metrics | aliases | extra)
+        work.log(step, metrics | extra)
         passes = 1 + 3 * config.num_epochs
         flops = metrics["tokens"] * passes * forward_flops_per_token(reference.cfg, reference.cfg.context_length)
         work.usage(tokens=metrics["tokens"], flops=flops)

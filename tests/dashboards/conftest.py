@@ -263,7 +263,7 @@ def _rlhf(life: Life) -> None:
                 "alarm_reason": "proxy rose while gold fell since iteration 12" if hacked else "",
             },
             metrics=[
-                *life.curve("objective/scores", 50, lambda x: proxy * (1 - math.exp(-4 * x)), 0.05),  # noqa: B023
+                *life.curve("objective/score", 50, lambda x: proxy * (1 - math.exp(-4 * x)), 0.05),  # noqa: B023
                 *life.curve("objective/kl", 50, lambda x: kl * x**1.2),  # noqa: B023
                 *life.curve("gold", 50, gold_at, every=5),
                 *life.curve("gold_low", 50, lambda x: gold_at(x) - 0.15, every=5),
@@ -297,8 +297,8 @@ def _rlhf(life: Life) -> None:
         82,
         {**accuracy_facts("before", 129, 300), **accuracy_facts("after", 280, 300), "n": 300},
         metrics=[
-            *life.curve("reward", 60, lambda x: 0.35 + 0.55 * (1 - math.exp(-4 * x)), 0.02),
-            *life.curve("zero_std_share", 60, lambda x: 0.15 + 0.6 * x, 0.02),
+            *life.curve("objective/reward", 60, lambda x: 0.35 + 0.55 * (1 - math.exp(-4 * x)), 0.02),
+            *life.curve("groups/zero_variance", 60, lambda x: 0.15 + 0.6 * x, 0.02),
             *life.curve("greedy_accuracy", 60, lambda x: 0.43 + 0.51 * (1 - math.exp(-4 * x)), 0.01, every=10),
         ],
     )

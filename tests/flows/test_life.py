@@ -50,7 +50,7 @@ def test_the_rows_of_every_part_are_in_sql(lived: tuple[Home, RunResult]) -> Non
                (SELECT count(*) FROM costs) AS costs
         """,
     ).to_pylist()[0]
-    assert counts["suites"] == 2
+    assert counts["suites"] == 3
     assert counts["sweeps"] == 3
     assert counts["forecasts"] == 1
     assert counts["costs"] == len(result.outcomes)

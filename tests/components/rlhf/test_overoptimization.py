@@ -5,64 +5,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from components.rlhf.best_of_n import best_of_n_kl, best_of_n_value, best_of_n_weights
-from components.rlhf.overoptimization import (
-    Observation,
-    best_checkpoint,
-    check,
-    difference_of_means,
-    first_alarm,
-    fit_overoptimization,
-    observe,
-    repeated_share,
-)
-
-
-def _history(proxy: list[float], gold: list[float], noise: float, seed: int, n: int = 96) -> list[Observation]:
-    rng = np.random.default_rng(seed)
-    return [
-        observe(10 * i, i, rng.normal(p, noise, n), rng.normal(g, noise, n))
-        for i, (p, g) in enumerate(zip(proxy, gold, strict=True))
-    ]
-
-
-def test_a_hacked_reward_raises_the_alarm_after_gold_has_turned() -> None:
-    history = _history([0, 1, 2, 2.5, 3], [0, 0.5, 0.8, -0.5, -3], noise=1.0, seed=0)
-    alarm = first_alarm(history)
-    assert alarm is not None and alarm.step == 30 and alarm.since_step in (10, 20)
-    assert alarm.proxy_change.low > 0 > alarm.gold_change.high and "reward hacking" in alarm.message()
-    assert best_checkpoint(history).step == 20
-
-
-def test_an_honest_reward_raises_none_however_often_one_looks() -> None:
-    """Gold is the proxy with independent noise: it rises, then stays for 24 looks. At most 1% of runs may alarm."""
-    level = [0, 0.4, 0.8, 1.0, *([1.0] * 20)]
-    alarms = sum(first_alarm(_history(level, level, 1.0, seed)) is not None for seed in range(30))
-    assert alarms <= 1
-
-
-def test_a_run_whose_rewards_both_fall_is_no_hacking() -> None:
-    assert first_alarm(_history([0, -1, -2], [0, -1, -2], 1.0, seed=1)) is None
-    assert check(_history([0], [0], 1.0, seed=1)) is None
-
-
-def test_the_difference_of_means_is_welchs() -> None:
-    a, b = [1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 5.0]
-    interval = difference_of_means(a, b, 0.95)
-    expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-    assert (interval.value, interval.low, interval.high) == pytest.approx((-0.5, expected.low, expected.high))
-
-
-def test_scores_of_different_answers_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 proxy rewards but 2 gold"):
-        observe(0, 0.0, [1, 2, 3], [1, 2])
-
-
-def test_repetition() -> None:
-    assert repeated_share([1, 2, 3, 4, 5]) == 0 and repeated_share([1]) == 0
-    assert repeated_share([1, 2, 3, 1, 2, 3]) == pytest.approx(1 / 4)  # 123 231 312 123
+from components.rlhf.overoptimization import bootstrap_overoptimization, fit_overoptimization
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -88,6 +33,20 @@ def test_a_law_without_a_peak_in_sight_says_so() -> None:
     assert fit.extrapolated
     with pytest.raises(ValueError, match="at least 3"):
         fit_overoptimization([0, 0, 1, 2], [0, 0, 1, 1], "rl")
+
+
+def test_the_bootstrap_covers_the_law_that_the_items_follow_on_average() -> None:
+    rng = np.random.default_rng(4)
+    kl = np.array([best_of_n_kl(n) for n in (1, 2, 4, 8, 16, 32, 64)])
+    d = np.sqrt(kl)
+    items = d * (1.0 - 0.2 * d) + rng.normal(0, 0.4, (80, 1)) * d + rng.normal(0, 0.2, (80, 7))
+    fit = bootstrap_overoptimization(kl, items, "best_of_n", seed=0)
+    assert fit is not None and fit.alpha.n == 80
+    assert fit.alpha.contains(1.0) and fit.beta.contains(0.2)
+    # Items share their slope, so α is as uncertain as its mean over 80: ± 1.96 · 0.4 / √80.
+    assert fit.alpha.high - fit.alpha.low == pytest.approx(2 * 1.96 * 0.4 / math.sqrt(80), rel=0.3)
+    assert bootstrap_overoptimization([0.0, 1.0, 1.0], items[:, :3], "best_of_n", seed=0) is None
+    assert fit.as_facts()["alpha_low"] == fit.alpha.low
 
 
 def test_best_of_n_kl() -> None:

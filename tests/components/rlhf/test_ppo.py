@@ -13,7 +13,7 @@ from components.model.config import ModelConfig, MoEConfig
 from components.model.transformer import Transformer
 from components.rlhf.ppo import PPOConfig, PPORecord, PPOState, ppo
 from components.rlhf.reward_model import RewardModel
-from components.rlhf.rollouts import pack_responses, sample_rollout, token_stats
+from components.rlhf.rollouts import pack_responses, repeated_share, sample_rollout, token_stats
 from components.training.language_model import LMBatch
 from components.training.optimizers import OptimizerConfig
 
@@ -121,6 +121,11 @@ def test_packed_responses_mask_the_response_and_nothing_else() -> None:
     tokens, lengths, mask = pack_responses([[1, 2, 3], [4]], [[5, 6], [7, 8, 9]])
     assert tokens.tolist() == [[1, 2, 3, 5, 6], [4, 7, 8, 9, 0]] and lengths.tolist() == [5, 4]
     assert mask.int().tolist() == [[0, 0, 1, 1], [1, 1, 1, 0]]
+
+
+def test_repetition() -> None:
+    assert repeated_share([1, 2, 3, 4, 5]) == 0 and repeated_share([1]) == 0
+    assert repeated_share([1, 2, 3, 1, 2, 3]) == pytest.approx(1 / 4)  # 123 231 312 123
 
 
 def test_token_stats_equal_the_plain_formula() -> None:

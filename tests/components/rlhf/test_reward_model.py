@@ -10,25 +10,25 @@ import torch
 from components.data.tokenizer import Tokenizer
 from components.model.config import ModelConfig, MoEConfig
 from components.model.transformer import Transformer
+from components.rlhf.config import RewardModelConfig
+from components.rlhf.pairs import TokenPair, encode_pairs, split_pairs
 from components.rlhf.preferences import Preference
 from components.rlhf.reward_model import (
     Ensemble,
     RewardModel,
-    RewardModelConfig,
-    TokenPair,
+    RewardState,
+    bootstrap_weights,
     calibrate,
-    encode_pairs,
+    combine_scores,
+    ensemble_scores,
     load_reward_model,
     pair_accuracy,
     pairwise_loss,
     save_reward_model,
     score_sequences,
-    split_pairs,
     train_reward_model,
 )
 from components.rlhf.rollouts import pad_right
-from components.training.optimizers import Optimizer
-from components.training.state import load_state_tensors, state_tensors
 
 TINY = ModelConfig(vocab_size=40, d_model=16, num_layers=2, num_heads=2, context_length=32)
 
@@ -77,29 +77,45 @@ def test_the_loss_is_that_of_the_paper() -> None:
     assert float(pairwise_loss(*as64, centering_coef=0.05)) == pytest.approx(by_hand / 3)
 
 
-def test_it_learns_what_is_preferred_and_resumes_bit_for_bit() -> None:
+@pytest.mark.parametrize(("members", "heads"), [(1, 1), (2, 3)])
+def test_it_learns_what_is_preferred_and_resumes_bit_for_bit(members: int, heads: int) -> None:
     pairs = _pairs(96)
-    config = RewardModelConfig(epochs=8, batch_pairs=16)
+    config = RewardModelConfig(epochs=8, batch_pairs=16, num_members=members, num_heads=heads)
 
-    def fresh() -> tuple[RewardModel, Optimizer]:
-        model = RewardModel(Transformer(TINY, seed=3), seed=3)
-        return model, Optimizer(model, config.optimizer)
+    def fresh() -> RewardState:
+        return RewardState.start(Transformer(TINY, seed=3), config, seed=5)
 
-    whole, optimizer = fresh()
-    records = list(train_reward_model(whole, optimizer, pairs, config, seed=5))
-    assert [r["step"] for r in records] == list(range(1, 49))
-    assert pair_accuracy(whole, pairs).low > 0.85
+    whole = fresh()
+    records = list(train_reward_model(whole, pairs, seed=5))
+    assert [r["step"] for r in records] == list(range(1, 48 * members + 1))
+    assert pair_accuracy(Ensemble(tuple(whole.members)), pairs).low > 0.85
+    expected = whole.tensors(len(pairs))
 
-    first, optimizer = fresh()
-    steps = train_reward_model(first, optimizer, pairs, config, seed=5)
-    for _ in range(20):
-        next(steps)
-    saved = {name: value.clone() for name, value in state_tensors(first, optimizer).items()}
-    second, optimizer = fresh()
-    load_state_tensors(second, optimizer, saved)
-    rest = list(train_reward_model(second, optimizer, pairs, config, seed=5, start_step=20))
-    assert [r["loss"] for r in rest] == [r["loss"] for r in records[20:]]
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+    # Stopped within the first member, between two, and within the last.
+    for stop in (20, 48, 48 * members - 10):
+        cut = fresh()
+        steps = train_reward_model(cut, pairs, seed=5)
+        for _ in range(stop):
+            next(steps)
+        saved = {name: value.clone() for name, value in cut.tensors(len(pairs)).items()}
+        resumed = fresh()
+        resumed.load_tensors(saved, len(pairs))
+        rest = list(train_reward_model(resumed, pairs, seed=5))
+        assert [r["loss/reward"] for r in rest] == [r["loss/reward"] for r in records[stop:]]
+        got = resumed.tensors(len(pairs))
+        assert expected.keys() == got.keys()
+        assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_members_and_heads_differ_in_seed_and_in_what_they_saw() -> None:
+    config = RewardModelConfig(epochs=1, num_members=2, num_heads=3)
+    state = RewardState.start(Transformer(TINY, seed=3), config, seed=5)
+    heads = torch.cat([member.head.weight.detach() for member in state.members])
+    assert len({tuple(row.tolist()) for row in heads}) == 6
+    weights = bootstrap_weights(4000, 3, seed=5)
+    assert weights.mean(0).tolist() == pytest.approx([1, 1, 1], abs=0.05)
+    assert weights.var(0).tolist() == pytest.approx([1, 1, 1], abs=0.1)
+    assert not torch.equal(weights[:, 0], weights[:, 1]) and bool((bootstrap_weights(9, 1, seed=5) == 1).all())
 
 
 def test_calibration_gives_mean_zero_and_keeps_the_order(tmp_path: Path) -> None:
@@ -112,8 +128,10 @@ def test_calibration_gives_mean_zero_and_keeps_the_order(tmp_path: Path) -> None
     calibrate(model, sequences)  # twice is once
     torch.testing.assert_close(score_sequences(model, sequences), after)
 
-    save_reward_model(tmp_path, model, accuracy=0.75)
-    torch.testing.assert_close(score_sequences(load_reward_model(tmp_path), sequences), after)
+    both = Ensemble((model, RewardModel(Transformer(TINY, seed=2), seed=2)))
+    save_reward_model(tmp_path, both)
+    loaded = load_reward_model(tmp_path)
+    torch.testing.assert_close(ensemble_scores(loaded, sequences), ensemble_scores(both, sequences))
 
 
 def test_a_folder_that_holds_another_thing_says_so(tmp_path: Path) -> None:
@@ -123,13 +141,18 @@ def test_a_folder_that_holds_another_thing_says_so(tmp_path: Path) -> None:
 
 
 def test_ensembles_combine_as_they_say() -> None:
-    members = tuple(RewardModel(Transformer(TINY, seed=s), seed=s) for s in range(3))
+    members = tuple(RewardModel(Transformer(TINY, seed=s), seed=s, num_heads=s + 1) for s in range(3))
     sequences = _sequences(6)
-    each = torch.stack([score_sequences(m, sequences) for m in members])
-    torch.testing.assert_close(score_sequences(Ensemble(members), sequences), each.mean(0))
-    torch.testing.assert_close(score_sequences(Ensemble(members, "worst"), sequences), each.min(0).values)
-    expected = each.mean(0) - 0.5 * ((each - each.mean(0)) ** 2).mean(0)
-    torch.testing.assert_close(score_sequences(Ensemble(members, "variance", 0.5), sequences), expected)
+    each = ensemble_scores(Ensemble(members), sequences)
+    assert each.shape == (6, 6)
+    torch.testing.assert_close(each[:, 0], score_sequences(members[0], sequences))
+    torch.testing.assert_close(each[:, 1:3].mean(1), score_sequences(members[1], sequences))
+    torch.testing.assert_close(score_sequences(Ensemble(members), sequences), each.mean(1))
+    by_hand = [[1.0, 3.0], [-2.0, 2.0]]
+    scores = torch.tensor(by_hand)
+    assert combine_scores(scores).tolist() == [2.0, 0.0]
+    assert combine_scores(scores, "worst").tolist() == [1.0, -2.0]
+    assert combine_scores(scores, "variance", 0.5).tolist() == [1.5, -2.0]  # population variances 1 and 4
 
 
 def test_pairs_carry_an_end_token_only_where_the_answer_ended() -> None:
