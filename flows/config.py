@@ -16,12 +16,14 @@ from components.reasoning.config import AdaptiveConfig, PuzzleStudyConfig, Reaso
 from components.reasoning.tasks import SuiteConfig
 from components.rlhf.config import (
     AlignmentConfig,
+    DPOConfig,
     GRPOConfig,
     JudgingConfig,
     PPOConfig,
     PreferencesConfig,
     RewardModelConfig,
     VerifierTaskConfig,
+    WatchConfig,
 )
 from components.scaling.sweep import EmergenceConfig, MoEComparisonConfig, ScalingConfig
 from components.training.config import FinetuneConfig, PretrainConfig
@@ -45,6 +47,8 @@ class RunConfig(Settings):
     preferences: PreferencesConfig = Field(default_factory=PreferencesConfig)
     reward_model: RewardModelConfig = Field(default_factory=RewardModelConfig)
     ppo: PPOConfig = Field(default_factory=PPOConfig)
+    watch: WatchConfig = Field(default_factory=WatchConfig)
+    dpo: DPOConfig = Field(default_factory=DPOConfig)
     practice: VerifierTaskConfig = Field(default_factory=VerifierTaskConfig)
     grpo: GRPOConfig = Field(default_factory=GRPOConfig)
     scaling: ScalingConfig = Field(default_factory=ScalingConfig)

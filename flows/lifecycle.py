@@ -10,7 +10,7 @@ from components.data.sources import raw_digests
 from flows.config import RunConfig
 from flows.graph import Graph
 from flows.run import RunResult, run_graph
-from flows.stages import cost, data, preferences, reasoning, rlhf, scaling, training
+from flows.stages import cost, data, policies, preferences, reasoning, rlhf, scaling, training
 from storage.artifacts import Artifact
 from storage.home import Home
 
@@ -48,7 +48,7 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
         tokenizer=tokenizer,
     )
 
-    alignment_graph(cfg, run, base, sft, tokenizer)
+    alignment_graph(cfg, run, base, sft, tokenizer, shards)
     practised = rlhf.grpo.submit(
         run, config=cfg.grpo, task=cfg.practice, suite=cfg.suite, seed=seed, sft=sft, tokenizer=tokenizer
     )
@@ -94,8 +94,10 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     )
 
 
-def alignment_graph(cfg: RunConfig, run: Graph, base: Artifact, sft: Artifact, tokenizer: Artifact) -> None:
-    """Preferences, reward model, one PPO a KL coefficient, best-of-n."""
+def alignment_graph(
+    cfg: RunConfig, run: Graph, base: Artifact, sft: Artifact, tokenizer: Artifact, shards: Artifact
+) -> None:
+    """Preferences, reward model, one PPO a KL coefficient or mitigation, DPO if asked for, best-of-n."""
     seed, config, models = cfg.seed, cfg.preferences, {"base": base, "sft": sft}
     answers = preferences.sample_answers.submit(
         run,
@@ -123,16 +125,26 @@ def alignment_graph(cfg: RunConfig, run: Graph, base: Artifact, sft: Artifact, t
         "preferences": pairs,
         "tokenizer": tokenizer,
     }
-    for kl_coef in sorted({cfg.ppo.kl_coef, *cfg.alignment.compare_kl_coefs}):
-        rlhf.ppo.submit(
+    alignment = cfg.alignment
+    variants = {
+        f"kl_coef={kl_coef}": replace(cfg.ppo, kl_coef=kl_coef)
+        for kl_coef in sorted({cfg.ppo.kl_coef, *alignment.compare_kl_coefs})
+    } | {name: alignment.mitigated(cfg.ppo, name) for name in alignment.mitigations}
+    for name, variant in variants.items():
+        policies.ppo.submit(
             run,
-            label=f"ppo[kl_coef={kl_coef}]",
-            config=replace(cfg.ppo, kl_coef=kl_coef),
+            label=f"ppo[{name}]",
+            config=variant,
+            watch=cfg.watch,
             judging=cfg.judging,
+            mitigation="KL penalty" if name.startswith("kl_coef") else name,
             seed=seed,
+            replay=[shards] if variant.replay_coef else [],
             **judged,
         )
-    rlhf.best_of_n.submit(run, best_of=cfg.alignment.best_of, judging=cfg.judging, seed=seed, **judged)
+    if alignment.dpo:
+        policies.dpo.submit(run, config=cfg.dpo, judging=cfg.judging, seed=seed, **judged)
+    policies.best_of_n.submit(run, best_of=alignment.best_of, judging=cfg.judging, seed=seed, **judged)
 
 
 def scaling_graph(cfg: RunConfig, run: Graph) -> None:
