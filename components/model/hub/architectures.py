@@ -341,12 +341,13 @@ def model_type_of(cfg: ModelConfig) -> str:
     return "mixtral"
 
 
-def write_config(cfg: ModelConfig) -> dict[str, Any]:
+def write_config(cfg: ModelConfig, kind: str = "") -> dict[str, Any]:
     """The public `config.json` of a model of ours, for transformers 5 and with the older names beside.
 
+    kind: the layout, by default the one of `model_type_of`; a dense `qwen2` may also be a `qwen2_moe` without experts.
     Our own settings go along under `lifespan`, which others ignore. Raises UnsupportedModel as `model_type_of` does.
     """
-    kind = model_type_of(cfg)
+    kind = kind or model_type_of(cfg)
     rope: dict[str, Any] = {"rope_type": "default"}
     if cfg.rope_scaling is not None:
         rope = {"rope_type": cfg.rope_scaling.kind, "factor": cfg.rope_scaling.factor}
@@ -387,6 +388,8 @@ def write_config(cfg: ModelConfig) -> dict[str, Any]:
         raw["attention_bias"] = False
     if cfg.moe is not None:
         raw |= _written_experts(cfg, cfg.moe, kind)
+    elif kind == "qwen2_moe":
+        raw |= {"num_experts": 0, "mlp_only_layers": list(range(cfg.num_layers)), "qkv_bias": cfg.attention_bias}
     _refuse_lost(cfg, essence(_read(raw, "config.json")))
     return raw | {OURS: dataclasses.asdict(cfg)}
 

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from components.model.config import ModelConfig
-from components.model.hub.architectures import model_type_in, read_config, write_config
+from components.model.hub.architectures import model_type_in, model_type_of, read_config, write_config
 from components.model.hub.errors import UnsupportedModel
+from components.model.hub.gguf_tokenizer import QWEN_PATTERN
 from components.model.hub.layout import names_in, names_of
 from components.model.hub.weights import SINGLE, SafetensorsFolder, gathered, scattered
 from components.model.skeleton import filled
@@ -78,7 +79,11 @@ def export_folder(
     tensors: its state dict; they are written as they are, without a copy. Raises UnsupportedModel before anything is
     written.
     """
-    raw = write_config(cfg)
+    kind = model_type_of(cfg)
+    if kind == "qwen2" and tokenizer is not None and not _cuts_like_qwen(tokenizer):
+        # transformers reads the tokenizer of a `qwen2` folder as Qwen's, whatever the folder says (5.23)
+        kind = "qwen2_moe"
+    raw = write_config(cfg, kind)
     public = scattered(cfg, names_of(raw["model_type"]), tensors)
     kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in public.values()}
     raw["dtype"] = kinds.pop() if len(kinds) == 1 else "float32"
@@ -91,3 +96,8 @@ def export_folder(
     save_file(dict(public), folder / SINGLE, metadata={"format": "pt"})
     for name, content in ((CONFIG, raw), ("generation_config.json", generation)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _cuts_like_qwen(tokenizer: Tokenizer) -> bool:
+    cut = json.loads(tokenizer.backend.to_str()).get("pre_tokenizer") or {}
+    return any(part.get("pattern", {}).get("Regex") == QWEN_PATTERN for part in cut.get("pretokenizers", [cut]))

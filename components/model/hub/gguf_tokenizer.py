@@ -19,10 +19,8 @@ from components.model.hub.gguf_format import GGUFFile
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
 _TAILS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-_PATTERNS = {
-    "llama-bpe": rf"{_WORDS}|\p{{N}}{{1,3}}|{_TAILS}",
-    "qwen2": rf"{_WORDS}|\p{{N}}|{_TAILS}",
-}
+QWEN_PATTERN = rf"{_WORDS}|\p{{N}}|{_TAILS}"
+_PATTERNS = {"llama-bpe": rf"{_WORDS}|\p{{N}}{{1,3}}|{_TAILS}", "qwen2": QWEN_PATTERN}
 _ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}
 _DIGITS_APART = ("smollm", "starcoder", "refact", "command-r")
 _PLAIN = ("gpt-2", "gpt2", "default")

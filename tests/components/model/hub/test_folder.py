@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from components.data.tokenizer import Tokenizer
 from components.model.config import ModelConfig, MoEConfig, RopeScaling
 from components.model.hub.errors import UnsupportedModel
 from components.model.hub.folder import export_folder, import_folder
@@ -251,3 +252,28 @@ def test_a_file_of_the_older_names_alone_is_the_same_model_to_both(tmp_path: Pat
         del raw[newer]
     (tmp_path / "config.json").write_text(json.dumps(raw))
     agree(transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval(), import_folder(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "qwen2_moe"])
+def test_the_tokenizer_goes_along(name: str, tmp_path: Path) -> None:
+    """The same ids for text, the same rendered chat, and the end of a turn ends a generation."""
+    transformers = pytest.importorskip("transformers", reason="the extra `peers` brings transformers")
+    tokenizer = Tokenizer.train(["the cat sat: 12+34=46; naïve 日本\n"] * 50, 320)
+    model = model_of(dataclasses.replace(OURS[name], vocab_size=tokenizer.vocab_size))
+    export_folder(tmp_path, model.cfg, model.state_dict(), tokenizer)
+    reference = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("the cat sat 12+34=46;", "  a=b>=(x);y \t\n z<>|12 ", "日本 naïve 🙂\n\n x", "", "it's CAN'T"):
+        ids = tokenizer.encode(text)
+        assert reference(text)["input_ids"] == ids
+        assert reference.decode(ids) == text
+    turns = [{"role": "user", "content": "12+34"}, {"role": "assistant", "content": "=46"}]
+    assert reference.apply_chat_template(turns, return_dict=False) == tokenizer.render_chat(turns)[0]
+    asked = reference.apply_chat_template(turns[:1], add_generation_prompt=True, return_dict=False)
+    assert asked == tokenizer.render_chat(turns[:1], add_generation_prompt=True)[0]
+    judge = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    agree(judge, model)
+    assert judge.generation_config.eos_token_id == [tokenizer.end_id, tokenizer.eos_id]
+    back = import_folder(tmp_path)
+    assert back.cfg == model.cfg
+    assert Tokenizer.load(tmp_path).render_chat(turns) == tokenizer.render_chat(turns)
