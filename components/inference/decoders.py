@@ -68,19 +68,18 @@ class TorchDecoder:
             first_G = starts[lengths == length]
             rows_GT = first_G[:, None] + np.arange(length)
             slots_G, positions_G = slots_N[first_G], positions_N[first_G]
-            fresh = positions_G == 0
-            if length > 1 and fresh.any():
-                rows = torch.from_numpy(rows_GT[fresh]).to(self._device)
-                logits_NV[rows] = self._prefill(tokens_N[rows_GT[fresh]], slots_G[fresh]).float()
-                first_G, slots_G, positions_G = first_G[~fresh], slots_G[~fresh], positions_G[~fresh]
-            for offset in range(length) if len(first_G) else ():  # what goes on behind a prefix goes token by token
-                rows = torch.from_numpy(first_G + offset).to(self._device)
-                logits_NV[rows] = self._step(tokens_N[first_G + offset], slots_G, positions_G + offset).float()
+            logits_GTV = (
+                self._step(tokens_N[first_G], slots_G, positions_G)[:, None]
+                if length == 1
+                else self._prefill(tokens_N[rows_GT], slots_G, positions_G)
+            )
+            logits_NV[torch.from_numpy(rows_GT).to(self._device)] = logits_GTV.float()
         return logits_NV[torch.from_numpy(wanted).to(self._device)]
 
-    def _prefill(self, tokens_GT: npt.NDArray[np.int32], slots_G: Rows) -> Tensor:
+    def _prefill(self, tokens_GT: npt.NDArray[np.int32], slots_G: Rows, starts_G: Rows) -> Tensor:
         slots = torch.from_numpy(slots_G).to(self._device)
         part = self._cache.select(slots)
+        part.lengths_B = torch.from_numpy(starts_G).to(self._device, torch.long)
         logits_GTV = self._model(torch.from_numpy(tokens_GT).to(self._device, torch.long), cache=part)
         for whole, piece in zip(
             self._cache.keys_LBKSC + self._cache.values_LBKSC, part.keys_LBKSC + part.values_LBKSC, strict=True

@@ -107,35 +107,35 @@ class Attention(nn.Module):
         b, t, _ = x_BTD.shape
         heads, norms = (cfg.num_heads, cfg.kv_heads), (self.q_norm, self.k_norm)
         q_BHTC, k_BKTC, v_BKTC = split_heads(self.qkv(x_BTD), heads, norms, cos, sin, cfg.norm_eps)
-        if cache is not None and t == 1:
-            y_BTX = self._decode(q_BHTC, k_BKTC, v_BKTC, cache, layer).view(b, 1, -1)
-        else:
-            if cache is not None:  # prefill of empty slots: what is padded at the end, later steps overwrite
-                cache.keys_LBKSC[layer][:, :, :t] = k_BKTC
-                cache.values_LBKSC[layer][:, :, :t] = v_BKTC
+        if cache is None:
             y_BTX = attend(q_BHTC, k_BKTC, v_BKTC, mask, cfg.attention_softcap)
+        else:
+            y_BTX = self._continue(q_BHTC, k_BKTC, v_BKTC, cache, layer)
         return self.out(y_BTX)
 
-    def _decode(self, q_BH1C: Tensor, k_BK1C: Tensor, v_BK1C: Tensor, cache: KVCache, layer: int) -> Tensor:
-        """One query a sequence against its filled slots. Plain products: flash attention loses here on CPU."""
-        b, h, _, c = q_BH1C.shape
+    def _continue(self, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, cache: KVCache, layer: int) -> Tensor:
+        """Queries behind the filled slots of their sequences, [B, T, H · C]. Plain products: for one query flash
+        attention loses on CPU, and shapes stay static on a GPU."""
+        b, h, t, c = q_BHTC.shape
         k = self.cfg.kv_heads
         keys, values = cache.keys_LBKSC[layer], cache.values_LBKSC[layer]
-        rows = torch.arange(b, device=keys.device)
-        keys[rows, :, cache.lengths_B] = k_BK1C[:, :, 0]
-        values[rows, :, cache.lengths_B] = v_BK1C[:, :, 0]
-        s = int(cache.lengths_B.max()) + 1
+        positions_BT = cache.lengths_B[:, None] + torch.arange(t, device=keys.device)
+        rows_B1 = torch.arange(b, device=keys.device)[:, None]
+        keys[rows_B1, :, positions_BT] = k_BKTC.transpose(1, 2)
+        values[rows_B1, :, positions_BT] = v_BKTC.transpose(1, 2)
+        s = keys.shape[2] if keys.is_cuda else int(cache.lengths_B.max()) + t
         # Batch and key heads merged: a slice of the slots is then still a batch of strided matrices, never a copy.
         keys_NSC, values_NSC = keys.flatten(0, 1)[:, :s], values.flatten(0, 1)[:, :s]
-        q_NGC = q_BH1C.reshape(b * k, h // k, c) / math.sqrt(c)
-        scores_BKGS = torch.bmm(q_NGC, keys_NSC.transpose(1, 2)).view(b, k, h // k, s)
-        scores_BKGS = softcap(scores_BKGS, self.cfg.attention_softcap)
-        positions_S, lengths_B1 = torch.arange(s, device=keys.device), cache.lengths_B[:, None]
-        hidden_BS = positions_S > lengths_B1
+        q_NGC = q_BHTC.reshape(b * k, h // k * t, c) / math.sqrt(c)
+        scores_BKGTS = torch.bmm(q_NGC, keys_NSC.transpose(1, 2)).view(b, k, h // k, t, s)
+        scores_BKGTS = softcap(scores_BKGTS, self.cfg.attention_softcap)
+        positions_S = torch.arange(s, device=keys.device)
+        hidden_BTS = positions_S > positions_BT[:, :, None]
         if self.cfg.sliding_window:
-            hidden_BS |= positions_S <= lengths_B1 - self.cfg.sliding_window
-        weights_BKGS = scores_BKGS.masked_fill(hidden_BS[:, None, None], float("-inf")).softmax(-1)
-        return torch.bmm(weights_BKGS.flatten(0, 1), values_NSC).view(b, h, 1, c)
+            hidden_BTS |= positions_S <= positions_BT[:, :, None] - self.cfg.sliding_window
+        weights_BKGTS = scores_BKGTS.masked_fill(hidden_BTS[:, None, None], float("-inf")).softmax(-1)
+        y_BHTC = torch.bmm(weights_BKGTS.view(b * k, -1, s), values_NSC).view(b, h, t, c)
+        return y_BHTC.transpose(1, 2).reshape(b, t, h * c)
 
 
 class FeedForward(nn.Module):
@@ -187,8 +187,8 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A decoder language model.
 
-    `forward(tokens_BT) -> logits_BTV`. With `cache`, the tokens continue the cached sequences (a prefill of empty
-    slots, or one token each) and the cache grows. With `documents_BT`, positions attend within their own document
+    `forward(tokens_BT) -> logits_BTV`. With `cache`, the tokens continue the cached sequences,
+    whose lengths the caller then adds to. With `documents_BT`, positions attend within their own document
     only (a block-diagonal causal mask) and `positions_BT` should restart in each.
     """
 
@@ -232,8 +232,8 @@ class Transformer(nn.Module):
         t = tokens_BT.shape[1]
         if t > self.cfg.context_length:
             raise ValueError(f"{t} tokens in a row; the model's context_length is {self.cfg.context_length}")
-        if cache is not None and t == 1:
-            positions_BT = cache.lengths_B[:, None]
+        if cache is not None:
+            positions_BT = cache.lengths_B[:, None] + torch.arange(t, device=tokens_BT.device)
         cos, sin = (
             (self.cos[:t], self.sin[:t]) if positions_BT is None else (self.cos[positions_BT], self.sin[positions_BT])
         )
@@ -243,8 +243,6 @@ class Transformer(nn.Module):
         elif window and t > window:
             mask = causal_mask(t, window, tokens_BT.device)
         x_BTD = embedding(tokens_BT, self.embedding.weight)
-        if noise_BTD is not None:
-            x_BTD = x_BTD + noise_BTD
         if noise_BTD is not None:
             x_BTD = x_BTD + noise_BTD
         routers: list[RouterStats] = []
