@@ -340,6 +340,93 @@ void attention_backward(const float* q, const float* k, const float* v, const fl
     }
 }
 
+// --- Matrix products, for processors on which torch's library leaves half of the peak unused -------------------------
+
+#define ROWS 6
+#define COLUMNS (2 * LANES)
+#define DEPTH 256  // of one chunk: a panel of it stays in the first cache
+#define BLOCK 96   // rows that a thread packs at a time
+
+// A tile from packed a [depth][ROWS] and b [depth][COLUMNS]
+static INLINE void packed_tile(const float* a, const float* b, float* c, long c_row, long depth, int add) {
+    vec sum[ROWS][2];
+    for (int r = 0; r < ROWS; r++)
+        for (int i = 0; i < 2; i++) sum[r][i] = add ? *(vec*)(c + r * c_row + i * LANES) : (vec){0};
+    for (long k = 0; k < depth; k++) {
+        vec first = *(const vec*)(b + k * COLUMNS), second = *(const vec*)(b + k * COLUMNS + LANES);
+        _Pragma("GCC unroll 6") for (int r = 0; r < ROWS; r++) {
+            float x = a[k * ROWS + r];
+            sum[r][0] += x * first;
+            sum[r][1] += x * second;
+        }
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int i = 0; i < 2; i++) *(vec*)(c + r * c_row + i * LANES) = sum[r][i];
+}
+
+static void pack_columns(const float* b, long row, long column, float* to, long n, long depth) {
+    if (column == 1 && n == COLUMNS)
+        for (long k = 0; k < depth; k++) memcpy(to + k * COLUMNS, b + k * row, COLUMNS * sizeof(float));
+    else
+        for (long j = 0; j < COLUMNS; j++)
+            for (long k = 0; k < depth; k++) to[k * COLUMNS + j] = j < n ? b[k * row + j * column] : 0;
+}
+
+static void pack_rows(const float* a, long row, long column, float* to, long m, long depth) {
+    if (m == ROWS && row == 1)
+        for (long k = 0; k < depth; k++)
+            for (int r = 0; r < ROWS; r++) to[k * ROWS + r] = a[k * column + r];
+    else if (m == ROWS && column == 1)
+        for (long k = 0; k < depth; k++)
+            for (int r = 0; r < ROWS; r++) to[k * ROWS + r] = a[k + r * row];
+    else
+        for (long k = 0; k < depth; k++)
+            for (int r = 0; r < ROWS; r++) to[k * ROWS + r] = r < m ? a[r * row + k * column] : 0;
+}
+
+// c [M, N] = a [M, K] b [K, N], a and b by strides, after Goto & van de Geijn (2008)
+void product(const float* a, long a_row, long a_column, const float* b, long b_row, long b_column, float* c, long M,
+             long N, long K, int threads) {
+    long panels = (N + COLUMNS - 1) / COLUMNS, strips = (M + ROWS - 1) / ROWS, per_block = BLOCK / ROWS;
+    float* packed = malloc((panels * COLUMNS * K + 1) * sizeof(float));
+    PARALLEL for (long p = 0; p < panels; p++)
+        for (long k0 = 0; k0 < K; k0 += DEPTH) {
+            long depth = K - k0 < DEPTH ? K - k0 : DEPTH, n = N - p * COLUMNS < COLUMNS ? N - p * COLUMNS : COLUMNS;
+            float* to = packed + k0 * panels * COLUMNS + p * COLUMNS * depth;
+            pack_columns(b + k0 * b_row + p * COLUMNS * b_column, b_row, b_column, to, n, depth);
+        }
+    PARALLEL for (long s0 = 0; s0 < strips; s0 += per_block) {
+        long s1 = s0 + per_block < strips ? s0 + per_block : strips;
+        float buffer[BLOCK * DEPTH], edge[ROWS * COLUMNS] = {0};
+        for (long k0 = 0; k0 < K; k0 += DEPTH) {
+            long depth = K - k0 < DEPTH ? K - k0 : DEPTH;
+            for (long s = s0; s < s1; s++)
+                pack_rows(a + s * ROWS * a_row + k0 * a_column, a_row, a_column, buffer + (s - s0) * ROWS * depth,
+                          M - s * ROWS < ROWS ? M - s * ROWS : ROWS, depth);
+            for (long p = 0; p < panels; p++) {
+                const float* right = packed + k0 * panels * COLUMNS + p * COLUMNS * depth;
+                long n = N - p * COLUMNS < COLUMNS ? N - p * COLUMNS : COLUMNS;
+                for (long s = s0; s < s1; s++) {
+                    long m = M - s * ROWS < ROWS ? M - s * ROWS : ROWS;
+                    float* out = c + s * ROWS * N + p * COLUMNS;
+                    const float* left = buffer + (s - s0) * ROWS * depth;
+                    if (m == ROWS && n == COLUMNS) {
+                        packed_tile(left, right, out, N, depth, k0 > 0);
+                        continue;
+                    }
+                    for (long r = 0; r < m; r++)
+                        if (k0) memcpy(edge + r * COLUMNS, out + r * N, n * sizeof(float));
+                    packed_tile(left, right, edge, COLUMNS, depth, k0 > 0);
+                    for (long r = 0; r < m; r++) memcpy(out + r * N, edge + r * COLUMNS, n * sizeof(float));
+                }
+            }
+        }
+    }
+    free(packed);
+}
+
+// --- What lies between the products ----------------------------------------------------------------------------------
+
 // y = silu(gate) * up of rows [gate | up]
 void swiglu_forward(const float* x, float* y, long rows, long F, int threads) {
     PARALLEL for (long row = 0; row < rows; row++) {

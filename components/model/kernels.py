@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.model import native
 
@@ -34,6 +34,43 @@ def _call(name: str, *arguments: Any) -> None:
     """Run a kernel; tensors go as pointers and must be contiguous, and the number of threads is torch's."""
     passed = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
     getattr(native.library(), name)(*passed)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` by the faster of two libraries."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """x · weightᵀ + bias."""
+    if fused(x, weight_OI, bias_O) and native.own_products():
+        y = _Linear.apply(x, weight_OI)
+        return y if bias_O is None else y + bias_O
+    return F.linear(x, weight_OI, bias_O)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x.reshape(-1, x.shape[-1]), weight.T).view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        dy_NO = dy.reshape(-1, dy.shape[-1])
+        dx = product(dy_NO, weight).view_as(x) if ctx.needs_input_grad[0] else None
+        return dx, product(dy_NO.T, x.reshape(-1, x.shape[-1])) if ctx.needs_input_grad[1] else None
+
+
+def product(a_MK: Tensor, b_KN: Tensor) -> Tensor:
+    """The matrix product by `kernels.c`; any strides."""
+    c_MN = a_MK.new_empty(a_MK.shape[0], b_KN.shape[1])
+    sizes = *c_MN.shape, a_MK.shape[1], torch.get_num_threads()
+    _call("product", a_MK, *a_MK.stride(), b_KN, *b_KN.stride(), c_MN, *sizes)
+    return c_MN
 
 
 def add_norm(x_BTD: Tensor, delta_BTD: Tensor | None, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:

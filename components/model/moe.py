@@ -46,8 +46,8 @@ class MixtureOfExperts(nn.Module):
         # Stored [E, out, in], so that the fan-in is the last axis as in nn.Linear.
         self.gate_up = nn.Parameter(torch.empty(cfg.num_experts, 2 * cfg.d_ff, d_model))
         self.down = nn.Parameter(torch.empty(cfg.num_experts, d_model, cfg.d_ff))
-        self.shared_gate_up = nn.Linear(d_model, 2 * cfg.shared_d_ff, bias=False) if cfg.shared_d_ff else None
-        self.shared_down = nn.Linear(cfg.shared_d_ff, d_model, bias=False) if cfg.shared_d_ff else None
+        self.shared_gate_up = kernels.Linear(d_model, 2 * cfg.shared_d_ff, bias=False) if cfg.shared_d_ff else None
+        self.shared_down = kernels.Linear(cfg.shared_d_ff, d_model, bias=False) if cfg.shared_d_ff else None
         self.shared_gate = nn.Linear(d_model, 1, bias=False) if cfg.shared_gate else None
         balanced = torch.zeros(cfg.num_experts) if cfg.balance_bias_rate else None
         self.register_buffer("balance_bias", balanced)

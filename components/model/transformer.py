@@ -10,15 +10,16 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.model.config import ModelConfig
 from components.model.kernels import (
+    Linear,
     add_norm,
     attend,
     causal_mask,
     embedding,
+    linear,
     softcap,
     split_heads,
     swiglu,
@@ -95,8 +96,8 @@ class Attention(nn.Module):
         super().__init__()
         self.cfg = cfg
         d, c, h, k = cfg.d_model, cfg.per_head, cfg.num_heads, cfg.kv_heads
-        self.qkv = nn.Linear(d, (h + 2 * k) * c, bias=cfg.attention_bias)
-        self.out = nn.Linear(h * c, d, bias=False)
+        self.qkv = Linear(d, (h + 2 * k) * c, bias=cfg.attention_bias)
+        self.out = Linear(h * c, d, bias=False)
         self.q_norm = nn.Parameter(torch.ones(c)) if cfg.qk_norm else None
         self.k_norm = nn.Parameter(torch.ones(c)) if cfg.qk_norm else None
 
@@ -143,8 +144,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(d_model, 2 * d_ff, bias=False)
-        self.down = nn.Linear(d_ff, d_model, bias=False)
+        self.gate_up = Linear(d_model, 2 * d_ff, bias=False)
+        self.down = Linear(d_ff, d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.down(swiglu(self.gate_up(x_BTD)))
@@ -198,7 +199,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(cfg.vocab_size, cfg.d_model)
         self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.num_layers))
         self.norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
-        self.unembedding = None if cfg.tie_embeddings else nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
+        self.unembedding = None if cfg.tie_embeddings else Linear(cfg.d_model, cfg.vocab_size, bias=False)
         angles = torch.outer(torch.arange(cfg.context_length, dtype=torch.float64), rotary_frequencies(cfg))
         self.register_buffer("cos", angles.cos().float().unsqueeze(1), persistent=False)  # [T, 1, C/2]
         self.register_buffer("sin", angles.sin().float().unsqueeze(1), persistent=False)
@@ -256,7 +257,7 @@ class Transformer(nn.Module):
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""
         weight = self.embedding.weight if self.unembedding is None else self.unembedding.weight
-        return softcap(F.linear(x_BTD, weight), self.cfg.logit_softcap)
+        return softcap(linear(x_BTD, weight), self.cfg.logit_softcap)
 
     def forward(
         self,

@@ -36,7 +36,7 @@ class Muon:
 
     def __init__(self, params: Iterable[nn.Parameter], momentum: float, weight_decay: float) -> None:
         self.momentum, self.weight_decay = momentum, weight_decay
-        groups: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
+        groups: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
         for param in params:
             groups[tuple(param.shape)].append(param)
         self.groups = list(groups.values())

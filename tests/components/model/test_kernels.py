@@ -72,6 +72,29 @@ def test_loss_and_gradients_are_those_of_float64(
         torch.testing.assert_close(found[name].double() / scale, value / scale, atol=1e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (7, 17, 5), (200, 33, 300), (13, 64, 513)])
+def test_products_of_any_layout_are_those_of_float64(m: int, n: int, k: int, threads: int) -> None:
+    for a in (torch.randn(m, k), torch.randn(k, m).T):
+        for b in (torch.randn(k, n), torch.randn(n, k).T):
+            right = (a.double() @ b.double()).float()
+            torch.testing.assert_close(kernels.product(a, b), right, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
+def test_a_model_trains_alike_whichever_library_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, right = (
+        batch_of(37, False, False),
+        gradients(Transformer(CONFIGS[3], 2).double(), batch_of(37, False, False)),
+    )
+    for own in (False, True):
+        monkeypatch.setattr(native, "own_products", lambda own=own: own)
+        found = gradients(Transformer(CONFIGS[3], 2), batch)
+        for name, value in right.items():
+            scale = max(1.0, value.abs().max().item())
+            torch.testing.assert_close(found[name].double() / scale, value / scale, atol=1e-5, rtol=1e-4, msg=name)
+
+
 def test_contexts_past_the_limit_of_kept_scores_give_the_same() -> None:
     config, length = CONFIGS[0], kernels.SCORES_LIMIT + 3
     found = gradients(Transformer(config, 2), batch_of(length, False, False))
