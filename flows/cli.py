@@ -383,6 +383,29 @@ def doctor(
 
 
 @app.command()
+def gc(
+    keep: Annotated[int, typer.Option(min=1, help="Keep what the newest so many runs of each profile need.")] = 3,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without, it is only shown.")] = False,
+) -> None:
+    """Show what no kept run needs, and remove it when told to. Rows of tables stay."""
+    with told_plainly():
+        from flows.gc import RunGoesOn, removable
+        from storage.home import Home
+
+        try:
+            found = list(removable(Home.from_env(), keep))
+        except RunGoesOn as error:
+            complain(str(error))
+            raise typer.Exit(FAILED) from None
+        for thing in found:
+            typer.echo(f"{thing.num_bytes / 1e6:10.2f} MB  {thing.what}")
+            if yes:
+                thing.remove()
+        size = f"{len(found)} things, {sum(thing.num_bytes for thing in found) / 1e6:.2f} MB"
+        typer.echo(f"removed {size}" if yes else f"{size}; `lifespan gc --keep {keep} --yes` removes them")
+
+
+@app.command()
 def sync() -> None:
     """Bring MLflow up to date with the tables, after an outage of the tracking server."""
     with told_plainly():
@@ -399,6 +422,41 @@ def sync() -> None:
             raise typer.Exit(FAILED)
         added = f"{result.runs} runs, {result.stages} stages, {result.metrics} metrics"
         typer.echo(f"MLflow at {home.mlflow_uri}: {added} added")
+
+
+@app.command("export")
+def export_model(
+    model: Annotated[str, typer.Argument(help="Label, stage or alias of the newest run that made one; or a key.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+) -> None:
+    """Write a model as a folder that transformers loads: weights, configuration, tokenizer, chat template."""
+    with told_plainly():
+        from flows.exchange import export
+        from storage.home import Home
+
+        found = export(Home.from_env(), model, folder)
+        typer.echo(f"{found.label} {found.checkpoint.key[:12]} -> {folder}")
+
+
+@app.command("import")
+def import_model(
+    source: Annotated[
+        str, typer.Argument(help="Folder, .gguf file, package:NAME of an installed package, or owner/model of the hub.")
+    ],
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit of a hub model.")] = "main",
+    context_length: Annotated[int, typer.Option(min=0, help="Cut the context to so many tokens; 0: as it is.")] = 0,
+) -> None:
+    """Bring somebody else's model into the store; [base] of a profile begins a life with it."""
+    with told_plainly():
+        from flows import hermetic
+        from flows.exchange import import_source
+        from storage.home import Home
+
+        home = Home.from_env()
+        hermetic.apply(home.local, hub=True)
+        for artifact in import_source(home, source, revision, context_length, typer.echo):
+            facts = ", ".join(f"{name} {value}" for name, value in artifact.facts.items() if name != "usage")
+            typer.echo(f"{artifact.kind} {artifact.key}\n  {facts}")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from rich.console import Console
 
+from components.model.hub.source import is_hub_name
 from flows import child, hermetic
 from flows.graph import Graph, assemble
 from flows.live import Board
@@ -147,8 +149,11 @@ def run_graph(
 
 
 def uses_hub(settings: Any) -> bool:
-    """True when some data source is on the Hugging Face hub (`kind = "hub"`)."""
+    """True when some data source (`kind = "hub"`) or the base model is on the Hugging Face hub."""
     if isinstance(settings, Mapping):
+        base = settings.get("base")
+        if isinstance(base, Mapping) and is_hub_name(str(base.get("model", ""))):
+            return True
         return settings.get("kind") == "hub" or any(uses_hub(value) for value in settings.values())
     return isinstance(settings, list) and any(uses_hub(value) for value in settings)
 
@@ -271,7 +276,7 @@ def close_dead_runs(home: Home) -> list[str]:
     dead = []
     for folder in sorted((home.local / "running").glob("*")):
         if not is_alive(home, folder.name):
-            row = {"run_id": folder.name, "event": "ended", "status": "interrupted", "time": now()}
+            row = {"run_id": folder.name, "event": "ended", "status": "interrupted", "time": _after_all(home)}
             home.tables.write("runs", f"{folder.name}-ended", [row])
             for file in folder.iterdir():
                 file.unlink(missing_ok=True)
@@ -281,6 +286,12 @@ def close_dead_runs(home: Home) -> list[str]:
     return dead
 
 
+def _after_all(home: Home) -> datetime:
+    """Now, or just after the last event of any run: the newest run stays the newest when the clock is set back."""
+    times = home.tables.read("runs", ["time"]).column("time").to_pylist()
+    return max([now(), *(time + timedelta(microseconds=1) for time in times)])
+
+
 def _write_event(home: Home, run_id: str, event: str, status: str, cfg: Settings, profile: str) -> None:
     row = {
         "run_id": run_id,
@@ -288,7 +299,7 @@ def _write_event(home: Home, run_id: str, event: str, status: str, cfg: Settings
         "status": status,
         "name": cfg.name,
         "profile": profile,
-        "time": now(),
+        "time": _after_all(home),
         "config_json": to_json(cfg),
         "host_json": {
             "system": platform.platform(terse=True),

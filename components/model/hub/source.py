@@ -30,6 +30,31 @@ class Source:
         return self.path.suffix.lower() == ".gguf"
 
 
+@dataclass(frozen=True)
+class BaseConfig:
+    """The model that a life begins with, in place of one that it trains from random weights.
+
+    model: a folder with config.json and safetensors, a .gguf file, `package:NAME`, or `owner/model` of the hub; empty:
+    train our own. revision: commit of a hub model, 40 hex digits. context_length: cut the model's own to so many tokens
+    (0: as it is), which is what memory and costs are reckoned by.
+    """
+
+    model: str = ""
+    revision: str = ""
+    context_length: int = 0
+
+    def __post_init__(self) -> None:
+        if self.context_length < 0:
+            raise ValueError(
+                f"context_length is {self.context_length}: give a number of at least 0 (0: the model's own)"
+            )
+        if self.model and is_hub_name(self.model) and not is_commit(self.revision):
+            raise ValueError(
+                f"revision is {self.revision!r}: for {self.model!r}, which is no file or folder here and so a model of "
+                f"the hub, give the commit (40 hex digits); `lifespan import {self.model}` shows it"
+            )
+
+
 def is_hub_name(name: str) -> bool:
     """True for `owner/model` where no file or folder of that name is here."""
     return bool(_HUB_NAME.fullmatch(name)) and not Path(name).exists()
@@ -111,8 +136,12 @@ def fetch(name: str, revision: str) -> Source:
     return Source(folder, folder.name)
 
 
-def digests(source: Source) -> dict[str, str]:
-    """sha256 of every file that an import may read, by name: other bytes are another model."""
+def digests(base: BaseConfig) -> dict[str, str]:
+    """sha256 of every file that an import may read, by name: other bytes are another model. A hub model is its commit,
+    and is not fetched for this. Raises UnsupportedModel when there is no such model."""
+    if is_hub_name(base.model):
+        return {"commit": base.revision}
+    source = locate(base.model)
     files = [source.path] if source.is_gguf else sorted(f for f in source.path.iterdir() if f.suffix in _READ)
     found = {}
     for file in files:

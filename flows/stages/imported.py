@@ -1,0 +1,68 @@
+"""A base model that somebody else trained, in place of a tokenizer and a pretraining of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from components.model.config import count_params
+from components.model.hub.errors import UnsupportedModel
+from components.model.hub.source import BaseConfig, digests
+from flows.settings import ConfigError
+from flows.stage import stage
+from flows.work import Work
+from storage.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from flows.graph import Graph
+
+
+def base_graph(config: BaseConfig, run: Graph) -> tuple[Artifact, Artifact]:
+    """The tokenizer and the base model of `[base]`. Raises ConfigError when there is no such model."""
+    try:
+        raw = digests(config)
+    except UnsupportedModel as error:
+        raise ConfigError(f"base.model: {error}") from None
+    tokenizer = import_tokenizer.submit(run, config=config, raw=raw)
+    return tokenizer, import_model.submit(run, config=config, raw=raw, tokenizer=tokenizer)
+
+
+@stage(produces="tokenizer", group="pretraining", seconds=4)
+def import_tokenizer(work: Work, *, config: BaseConfig, raw: Mapping[str, str]) -> dict[str, Any]:
+    """The tokenizer that a model came with, its special tokens and its chat template.
+
+    `raw`: digests of the model's files; only there so that other bytes make another artifact.
+    """
+    from components.model.hub import imports
+    from components.model.hub.source import locate
+
+    tokenizer = imports.import_tokenizer(locate(config.model, config.revision))
+    tokenizer.save(work.out)
+    own = tokenizer.conventions is None or bool(tokenizer.conventions.chat_template)
+    return {
+        "source": config.model,
+        "vocab_size": tokenizer.vocab_size,
+        "end_of_turn": tokenizer.token(tokenizer.end_id),
+        "chat_template": "its own" if own else "plain: the model brings none",
+    }
+
+
+@stage(produces="checkpoint", group="pretraining", seconds=15)
+def import_model(work: Work, *, config: BaseConfig, raw: Mapping[str, str], tokenizer: Artifact) -> dict[str, Any]:
+    """A model's weights and configuration as a checkpoint of ours. `tokenizer`: the one that it came with."""
+    from components.model.hub import imports
+    from components.model.hub.source import locate
+    from components.training.checkpoints import save_model
+
+    source = locate(config.model, config.revision)
+    network = imports.import_model(source, context_length=config.context_length)
+    save_model(work.out, network)
+    counts = count_params(network.cfg)
+    return {
+        "source": config.model,
+        "revision": source.commit,
+        "num_params": counts.total,
+        "num_params_active": counts.active,
+        "num_params_non_embedding": counts.non_embedding,
+        "context_length": network.cfg.context_length,
+    }
