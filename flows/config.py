@@ -25,6 +25,7 @@ from components.rlhf.config import (
     VerifierTaskConfig,
     WatchConfig,
 )
+from components.scaling.architectures import RecurrentComparisonConfig, SpecializationConfig
 from components.scaling.sweep import EmergenceConfig, MoEComparisonConfig, ScalingConfig
 from components.training.config import FinetuneConfig, PretrainConfig
 from flows.settings import ComputeConfig as ComputeConfig
@@ -53,6 +54,8 @@ class RunConfig(Settings):
     grpo: GRPOConfig = Field(default_factory=GRPOConfig)
     scaling: ScalingConfig = Field(default_factory=ScalingConfig)
     moe: MoEComparisonConfig = Field(default_factory=MoEComparisonConfig)
+    recurrent: RecurrentComparisonConfig = Field(default_factory=RecurrentComparisonConfig)
+    specialization: SpecializationConfig = Field(default_factory=SpecializationConfig)
     emergence: EmergenceConfig = Field(default_factory=EmergenceConfig)
     reasoning: ReasoningConfig = Field(default_factory=ReasoningConfig)
     adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.data.sources import raw_digests
+from components.scaling.architectures import LSTM, TRANSFORMER
 from flows.config import RunConfig
 from flows.graph import Graph
 from flows.run import RunResult, run_graph
-from flows.stages import cost, data, policies, preferences, reasoning, rlhf, scaling, training
+from flows.stages import architecture, cost, data, policies, preferences, reasoning, rlhf, scaling, training
 from storage.artifacts import Artifact
 from storage.home import Home
 
@@ -68,6 +69,7 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     reasoning.search_puzzles.submit(run, config=cfg.puzzles, model=solver, tokenizer=tokenizer)
 
     scaling_graph(cfg, run)
+    architecture_graph(cfg, run, shards)
     emergence_graph(cfg, run)
 
     evaluated = [
@@ -170,6 +172,22 @@ def scaling_graph(cfg: RunConfig, run: Graph) -> None:
                 facts=sweep.facts,
                 seed=moe_seed,
             )
+
+
+def architecture_graph(cfg: RunConfig, run: Graph, shards: Artifact) -> None:
+    """A recurrent net beside the transformer, and experts by source; on the life's own text."""
+    on_text: dict[str, Any] = {"weights": cfg.data.weights_by_source, "seed": cfg.seed, "shards": shards}
+    trained = {
+        name: architecture.train_architecture.submit(
+            run, label=f"architecture[{name}]", architecture=name, config=cfg.recurrent, **on_text
+        )
+        for name in (TRANSFORMER, LSTM)
+    }
+    architecture.compare_recurrent.submit(run, config=cfg.recurrent, trained=trained, **on_text)
+    for variant in cfg.specialization.variants():
+        architecture.specialize_experts.submit(
+            run, label=f"specialize[{variant}]", variant=variant, config=cfg.specialization, **on_text
+        )
 
 
 def emergence_graph(cfg: RunConfig, run: Graph) -> None:

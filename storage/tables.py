@@ -52,7 +52,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     # event: started | ended; status: running | completed | waiting | failed | interrupted
     "runs": _schema("run_id:str event:str status:str name:str? profile:str? time:time config_json:str? host_json:str?"),
     # label: unique in the run, "ppo[beta=0.1]"; status: ran | cached | waiting | failed; seconds: wall clock
-    # group: data | pretraining | sft | rlhf | scaling | emergence | moe | reasoning | cost | report
+    # group: data | pretraining | sft | rlhf | scaling | emergence | moe | architecture | reasoning | cost | report
     "stages": _schema(
         "run_id:str stage:str label:str key:str kind:str? status:str reason:str? started_at:time? ended_at:time? "
         "seconds:float? facts_json:str? config_json:str? inputs_json:str? group:str?"
@@ -83,10 +83,15 @@ SCHEMAS: dict[str, pa.Schema] = {
         "instructions_version:int? instructions_sha256:str?"
     ),
     "quarantine": _schema("run_id:str key:str source:str? file:str? line:int? reason:str excerpt:str?"),
-    # sweep: dense | emergence | moe | forecast; loss: nats a token
+    # sweep: dense | emergence | moe | moe_text | architecture; loss: nats a token
     "scaling_points": _schema(
         "run_id:str key:str sweep:str variant:str? seed:int? num_params:int num_params_kind:str? tokens:int? "
         "flops:float? loss:float? details_json:str?"
+    ),
+    # one row a layer, expert and source: the share of the source's held-out assignments that the expert takes
+    "routing": _schema(
+        "run_id:str key:str variant:str seed:int? layer:int expert:int source:str assignments:int share:float? "
+        "windows:int?"
     ),
     "scaling_fits": _schema(
         "run_id:str key:str sweep:str law:str parameter:str value:float? low:float? high:float? n:int? method:str?"

@@ -9,19 +9,21 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from components.model import kernels
-from components.model.transformer import Transformer
 from components.training.config import TrainConfig
 from components.training.guard import Guard
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
 from components.training.state import load_state_tensors as load_state_tensors
 from components.training.state import state_tensors as state_tensors
+
+if TYPE_CHECKING:  # an annotation alone: the loop does not depend on what each model is
+    from components.model.lstm import LanguageModel
 
 IGNORE = -100
 
@@ -46,7 +48,7 @@ class LMBatch:
         return float(total) or 1.0
 
 
-def summed_loss(model: Transformer, batch: LMBatch) -> tuple[Tensor, Tensor, Tensor]:
+def summed_loss(model: LanguageModel, batch: LMBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sums over the batch's targets: cross-entropy in nats, and squared log-normalizer; and the routers' mean
     loss."""
     rows = batch.tokens_BT, batch.positions_BT, batch.documents_BT
@@ -58,12 +60,12 @@ def summed_loss(model: Transformer, batch: LMBatch) -> tuple[Tensor, Tensor, Ten
 
 
 def train(
-    model: Transformer,
+    model: LanguageModel,
     optimizer: Optimizer,
     config: TrainConfig,
     batch_at: Callable[[int], LMBatch],
     start_step: int = 0,
-    loss: Callable[[Transformer, LMBatch], tuple[Tensor, Tensor, Tensor]] | None = None,
+    loss: Callable[[Any, LMBatch], tuple[Tensor, Tensor, Tensor]] | None = None,
     guard: Guard | None = None,
 ) -> Iterator[dict[str, float]]:
     """Train in place; yields after each step: step (steps done), loss (nats a target token, weighted if the batch
@@ -138,7 +140,7 @@ def source_weights(sources: Sequence[str], weights: Mapping[str, float]) -> Tens
 
 
 @torch.no_grad()
-def mean_loss(model: Transformer, batches: Iterator[LMBatch] | Sequence[LMBatch]) -> tuple[float, int]:
+def mean_loss(model: LanguageModel, batches: Iterator[LMBatch] | Sequence[LMBatch]) -> tuple[float, int]:
     """Cross-entropy in nats a target token over all batches, and the number of targets."""
     was_training = model.training
     model.eval()

@@ -15,7 +15,7 @@ from flows.work import Work
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
-    from components.model.transformer import Transformer
+    from components.model.lstm import LanguageModel
     from components.training.optimizers import Optimizer
     from components.training.state import Savable
 
@@ -25,7 +25,7 @@ LOG_EVERY = 5
 def follow(
     work: Work,
     records: Iterator[dict[str, float]],
-    model: Transformer,
+    model: LanguageModel,
     optimizer: Optimizer,
     num_steps: int,
     *also: Savable,
@@ -70,7 +70,7 @@ def follow(
             work.save_state(step, tensors, {})
 
 
-def resume(work: Work, model: Transformer, optimizer: Optimizer, *also: Savable) -> int:
+def resume(work: Work, model: LanguageModel, optimizer: Optimizer, *also: Savable) -> int:
     """Load the newest state of a killed attempt into model, optimizer and `also`; the steps that it has done."""
     from components.training.state import load_state_tensors
 

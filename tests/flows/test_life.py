@@ -47,11 +47,12 @@ def test_the_rows_of_every_part_are_in_sql(lived: tuple[Home, RunResult]) -> Non
                (SELECT count(*) FROM preferences) AS preferences, (SELECT count(*) FROM samples) AS samples,
                (SELECT count(DISTINCT sweep) FROM scaling_points) AS sweeps,
                (SELECT count(*) FROM forecasts WHERE made_at < scored_at) AS forecasts,
+               (SELECT count(DISTINCT expert) FROM routing) AS experts,
                (SELECT count(*) FROM costs) AS costs
         """,
     ).to_pylist()[0]
     assert counts["suites"] == 3
-    assert counts["sweeps"] == 3
+    assert counts["sweeps"] == 5
     assert counts["forecasts"] == 1
     assert counts["costs"] == len(result.outcomes)
     assert min(counts.values()) > 0
