@@ -202,14 +202,14 @@ def query(
     with told_plainly():
         from flows.settings import ConfigError
         from storage.home import Home
-        from storage.queries import FORMATS, format_table
+        from storage.output import FORMATS, write_result
         from storage.queries import query as ask
 
         if format not in FORMATS:
             raise ConfigError(f"--format {format}: takes {', '.join(FORMATS)}")
         answer = ask(Home.from_env(), sql)
         try:
-            format_table(answer, format, output or sys.stdout)
+            write_result(answer, format, output or sys.stdout)
         except ValueError as error:
             raise ConfigError(f"--format {format}: {error}") from None
 
@@ -356,6 +356,61 @@ def _change(name: str, done: str, **change: bool) -> None:
 
         found = change_schedule(Home.from_env(), name, **change)
         typer.echo(f"{name} ({found.flow}, {found.when}) {done}")
+
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        help="A label of the newest run (base, sft, grpo, …), an artifact's key, or a saved model's folder."
+    ),
+]
+
+
+@app.command()
+def serve(
+    model: ModelName,
+    host: Annotated[str, typer.Option(help="Address to listen on; one that others reach needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    api_key: Annotated[
+        Path | None, typer.Option(help="A file with the key that clients must send; else LIFESPAN_API_KEY.")
+    ] = None,
+    slots: Annotated[int, typer.Option(min=1, help="Sequences in flight.")] = 64,
+    queue: Annotated[int, typer.Option(min=1, help="Sequences that may wait; one more is answered with 429.")] = 256,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until an answer must be complete.")] = 600.0,
+    context_length: Annotated[int, typer.Option(min=0, help="Tokens of prompt and answer; 0: the model's.")] = 0,
+) -> None:
+    """Serve a model behind the interface of OpenAI's API."""
+    with told_plainly():
+        from flows.serve import ServeOptions, open_model, read_key
+        from flows.serve import serve as run_server
+        from storage.home import Home
+
+        options = ServeOptions(host, port, read_key(api_key), slots, queue, timeout, context_length)
+        run_server(open_model(Home.from_env(), model, context_length), options, typer.echo)
+    leave(0)
+
+
+@app.command()
+def chat(
+    model: ModelName,
+    temperature: Annotated[float, typer.Option(min=0, help="0 always says the most probable.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=0, help="Of an answer; 0: what the context has room for.")] = 0,
+    context_length: Annotated[int, typer.Option(min=0, help="Tokens of the conversation; 0: the model's.")] = 0,
+) -> None:
+    """Talk with a model in the terminal; or pipe questions in, one a line."""
+    with told_plainly():
+        from rich.console import Console
+
+        from components.inference.engine import Engine
+        from flows.chat import Conversation, reader
+        from flows.chat import chat as talk
+        from flows.serve import open_model
+        from storage.home import Home
+
+        opened, console = open_model(Home.from_env(), model, context_length), Console()
+        engine = Engine(opened.model, 1, context_length or None)
+        talk(Conversation(opened, engine, temperature, max_tokens), console, reader(console))
+    leave(0)
 
 
 @app.command()

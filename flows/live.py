@@ -98,7 +98,7 @@ class Board:
                 row.started, row.ended, row.first, row.done, row.info = now, None, None, 0.0, {}
             elif row.started is not None:
                 row.ended = now
-            if state != "waiting":
+            if state != "waiting" or message:
                 took = f" in {clock(row.seconds(now))}" if state == "done" else ""
                 self._lines.append(f"{label}: {state}{took}{': ' + message if message else ''}")
 

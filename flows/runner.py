@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +30,8 @@ from storage.durable import DiskFull, LockTimeout
 from storage.fingerprint import plain
 from storage.home import Home
 
-ATTEMPTS = 3  # a damaged input is rebuilt, then the stage tried again
+ATTEMPTS = 3  # a damaged input is rebuilt, what is transient is waited for, then the stage tried again
+FIRST_PAUSE = 1.0  # seconds before the second attempt; four times as many before the third
 LOST_INPUT = ("DamagedArtifact", "MissingArtifact")
 
 
@@ -219,9 +221,17 @@ class Runner:
                     artifact = self._execute(node)
                     return Outcome(artifact, "ran", reason, time.monotonic() - begun)
                 except StageFailed as failure:
-                    if failure.error["type"] not in LOST_INPUT or attempt == ATTEMPTS or not self._rebuild(node):
+                    if attempt == ATTEMPTS or not self._worth_another(node, failure, attempt):
                         raise
         raise AssertionError("unreachable")
+
+    def _worth_another(self, node: Node, failure: StageFailed, attempt: int) -> bool:
+        """After a back-off if the failure is transient, or once the input that it lacked is rebuilt; else False."""
+        if failure.error.get("transient"):
+            pause = FIRST_PAUSE * 4 ** (attempt - 1)
+            self.board.set(node.label, "waiting", f"{failure}; attempt {attempt + 1} of {ATTEMPTS} in {pause:g} s")
+            return not self._cancelled.wait(pause)
+        return failure.error["type"] in LOST_INPUT and self._rebuild(node)
 
     def _execute(self, node: Node) -> Artifact:
         for handle in artifacts_in(node.bound.inputs):
@@ -233,7 +243,15 @@ class Runner:
         if not self._pool:
             raise Interrupted("the run was interrupted")
         job = node.job(self.run_id, self.home, self.compute, self._made)
-        return self._pool.submit(job, self._priorities[node.label]).result()
+        future = self._pool.submit(job, self._priorities[node.label])
+        while not future.done():
+            futures.wait([future], timeout=1.0)
+            row, limit = self.board.rows[node.label], self.compute.stage_timeout_seconds
+            if limit and row.state == "running" and row.seconds(time.monotonic()) > limit and not future.done():
+                self._pool.end(node.label)
+                what = f"it ran longer than compute.stage_timeout_seconds = {limit:g}"
+                raise StageFailed(node.label, {"type": "TimedOut", "message": what, "clean": True})
+        return future.result()
 
     def _rebuild(self, node: Node) -> bool:
         """Make again the inputs of a stage that were found damaged; False when none is missing."""

@@ -74,6 +74,8 @@ class Pool(Protocol):
 
     def settled(self, label: str) -> None: ...
 
+    def end(self, label: str) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -112,6 +114,9 @@ class InlinePool:
     def settled(self, label: str) -> None:
         """Nothing to do."""
 
+    def end(self, label: str) -> None:
+        """Nothing to do: a stage in this process cannot be ended."""
+
     def close(self) -> None:
         self._closed = True
 
@@ -140,6 +145,7 @@ class WorkerPool:
         self._order = itertools.count()
         self._closing = threading.Event()
         self._processes: dict[int, subprocess.Popen[str]] = {}
+        self._busy: dict[str, subprocess.Popen[str]] = {}
         self._lock = threading.Lock()
         self._expected: set[str] = set()  # labels of jobs that are on their way, and of ended ones not yet seen
         self._news = threading.Condition()
@@ -184,6 +190,11 @@ class WorkerPool:
         with self._lock:
             return [process.pid for process in self._processes.values() if process.poll() is None]
 
+    def end(self, label: str) -> None:
+        """Kill the worker that runs this job, with all that it started."""
+        if process := self._busy.get(label):
+            signal_group(process, signal.SIGKILL)
+
     def close(self, patience: float = 2.0) -> None:
         """End every worker: SIGTERM to its process group, SIGKILL after `patience` seconds."""
         self._closing.set()
@@ -223,6 +234,7 @@ class WorkerPool:
             if process.poll() is not None:  # died while idle: nobody is hurt
                 process = self._spawn(number, log)
             log_start = log.stat().st_size if log.exists() else 0
+            self._busy[job.label] = process
             try:
                 artifact = self._converse(process, job, log)
                 self.expect([job.label])
@@ -239,6 +251,8 @@ class WorkerPool:
                 future.set_exception(failure)
             except Exception as error:  # never leave anyone waiting
                 future.set_exception(StageFailed(job.label, describe_error(error), log))
+            finally:
+                del self._busy[job.label]
         self._reap(process)
 
     def _converse(self, process: subprocess.Popen[str], job: Job, log: Path) -> Artifact:
@@ -324,7 +338,8 @@ def describe_death(code: int, log: Path, log_start: int) -> dict[str, Any]:
         file.seek(log_start)
         tail = telling([line.rstrip() for line in file if not line.startswith("===")])
     last = "; it last wrote:\n  " + "\n  ".join(tail) if tail else ""
-    return {"type": "WorkerDied", "message": how + last, "clean": True, "traceback": ""}
+    killed = -code in (signal.SIGKILL, signal.SIGTERM)  # from outside, so the next attempt may fare better
+    return {"type": "WorkerDied", "message": how + last, "clean": True, "traceback": "", "transient": killed}
 
 
 def telling(lines: list[str]) -> list[str]:
