@@ -96,8 +96,8 @@ def choose(logits_BV: Tensor, params: SamplingParams, uniform_B: Tensor) -> tupl
         tokens_B = tokens_B.clamp_max(logits_BV.shape[-1] - 1)
         if not params.raw_log_probs:
             return tokens_B, log_probs_BV.gather(-1, tokens_B[:, None])[:, 0]
-    told_BV = raw_BV if params.raw_log_probs else logits_BV
-    return tokens_B, told_BV.gather(-1, tokens_B[:, None])[:, 0] - told_BV.logsumexp(-1)
+    log_probs_BV = (raw_BV if params.raw_log_probs else logits_BV).log_softmax(-1)
+    return tokens_B, log_probs_BV.gather(-1, tokens_B[:, None])[:, 0]
 
 
 def _truncate(probs_BV: Tensor, params: SamplingParams) -> Tensor:

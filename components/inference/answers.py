@@ -1,0 +1,156 @@
+"""Completions in the shapes of the OpenAI interface, whole and as pieces of a stream."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.data.tokenizer import Tokenizer
+from components.inference.engine import Completion
+from components.inference.requests import Ask
+from components.inference.sampling import Top
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What all pieces of one answer have in common."""
+
+    model: str
+    ask: Ask
+    tokenizer: Tokenizer
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        """The answer to a request that does not stream; `completions` by index."""
+        choices = [self._choice(index, done) for index, done in enumerate(completions)]
+        kind = "chat.completion" if self.ask.chat else "text_completion"
+        return {**self._head(kind), "choices": choices, "usage": self.usage(sum(len(c.tokens) for c in completions))}
+
+    def first(self, index: int) -> dict[str, Any]:
+        """The chunk that begins a chat's choice: the role."""
+        return self._chunk({"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None})
+
+    def piece(self, index: int, text: str, done: Completion, fresh: int, ended: bool, offset: int) -> dict[str, Any]:
+        """A chunk of a choice: the text that became certain and, where asked for, the last `fresh` tokens of `done`.
+        offset: characters of the choice before them."""
+        reason = _reason(done) if ended else None
+        log_probs = self._log_probs(done, len(done.tokens) - fresh, offset) if self.ask.log_probs else None
+        if self.ask.chat:
+            delta = {"content": text} if text else {}
+            return self._chunk({"index": index, "delta": delta, "logprobs": log_probs, "finish_reason": reason})
+        return self._chunk({"index": index, "text": text, "logprobs": log_probs, "finish_reason": reason})
+
+    def last(self, num_tokens: int) -> dict[str, Any]:
+        """The chunk after all choices that tells the usage."""
+        return {**self._chunk(None), "usage": self.usage(num_tokens)}
+
+    def usage(self, num_tokens: int) -> dict[str, int]:
+        """Tokens of all prompts, each once, and of all completions (`num_tokens`)."""
+        prompt = sum(map(len, self.ask.prompts))
+        return {"prompt_tokens": prompt, "completion_tokens": num_tokens, "total_tokens": prompt + num_tokens}
+
+    def echoed(self, index: int) -> str:
+        """The prompt of a choice as text, "" where it is not to be repeated."""
+        if not self.ask.echo:
+            return ""
+        number = index // self.ask.params.num_samples
+        text = self.ask.prompt_texts[number]
+        return self.tokenizer.decode(self.ask.prompts[number], skip_special=False) if text is None else text
+
+    def text_of(self, done: Completion) -> str:
+        """What a completion says, without the stop text that ended it."""
+        text = self.tokenizer.decode(done.tokens)
+        return text.partition(done.stop)[0] if done.stop else text
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        prefix = "chatcmpl" if self.ask.chat else "cmpl"
+        return {"id": f"{prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
+
+    def _chunk(self, choice: dict[str, Any] | None) -> dict[str, Any]:
+        head = self._head("chat.completion.chunk" if self.ask.chat else "text_completion")
+        usage = {"usage": None} if self.ask.include_usage else {}
+        return {**head, "choices": [] if choice is None else [choice], **usage}
+
+    def _choice(self, index: int, done: Completion) -> dict[str, Any]:
+        text = self.text_of(done)
+        rest: dict[str, Any] = {"logprobs": None, "finish_reason": _reason(done)}
+        if self.ask.chat:
+            if self.ask.log_probs:
+                rest["logprobs"] = self._log_probs(done, 0, 0)
+            return {"index": index, "message": {"role": "assistant", "content": text}, **rest}
+        echoed = self.echoed(index)
+        if self.ask.log_probs:
+            scored = self.prompt_log_probs(index, done) if self.ask.echo else _EMPTY
+            said = self._log_probs(done, 0, len(echoed))
+            rest["logprobs"] = {name: [*scored[name], *said[name]] for name in _EMPTY}
+        return {"index": index, "text": echoed + text, **rest}
+
+    def prompt_log_probs(self, index: int, done: Completion) -> dict[str, Any]:
+        """The prompt's tokens in the form of `/v1/completions`; the first has no log-probability."""
+        prompt = self.ask.prompts[index // self.ask.params.num_samples]
+        tops = done.prompt_top_log_probs or [[] for _ in done.prompt_log_probs]
+        return _joined(
+            [self._legacy(prompt[0], None, None)]
+            + [
+                self._legacy(token, log_prob, top)
+                for token, log_prob, top in zip(prompt[1:], done.prompt_log_probs, tops, strict=True)
+            ],
+            0,
+        )
+
+    def _log_probs(self, done: Completion, start: int, offset: int) -> dict[str, Any]:
+        tokens, log_probs = done.tokens[start:], done.log_probs[start:]
+        tops = done.top_log_probs[start:] or [[] for _ in tokens]
+        rows = list(zip(tokens, log_probs, tops, strict=True))
+        if not self.ask.chat:
+            return _joined([self._legacy(*row) for row in rows], offset)
+        return {
+            "content": [
+                {**self._told(token, value), "top_logprobs": [self._told(*pair) for pair in top]}
+                for token, value, top in rows
+            ],
+            "refusal": None,
+        }
+
+    def _told(self, token: int, log_prob: float) -> dict[str, Any]:
+        name = self.tokenizer.token(token)
+        data = self.tokenizer.text_bytes[token] or name.encode()
+        return {"token": name, "logprob": _finite(log_prob), "bytes": list(data)}
+
+    def _legacy(self, token: int, log_prob: float | None, top: Top | None) -> tuple[str, float | None, Any, int]:
+        """Name, log-probability, alternatives by name (the token itself always among them) and length of its text."""
+        name = self._unique(token)
+        length = len(self.tokenizer.token(token))
+        if log_prob is None or top is None:
+            return name, None, None, length
+        told = {self._unique(other): _finite(value) for other, value in top}
+        return name, _finite(log_prob), told | {name: _finite(log_prob)}, length
+
+    def _unique(self, token: int) -> str:
+        """A name that no other token has: text where the token is whole characters, else its bytes."""
+        name, data = self.tokenizer.token(token), self.tokenizer.text_bytes[token]
+        return name if name.encode() == data or not data else "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+_EMPTY: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+
+
+def _joined(rows: Sequence[tuple[str, float | None, Any, int]], offset: int) -> dict[str, Any]:
+    found: dict[str, list[Any]] = {name: [] for name in _EMPTY}
+    for name, log_prob, top, length in rows:
+        for field_name, value in zip(_EMPTY, (name, log_prob, top, offset), strict=True):
+            found[field_name].append(value)
+        offset += length
+    return found
+
+
+def _finite(log_prob: float) -> float:
+    return max(log_prob, -9999.0)  # JSON has no infinity; OpenAI's value for "never"
+
+
+def _reason(done: Completion) -> str:
+    return "stop" if done.finished else "length"

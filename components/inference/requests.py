@@ -1,0 +1,291 @@
+"""What clients of the OpenAI interface may ask for: bodies read field by field, and errors in the shape they expect.
+
+The fields are those of OpenAI's reference for `/v1/completions` and `/v1/chat/completions`, with top_k and min_p, and
+prompts of token ids. What this server cannot do (penalties, tools, images, …) is refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.data.tokenizer import Tokenizer
+from components.inference.sampling import SamplingParams
+
+MAX_STOPS, MAX_STOP_CHARACTERS, MAX_TOP_LOG_PROBS = 16, 256, 20
+# Fields that ask for nothing of the answer.
+_IGNORED = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
+# Fields that are accepted with these values alone, since any other would change the answer.
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "presence_penalty": (0, None),
+    "frequency_penalty": (0, None),
+    "logit_bias": ({}, None),
+    "suffix": ("", None),
+    "tools": ([], None),
+    "tool_choice": ("none", "auto", None),
+    "response_format": ({"type": "text"}, None),
+    "modalities": (["text"], None),
+}
+
+
+class ApiError(Exception):
+    """An answer that is an error: HTTP status, and the object that OpenAI's clients read."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of the answer."""
+        kinds = {401: "authentication_error", 429: "rate_limit_error"}
+        kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request as the server runs it: prompts as ids, each to be answered `params.num_samples` times.
+
+    prompt_texts: as the client wrote them, for `echo` (None where it sent ids). log_probs: whether the answer tells
+    them. chat: which of the two endpoints answers.
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    prompt_texts: tuple[str | None, ...]
+    params: SamplingParams
+    chat: bool = False
+    log_probs: bool = False
+    echo: bool = False
+    stream: bool = False
+    include_usage: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a request may ask for. max_sequences: prompts times n; also what one client can put into the queue."""
+
+    context_length: int
+    max_sequences: int = 256
+
+
+class _Body:
+    """A JSON object whose fields are taken one by one; each mistake names its field."""
+
+    def __init__(self, body: Any) -> None:
+        if not isinstance(body, dict):
+            raise ApiError(400, f"the body is {_kind(body)}; it takes a JSON object")
+        self._left = {name: value for name, value in body.items() if name not in _IGNORED}
+
+    def take(
+        self, name: str, kind: str, default: Any, test: Callable[[Any], bool] | None = None, takes: str = ""
+    ) -> Any:
+        """The field's value; null or absent: `default`. kind: integer, number, boolean, object."""
+        value = self._left.pop(name, None)
+        if value is None:
+            return default
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        fits = {
+            "integer": whole,
+            "number": whole or isinstance(value, float),
+            "boolean": isinstance(value, bool),
+            "object": isinstance(value, dict),
+        }[kind]
+        if not fits or (test is not None and not test(value)):
+            raise ApiError(400, f"{name} is {_shown(value)}; it takes {takes or f'a value of type {kind}'}", name)
+        return value
+
+    def take_any(self, name: str) -> Any:
+        """The field as it came, None where it is absent."""
+        return self._left.pop(name, None)
+
+    def close(self) -> None:
+        """Refuse what is left over."""
+        for name, value in self._left.items():
+            if name not in _NEUTRAL:
+                raise ApiError(400, f"{name} is no field of this request", name, "unknown_parameter")
+            if value not in _NEUTRAL[name]:
+                raise ApiError(400, f"{name} is {_shown(value)}: this server does not do that", name, "unsupported")
+
+
+def read_completion(body: Any, model: str, tokenizer: Tokenizer, limits: Limits) -> Ask:
+    """A body of `/v1/completions`. Raises ApiError naming the field that is wrong."""
+    fields = _Body(body)
+    _check_model(fields, model)
+    prompts, texts = _prompts(fields.take_any("prompt"), tokenizer)
+    n = fields.take("n", "integer", 1, lambda x: x >= 1, "a number of at least 1")
+    fields.take("best_of", "integer", n, lambda x: x == n, f"the value of n ({n}): all completions are returned")
+    echo = fields.take("echo", "boolean", False)
+    top = fields.take("logprobs", "integer", None, lambda x: 0 <= x <= MAX_TOP_LOG_PROBS, f"0 to {MAX_TOP_LOG_PROBS}")
+    limit = fields.take("max_tokens", "integer", 16, lambda x: x >= 0, "a number of at least 0")
+    if limit == 0 and not echo:
+        raise ApiError(400, "max_tokens is 0: only a request with echo may ask for no tokens", "max_tokens")
+    ask = Ask(
+        prompts,
+        texts,
+        _params(fields, tokenizer, limit, n, top or 0, scored=echo and (top is not None or limit == 0)),
+        log_probs=top is not None,
+        echo=echo,
+        **_streaming(fields),
+    )
+    fields.close()
+    _check_room(ask, limits, "prompt", "max_tokens")
+    return ask
+
+
+def read_chat(body: Any, model: str, tokenizer: Tokenizer, limits: Limits) -> Ask:
+    """A body of `/v1/chat/completions`. Raises ApiError naming the field that is wrong."""
+    fields = _Body(body)
+    _check_model(fields, model)
+    messages = _messages(fields.take_any("messages"))
+    try:
+        ids, _ = tokenizer.render_chat(messages, add_generation_prompt=True)
+    except ValueError as error:
+        raise ApiError(400, str(error), "messages") from None
+    n = fields.take("n", "integer", 1, lambda x: x >= 1, "a number of at least 1")
+    log_probs = fields.take("logprobs", "boolean", False)
+    top = fields.take("top_logprobs", "integer", 0, lambda x: 0 <= x <= MAX_TOP_LOG_PROBS, f"0 to {MAX_TOP_LOG_PROBS}")
+    if top and not log_probs:
+        raise ApiError(400, "top_logprobs is told only where logprobs is true", "top_logprobs")
+    positive = (lambda x: x >= 1, "a number of at least 1")
+    old, new = (fields.take(name, "integer", None, *positive) for name in ("max_tokens", "max_completion_tokens"))
+    name = "max_completion_tokens" if new is not None else "max_tokens"
+    room = max(1, limits.context_length - len(ids))
+    limit = next((x for x in (new, old) if x is not None), room)
+    params = _params(fields, tokenizer, limit, n, top, scored=False, chat=True)
+    ask = Ask((tuple(ids),), (None,), params, chat=True, log_probs=log_probs, **_streaming(fields))
+    fields.close()
+    _check_room(ask, limits, "messages", name)
+    return ask
+
+
+def _params(
+    fields: _Body, tokenizer: Tokenizer, max_tokens: int, n: int, top: int, scored: bool, chat: bool = False
+) -> SamplingParams:
+    most = (lambda x: 0 <= x <= 100, "a number from 0 to 100")
+    ends = {tokenizer.end_id, tokenizer.eos_id}
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=float(fields.take("temperature", "number", 1.0, *most)),
+        top_k=max(0, fields.take("top_k", "integer", 0, lambda x: x >= -1, "a number of at least 0")),
+        top_p=float(fields.take("top_p", "number", 1.0, lambda x: 0 < x <= 1, "a number above 0, at most 1")),
+        min_p=float(fields.take("min_p", "number", 0.0, lambda x: 0 <= x <= 1, "a number from 0 to 1")),
+        num_samples=n,
+        seed=fields.take("seed", "integer", secrets.randbits(63)),
+        stop_ids=tuple(sorted(ends)),
+        stop=_stops(fields.take_any("stop")),
+        # In a chat the template's roles and padding are never generated; plain text is the model's as it is.
+        ban_ids=tuple(sorted(tokenizer.special_ids - ends)) if chat else (),
+        raw_log_probs=True,
+        top_log_probs=top,
+        prompt_log_probs=scored,
+    )
+
+
+def _streaming(fields: _Body) -> dict[str, bool]:
+    stream = fields.take("stream", "boolean", False)
+    options = fields.take("stream_options", "object", {})
+    if options and not stream:
+        raise ApiError(400, "stream_options is taken only where stream is true", "stream_options")
+    for name, value in options.items():
+        if name not in ("include_usage", "include_obfuscation") or not isinstance(value, bool):
+            raise ApiError(
+                400,
+                f"stream_options.{name} is {_shown(value)}; it takes include_usage: true or false",
+                "stream_options",
+            )
+    return {"stream": stream, "include_usage": bool(options.get("include_usage"))}
+
+
+def _check_model(fields: _Body, model: str) -> None:
+    asked = fields.take_any("model")
+    if asked != model:
+        told = f"model is {_shown(asked)}; this server has {model!r}"
+        raise ApiError(404 if isinstance(asked, str) else 400, told, "model", "model_not_found")
+
+
+def _prompts(value: Any, tokenizer: Tokenizer) -> tuple[tuple[tuple[int, ...], ...], tuple[str | None, ...]]:
+    """Ids of every prompt, and its text where it came as one."""
+    many = value if isinstance(value, list) and value and not _is_id(value[0]) else [value]
+    ids: list[tuple[int, ...]] = []
+    texts: list[str | None] = []
+    for index, prompt in enumerate(many):
+        name = f"prompt[{index}]" if many is value else "prompt"
+        if isinstance(prompt, str):
+            try:
+                # An empty text begins a document.
+                ids.append(tuple(tokenizer.encode(prompt)) or (tokenizer.bos_id,))
+            except ValueError as error:
+                raise ApiError(400, f"{name}: {error}", "prompt") from None
+            texts.append(prompt)
+            continue
+        if not isinstance(prompt, list) or not prompt or not all(_is_id(token) for token in prompt):
+            takes = "a text, a list of texts, a list of token ids, or a list of such lists"
+            raise ApiError(400, f"{name} is {_shown(prompt)}; a prompt is {takes}", "prompt")
+        worst = next((token for token in prompt if not 0 <= token < tokenizer.vocab_size), None)
+        if worst is not None:
+            raise ApiError(400, f"{name} holds the token id {worst}; ids are 0 to {tokenizer.vocab_size - 1}", "prompt")
+        ids.append(tuple(prompt))
+        texts.append(None)
+    return tuple(ids), tuple(texts)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _messages(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not value:
+        raise ApiError(400, f"messages is {_shown(value)}; it takes a list of at least one message", "messages")
+    messages = []
+    for index, message in enumerate(value):
+        if not isinstance(message, dict):
+            raise ApiError(400, f"messages[{index}] is {_shown(message)}; it takes an object", "messages")
+        content = message.get("content")
+        if isinstance(content, list):  # the parts form; text is what this model reads
+            parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+            if len(parts) < len(content) or not all(isinstance(part, str) for part in parts):
+                raise ApiError(400, f"messages[{index}].content has a part that is not text", "messages")
+            content = "".join(map(str, parts))
+        if not isinstance(content, str):
+            raise ApiError(400, f"messages[{index}].content is {_kind(content)}; it takes text", "messages")
+        messages.append({"role": message.get("role"), "content": content})
+    return messages
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise ApiError(400, f"stop is {_shown(value)}; it takes a text or a list of texts", "stop")
+    if len(stops) > MAX_STOPS or any(not 0 < len(stop) <= MAX_STOP_CHARACTERS for stop in stops):
+        told = f"stop takes up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters"
+        raise ApiError(400, told, "stop")
+    return tuple(stops)
+
+
+def _check_room(ask: Ask, limits: Limits, prompt_name: str, limit_name: str) -> None:
+    count = len(ask.prompts) * ask.params.num_samples
+    if count > limits.max_sequences:
+        name = "n" if ask.params.num_samples > 1 else prompt_name
+        raise ApiError(
+            400, f"{count} completions are asked for (prompts times n); at most {limits.max_sequences}", name
+        )
+    longest = max(map(len, ask.prompts))
+    whole = limits.context_length
+    if longest + ask.params.max_tokens > whole:
+        told = (
+            f"the model's context is {whole} tokens; {longest} of {prompt_name} and {ask.params.max_tokens} of "
+            f"{limit_name} are {longest + ask.params.max_tokens}"
+        )
+        name = prompt_name if longest >= whole else limit_name
+        raise ApiError(400, told, name, "context_length_exceeded")
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else f"of type {type(value).__name__}"
+
+
+def _shown(value: Any, length: int = 60) -> str:
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,36 @@
+"""Tokens as they come, told as text: whole characters only, and nothing that may yet turn out to begin a stop text."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+from components.data.tokenizer import Tokenizer
+
+
+class TextStream:
+    """The text of one completion, piece by piece; the pieces together are what `Tokenizer.decode` makes of all tokens,
+    up to where a stop text begins."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+        self._bytes = tokenizer.text_bytes
+        self._strip = tokenizer.leading_space
+        self._stops = [stop.encode() for stop in stops]
+        self._held = b""
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, tokens: Sequence[int], ended: bool = False, stop: str = "") -> str:
+        """The text that these tokens make certain. `ended`: they are the last; `stop`: the text that ended them."""
+        self._held += b"".join(self._bytes[token] for token in tokens)
+        if self._strip and self._held:
+            self._held, self._strip = self._held.removeprefix(b" "), False
+        if stop:
+            self._held = self._held.partition(stop.encode())[0]
+        keep = 0 if ended else max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        certain, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return self._decoder.decode(certain, final=ended)
+
+
+def _overlap(data: bytes, stop: bytes) -> int:
+    """Length of the longest end of `data` that `stop` begins with."""
+    return next((n for n in range(min(len(data), len(stop) - 1), 0, -1) if data.endswith(stop[:n])), 0)

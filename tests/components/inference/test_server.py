@@ -1,0 +1,286 @@
+"""The server as a client sees it, in process, on a tiny untrained model."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from components.data.tokenizer import Tokenizer
+from components.inference.engine import Engine
+from components.inference.server import ServerLimits, make_app
+from components.inference.service import Service
+from components.model.config import ModelConfig
+from components.model.transformer import Transformer
+
+Post = Callable[..., Any]
+TEXT = "The king said: 37+8=45; what is 45-6=39? Tschüss, naïve café – 字 and so on and so on."
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train([TEXT] * 3, 310)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> Transformer:
+    cfg = ModelConfig(tokenizer.vocab_size, d_model=16, num_layers=2, num_heads=2, context_length=64)
+    model = Transformer(cfg, 1).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def serve(model: Transformer, tokenizer: Tokenizer) -> Iterator[Callable[..., TestClient]]:
+    with ExitStack() as stack:
+
+        def start(slots: int = 4, queue: int = 16, network: Any = None, **options: Any) -> TestClient:
+            service = Service(lambda: Engine(network or model, slots, None, tokenizer.text_bytes), queue)
+            app = make_app("tiny", tokenizer, service, **options)
+            client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
+            client.service = service  # type: ignore[attr-defined]
+            return client
+
+        yield start
+
+
+def complete(client: TestClient, path: str = "completions", **body: Any) -> Any:
+    return client.post(f"/v1/{path}", json={"model": "tiny", **body})
+
+
+def events(answer: Any) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def test_echo_scores_every_token_of_the_prompt_and_the_one_behind_it(
+    serve: Callable[..., TestClient], model: Transformer, tokenizer: Tokenizer
+) -> None:
+    ids = [tokenizer.encode("The king said"), tokenizer.encode("37+8"), [tokenizer.bos_id, *tokenizer.encode("字")]]
+    asked = {"prompt": ids, "max_tokens": 1, "logprobs": 1, "echo": True, "temperature": 0}
+    answer = complete(serve(), **asked).json()
+    for prompt, choice in zip(ids, answer["choices"], strict=True):
+        with torch.no_grad():
+            log_probs = model(torch.tensor([prompt]))[0].log_softmax(-1)
+        told = choice["logprobs"]
+        assert told["token_logprobs"][0] is None and told["top_logprobs"][0] is None
+        expected = [float(log_probs[i, token]) for i, token in enumerate(prompt[1:])]
+        expected.append(float(log_probs[-1].max()))
+        assert told["token_logprobs"][1:] == pytest.approx(expected, abs=1e-4)
+        for row, value, top in zip(log_probs, told["token_logprobs"][1:], told["top_logprobs"][1:], strict=True):
+            assert value in top.values()
+            assert max(top.values()) == pytest.approx(float(row.max()), abs=1e-4)
+        assert choice["finish_reason"] == "length"
+    prompts = sum(map(len, ids))
+    assert answer["usage"] == {"prompt_tokens": prompts, "completion_tokens": 3, "total_tokens": prompts + 3}
+
+
+def test_echo_without_new_tokens_repeats_and_scores_alone(serve: Callable[..., TestClient]) -> None:
+    answer = complete(serve(), prompt="The king", max_tokens=0, echo=True, logprobs=2).json()
+    [choice] = answer["choices"]
+    assert choice["text"] == "The king"
+    assert "".join(choice["logprobs"]["tokens"]) == "The king"
+    assert answer["usage"]["completion_tokens"] == 0
+
+
+def test_seeds_give_the_same_text_alone_and_in_a_crowd(serve: Callable[..., TestClient]) -> None:
+    body = {"max_tokens": 12, "temperature": 1.5}
+    alone = [complete(serve(slots=1), prompt=p, seed=7, n=3, **body).json()["choices"] for p in ("The", "37")]
+    client = serve(slots=5)
+    answers: dict[str, Any] = {}
+
+    def ask(prompt: str, seed: int) -> None:
+        answers[f"{prompt}{seed}"] = complete(client, prompt=prompt, seed=seed, n=3, **body).json()
+
+    threads = [threading.Thread(target=ask, args=(p, s)) for p in ("The", "37") for s in (7, 8, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for choices, prompt in zip(alone, ("The", "37"), strict=True):
+        assert [c["text"] for c in choices] == [c["text"] for c in answers[f"{prompt}7"]["choices"]]
+        assert len({c["text"] for c in choices}) == 3
+    both = complete(client, prompt=["The", "The"], seed=7, **body).json()["choices"]
+    assert both[0]["text"] != both[1]["text"]
+
+
+@pytest.mark.parametrize("path", ["completions", "chat/completions"])
+def test_a_stream_says_what_the_whole_answer_says(serve: Callable[..., TestClient], path: str) -> None:
+    client = serve()
+    chat = path.startswith("chat")
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "37+8"}]} if chat else {"prompt": "37+8"}
+    asked |= {"max_tokens": 30, "temperature": 1.2, "n": 2, "seed": 5, "logprobs": True if chat else 1}
+    free = complete(client, path, **asked).json()
+    said = [c["message"]["content"] if chat else c["text"] for c in free["choices"]]
+    stop = next(text[k : k + 2] for text in said for k in range(4, len(text) - 2) if "\ufffd" not in text[k : k + 2])
+    for extra in ({}, {"stop": [stop, "never said"]}):
+        whole = complete(client, path, **asked, **extra).json()
+        pieces = events(complete(client, path, **asked, **extra, stream=True, stream_options={"include_usage": True}))
+        assert pieces[-1]["choices"] == [] and pieces[-1]["usage"] == whole["usage"]
+        for index, choice in enumerate(whole["choices"]):
+            mine = [p["choices"][0] for p in pieces[:-1] if p["choices"][0]["index"] == index]
+            text = "".join(p["delta"].get("content", "") if chat else p["text"] for p in mine)
+            assert text == (choice["message"]["content"] if chat else choice["text"])
+            assert text == said[index].partition(extra.get("stop", ["\0"])[0])[0]
+            assert [p["finish_reason"] for p in mine if p["finish_reason"]] == [choice["finish_reason"]]
+            key = "content" if chat else "token_logprobs"
+            log_probs = [x for p in mine if p.get("logprobs") for x in p["logprobs"][key]]
+            assert log_probs == choice["logprobs"][key]
+    assert mine[0]["delta"]["role"] == "assistant" if chat else True
+
+
+def test_a_chat_is_the_template_and_never_speaks_for_the_user(
+    serve: Callable[..., TestClient], model: Transformer, tokenizer: Tokenizer
+) -> None:
+    turns = [{"role": "user", "content": "37"}, {"role": "assistant", "content": "8"}]
+    turns.append({"role": "user", "content": [{"type": "text", "text": "+"}, {"type": "text", "text": "8"}]})  # type: ignore[dict-item]
+    body = {"messages": turns, "temperature": 0, "max_completion_tokens": 1, "logprobs": True, "top_logprobs": 3}
+    answer = complete(serve(), "chat/completions", **body).json()
+    ids, _ = tokenizer.render_chat([*turns[:2], {"role": "user", "content": "+8"}], add_generation_prompt=True)
+    assert answer["usage"]["prompt_tokens"] == len(ids)
+    with torch.no_grad():
+        logits = model(torch.tensor([ids]))[0, -1]
+    allowed = logits.clone()
+    allowed[[tokenizer.user_id, tokenizer.assistant_id, tokenizer.bos_id, tokenizer.pad_id]] = -torch.inf
+    [told] = answer["choices"][0]["logprobs"]["content"]
+    best = int(allowed.argmax())
+    assert told["token"] == tokenizer.token(best)
+    assert told["logprob"] == pytest.approx(float(logits.log_softmax(-1)[best]), abs=1e-4)
+    assert len(told["top_logprobs"]) == 3
+
+
+WRONG = [
+    ({"prompt": "a", "model": "other"}, 404, "model"),
+    ({"prompt": "a", "max_tokns": 3}, 400, "max_tokns"),
+    ({"prompt": "a", "max_tokens": "3"}, 400, "max_tokens"),
+    ({"prompt": "a", "max_tokens": True}, 400, "max_tokens"),
+    ({"prompt": "a", "max_tokens": 0}, 400, "max_tokens"),
+    ({"prompt": "a", "max_tokens": 100}, 400, "max_tokens"),
+    ({"prompt": "37" * 60}, 400, "prompt"),
+    ({"prompt": "a", "temperature": -1}, 400, "temperature"),
+    ({"prompt": "a", "top_p": 0}, 400, "top_p"),
+    ({"prompt": "a", "n": 17}, 400, "n"),
+    ({"prompt": "a", "n": 2, "best_of": 3}, 400, "best_of"),
+    ({"prompt": "a", "logprobs": 21}, 400, "logprobs"),
+    ({"prompt": "a", "stop": [""]}, 400, "stop"),
+    ({"prompt": "a", "stop": 3}, 400, "stop"),
+    ({"prompt": "a", "stream_options": {"include_usage": True}}, 400, "stream_options"),
+    ({"prompt": "a", "frequency_penalty": 1}, 400, "frequency_penalty"),
+    ({"prompt": []}, 400, "prompt"),
+    ({"prompt": [1, -1]}, 400, "prompt"),
+    ({"prompt": [1, 5000]}, 400, "prompt"),
+    ({"prompt": [[1], []]}, 400, "prompt"),
+    ({"prompt": None}, 400, "prompt"),
+    ({"messages": []}, 400, "messages"),
+    ({"messages": [{"role": "system", "content": "x"}]}, 400, "messages"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages"),
+    ({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 1}, 400, "top_logprobs"),
+    ({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, 400, "tools"),
+]
+
+
+def test_what_is_wrong_is_named(serve: Callable[..., TestClient]) -> None:
+    client = serve(limits=ServerLimits(max_sequences=16))
+    for body, status, param in WRONG:
+        answer = complete(client, "chat/completions" if "messages" in body else "completions", **body)
+        assert answer.status_code == status, (body, answer.text)
+        error = answer.json()["error"]
+        assert error["param"] == param and param in error["message"], (body, error)
+    for sent, status in (({"content": b"{"}, 400), ({"content": b"[]"}, 400)):
+        answer = client.post("/v1/completions", headers={"content-type": "application/json"}, **sent)
+        assert answer.status_code == status and answer.json()["error"]["type"] == "invalid_request_error"
+    assert client.post("/v1/completions", content=b"{}").status_code == 415
+    assert client.get("/v1/nothing").json()["error"]["message"] == "there is no /v1/nothing"
+    assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
+    assert client.get("/v1/models/tiny").json()["max_model_len"] == 64
+
+
+def test_limits_of_size_queue_and_time(serve: Callable[..., TestClient], model: Transformer) -> None:
+    assert complete(serve(limits=ServerLimits(max_body=100)), prompt="a" * 200).status_code == 413
+
+    client = serve(slots=1, queue=2, limits=ServerLimits(request_seconds=0.6))
+    engine = client.service._engine  # type: ignore[attr-defined]
+    forward = engine._decoder.forward
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(0.1)
+        return forward(*args)
+
+    engine._decoder.forward = slowly
+    answers: list[Any] = []
+
+    def ask() -> None:
+        answers.append(complete(client, prompt="a", max_tokens=40, stop=None, seed=1, temperature=0))
+
+    threads = [threading.Thread(target=ask) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    codes = sorted(answer.status_code for answer in answers)
+    assert set(codes) == {429, 504}
+    assert codes.count(429) == 2  # one runs, two wait
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.json()["error"]["code"] == "queue_full" and refused.headers["retry-after"]
+    stream = complete(client, prompt="a", max_tokens=40, stream=True)
+    assert "took longer than 0.6 s" in stream.text and "[DONE]" not in stream.text
+    deadline = time.monotonic() + 5
+    while client.service.num_running + client.service.num_waiting and time.monotonic() < deadline:  # type: ignore[attr-defined]
+        time.sleep(0.02)
+    assert client.service.num_running == 0  # type: ignore[attr-defined]
+
+
+def test_a_key_is_asked_for_everywhere_but_at_health(serve: Callable[..., TestClient]) -> None:
+    client = serve(api_key="secret-1")
+    for path in ("/v1/models", "/metrics"):
+        assert client.get(path).status_code == 401
+        assert client.get(path, headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert client.get(path, headers={"Authorization": "Bearer secret-1"}).status_code == 200
+    refused = complete(client, prompt="a")
+    assert refused.status_code == 401 and refused.json()["error"]["code"] == "invalid_api_key"
+    assert client.get("/health").status_code == 200
+
+
+def test_a_page_that_rebinds_a_name_does_not_reach_a_local_server(serve: Callable[..., TestClient]) -> None:
+    client = serve(local_only=True)
+    assert client.get("/health", headers={"Host": "evil.example"}).status_code == 400
+    assert client.get("/health", headers={"Host": "127.0.0.1:8000"}).status_code == 200
+    assert client.get("/health", headers={"Host": "localhost"}).status_code == 200
+
+
+def test_metrics_count_requests_and_tokens(serve: Callable[..., TestClient]) -> None:
+    client = serve()
+    complete(client, prompt=[1, 2, 3], max_tokens=5, temperature=0, stop=None)
+    complete(client, prompt=[1, 2, 3], max_tokens=5, temperature=0, stream=True)
+    complete(client, prompt=[])
+    told = client.get("/metrics").text
+    assert 'lifespan_requests_total{endpoint="/v1/completions",status="200"} 2.0' in told
+    assert 'lifespan_requests_total{endpoint="/v1/completions",status="400"} 1.0' in told
+    assert "lifespan_prompt_tokens_total 6.0" in told
+    assert 'lifespan_first_token_seconds_count{endpoint="/v1/completions"} 1.0' in told
+    assert 'lifespan_request_seconds_bucket{endpoint="/v1/completions",le="+Inf"} 3.0' in told
+
+
+def test_an_engine_that_fails_costs_the_requests_of_that_moment_alone(serve: Callable[..., TestClient]) -> None:
+    client = serve()
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("secret path /home/x")
+
+    client.service._engine._decoder.forward = broken  # type: ignore[attr-defined]
+    answer = complete(client, prompt="a")
+    assert answer.status_code == 500
+    assert "secret" not in answer.text and answer.json()["error"]["type"] == "server_error"
+    assert complete(client, prompt="a").status_code == 200
