@@ -9,7 +9,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ +;]*\).*/\1/p' constraints.txt)
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help run test test-slow check bench ui plan status clean
+.PHONY: help run test test-slow check bench chaos ui plan status clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -47,6 +47,11 @@ check: $(READY)  ## ruff, mypy, import-linter
 
 bench: $(READY)  ## speed of the hot paths
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/hot_paths.py
+
+chaos: $(READY)  ## kill one smoke life fifty times; it must end as an undisturbed one does (about 15 minutes)
+	rm -rf .lifespan-chaos
+	$(BIN)/python tests/chaos/kill_a_life.py
+	rm -rf .lifespan-chaos
 
 clean:  ## remove the environment and caches; runs in .lifespan stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
