@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dashboards import wording
+from dashboards.blocks import Section, Table
 from dashboards.facts.effects import Effect, Missing
 from dashboards.facts.texts import Text
+from dashboards.figures.architecture import recurrent_figure
 from dashboards.figures.canvas import Figure
 from dashboards.figures.cost import cost_figure
 from dashboards.figures.reasoning import reasoning_figure, tree_figure
@@ -18,7 +20,7 @@ from dashboards.figures.scaling import emergence_figure, moe_figure, scaling_fig
 from dashboards.figures.training import alignment_figure, data_figure, grpo_figure, training_figure
 from dashboards.life import LifeReport
 from dashboards.rows import StageRow
-from dashboards.sections import Section, Table, sections
+from dashboards.sections import sections
 
 _STYLE = Path(__file__).with_name("report.css")
 _SHORT = {
@@ -27,6 +29,7 @@ _SHORT = {
     "grpo": "GRPO",
     "scaling": "Scaling",
     "moe": "Experts",
+    "recurrent": "Recurrent",
     "reasoning": "Reasoning",
     "tree": "Tree of Thought",
     "cost": "Cost",
@@ -77,6 +80,7 @@ def _figures(report: LifeReport) -> dict[str, Figure | None]:
         "scaling": drawn(report.scaling, scaling_figure),
         "emergence": drawn(report.emergence, emergence_figure),
         "moe": drawn(report.moe, moe_figure),
+        "recurrent": drawn(report.recurrent, recurrent_figure),
         "reasoning": drawn(report.reasoning, reasoning_figure),
         "tree": drawn(report.tree, tree_figure),
         "cost": drawn(report.cost, cost_figure),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dashboards.facts.alignment import AlignmentFacts, GrpoFacts, alignment_facts, grpo_facts
+from dashboards.facts.architecture import RecurrentFacts, recurrent_facts
 from dashboards.facts.cost import CostFacts, cost_facts
 from dashboards.facts.effects import Effect, Missing, not_measured
 from dashboards.facts.reasoning import ReasoningFacts, TreeFacts, reasoning_facts, tree_facts
@@ -63,6 +64,7 @@ class LifeReport:
     scaling: ScalingFacts | Missing
     emergence: EmergenceFacts | Missing
     moe: MoeFacts | Missing
+    recurrent: RecurrentFacts | Missing
     reasoning: ReasoningFacts | Missing
     tree: TreeFacts | Missing
     cost: CostFacts | Missing
@@ -78,6 +80,7 @@ class LifeReport:
             self.scaling,
             self.emergence,
             self.moe,
+            self.recurrent,
             self.reasoning,
             self.tree,
             self.cost,
@@ -107,6 +110,7 @@ def build(rows: RunRows) -> LifeReport:
         scaling=scaling_facts(rows),
         emergence=emergence_facts(rows),
         moe=moe_facts(rows),
+        recurrent=recurrent_facts(rows),
         reasoning=reasoning_facts(rows),
         tree=tree_facts(rows),
         cost=cost_facts(rows),

@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from components.statistics import Interval
 from dashboards import wording
+from dashboards.architecture import moe_section, recurrent_section
+from dashboards.blocks import Section, Table, body, counted, effect_of, listing, said
 from dashboards.facts.alignment import AlignmentFacts, GrpoFacts
 from dashboards.facts.cost import CostFacts, total
-from dashboards.facts.effects import Effect, Missing
+from dashboards.facts.effects import Missing
 from dashboards.facts.reasoning import ReasoningFacts, TreeFacts
-from dashboards.facts.scaling import EmergenceFacts, FittedParameter, MoeFacts, ScalingFacts
+from dashboards.facts.scaling import EmergenceFacts, FittedParameter, ScalingFacts
 from dashboards.facts.scores import Score
 from dashboards.facts.training import DataFacts, FinetuningFacts, TrainingFacts
 from dashboards.life import LifeReport
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells are text already. `numeric`: which columns stand to the right, "<>>" for a name and two numbers."""
-
-    title: str
-    columns: tuple[str, ...]
-    align: str
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the life. `meaning`: one sentence; `missing`: why there is nothing else."""
-
-    slug: str
-    title: str
-    meaning: str
-    tables: tuple[Table, ...] = ()
-    effects: tuple[Effect, ...] = ()
-    missing: str = ""
 
 
 def sections(report: LifeReport) -> tuple[Section, ...]:
@@ -50,7 +29,8 @@ def sections(report: LifeReport) -> tuple[Section, ...]:
         ("grpo", "GRPO: rewards that can be checked", report.grpo, _grpo),
         ("scaling", "Scaling law", report.scaling, _scaling),
         ("emergence", "Emergence", report.emergence, _emergence),
-        ("moe", "Mixture of experts", report.moe, _moe),
+        ("moe", "Mixture of experts", report.moe, moe_section),
+        ("recurrent", "A recurrent net beside the transformer", report.recurrent, recurrent_section),
         ("reasoning", "Reasoning when it answers", report.reasoning, _reasoning),
         ("tree", "Tree of Thought at equal tokens", report.tree, _tree),
         ("cost", "Cost, of raising and of serving", report.cost, _cost),
@@ -71,25 +51,6 @@ def _titled(
         return Section(slug, title, section.meaning, section.tables, section.effects)
 
     return slug, title, facts, named
-
-
-def _body(meaning: str, tables: Iterable[Table], effects: tuple[Effect, ...] = ()) -> Section:
-    return Section("", "", meaning, tuple(table for table in tables if table.rows), effects)
-
-
-def _effect(effects: tuple[Effect, ...], slug: str) -> Effect | None:
-    return next((effect for effect in effects if effect.slug == slug), None)
-
-
-def _said(effect: Effect | None, seen: str, unseen: str) -> str:
-    """The sentence that the verdict allows."""
-    if effect is None or effect.verdict == "not measured":
-        return "This effect was not measured in this run."
-    return seen if effect.seen else f"{unseen} The run does not show the effect beyond its interval."
-
-
-def _listing(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
-    return Table(title, ("what", "value"), "<>", tuple(pair for pair in pairs if pair[1] != wording.MISSING))
 
 
 def _data(data: DataFacts) -> Section:
@@ -119,7 +80,7 @@ def _data(data: DataFacts) -> Section:
     )
     if data.bytes_per_token is not None:
         meaning += f", packed at {data.bytes_per_token:.2f} bytes a token"
-    return _body(meaning + ".", (funnel, _listing("In numbers", pairs), quarantine))
+    return body(meaning + ".", (funnel, listing("In numbers", pairs), quarantine))
 
 
 def _left(step: Any) -> str:
@@ -164,7 +125,7 @@ def _training_listing(training: TrainingFacts) -> Table:
         ("held-out loss, nats a token", wording.decimal(training.loss)),
         ("tokens a second, median", wording.count(training.tokens_per_second)),
     ]
-    return _listing("In numbers", pairs)
+    return listing("In numbers", pairs)
 
 
 def _pretraining(training: TrainingFacts) -> Section:
@@ -179,23 +140,23 @@ def _pretraining(training: TrainingFacts) -> Section:
         low, high = min(training.bits_per_byte.values()), max(training.bits_per_byte.values())
         meaning += f"; held-out text costs {low:.2f}" + (f" to {high:.2f}" if high > low else "") + " bits a byte"
     tables = (_losses(training.losses_by_source, training.bits_per_byte, {}), _training_listing(training))
-    return _body(meaning + ".", tables)
+    return body(meaning + ".", tables)
 
 
 def _finetuning(facts: FinetuningFacts) -> Section:
-    meaning = _said(
-        _effect(facts.effects, "finetuning"),
+    meaning = said(
+        effect_of(facts.effects, "finetuning"),
         "Fine-tuning turns a model that continues text into one that answers.",
         "Fine-tuning did not make the model more accurate.",
     )
     training = facts.training
     tables = (_losses(training.losses_by_source, training.bits_per_byte, facts.before), _training_listing(training))
-    return _body(meaning, tables, facts.effects)
+    return body(meaning, tables, facts.effects)
 
 
 def _alignment(facts: AlignmentFacts) -> Section:
-    gain, hack = _effect(facts.effects, "ppo_gain"), _effect(facts.effects, "reward_hacking")
-    meaning = _said(
+    gain, hack = effect_of(facts.effects, "ppo_gain"), effect_of(facts.effects, "reward_hacking")
+    meaning = said(
         gain,
         "Held near the fine-tuned model, the policy earns more of what people really prefer.",
         "Held near the fine-tuned model, the policy earned no more of the true preference.",
@@ -216,7 +177,7 @@ def _alignment(facts: AlignmentFacts) -> Section:
                 wording.signed(p.proxy),
                 wording.decimal_interval(p.gold, 2, plus=True),
                 wording.decimal(p.kl, 1),
-                _n(p.gold),
+                counted(p.gold),
                 wording.MISSING if p.alarm is None else (p.alarm_reason or "raised") if p.alarm else "none",
             )
             for p in facts.policies
@@ -244,31 +205,27 @@ def _alignment(facts: AlignmentFacts) -> Section:
             ("preference pairs", wording.count(model.num_pairs or None)),
             ("labels that agree with gold", wording.percent(model.label_agreement)),
         ]
-        tables.append(_listing("Reward model", pairs))
-    return _body(meaning, tables, facts.effects)
-
-
-def _n(x: Interval | None) -> str:
-    return wording.MISSING if x is None or not x.n else f"{x.n:,}"
+        tables.append(listing("Reward model", pairs))
+    return body(meaning, tables, facts.effects)
 
 
 def _grpo(facts: GrpoFacts) -> Section:
-    meaning = _said(
-        _effect(facts.effects, "grpo"),
+    meaning = said(
+        effect_of(facts.effects, "grpo"),
         "Rewarding only exact answers, without any labelled solution, makes the model more accurate.",
         "Rewarding exact answers did not make the model more accurate.",
     )
     pairs = [
         ("greedy accuracy before", wording.percent_interval(facts.before)),
         ("greedy accuracy after", wording.percent_interval(facts.after)),
-        ("items", _n(facts.after)),
+        ("items", counted(facts.after)),
         ("iterations", wording.count(facts.reward_curve.steps[-1] if facts.reward_curve else None)),
         (
             "groups without signal, last",
             wording.percent(facts.zero_std_curve.values[-1] if facts.zero_std_curve else None),
         ),
     ]
-    return _body(meaning, (_listing("In numbers", pairs),), facts.effects)
+    return body(meaning, (listing("In numbers", pairs),), facts.effects)
 
 
 def _fitted(p: FittedParameter) -> str:
@@ -283,8 +240,8 @@ SYMBOLS = {"alpha": "α", "beta": "β"}
 
 
 def _scaling(facts: ScalingFacts) -> Section:
-    meaning = _said(
-        _effect(facts.effects, "forecast"),
+    meaning = said(
+        effect_of(facts.effects, "forecast"),
         "A law fitted to small runs told the loss of a larger one before it was trained.",
         "The larger run was not where the law said.",
     )
@@ -326,12 +283,12 @@ def _scaling(facts: ScalingFacts) -> Section:
         ("parameters counted as", facts.params_kind or wording.MISSING),
         ("true irreducible loss, nats a token", wording.decimal(facts.truth)),
     ]
-    return _body(meaning, (forecasts, fits, _listing("In numbers", pairs)), facts.effects)
+    return body(meaning, (forecasts, fits, listing("In numbers", pairs)), facts.effects)
 
 
 def _emergence(facts: EmergenceFacts) -> Section:
-    meaning = _said(
-        _effect(facts.effects, "emergence"),
+    meaning = said(
+        effect_of(facts.effects, "emergence"),
         "The ability seems to appear at once when only whole answers count; the log-probability shows it coming.",
         "No size here was surprising under one metric and expected under the other.",
     )
@@ -343,42 +300,13 @@ def _emergence(facts: EmergenceFacts) -> Section:
             (
                 wording.count(p.num_params),
                 wording.percent_interval(p.exact_match),
-                _n(p.exact_match),
+                counted(p.exact_match),
                 wording.signed(p.log_prob, 3),
             )
             for p in facts.points
         ),
     )
-    return _body(meaning, (table,), facts.effects)
-
-
-VARIANT_NAMES = {"dense": "dense", "moe_balanced": "experts, balanced", "moe_unbalanced": "experts, not balanced"}
-
-
-def _moe(facts: MoeFacts) -> Section:
-    meaning = _said(
-        _effect(facts.effects, "moe_balance"),
-        "Without the balancing loss a few experts take most of the tokens; with it the load is spread.",
-        "The balancing loss made no clear difference to the load.",
-    )
-    table = Table(
-        "Runs",
-        ("variant", "seed", "parameters", "loss, nats", "busiest expert", "load entropy", "specialisation"),
-        "<>>>>>>",
-        tuple(
-            (
-                VARIANT_NAMES.get(p.variant, p.variant),
-                str(p.seed),
-                wording.count(p.num_params),
-                wording.decimal_interval(p.loss_interval) if p.loss_interval else wording.decimal(p.loss),
-                wording.percent(p.max_share),
-                wording.decimal(p.entropy, 2),
-                wording.decimal(p.specialization, 3),
-            )
-            for p in facts.points
-        ),
-    )
-    return _body(meaning, (table,), facts.effects)
+    return body(meaning, (table,), facts.effects)
 
 
 def _score_rows(scores: Iterable[Score]) -> tuple[tuple[str, ...], ...]:
@@ -399,8 +327,8 @@ _SCORE_COLUMNS = ("model", "strategy", "accuracy [95%]", "n", "tokens an item", 
 
 
 def _reasoning(facts: ReasoningFacts) -> Section:
-    meaning = _said(
-        _effect(facts.effects, "chain_of_thought"),
+    meaning = said(
+        effect_of(facts.effects, "chain_of_thought"),
         "The same weights answer far better when they may write the steps down: thinking costs tokens, not training.",
         "Writing the steps down did not help this model.",
     )
@@ -422,17 +350,17 @@ def _reasoning(facts: ReasoningFacts) -> Section:
         ),
     )
     scores = Table("Accuracy against tokens", _SCORE_COLUMNS, "<<>>>>", _score_rows(facts.scores))
-    return _body(meaning, (scores, difficulty), facts.effects)
+    return body(meaning, (scores, difficulty), facts.effects)
 
 
 def _tree(facts: TreeFacts) -> Section:
-    meaning = _said(
-        _effect(facts.effects, "tree_of_thought"),
+    meaning = said(
+        effect_of(facts.effects, "tree_of_thought"),
         "Searching over partial solutions solves more puzzles than spending the same tokens on whole ones.",
         "Searching over partial solutions solved no more puzzles than spending the same tokens on whole ones.",
     )
     table = Table("Accuracy against tokens", _SCORE_COLUMNS, "<<>>>>", _score_rows(facts.scores))
-    return _body(meaning, (table,), facts.effects)
+    return body(meaning, (table,), facts.effects)
 
 
 def _cost(facts: CostFacts) -> Section:
@@ -469,8 +397,8 @@ def _cost(facts: CostFacts) -> Section:
         meaning += (
             f": after {wording.count(facts.break_even_tokens)} output tokens serving has cost as much as training"
         )
-    tables = (spent, _listing("Serving", pairs), _comparisons(facts.comparisons))
-    return _body(f"{meaning}. {facts.decision}".rstrip(), tables, facts.effects)
+    tables = (spent, listing("Serving", pairs), _comparisons(facts.comparisons))
+    return body(f"{meaning}. {facts.decision}".rstrip(), tables, facts.effects)
 
 
 def _comparisons(entries: tuple[Mapping[str, Any], ...]) -> Table:

@@ -12,9 +12,10 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from dashboards import wording
+from dashboards.blocks import Section, Table
 from dashboards.facts.effects import Effect, Verdict
 from dashboards.life import LifeReport
-from dashboards.sections import Section, Table, sections
+from dashboards.sections import sections
 
 LOOK: dict[Verdict, tuple[str, str]] = {  # verdict -> mark, style
     "seen": ("✓", "green"),

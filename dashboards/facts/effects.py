@@ -11,7 +11,7 @@ from components.statistics import Interval
 from dashboards import wording
 
 Verdict = Literal["seen", "not seen in this run", "measured", "not measured"]
-Unit = Literal["points", "nats", "SFT sd", "share", ""]
+Unit = Literal["points", "nats", "bits", "SFT sd", "share", ""]
 
 
 @dataclass(frozen=True)

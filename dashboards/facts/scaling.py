@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from components.statistics import Interval, mean_interval, wilson
 from dashboards import wording
+from dashboards.facts.architecture import TextExperts, specialization_effect, text_experts
 from dashboards.facts.effects import Effect, Missing, average, decided, difference, not_measured, raises
 from dashboards.rows import Row, RunRows, interval, number, parsed
 
@@ -270,7 +271,10 @@ class MoePoint:
 
 @dataclass(frozen=True)
 class MoeFacts:
+    """`points`: runs on facts; `on_text`: runs on the life's own text, for what the experts specialise in."""
+
     points: tuple[MoePoint, ...]
+    on_text: tuple[TextExperts, ...]
     effects: tuple[Effect, ...]
 
     def of(self, variant: str) -> list[MoePoint]:
@@ -282,10 +286,12 @@ VARIANTS = ("dense", "moe_balanced", "moe_unbalanced")
 
 def moe_facts(rows: RunRows) -> MoeFacts | Missing:
     points = [_moe_point(row) for row in rows.scaling_points if row["sweep"] == "moe"]
-    if not points:
+    on_text = text_experts(rows)
+    if not points and not on_text:
         return Missing(rows.why_missing("moe", "The mixture of experts"))
     points.sort(key=lambda p: (VARIANTS.index(p.variant) if p.variant in VARIANTS else 9, p.seed))
-    return MoeFacts(tuple(points), (_loss_effect(points), _load_effect(points)))
+    effects = (_loss_effect(points), _load_effect(points), specialization_effect(on_text))
+    return MoeFacts(tuple(points), on_text, effects)
 
 
 def _moe_point(row: Row) -> MoePoint:

@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from dashboards import wording
 
 # What is drawn -> the CSS variable that it becomes.
-INK, MUTED, GRID = "#101820", "#5b6673", "#d9dee4"
+INK, MUTED, GRID, PAPER = "#101820", "#5b6673", "#d9dee4", "#fdfdfe"
 BLUE, ORANGE, GREEN, PURPLE, RED, GOLD = "#2563a8", "#c8591b", "#1f8a5c", "#7a4fa4", "#c23b4c", "#a8790f"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED, GOLD)
 RAMP = ("#9fc3e6", "#7cabd9", "#5b92ca", "#3f79b8", "#2a61a1", "#1b4a85", "#0f3566", "#082347")  # small to large
@@ -31,6 +31,7 @@ VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
     GRID: "--grid",
+    PAPER: "--page",
     BLUE: "--blue",
     ORANGE: "--orange",
     GREEN: "--green",

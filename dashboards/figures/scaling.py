@@ -6,7 +6,9 @@ import numpy as np
 
 from components.statistics import Interval
 from dashboards import wording
+from dashboards.architecture import VARIANT_NAMES
 from dashboards.facts.scaling import EmergenceFacts, FittedParameter, MoeFacts, MoePoint, ScalingFacts
+from dashboards.figures.architecture import specialization_panel
 from dashboards.figures.canvas import (
     BLUE,
     GREEN,
@@ -22,7 +24,7 @@ from dashboards.figures.canvas import (
     percent_axis,
     with_interval,
 )
-from dashboards.sections import SYMBOLS, VARIANT_NAMES
+from dashboards.sections import SYMBOLS
 
 
 def scaling_figure(facts: ScalingFacts) -> Figure | None:
@@ -173,7 +175,11 @@ def moe_figure(facts: MoeFacts) -> Figure | None:
         panels.append(drawn.svg)
     if any(p.loss is not None for p in facts.points):
         panels.append(_losses(facts))
-    return Figure("moe", "Dots: single seeds; lines join runs of one seed.", tuple(panels)) if panels else None
+    heat = [svg for one in facts.on_text if (svg := specialization_panel(one))]
+    caption = "Dots: single seeds; lines join runs of one seed."
+    if heat:
+        caption += " Heat maps: of a source's held-out tokens, the percentage that each expert takes."
+    return Figure("moe", caption, (*panels, *heat)) if panels or heat else None
 
 
 def _losses(facts: MoeFacts) -> str:

@@ -403,6 +403,59 @@ def _emergence_and_moe(life: Life) -> None:
     life.stage("moe", "moe", 96, {}, kind="scaling_run", scaling_points=rows)
 
 
+def _architectures(life: Life) -> None:
+    def with_bars(name: str, value: float, half: float) -> dict[str, float]:
+        return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+
+    bands = [
+        {
+            "first": last // 2 + 1,
+            "last": last,
+            "n": 256,
+            **with_bars("transformer", 1.7 + 0.9 / last, 0.1),
+            **with_bars("lstm", 1.8 + 0.8 / last, 0.1),
+            **with_bars("gap", 0.1 - 0.1 / last, 0.02),
+        }
+        for last in (1, 2, 4, 8, 16, 32, 64, 128)
+    ]
+    speeds = [
+        {
+            "context": context,
+            **with_bars("transformer", 30_000 - 10 * context, 900),
+            **with_bars("lstm", 1e6 / (25 + context / 4), 400),
+            **with_bars("ratio", (30_000 - 10 * context) * (25 + context / 4) / 1e6, 0.05),
+            "n": 5,
+        }
+        for context in (32, 128, 512)
+    ]
+    runs = [
+        {"architecture": name, "num_params": n, "num_tokens": 245_760, "products_in_a_row": row, "n": 256}
+        | with_bars("loss", loss, 0.14)
+        for name, n, row, loss in (("transformer", 56_640, 19, 1.71), ("lstm", 56_760, 516, 1.8))
+    ]
+    gaps = with_bars("kept_gap", 0.5, 0.08) | with_bars("loss_gap", 0.09, 0.02) | with_bars("context_gain", 0.06, 0.03)
+    life.stage(
+        "compare_recurrent", "architecture", 6, {"runs": runs, "speeds": speeds, "bands": bands, "n": 256, **gaps}
+    )
+    sources = ["speeches", "stories", "worked problems"]
+    for variant in ("moe_balanced", "moe_loss_free"):
+        layers = [
+            {
+                "layer": layer,
+                **with_bars("bits", 0.4 + 0.2 * layer, 0.03),
+                **with_bars("share", 0.25 + 0.12 * layer, 0.02),
+                "chance_bits": 0.01,
+                "entropy": 1.6,
+                "load": [0.3, 0.3, 0.2, 0.2],
+                "by_source": [[0.7, 0.1, 0.1, 0.1], [0.1, 0.6, 0.3, 0.0], [0.2, 0.1, 0.3, 0.4]],
+                "n": 144,
+            }
+            for layer in range(2)
+        ]
+        facts = {"variant": variant, "num_params": 250_000, "sources": sources, "layers": layers, "n": 144}
+        life.stage(f"specialize_experts[{variant}]", "moe", 10, facts | with_bars("loss", 2.0, 0.1))
+
+
 CHAINS = [
     ("base", "direct", 0.01, 3),
     ("base", "few_shot", 0.02, 20),
@@ -453,7 +506,7 @@ def _reasoning(life: Life) -> None:
     life.stage("cost_report", "cost", 4, facts, kind="cost_report")
 
 
-PARTS = (_data, _training, _rlhf, _scaling, _emergence_and_moe, _reasoning)
+PARTS = (_data, _training, _rlhf, _scaling, _emergence_and_moe, _architectures, _reasoning)
 
 
 def write_life(root: Path) -> Home:

@@ -63,7 +63,16 @@ def test_the_rows_of_every_part_are_in_sql(lived: tuple[Home, RunResult]) -> Non
 def test_the_report_is_one_file_that_needs_no_network(lived: tuple[Home, RunResult]) -> None:
     home, result = lived
     page = report_path(home, result.run_id).read_text(encoding="utf-8")
-    for part in ("Pretraining", "RLHF", "GRPO", "Scaling law", "Emergence", "Mixture of experts", "Cost"):
+    for part in (
+        "Pretraining",
+        "RLHF",
+        "GRPO",
+        "Scaling law",
+        "Emergence",
+        "Mixture of experts",
+        "A recurrent net",
+        "Cost",
+    ):
         assert part in page
     assert "<script src" not in page
     assert "url(http" not in page

@@ -1,0 +1,149 @@
+"""The sections on other architectures: the recurrent net and the mixture of experts."""
+
+from __future__ import annotations
+
+from dashboards import wording
+from dashboards.blocks import Section, Table, body, counted, effect_of, said
+from dashboards.facts.architecture import RecurrentFacts
+from dashboards.facts.scaling import MoeFacts
+
+NAMES = {"transformer": "transformer", "lstm": "LSTM"}
+VARIANT_NAMES = {
+    "dense": "dense",
+    "moe_balanced": "experts, balanced",
+    "moe_unbalanced": "experts, not balanced",
+    "moe_loss_free": "experts, balanced by a bias",
+}
+
+
+def recurrent_section(facts: RecurrentFacts) -> Section:
+    loss = effect_of(facts.effects, "recurrent_loss")
+    meaning = said(
+        loss,
+        "At equal parameters and tokens attention predicts better than a recurrence.",
+        "At this size and so few tokens attention predicts no better than a recurrence.",
+    )
+    if (speed := effect_of(facts.effects, "recurrent_speed")) is not None and speed.verdict != "not measured":
+        meaning += (
+            " The recurrence, which takes one position after the other, falls behind as the context grows."
+            if speed.seen
+            else " Its speed holds on one core, which takes one product after the other anyway; the last column of the "
+            "runs counts what a parallel machine would have to wait for."
+        )
+    runs = Table(
+        "Runs on the same batches",
+        ("model", "parameters", "tokens", "FLOPs a token", "loss, nats [95%]", "n", "products in a row"),
+        "<>>>>>>",
+        tuple(
+            (
+                NAMES.get(run.name, run.name),
+                wording.count(run.num_params),
+                wording.count(run.num_tokens),
+                wording.count(run.flops_per_token),
+                wording.decimal_interval(run.loss),
+                counted(run.loss),
+                wording.count(run.products_in_a_row),
+            )
+            for run in facts.runs
+        ),
+    )
+    speeds = Table(
+        "Training tokens a second by context (median step)",
+        ("context", *NAMES.values(), "ratio [95%]", "steps"),
+        ">>>>>",
+        tuple(
+            (
+                str(s.context),
+                *(wording.count(round(x.value)) if (x := s.speeds.get(name)) else wording.MISSING for name in NAMES),
+                wording.decimal_interval(s.ratio, 2),
+                counted(s.ratio),
+            )
+            for s in facts.speeds
+        ),
+    )
+    positions = Table(
+        "Loss by tokens in sight (nats)",
+        ("tokens in sight", *NAMES.values(), "LSTM − transformer [95%]", "n"),
+        ">>>>>",
+        tuple(
+            (
+                f"{p.first}–{p.last}" if p.last > p.first else str(p.first),
+                *(wording.decimal(x.value) if (x := p.losses.get(name)) else wording.MISSING for name in NAMES),
+                wording.decimal_interval(p.gap, plus=True),
+                counted(p.gap),
+            )
+            for p in facts.positions
+        ),
+    )
+    return body(meaning, (runs, speeds, positions), facts.effects)
+
+
+def moe_section(facts: MoeFacts) -> Section:
+    meaning = said(
+        effect_of(facts.effects, "moe_balance"),
+        "Without the balancing loss a few experts take most of the tokens; with it the load is spread.",
+        "The balancing loss made no clear difference to the load.",
+    )
+    if (special := effect_of(facts.effects, "moe_specialization")) is not None and special.seen:
+        meaning += " On the life's own text experts come to take the tokens of their own sources, though none is told."
+    runs = Table(
+        "Runs on facts",
+        ("variant", "seed", "parameters", "loss, nats", "busiest expert", "load entropy", "specialisation"),
+        "<>>>>>>",
+        tuple(
+            (
+                VARIANT_NAMES.get(p.variant, p.variant),
+                str(p.seed),
+                wording.count(p.num_params),
+                wording.decimal_interval(p.loss_interval) if p.loss_interval else wording.decimal(p.loss),
+                wording.percent(p.max_share),
+                wording.decimal(p.entropy, 2),
+                wording.decimal(p.specialization, 3),
+            )
+            for p in facts.points
+        ),
+    )
+    on_text = Table(
+        "Experts by source, on the life's text",
+        (
+            "variant",
+            "layer",
+            "expert tells of the source, bits [95%]",
+            "of the source's entropy [95%]",
+            "by chance",
+            "windows",
+            "busiest expert",
+            "router entropy, nats",
+        ),
+        "<>>>>>>>",
+        tuple(
+            (
+                VARIANT_NAMES.get(one.variant, one.variant),
+                str(layer.layer + 1),
+                wording.decimal_interval(layer.bits, 2),
+                wording.percent_interval(layer.share),
+                wording.decimal(layer.chance_bits),
+                counted(layer.bits),
+                wording.percent(layer.max_share),
+                wording.decimal(layer.entropy, 2),
+            )
+            for one in facts.on_text
+            for layer in one.layers
+        ),
+    )
+    text_runs = Table(
+        "Runs on the life's text",
+        ("variant", "parameters", "active", "loss, nats [95%]", "n"),
+        "<>>>>",
+        tuple(
+            (
+                VARIANT_NAMES.get(one.variant, one.variant),
+                wording.count(one.num_params),
+                wording.count(one.active_params),
+                wording.decimal_interval(one.loss),
+                counted(one.loss),
+            )
+            for one in facts.on_text
+        ),
+    )
+    return body(meaning, (runs, on_text, text_runs), facts.effects)

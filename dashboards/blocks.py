@@ -1,0 +1,58 @@
+"""What a section of the report is made of: a sentence, effects, and compact tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from components.statistics import Interval
+from dashboards import wording
+from dashboards.facts.effects import Effect
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text already. `numeric`: which columns stand to the right, "<>>" for a name and two numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    align: str
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the life. `meaning`: one sentence; `missing`: why there is nothing else."""
+
+    slug: str
+    title: str
+    meaning: str
+    tables: tuple[Table, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    missing: str = ""
+
+
+def body(meaning: str, tables: Iterable[Table], effects: tuple[Effect, ...] = ()) -> Section:
+    """A section that gets its name later; tables without rows are left out."""
+    return Section("", "", meaning, tuple(table for table in tables if table.rows), effects)
+
+
+def listing(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
+    """Name and value a row; what is missing is left out."""
+    return Table(title, ("what", "value"), "<>", tuple(pair for pair in pairs if pair[1] != wording.MISSING))
+
+
+def effect_of(effects: tuple[Effect, ...], slug: str) -> Effect | None:
+    return next((effect for effect in effects if effect.slug == slug), None)
+
+
+def said(effect: Effect | None, seen: str, unseen: str) -> str:
+    """The sentence that the verdict allows."""
+    if effect is None or effect.verdict == "not measured":
+        return "This effect was not measured in this run."
+    return seen if effect.seen else f"{unseen} The run does not show the effect beyond its interval."
+
+
+def counted(x: Interval | None) -> str:
+    """How many an interval rests on."""
+    return wording.MISSING if x is None or not x.n else f"{x.n:,}"

@@ -1,0 +1,78 @@
+"""The recurrent net and the specialisation of experts: what decides their verdicts, and what the tables say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dashboards.architecture import moe_section, recurrent_section
+from dashboards.facts.effects import Missing
+from dashboards.figures.architecture import specialization_panel
+from dashboards.life import LifeReport
+from dashboards.report import collect
+
+
+def layer(number: int, bits: float, half: float = 0.05) -> dict[str, Any]:
+    return {
+        "layer": number,
+        "bits": bits,
+        "bits_low": bits - half,
+        "bits_high": bits + half,
+        "load": [0.5, 0.5],
+        "by_source": [[0.9, 0.1], [0.2, 0.8]],
+        "n": 20,
+    }
+
+
+def test_a_lower_loss_of_the_lstm_is_told_as_it_is(life) -> None:
+    facts = {
+        "runs": [
+            {"architecture": name, "loss": loss, "loss_low": loss - 0.1, "loss_high": loss + 0.1, "n": 9}
+            for name, loss in (("transformer", 1.9), ("lstm", 1.8))
+        ],
+        "loss_gap": -0.1,
+        "loss_gap_low": -0.12,
+        "loss_gap_high": -0.08,
+    }
+    life.stage("compare_recurrent", "architecture", 1, facts)
+    life.end()
+    report = collect(life.home)
+    assert not isinstance(report.recurrent, Missing)
+    verdicts = {slug: effect.verdict for slug, effect in report.effects.items() if slug.startswith("recurrent")}
+    assert verdicts == {
+        "recurrent_speed": "not measured",
+        "recurrent_loss": "not seen in this run",
+        "recurrent_context": "not measured",
+    }
+    assert "no better than a recurrence" in recurrent_section(report.recurrent).meaning
+
+
+def test_specialisation_is_seen_only_when_the_weakest_layer_shows_it(life) -> None:
+    life.stage("specialize_experts[a]", "moe", 1, {"variant": "a", "layers": [layer(0, 0.4), layer(1, 0.03)], "n": 20})
+    life.end()
+    report = collect(life.home)
+    assert not isinstance(report.moe, Missing)  # without any run on facts
+    effect = report.effects["moe_specialization"]
+    assert effect.verdict == "not seen in this run"
+    assert effect.interval is not None and effect.interval.value == 0.03
+    assert report.effects["moe_loss"].verdict == "not measured"
+
+
+def test_one_source_alone_is_nothing_to_specialise_in(life) -> None:
+    bare = {"layer": 0, "load": [0.5, 0.5], "entropy": 0.6}
+    life.stage("specialize_experts[a]", "moe", 1, {"variant": "a", "layers": [bare], "sources": ["only"]})
+    life.end()
+    report = collect(life.home)
+    assert not isinstance(report.moe, Missing)
+    assert report.effects["moe_specialization"].verdict == "not measured"
+    assert specialization_panel(report.moe.on_text[0]) == ""
+    assert moe_section(report.moe).tables[0].rows[0][2:5] == ("–", "–", "–")
+
+
+def test_the_heat_map_shows_every_share_of_half_a_percent_or_more(report: LifeReport) -> None:
+    assert not isinstance(report.moe, Missing)
+    drawn = specialization_panel(report.moe.on_text[0])
+    assert drawn.count(">70<") == 2  # one a layer
+    assert drawn.count(">60<") == 2
+    assert ">0<" not in drawn
+    assert "worked problems" in drawn and "layer 2" in drawn
+    assert "<image" not in drawn
