@@ -15,6 +15,7 @@ from dashboards.facts.texts import Text
 from dashboards.figures.architecture import recurrent_figure
 from dashboards.figures.canvas import Figure
 from dashboards.figures.cost import cost_figure
+from dashboards.figures.forgetting import forgetting_figure
 from dashboards.figures.reasoning import reasoning_figure, tree_figure
 from dashboards.figures.scaling import emergence_figure, moe_figure, scaling_figure
 from dashboards.figures.training import alignment_figure, data_figure, grpo_figure, training_figure
@@ -41,7 +42,7 @@ def render_html(report: LifeReport) -> str:
     """The page. It needs no network: a policy in its head forbids the browser any."""
     run = report.run
     parts = sections(report)
-    figures = _figures(report)
+    drawn = _figures(report)
     title = escape(run.name)
     return "\n".join(
         (
@@ -56,7 +57,7 @@ def render_html(report: LifeReport) -> str:
             _contents(parts),
             "<main>",
             _headlines(report.headlines),
-            *(_section(part, figures.get(part.slug)) for part in parts),
+            *(_section(part, drawn.get(part.slug)) for part in parts),
             _texts(report.texts),
             _pipeline(report.stages),
             _commands(run.run_id),
@@ -65,6 +66,11 @@ def render_html(report: LifeReport) -> str:
             "</body></html>\n",
         )
     )
+
+
+def figures(report: LifeReport) -> dict[str, tuple[str, ...]]:
+    """The panels of every figure as SVG, by the part that it belongs to."""
+    return {slug: figure.panels for slug, figure in _figures(report).items() if figure is not None}
 
 
 def _figures(report: LifeReport) -> dict[str, Figure | None]:
@@ -77,6 +83,7 @@ def _figures(report: LifeReport) -> dict[str, Figure | None]:
         "finetuning": drawn(report.finetuning, lambda facts: training_figure("finetuning", facts.training)),
         "rlhf": drawn(report.alignment, alignment_figure),
         "grpo": drawn(report.grpo, grpo_figure),
+        "forgetting": drawn(report.forgetting, forgetting_figure),
         "scaling": drawn(report.scaling, scaling_figure),
         "emergence": drawn(report.emergence, emergence_figure),
         "moe": drawn(report.moe, moe_figure),

@@ -10,6 +10,7 @@ from dashboards.facts.alignment import AlignmentFacts, GrpoFacts, alignment_fact
 from dashboards.facts.architecture import RecurrentFacts, recurrent_facts
 from dashboards.facts.cost import CostFacts, cost_facts
 from dashboards.facts.effects import Effect, Missing, not_measured
+from dashboards.facts.forgetting import ForgettingFacts, forgetting_facts
 from dashboards.facts.reasoning import ReasoningFacts, TreeFacts, reasoning_facts, tree_facts
 from dashboards.facts.scaling import EmergenceFacts, MoeFacts, ScalingFacts, emergence_facts, moe_facts, scaling_facts
 from dashboards.facts.texts import Text, chosen_texts
@@ -61,6 +62,7 @@ class LifeReport:
     finetuning: FinetuningFacts | Missing
     alignment: AlignmentFacts | Missing
     grpo: GrpoFacts | Missing
+    forgetting: ForgettingFacts | Missing
     scaling: ScalingFacts | Missing
     emergence: EmergenceFacts | Missing
     moe: MoeFacts | Missing
@@ -107,6 +109,7 @@ def build(rows: RunRows) -> LifeReport:
         finetuning=finetuning_facts(rows),
         alignment=alignment_facts(rows),
         grpo=grpo_facts(rows),
+        forgetting=forgetting_facts(rows),
         scaling=scaling_facts(rows),
         emergence=emergence_facts(rows),
         moe=moe_facts(rows),

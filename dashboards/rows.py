@@ -70,6 +70,7 @@ class RunRows:
     scaling_points: tuple[Row, ...] = ()
     scaling_fits: tuple[Row, ...] = ()
     forecasts: tuple[Row, ...] = ()
+    forgetting: tuple[Row, ...] = ()
 
     def made(self) -> Iterator[StageRow]:
         """The stages that have an artifact."""
@@ -199,6 +200,7 @@ def read_run(home: Home, run_id: str | None = None) -> RunRows:
         scaling_points=table("scaling_points", " ORDER BY sweep, variant, num_params, tokens, seed"),
         scaling_fits=table("scaling_fits", " ORDER BY sweep, law, parameter"),
         forecasts=table("forecasts", " ORDER BY made_at, target"),
+        forgetting=table("forgetting", " ORDER BY position, unit, evaluation"),
     )
 
 

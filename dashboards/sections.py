@@ -16,6 +16,7 @@ from dashboards.facts.reasoning import ReasoningFacts, TreeFacts
 from dashboards.facts.scaling import EmergenceFacts, FittedParameter, ScalingFacts
 from dashboards.facts.scores import Score
 from dashboards.facts.training import DataFacts, FinetuningFacts, TrainingFacts
+from dashboards.forgetting_section import forgetting_section
 from dashboards.life import LifeReport
 
 
@@ -27,6 +28,7 @@ def sections(report: LifeReport) -> tuple[Section, ...]:
         ("finetuning", "Fine-tuning", report.finetuning, _finetuning),
         ("rlhf", "RLHF: preference, proxy and gold", report.alignment, _alignment),
         ("grpo", "GRPO: rewards that can be checked", report.grpo, _grpo),
+        ("forgetting", "Forgetting", report.forgetting, forgetting_section),
         ("scaling", "Scaling law", report.scaling, _scaling),
         ("emergence", "Emergence", report.emergence, _emergence),
         ("moe", "Mixture of experts", report.moe, moe_section),
@@ -124,7 +126,19 @@ def _training_listing(training: TrainingFacts) -> Table:
         ("tokens", wording.count(training.num_tokens)),
         ("held-out loss, nats a token", wording.decimal(training.loss)),
         ("tokens a second, median", wording.count(training.tokens_per_second)),
+        ("share of the peak FLOP/s (MFU), median", wording.percent(training.mfu)),
     ]
+    if training.skipped_steps:
+        back = f"; went back {training.rollbacks} times" if training.rollbacks else ""
+        pairs.append(("steps skipped, loss or gradient not finite", f"{training.skipped_steps:,}{back}"))
+    if watched := training.early_stop:
+        kept = f"{watched['best_loss']:.3f} after {watched['best_step']:,.0f} steps"
+        pairs.append(("lowest held-out loss on conversations (kept)", kept))
+        if watched["overfitting"] > 0:
+            ended = f"{watched['last_loss']:.3f} after {watched['last_step']:,.0f} steps"
+            pairs.append(
+                ("last held-out loss on conversations", f"{ended}: overfitting by {watched['overfitting']:.3f}")
+            )
     return listing("In numbers", pairs)
 
 

@@ -12,7 +12,7 @@ from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
 from components.data.tokenizer import TokenizerConfig
 from components.model.config import ModelConfig
-from components.reasoning.config import AdaptiveConfig, PuzzleStudyConfig, ReasoningConfig
+from components.reasoning.config import AdaptiveConfig, ForgettingConfig, PuzzleStudyConfig, ReasoningConfig
 from components.reasoning.tasks import SuiteConfig
 from components.rlhf.config import (
     AlignmentConfig,
@@ -61,6 +61,7 @@ class RunConfig(Settings):
     adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)
     puzzles: PuzzleStudyConfig = Field(default_factory=PuzzleStudyConfig)
     finetune_on_puzzles: FinetuneConfig = Field(default_factory=FinetuneConfig)
+    forgetting: ForgettingConfig = Field(default_factory=ForgettingConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
 
 

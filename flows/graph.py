@@ -100,6 +100,11 @@ class Graph:
         self._label_of.setdefault(key, label)
         return Artifact(stage.produces, key, _NoFacts(label))
 
+    def made(self, kind: str) -> dict[str, Artifact]:
+        """Handles of the artifacts of one kind that the assembly named so far, by label."""
+        found = {label: node for label, node in self.nodes.items() if node.stage.produces == kind}
+        return {label: Artifact(kind, node.key, _NoFacts(label)) for label, node in found.items()}
+
     def priorities(self) -> dict[str, float]:
         """By label, the seconds of the longest path that starts there: what holds up most goes first."""
         dependants: dict[str, list[str]] = {label: [] for label in self.nodes}

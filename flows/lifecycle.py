@@ -11,7 +11,8 @@ from components.scaling.architectures import LSTM, TRANSFORMER
 from flows.config import RunConfig
 from flows.graph import Graph
 from flows.run import RunResult, run_graph
-from flows.stages import architecture, cost, data, policies, preferences, reasoning, rlhf, scaling, training
+from flows.showcase import showcase
+from flows.stages import architecture, cost, data, forgetting, policies, preferences, reasoning, rlhf, scaling, training
 from storage.artifacts import Artifact
 from storage.home import Home
 
@@ -67,6 +68,17 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
         tokenizer=tokenizer,
     )
     reasoning.search_puzzles.submit(run, config=cfg.puzzles, model=solver, tokenizer=tokenizer)
+
+    checkpoints, before = forgetting.trained_checkpoints(run)
+    forgetting.measure_forgetting.submit(
+        run,
+        config=cfg.forgetting,
+        suite=cfg.suite,
+        before=before,
+        checkpoints=checkpoints,
+        shards=shards,
+        tokenizer=tokenizer,
+    )
 
     scaling_graph(cfg, run)
     architecture_graph(cfg, run, shards)
@@ -202,7 +214,7 @@ def emergence_graph(cfg: RunConfig, run: Graph) -> None:
 def run_lifecycle(cfg: RunConfig, **options: Any) -> RunResult:
     """Run the whole life and write its report; options as in `flows.run.run_graph`. The result's `report` is a
     `dashboards.life.LifeReport`."""
-    return run_graph(lifecycle_graph, cfg, conclude=write_report, **options)
+    return run_graph(lifecycle_graph, cfg, conclude=write_report, showcase=showcase, **options)
 
 
 def report_path(home: Home, run_id: str) -> Path:

@@ -100,6 +100,12 @@ SCHEMAS: dict[str, pa.Schema] = {
         "run_id:str key:str sweep:str target:str num_params:int? tokens:int? predicted:float? low:float? high:float? "
         "observed:float? made_at:time? scored_at:time?"
     ),
+    # one row a checkpoint and evaluation; checkpoint, before: labels of the stages that made it and what it began from;
+    # unit: bits_per_byte | accuracy; change: against the checkpoint at position 0, paired by window or item
+    "forgetting": _schema(
+        "run_id:str key:str checkpoint:str position:int before:str? evaluation:str unit:str value:float low:float? "
+        "high:float? n:int? change:float? change_low:float? change_high:float?"
+    ),
     # peak_flops: FLOP/s; memory_bandwidth: bytes/s; date: ISO
     "hardware": _schema(
         "name:str kind:str? peak_flops:float? memory_bandwidth:float? power_watts:float? source:str? date:str?"

@@ -61,6 +61,21 @@ class TreeConfig:
 
 
 @dataclass(frozen=True)
+class ForgettingConfig:
+    """What every checkpoint is measured on: num_windows held-out windows of each source of the pretraining text,
+    num_problems chains, num_stories requested stories."""
+
+    num_windows: int = 24
+    num_problems: int = 60
+    num_stories: int = 32
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_windows", 2), ("num_problems", 1), ("num_stories", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a number of at least {least}")
+
+
+@dataclass(frozen=True)
 class AdaptiveConfig:
     """The thresholds that the controller's tuning tries (`adaptive.Policy` says what they mean); above 1 stands for
     "never". num_folds: the items are tuned on all folds but one and evaluated on that one. tolerance: accuracy that the

@@ -73,11 +73,15 @@ def data_facts(rows: RunRows) -> DataFacts | Missing:
     )
 
 
+EARLY_STOP = ("best_step", "best_loss", "last_step", "last_loss", "overfitting")
+
+
 @dataclass(frozen=True)
 class TrainingFacts:
     """One training stage. Losses are nats a token on held-out text; `curve` is the training loss by step.
 
-    `tokens_per_second` is the median over the steps.
+    `tokens_per_second` and `mfu` are medians over the steps. skipped_steps, rollbacks: what non-finite losses did.
+    early_stop: best_step, best_loss, last_step, last_loss and overfitting, where held-out text was watched.
     """
 
     label: str
@@ -89,10 +93,15 @@ class TrainingFacts:
     curve: Series
     gradient_norm: Series
     tokens_per_second: float | None
+    mfu: float | None
+    skipped_steps: int
+    rollbacks: int
+    early_stop: Mapping[str, float]
 
 
 def _training(rows: RunRows, stage: StageRow) -> TrainingFacts:
-    speed = rows.metric(stage, "tokens_per_second")
+    speed, used = rows.metric(stage, "tokens_per_second"), rows.metric(stage, "mfu")
+    watched = {name: value for name in EARLY_STOP if (value := number(stage.facts, name)) is not None}
     by_source = stage.facts.get("bits_per_byte")
     overall = number(stage.facts, "bits_per_byte")
     return TrainingFacts(
@@ -105,6 +114,10 @@ def _training(rows: RunRows, stage: StageRow) -> TrainingFacts:
         curve=rows.metric(stage, "loss"),
         gradient_norm=rows.metric(stage, "grad_norm"),
         tokens_per_second=statistics.median(speed.values) if speed else None,
+        mfu=statistics.median(used.values) if used else None,
+        skipped_steps=whole(stage.facts, "skipped_steps") or 0,
+        rollbacks=whole(stage.facts, "rollbacks") or 0,
+        early_stop=watched if len(watched) == len(EARLY_STOP) else {},
     )
 
 

@@ -506,7 +506,32 @@ def _reasoning(life: Life) -> None:
     life.stage("cost_report", "cost", 4, facts, kind="cost_report")
 
 
-PARTS = (_data, _training, _rlhf, _scaling, _emergence_and_moe, _architectures, _reasoning)
+FORGETTING = {
+    "pretrain": {"speeches": (2.24, None), "worked": (0.02, None)},
+    "finetune": {"speeches": (2.76, (0.52, 0.45, 0.59)), "worked": (0.62, (0.60, 0.44, 0.72))},
+    "grpo": {"speeches": (2.30, (0.06, -0.02, 0.14)), "worked": (0.95, (0.93, 0.83, 0.97))},
+}
+
+
+def _forgetting(life: Life) -> None:
+    rows = [
+        {
+            "checkpoint": checkpoint,
+            "position": position,
+            "before": None if change is None else "pretrain",
+            "evaluation": evaluation,
+            "unit": "accuracy" if evaluation == "worked" else "bits_per_byte",
+            "value": value,
+            "n": 60,
+            **dict(zip(("change", "change_low", "change_high"), change or (None, None, None), strict=True)),
+        }
+        for position, (checkpoint, evaluations) in enumerate(FORGETTING.items())
+        for evaluation, (value, change) in evaluations.items()
+    ]
+    life.stage("measure_forgetting", "report", 8.0, {"first": "pretrain"}, kind="eval_report", forgetting=rows)
+
+
+PARTS = (_data, _training, _rlhf, _forgetting, _scaling, _emergence_and_moe, _architectures, _reasoning)
 
 
 def write_life(root: Path) -> Home:

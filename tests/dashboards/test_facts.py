@@ -16,6 +16,7 @@ from dashboards.facts.scores import scores_of
 from dashboards.life import HEADLINES, LifeReport
 from dashboards.report import collect
 from dashboards.rows import UnknownRun, read_run
+from dashboards.sections import sections
 from storage.home import Home
 
 
@@ -225,3 +226,31 @@ def test_counts_below_ten_thousand_stand_in_full() -> None:
 def test_durations_read_as_people_say_them() -> None:
     shown = {0.44: "0.4 s", 9.99: "10.0 s", 59.7: "1 min 00 s", 843: "14 min 03 s", 7500: "2 h 05 min"}
     assert {value: wording.duration(value) for value in shown} == shown
+
+
+def test_forgetting_reads_bits_as_better_when_they_fall_and_names_the_largest_loss(report: LifeReport) -> None:
+    facts = report.forgetting
+    assert not isinstance(facts, Missing)
+    assert facts.checkpoints == ("pretrain", "finetune", "grpo")
+    assert list(facts.evaluations) == ["speeches", "worked"]
+    lost, regained = facts.cells["finetune", "speeches"], facts.cells["grpo", "speeches"]
+    assert lost.worse
+    assert lost.gain is not None
+    assert (lost.gain.value, lost.gain.low) == (-0.52, -0.59)
+    assert not regained.worse  # its interval holds zero
+    assert facts.cells["grpo", "worked"].better
+    section = next(part for part in sections(report) if part.slug == "forgetting")
+    assert "speeches costs finetune 2.76 bits a byte, 2.24 before" in section.meaning
+    assert section.tables[1].rows[0] == ("finetune", "+0.52 [+0.45, +0.59]", "+60 [+44, +72]")
+
+
+def test_skipped_steps_and_overfitting_are_told_when_there_were_any(life) -> None:
+    stopped = {"best_step": 300, "best_loss": 0.41, "last_step": 800, "last_loss": 0.52, "overfitting": 0.11}
+    life.stage("pretrain", "pretraining", 9.0, {"loss": 2.0, "skipped_steps": 13, "rollbacks": 1})
+    life.stage("finetune", "sft", 9.0, {"loss": 0.4, "skipped_steps": 0, **stopped})
+    life.end()
+    parts = {part.slug: dict(part.tables[-1].rows) for part in sections(collect(life.home)) if part.tables}
+    assert parts["pretraining"]["steps skipped, loss or gradient not finite"] == "13; went back 1 times"
+    assert not any("skipped" in name for name in parts["finetuning"])
+    assert parts["finetuning"]["lowest held-out loss on conversations (kept)"] == "0.410 after 300 steps"
+    assert parts["finetuning"]["last held-out loss on conversations"] == "0.520 after 800 steps: overfitting by 0.110"

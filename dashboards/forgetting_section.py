@@ -1,0 +1,56 @@
+"""The report's section on forgetting."""
+
+from __future__ import annotations
+
+from dashboards import wording
+from dashboards.blocks import Section, Table, body
+from dashboards.facts.forgetting import Cell, ForgettingFacts
+
+
+def forgetting_section(facts: ForgettingFacts) -> Section:
+    """Values and changes of every checkpoint, and a sentence that names the largest loss."""
+    first, *later = facts.checkpoints
+    lost = [(name, cell) for name, cell in facts.cells.items() if cell.worse and cell.unit == "bits_per_byte"]
+    if lost:
+        (checkpoint, source), worst = max(lost, key=lambda item: item[1].value)
+        meaning = (
+            f"What each stage of training did to what {first} could do. Most forgotten: {source} costs {checkpoint} "
+            f"{worst.value:.2f} bits a byte, {facts.cells[first, source].value:.2f} before."
+        )
+    else:
+        meaning = f"What each stage of training did to what {first} could do: no held-out text became harder."
+    values = Table(
+        "Every checkpoint on held-out text (bits a byte) and on a small suite (accuracy)",
+        ("checkpoint", *facts.evaluations),
+        "<" + ">" * len(facts.evaluations),
+        tuple(
+            (checkpoint, *(_value(facts.cells.get((checkpoint, name))) for name in facts.evaluations))
+            for checkpoint in facts.checkpoints
+        ),
+    )
+    changes = Table(
+        f"Change against {first} [95%]",
+        ("checkpoint", *facts.evaluations),
+        "<" + ">" * len(facts.evaluations),
+        tuple(
+            (checkpoint, *(_change(facts.cells.get((checkpoint, name))) for name in facts.evaluations))
+            for checkpoint in later
+        ),
+    )
+    return body(meaning, (values, changes))
+
+
+def _value(cell: Cell | None) -> str:
+    if cell is None:
+        return wording.MISSING
+    return wording.percent(cell.value, 0) if cell.unit == "accuracy" else wording.decimal(cell.value, 2)
+
+
+def _change(cell: Cell | None) -> str:
+    if cell is None or cell.change is None:
+        return wording.MISSING
+    x = cell.change
+    if cell.unit == "accuracy":
+        value, low, high = (wording.signed(100 * part, 0) for part in (x.value, x.low, x.high))
+        return f"{value} [{low}, {high}]"
+    return wording.decimal_interval(x, 2, plus=True)
