@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.model.hub.errors import UnsupportedModel
-from components.model.hub.source import BaseConfig, is_hub_name, locate
+from components.model.hub.source import BaseConfig, locate
 from flows.graph import Graph
 from flows.jobs import run_here
 from flows.settings import ComputeConfig, ConfigError
@@ -26,10 +26,6 @@ ALIASES = {
     "imported": ("import_model",),
 }
 _KEY = re.compile(r"[0-9a-f]{8,64}")
-_MADE = """
-    SELECT s.run_id, s.label, s.stage, s.key FROM stages s JOIN runs r ON r.run_id = s.run_id AND r.event = 'started'
-    WHERE s.kind = 'checkpoint' AND s.status IN ('ran', 'cached') ORDER BY r.time DESC, s.started_at, s.label
-"""
 
 
 @dataclass(frozen=True)
@@ -64,16 +60,27 @@ def find_model(home: Home, name: str) -> FoundModel:
             raise ConfigError(f"{name}: run {run_id} has {', '.join(row['label'] for row in exact)}: name one of them")
         if exact:
             return _found(home, exact[0]["label"], exact[0]["key"])
+    for wanted in (name, *ALIASES.get(name, ())):  # one that `lifespan import` brought, which is in no run
+        latest = home.store.latest(wanted)
+        if latest is not None and latest.artifact.kind == "checkpoint":
+            return _found(home, wanted, latest.key)
     known = list(dict.fromkeys(row["label"] for row in made))
     there = f"there are {', '.join(known)}" if known else "no run of this home made a model yet"
     raise ConfigError(f"{name}: no such model: {there}; or give an artifact's key")
 
 
 def _made(home: Home) -> list[dict[str, Any]]:
-    from storage.queries import query
-
-    rows: list[dict[str, Any]] = query(home, _MADE).to_pylist()
-    return rows
+    """Run, label, stage and key of every model that a run made or found cached; the newest run first."""
+    runs = home.tables.read("runs", ["run_id", "event", "time"]).to_pylist()
+    began = {row["run_id"]: row["time"] for row in runs if row["event"] == "started"}
+    columns = ["run_id", "label", "stage", "key", "kind", "status"]
+    made = [
+        row
+        for row in home.tables.read("stages", columns).to_pylist()
+        if row["kind"] == "checkpoint" and row["status"] in ("ran", "cached") and row["run_id"] in began
+    ]
+    made.sort(key=lambda row: row["label"])
+    return sorted(made, key=lambda row: began[row["run_id"]], reverse=True)
 
 
 def _found(home: Home, label: str, key: str) -> FoundModel:
@@ -125,6 +132,7 @@ def export(home: Home, name: str, folder: Path) -> FoundModel:
             with durable.explain_full_disk(folder):
                 export_folder(temporary, load_config(source), load_file(source / WEIGHTS), tokenizer)
                 for file in temporary.iterdir():
+                    file.chmod(0o644)  # safetensors leaves its file to the owner alone
                     durable.fsync_file(file)
             temporary.rename(folder)
             durable.fsync_folder(folder.parent)
@@ -143,12 +151,10 @@ def import_source(
     from flows.stages.imported import base_graph
 
     try:
-        if is_hub_name(source):
-            revision = locate(source, revision).commit
-            say(f"{source} at commit {revision}")
-        else:
-            revision = ""
-        config = BaseConfig(source, revision, context_length)
+        commit = locate(source, revision).commit
+        if commit:
+            say(f"{source} is at commit {commit}")
+        config = BaseConfig(source, commit, context_length)
         graph = Graph()
         base_graph(config, graph)
         made: dict[str, Artifact] = {}

@@ -128,12 +128,17 @@ def fetch(name: str, revision: str) -> Source:
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(FETCHED), ignore_patterns=["*/*"]))
     except LocalEntryNotFoundError as error:  # offline, or the hub did not answer
-        raise UnsupportedModel(f"{where}: the hub cannot be reached and it is not in the local cache") from error
+        reason = f": {_first_line(error.__cause__)}" if error.__cause__ else ""
+        raise UnsupportedModel(f"{where}: it is not in the local cache, and the hub did not give it{reason}") from error
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError) as error:
-        raise UnsupportedModel(f"{where}: {str(error).strip().splitlines()[0]}") from error
+        raise UnsupportedModel(f"{where}: {_first_line(error)}") from error
     if not (folder / "config.json").is_file():
         raise UnsupportedModel(f"{where}: it has no config.json with safetensors beside it")
     return Source(folder, folder.name)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def digests(base: BaseConfig) -> dict[str, str]:
