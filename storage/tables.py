@@ -1,40 +1,35 @@
 """The tables: append-only Parquet, one folder a table, one part file a producer.
 
 A part is named by who produced it (an artifact key, or an event of a run), so writing it again replaces it: re-running
-is idempotent, and writers never share a file. `compact` merges parts into `_compacted-N.parquet`, whose extra column
-`part` remembers where a row came from. Only the highest N counts, and a part that stands as a file of its own wins
-over its merged rows; so every state between two steps of a compaction, and any rewrite after it, is free of doubles.
+is idempotent, and writers never share a file. The column `part` remembers where a row came from. `compact` merges parts
+into `compacted-N.parquet`. Only the highest N counts, and a part that stands as a file of its own wins over its merged
+rows; so every state between two steps of a compaction, and any rewrite after it, is free of doubles.
 """
 
 from __future__ import annotations
 
 import contextlib
-import datetime
 import json
-import numbers
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from storage import durable
-from storage.plain import plain_json
+from storage.layout import COMPACTED, Layout
+from storage.rows import TYPES, TableError, from_rows, from_table
 
-_COMPACTED = re.compile(r"_compacted-(\d+)\.parquet")
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
+
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_TYPES = {
-    "str": pa.string(),
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "bool": pa.bool_(),
-    "time": pa.timestamp("us", tz="UTC"),
-}
+_PART_COLUMN = pa.field("part", pa.string())
 
 
 def _schema(columns: str) -> pa.Schema:
@@ -42,7 +37,7 @@ def _schema(columns: str) -> pa.Schema:
     fields = []
     for column in columns.split():
         name, kind = column.split(":")
-        fields.append(pa.field(name, _TYPES[kind.rstrip("?")], nullable=kind.endswith("?")))
+        fields.append(pa.field(name, TYPES[kind.rstrip("?")], nullable=kind.endswith("?")))
     return pa.schema(fields)
 
 
@@ -115,12 +110,9 @@ SCHEMAS: dict[str, pa.Schema] = {
 
 
 _PARTS = b"lifespan.parts"  # names of the merged parts, in the metadata of a compacted file
+_LAST = ".last"  # folder of last values: hidden, so that nobody who reads the tables' folders takes it for one
 _ATTEMPTS = 5
 _T = TypeVar("_T")
-
-
-class TableError(ValueError):
-    """Rows that do not fit a table, a table that does not exist, or a part file that cannot be read."""
 
 
 class Tables:
@@ -134,16 +126,15 @@ class Tables:
     def __init__(self, url: str | os.PathLike[str], locks: str | os.PathLike[str] | None = None) -> None:
         self.url = os.fspath(url)
         self.is_remote = "://" in self.url and not self.url.startswith("file://")
+        self.filesystem: Any = None  # of remote tables: fsspec's
         if self.is_remote:
             import fsspec  # here: local tables need not pay for the import
 
-            self._fs, root = fsspec.core.url_to_fs(self.url)
+            self.filesystem, root = fsspec.core.url_to_fs(self.url)
             self._root = str(root).rstrip("/")
-            self._arrow_fs: Any = pafs.PyFileSystem(pafs.FSSpecHandler(self._fs))
             self._locks = Path(locks) if locks else None
         else:
             self._root = str(Path(self.url.removeprefix("file://")).expanduser().absolute())
-            self._arrow_fs = pafs.LocalFileSystem()
             self._locks = Path(locks) if locks else Path(self._root) / ".locks"
 
     def __repr__(self) -> str:
@@ -174,30 +165,58 @@ class Tables:
             OSError: the disk is full; the part's earlier rows are untouched.
         """
         schema = _check_table(table)
-        if not _PART.fullmatch(part):
+        if not _PART.fullmatch(part) or COMPACTED.fullmatch(f"{part}.parquet"):
             raise TableError(
                 f"{table}: part name {part!r}: takes letters, digits and . _ - (an artifact key, a run id)"
             )
-        content = _from_table(table, schema, rows) if isinstance(rows, pa.Table) else _from_rows(table, schema, rows)
+        content = from_table(table, schema, rows) if isinstance(rows, pa.Table) else from_rows(table, schema, rows)
+        content = content.append_column(_PART_COLUMN, pa.repeat(pa.scalar(part), content.num_rows))
+        texts = [field.name for field in content.schema if field.type == pa.string()]
         if self.is_remote:
             sink = pa.BufferOutputStream()
-            pq.write_table(content, sink, compression="zstd")
-            self._fs.makedirs(f"{self._root}/{table}", exist_ok=True)
-            self._fs.pipe_file(f"{self._root}/{table}/{part}.parquet", sink.getvalue().to_pybytes())
+            pq.write_table(content, sink, compression="zstd", use_dictionary=texts)
+            self.filesystem.makedirs(f"{self._root}/{table}", exist_ok=True)
+            self.filesystem.pipe_file(f"{self._root}/{table}/{part}.parquet", sink.getvalue().to_pybytes())
         else:
             with (
                 self._compaction_lock(table, shared=True),
                 durable.replacing(self.path(table) / f"{part}.parquet") as f,
             ):
-                pq.write_table(content, f, compression="zstd")
+                pq.write_table(content, f, compression="zstd", use_dictionary=texts)
         return int(content.num_rows)
 
-    def dataset(self, table: str) -> pads.Dataset:
-        """A table as it lies now, unread.
+    def layout(self, table: str) -> Layout:
+        """The files of a table as they lie now.
 
-        A compaction may take one of its files away before it is read: on FileNotFoundError ask for the dataset again.
+        A compaction may take one away before it is read; `when_settled` looks again then.
         """
-        return self._as_dataset(table, _check_table(table), self._listing(table))
+        _check_table(table)
+        names = self._listing(table)
+        merged = _merged_file(names)
+        parts, columns = self._merged_parts(table, merged)
+        singles = [name for name in names if not COMPACTED.fullmatch(name)]
+        last = f"{table}-{COMPACTED.fullmatch(merged)[1]}.parquet" if merged else ""  # type: ignore[index]
+        return Layout(
+            parts=tuple(self._address(table, name) for name in singles),
+            merged=self._address(table, merged) if merged else None,
+            merged_columns=columns,
+            outdated=tuple(sorted(parts & {name.removesuffix(".parquet") for name in singles})),
+            last_values=self._address(_LAST, last) if last and last in self._listing(_LAST) else None,
+        )
+
+    def stamp(self) -> tuple[Any, ...] | None:
+        """Changes whenever a file of any table does; None where the storage does not say."""
+        if self.is_remote:
+            return None
+        found: list[Any] = []
+        for table in SCHEMAS:
+            with contextlib.suppress(FileNotFoundError), os.scandir(f"{self._root}/{table}") as entries:
+                for entry in entries:
+                    if entry.name.endswith(".parquet") and not entry.name.startswith("."):
+                        with contextlib.suppress(FileNotFoundError):
+                            seen = entry.stat()
+                            found.append((table, entry.name, seen.st_ino, seen.st_mtime_ns, seen.st_size))
+        return tuple(sorted(found))
 
     def read(self, table: str, columns: Sequence[str] | None = None, where: pads.Expression | None = None) -> pa.Table:
         """Rows of a table in no particular order: those of `where`, or all.
@@ -205,7 +224,8 @@ class Tables:
         Raises:
             TableError: no such table, or a part file that cannot be read; names it.
         """
-        return self.when_settled(lambda: self.dataset(table).to_table(columns=columns, filter=where), [table])
+        schema = _check_table(table)
+        return self.when_settled(lambda: self._read(table, schema, columns, where), [table])
 
     def when_settled(self, action: Callable[[], _T], tables: Sequence[str]) -> _T:
         """Do `action`, which reads `tables`, and do it again when a compaction takes files away under it.
@@ -234,7 +254,7 @@ class Tables:
         broken = []
         for name in self._listing(table):
             try:
-                with self._arrow_fs.open_input_file(f"{self._root}/{table}/{name}") as stream:
+                with self._arrow_filesystem().open_input_file(f"{self._root}/{table}/{name}") as stream:
                     pq.ParquetFile(stream).read()  # all of it: a page in the middle may be what is torn
             except FileNotFoundError:
                 continue
@@ -244,78 +264,104 @@ class Tables:
             return None
         return f"table {table}: damaged: {'; '.join(broken)}. Move it away; a new run of its stage writes it again."
 
-    def compact(self, tables: Sequence[str] | None = None) -> dict[str, int]:
+    def compact(self, tables: Sequence[str] | None = None, *, above: int = 1) -> dict[str, int]:
         """Merge the parts of each table into one file. Safe beside readers and, on a local disk, beside writers.
 
+        Args:
+            tables: which; all by default.
+            above: leave a table alone that has no more part files than this.
+
         Returns the number of parts merged, by table. Of remote tables run one compaction at a time, with no run going.
+
+        Raises:
+            TableError: no such table, or a part file that cannot be read; names it.
         """
         merged = {}
         for table in tables or SCHEMAS:
             schema = _check_table(table)
             try:
-                merged[table] = self._compact(table, schema)
-            except (pa.ArrowException, OSError) as error:
+                merged[table] = self._compact(table, schema, above)
+            except Exception as error:
                 if damage := self.damage(table):
                     raise TableError(damage) from error
                 raise
         return merged
 
-    def _compact(self, table: str, schema: pa.Schema) -> int:
+    def _compact(self, table: str, schema: pa.Schema, above: int) -> int:
+        names = self._listing(table)
+        leftovers = sum(bool(COMPACTED.fullmatch(name)) for name in names) > 1
+        if len(names) <= max(above, 1) and not leftovers:
+            return 0
+        from storage.compaction import merge, merge_last_values  # here: writers need no DuckDB
+
         with self._compaction_lock(table, shared=False):
             names = self._listing(table)
-            singles = [name for name in names if not _COMPACTED.fullmatch(name)]
-            if len(singles) < 2 and len(names) < 2:
-                return 0
-            old = self._merged_file(names)
+            layout = self.layout(table)
+            singles = [name for name in names if not COMPACTED.fullmatch(name)]
+            if not singles and len(names) < 2:
+                return 0  # another process was faster
+            merged = _merged_file(names)
+            parts = self._merged_parts(table, merged)[0] | {name.removesuffix(".parquet") for name in singles}
+            generation = int(COMPACTED.fullmatch(merged)[1]) + 1 if merged else 1  # type: ignore[index]
             folder = f"{self._root}/{table}"
-            parts = {name.removesuffix(".parquet") for name in singles}
-            earlier = self._merged_parts(table, names) - parts
-            full = _with_part(schema).with_metadata({_PARTS: json.dumps(sorted(earlier | parts))})
-            generation = int(_COMPACTED.fullmatch(old)[1]) + 1 if old else 1  # type: ignore[index]
-            with (
-                self._replacing(f"{folder}/_compacted-{generation:06}.parquet") as sink,
-                pq.ParquetWriter(sink, full, compression="zstd") as out,
-            ):
-                if old:
-                    outdated = pads.field("part").isin(pa.array(sorted(parts), pa.string()))
-                    for batch in self._files([f"{folder}/{old}"], _with_part(schema)).to_batches(filter=~outdated):
-                        if batch.num_rows:
-                            out.write_batch(batch.replace_schema_metadata(full.metadata))
-                for name in singles:
-                    rows = self._files([f"{folder}/{name}"], schema).to_table()
-                    part = pa.array([name.removesuffix(".parquet")] * rows.num_rows, pa.string())
-                    out.write_table(rows.append_column(full.field("part"), part).replace_schema_metadata(full.metadata))
+            with self._workplace(table) as scratch:
+                rows, last = scratch / "rows.parquet", scratch / "last.parquet"
+                metadata = {_PARTS.decode(): json.dumps(sorted(parts))}
+                with durable.explain_full_disk(Path(folder)):
+                    merge(layout, schema, rows, metadata, self.filesystem)
+                    if table == "metrics":
+                        merge_last_values(rows, last)
+                # The last values first: a compacted file without them is slower, one with another's would be wrong.
+                if table == "metrics":
+                    self._move_in(last, f"{self._root}/{_LAST}", f"{table}-{generation:06}.parquet")
+                self._move_in(rows, folder, f"compacted-{generation:06}.parquet")
             for name in names:
                 self._remove(f"{folder}/{name}")
+            for name in self._listing(_LAST):
+                if name.startswith(f"{table}-") and name != f"{table}-{generation:06}.parquet":
+                    self._remove(f"{self._root}/{_LAST}/{name}")
             return len(singles)
 
-    def _as_dataset(self, table: str, schema: pa.Schema, names: list[str]) -> pads.Dataset:
-        folder = f"{self._root}/{table}"
-        singles = [name for name in names if not _COMPACTED.fullmatch(name)]
-        merged = [name for name in [self._merged_file(names)] if name]
-        outdated = self._merged_parts(table, names) & {name.removesuffix(".parquet") for name in singles}
-        if not outdated:
-            return self._files([f"{folder}/{name}" for name in [*singles, *merged]], schema)
-        # Rewritten since it was merged: rare, and gone with the next compaction, so memory is good enough.
-        keep = ~pads.field("part").isin(pa.array(sorted(outdated), pa.string()))
-        rest = self._files([f"{folder}/{merged[0]}"], _with_part(schema)).to_table(columns=schema.names, filter=keep)
-        files = self._files([f"{folder}/{name}" for name in singles], schema)
-        return pads.dataset([files, pads.dataset(rest.cast(files.schema))])
+    def _read(
+        self, table: str, schema: pa.Schema, columns: Sequence[str] | None, where: pads.Expression | None
+    ) -> pa.Table:
+        import pyarrow.dataset as pads  # here: its import takes half a second, and queries do not need it
 
-    @staticmethod
-    def _merged_file(names: list[str]) -> str | None:
-        """Name of the newest compaction; an older one is a leftover of a killed `compact`."""
-        return max((name for name in names if _COMPACTED.fullmatch(name)), default=None)
+        layout = self.layout(table)
+        # Nullable whatever the schema says: a part from before a column was added has nulls there.
+        loose = pa.schema([field.with_nullable(True) for field in schema])
+        kinds = {"format": pads.ParquetFileFormat(), "filesystem": self._arrow_filesystem()}
+        parts = [f"{self._root}/{table}/{file.rsplit('/', 1)[1]}" for file in layout.parts]
+        found = []
+        if parts:
+            single = pads.FileSystemDataset.from_paths(parts, schema=loose, **kinds)
+            found.append(single.to_table(columns=columns, filter=where))
+        if layout.merged:
+            path = f"{self._root}/{table}/{layout.merged.rsplit('/', 1)[1]}"
+            whole = pads.FileSystemDataset.from_paths([path], schema=loose.append(_PART_COLUMN), **kinds)
+            keep = ~pads.field("part").isin(pa.array(layout.outdated, pa.string())) if layout.outdated else None
+            both = where if keep is None else keep if where is None else where & keep
+            found.append(whole.to_table(columns=columns or loose.names, filter=both))
+        return pa.concat_tables(found) if found else pads.dataset(loose.empty_table()).to_table(columns=columns)
 
-    def _merged_parts(self, table: str, names: list[str]) -> set[str]:
-        name = self._merged_file(names)
-        if name is None:
-            return set()
-        with self._arrow_fs.open_input_file(f"{self._root}/{table}/{name}") as stream:
-            metadata = pq.read_schema(stream).metadata or {}
-        return set(json.loads(metadata[_PARTS]))
+    def _merged_parts(self, table: str, merged: str | None) -> tuple[set[str], tuple[str, ...]]:
+        """The parts that a compacted file holds, and its columns."""
+        if merged is None:
+            return set(), ()
+        with self._arrow_filesystem().open_input_file(f"{self._root}/{table}/{merged}") as stream:
+            schema = pq.read_schema(stream)
+        return set(json.loads((schema.metadata or {})[_PARTS])), tuple(schema.names)
 
     # Where local and remote differ
+
+    def _arrow_filesystem(self) -> Any:
+        import pyarrow.fs as pafs
+
+        return pafs.PyFileSystem(pafs.FSSpecHandler(self.filesystem)) if self.is_remote else pafs.LocalFileSystem()
+
+    def _address(self, table: str, name: str) -> str:
+        path = f"{self._root}/{table}/{name}"
+        return str(self.filesystem.unstrip_protocol(path)) if self.is_remote else path
 
     def _listing(self, table: str) -> list[str]:
         """Names of a table's Parquet files, sorted; temporary ones start with a dot."""
@@ -325,8 +371,9 @@ class Tables:
                 if not self.is_remote:
                     found = [path.name for path in Path(self._root, table).iterdir()]
                 else:
-                    self._fs.invalidate_cache()
-                    found = [str(path).rsplit("/", 1)[1] for path in self._fs.ls(f"{self._root}/{table}", detail=False)]
+                    self.filesystem.invalidate_cache()
+                    listed = self.filesystem.ls(f"{self._root}/{table}", detail=False)
+                    found = [str(path).rsplit("/", 1)[1] for path in listed]
             except FileNotFoundError:
                 return []
             return sorted(name for name in found if name.endswith(".parquet") and not name.startswith("."))
@@ -337,150 +384,52 @@ class Tables:
             names = again
         return names
 
-    def _files(self, paths: list[str], schema: pa.Schema) -> pads.Dataset:
-        # Nullable whatever the schema says: a part from before a column was added has nulls there.
-        loose = pa.schema([field.with_nullable(True) for field in schema])
-        if not paths:
-            return pads.dataset(loose.empty_table())
-        return pads.FileSystemDataset.from_paths(
-            paths, schema=loose, format=pads.ParquetFileFormat(), filesystem=self._arrow_fs
-        )
-
     def _compaction_lock(self, table: str, *, shared: bool) -> contextlib.AbstractContextManager[None]:
         if self.is_remote or self._locks is None:
             return contextlib.nullcontext()
         return durable.lock(self._locks / f"table-{table}.lock", shared=shared)
 
     @contextlib.contextmanager
-    def _replacing(self, path: str) -> Any:
-        if not self.is_remote:
-            with durable.replacing(Path(path)) as temporary:
-                yield str(temporary)
-        else:
-            sink = pa.BufferOutputStream()
-            yield sink
-            self._fs.pipe_file(path, sink.getvalue().to_pybytes())
+    def _workplace(self, table: str) -> Iterator[Path]:
+        """A local folder for one compaction, called as the table; a killed one's leftovers are gone."""
+        if self.is_remote:
+            with tempfile.TemporaryDirectory() as scratch:
+                folder = Path(scratch, table)
+                folder.mkdir()
+                yield folder
+            return
+        folder = Path(self._root, ".compacting", table)  # beside its target: a rename moves it in
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _move_in(self, file: Path, folder: str, name: str) -> None:
+        if self.is_remote:
+            self.filesystem.makedirs(folder, exist_ok=True)
+            self.filesystem.put_file(str(file), f"{folder}/{name}")
+            return
+        Path(folder).mkdir(exist_ok=True)
+        durable.fsync_file(file)
+        file.replace(Path(folder, name))
+        durable.fsync_folder(Path(folder))
 
     def _remove(self, path: str) -> None:
         if self.is_remote:
-            self._fs.rm_file(path)
+            self.filesystem.rm_file(path)
         else:
             Path(path).unlink()
+
+
+def _merged_file(names: list[str]) -> str | None:
+    """Name of the newest compaction; an older one is a leftover of a killed `compact`."""
+    found = [name for name in names if COMPACTED.fullmatch(name)]
+    return max(found, key=lambda name: int(COMPACTED.fullmatch(name)[1]), default=None)  # type: ignore[index]
 
 
 def _check_table(table: str) -> pa.Schema:
     if table not in SCHEMAS:
         raise TableError(f"no table {table!r}: there are {', '.join(SCHEMAS)}")
     return SCHEMAS[table]
-
-
-def _with_part(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([*(field.with_nullable(True) for field in schema), pa.field("part", pa.string())])
-
-
-def _check_columns(table: str, schema: pa.Schema, names: Sequence[str], where: str) -> None:
-    if unknown := [name for name in names if name not in schema.names]:
-        raise TableError(
-            f"{where}: unknown column {', '.join(map(repr, unknown))}; {table} has {', '.join(schema.names)}"
-        )
-    required = [field.name for field in schema if not field.nullable]
-    if missing := [name for name in required if name not in names]:
-        raise TableError(
-            f"{where}: missing column {', '.join(map(repr, missing))}; {table} needs {', '.join(required)}"
-        )
-
-
-def _from_table(table: str, schema: pa.Schema, rows: pa.Table) -> pa.Table:
-    _check_columns(table, schema, rows.column_names, table)
-    columns = []
-    for field in schema:
-        if field.name not in rows.column_names:
-            columns.append(pa.nulls(rows.num_rows, field.type))
-            continue
-        column = rows[field.name]
-        if not field.nullable and column.null_count:
-            raise TableError(f"{table}, column {field.name}: {column.null_count} values are null; it takes none")
-        try:
-            columns.append(column.cast(field.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            found = f"{table}, column {field.name}: got {column.type}, takes {field.type}"
-            raise TableError(f"{found} ({str(error).splitlines()[0]})") from error
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _from_rows(table: str, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    known = set(schema.names)
-    required = {field.name for field in schema if not field.nullable}
-    for number, row in enumerate(rows):
-        if not (required <= row.keys() <= known):
-            _check_columns(table, schema, list(row), f"{table} row {number}")
-    columns = []
-    for field in schema:
-        convert = _CONVERTERS[field.type]
-        if field.name.endswith("_json"):
-            convert = _json_text
-        values: list[Any] = []
-        for number, row in enumerate(rows):
-            value = row.get(field.name)
-            try:
-                values.append(None if value is None else convert(value))
-                if value is None and not field.nullable:
-                    raise TypeError("it must not be empty")
-            except (TypeError, ValueError, OverflowError) as error:
-                shown = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}…"
-                found = f"{table} row {number}, column {field.name}: got {shown} ({type(value).__name__})"
-                raise TableError(f"{found}, takes {_NAMES[field.type]}: {error}") from error
-        columns.append(pa.array(values, field.type))
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _integer(value: Any) -> int:
-    if (isinstance(value, numbers.Integral) and not isinstance(value, bool)) or (
-        isinstance(value, float) and value.is_integer()
-    ):
-        whole = int(value)
-    else:
-        raise TypeError("not a whole number")
-    if not -(2**63) <= whole < 2**63:
-        raise OverflowError("does not fit 64 bits")
-    return whole
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError("not a number")
-    return float(value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("not a string")
-    return value.encode("utf-8", "replace").decode()  # a lone surrogate (half a character) is not UTF-8
-
-
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool) and type(value).__name__ not in ("bool", "bool_"):
-        raise TypeError("not True or False")
-    return bool(value)
-
-
-def _moment(value: Any) -> datetime.datetime:
-    if not isinstance(value, datetime.datetime) or value.tzinfo is None:
-        raise TypeError("not a datetime with a time zone, such as datetime.now(UTC)")
-    return value
-
-
-def _json_text(value: Any) -> str:
-    if isinstance(value, str):
-        return _text(value)
-    return json.dumps(plain_json(value, "value"), sort_keys=True)
-
-
-_CONVERTERS: dict[pa.DataType, Callable[[Any], Any]] = {
-    _TYPES["str"]: _text,
-    _TYPES["int"]: _integer,
-    _TYPES["float"]: _number,
-    _TYPES["bool"]: _truth,
-    _TYPES["time"]: _moment,
-}
-_NAMES = dict(zip(_CONVERTERS, ("a string", "a whole number", "a number", "true or false", "a time"), strict=True))

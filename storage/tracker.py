@@ -72,8 +72,7 @@ def sync(home: Home, run_ids: Sequence[str] | None = None, experiment: str | Non
     result = SyncResult()
     try:
         with home.lock("mlflow-sync"):  # two at once would each create the same run
-            with contextlib.closing(queries.connect(home)) as tables:
-                runs = tables.sql("SELECT * FROM latest_runs ORDER BY started_at").to_arrow_table().to_pylist()
+            runs = queries.query(home, "SELECT * FROM latest_runs ORDER BY started_at").to_pylist()
             runs = [run for run in runs if run_ids is None or run["run_id"] in run_ids]
             if runs:
                 with _quiet():
@@ -123,6 +122,13 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def connected(home: Home) -> Iterator[MlflowClient]:
+    """A client of this home's MLflow, kept quiet while the block lasts."""
+    with _quiet():
+        yield _client(home)
 
 
 def _client(home: Home) -> MlflowClient:

@@ -1,0 +1,66 @@
+"""What people ask of the tables most, as views: `SELECT * FROM leaderboard`."""
+
+from __future__ import annotations
+
+# Views over views: `run_costs` and `run_leaderboard` tell of every run, `stage_costs` and `leaderboard` of the newest.
+VIEWS: dict[str, str] = {
+    # One row a run, newest first. A run that was killed has no end: its status stays 'running'.
+    "latest_runs": """
+        WITH counts AS (
+            SELECT run_id, count(*) FILTER (status = 'ran') AS ran, count(*) FILTER (status = 'cached') AS cached,
+                   count(*) FILTER (status = 'failed') AS failed
+            FROM stages GROUP BY run_id)
+        SELECT s.run_id, s.name, s.profile, coalesce(e.status, s.status) AS status, s.time AS started_at,
+               e.time AS ended_at, epoch(e.time) - epoch(s.time) AS seconds, coalesce(ran, 0) AS ran,
+               coalesce(cached, 0) AS cached, coalesce(failed, 0) AS failed
+        FROM (SELECT * FROM runs WHERE event = 'started'
+              QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY time DESC) = 1) s
+        LEFT JOIN (SELECT * FROM runs WHERE event = 'ended'
+                   QUALIFY row_number() OVER (PARTITION BY run_id ORDER BY time DESC) = 1) e USING (run_id)
+        LEFT JOIN counts USING (run_id)
+        ORDER BY started_at DESC, run_id""",
+    # The run that started last, whether it has ended or not.
+    "current_run": "SELECT * FROM latest_runs ORDER BY started_at DESC, run_id LIMIT 1",
+    # Last word on each stage of each run: a stage that failed and then ran has two rows in `stages`.
+    "run_stages": """
+        SELECT * FROM stages
+        QUALIFY row_number() OVER (
+            PARTITION BY run_id, label ORDER BY ended_at DESC NULLS LAST, started_at DESC) = 1
+        ORDER BY run_id, started_at, label""",
+    # What each stage of each run cost when its artifact was made, by this run or by an earlier one.
+    # A key that two labels share was paid for once.
+    "run_costs": """
+        SELECT s.run_id, s.stage, s.label, s."group", s.status, s.key, c.run_id AS paid_by_run,
+               c.* EXCLUDE (run_id, key)
+        FROM (SELECT * FROM run_stages WHERE status IN ('ran', 'cached')
+              QUALIFY row_number() OVER (PARTITION BY run_id, key ORDER BY started_at, label) = 1) s
+        JOIN (SELECT key, max(run_id) AS run_id, sum(tokens)::BIGINT AS tokens, sum(flops) AS flops,
+                     sum(seconds) AS seconds, sum(cpu_seconds) AS cpu_seconds, sum(energy_joules) AS energy_joules,
+                     sum(usd) AS usd, string_agg(DISTINCT hardware, ', ' ORDER BY hardware) AS hardware
+              FROM costs GROUP BY key) c USING (key)
+        ORDER BY s.started_at, s.label""",
+    "stage_costs": "SELECT * FROM run_costs WHERE run_id IN (SELECT run_id FROM current_run)",
+    # Accuracy with its Wilson 95% interval (Wilson 1927; z = 1.959964), per suite, model and strategy.
+    "run_leaderboard": """
+        WITH answered AS (
+            SELECT s.run_id, suite, model, strategy, count(correct) AS n, count(*) FILTER (correct) AS num_correct,
+                   avg(score) AS score, avg(completion_tokens) AS tokens_per_item, avg(e.seconds) AS seconds_per_item
+            FROM (SELECT DISTINCT run_id, key FROM run_stages WHERE status <> 'failed') s JOIN evals e USING (key)
+            GROUP BY ALL),
+        wilson AS (
+            SELECT *, num_correct / nullif(n, 0) AS p, 1.959963984540054 AS z, 1 + z * z / nullif(n, 0) AS scale,
+                   (p + z * z / (2 * nullif(n, 0))) / scale AS middle,
+                   z * sqrt(p * (1 - p) / nullif(n, 0) + z * z / (4 * nullif(n, 0) ** 2)) / scale AS half
+            FROM answered)
+        SELECT run_id, suite, model, strategy, n, p AS accuracy, if(n > 0, greatest(0, middle - half), NULL) AS low,
+               if(n > 0, least(1, middle + half), NULL) AS high, score, tokens_per_item, seconds_per_item
+        FROM wilson ORDER BY suite, accuracy DESC, tokens_per_item, model, strategy""",
+    "leaderboard": "SELECT * FROM run_leaderboard WHERE run_id IN (SELECT run_id FROM current_run)",
+    # Metrics of the newest run's alignment and reasoning stages that tell of reward and its price, long form.
+    "reward_curves": """
+        SELECT s.run_id, s.label, s.stage, s.key, m.step, m.name, m.value
+        FROM (SELECT * FROM run_stages WHERE run_id IN (SELECT run_id FROM current_run)) s JOIN metrics m USING (key)
+        WHERE regexp_matches(lower(m.name), '(^|[._/ ])(reward|score|gold|proxy|kl|margin|exact_match|accuracy)')
+          AND s."group" IN ('rlhf', 'reasoning')
+        ORDER BY s.label, m.name, m.step""",
+}
