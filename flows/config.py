@@ -12,6 +12,7 @@ from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
 from components.data.tokenizer import TokenizerConfig
 from components.model.config import ModelConfig
+from components.model.hub.source import BaseConfig
 from components.reasoning.config import AdaptiveConfig, ForgettingConfig, PuzzleStudyConfig, ReasoningConfig
 from components.reasoning.tasks import SuiteConfig
 from components.rlhf.config import (
@@ -38,6 +39,7 @@ class RunConfig(Settings):
 
     data: DataConfig
     suite: SuiteConfig = Field(default_factory=SuiteConfig)
+    base: BaseConfig = Field(default_factory=BaseConfig)
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     pretrain: PretrainConfig = Field(default_factory=PretrainConfig)

@@ -13,6 +13,7 @@ from flows.graph import Graph
 from flows.run import RunResult, run_graph
 from flows.showcase import showcase
 from flows.stages import architecture, cost, data, forgetting, policies, preferences, reasoning, rlhf, scaling, training
+from flows.stages.imported import base_graph
 from storage.artifacts import Artifact
 from storage.home import Home
 
@@ -27,18 +28,22 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     # Data, and the model itself.
     raw = {source.name: digests for source in cfg.data.all_sources if (digests := raw_digests(source))}
     corpus = data.prepare_corpus.submit(run, config=cfg.data, suite=cfg.suite, raw=raw)
-    tokenizer = data.train_tokenizer.submit(run, config=cfg.tokenizer, corpus=corpus)
-    shards = data.tokenize.submit(run, corpus=corpus, tokenizer=tokenizer)
     conversations = data.make_conversations.submit(run, config=cfg.instruction, suite=cfg.suite, seed=seed)
-    base = training.pretrain.submit(
-        run,
-        model=cfg.model,
-        config=cfg.pretrain,
-        weights=cfg.data.weights_by_source,
-        seed=seed,
-        shards=shards,
-        tokenizer=tokenizer,
-    )
+    if cfg.base.model:
+        tokenizer, base = base_graph(cfg.base, run)
+        shards = data.tokenize.submit(run, corpus=corpus, tokenizer=tokenizer)
+    else:
+        tokenizer = data.train_tokenizer.submit(run, config=cfg.tokenizer, corpus=corpus)
+        shards = data.tokenize.submit(run, corpus=corpus, tokenizer=tokenizer)
+        base = training.pretrain.submit(
+            run,
+            model=cfg.model,
+            config=cfg.pretrain,
+            weights=cfg.data.weights_by_source,
+            seed=seed,
+            shards=shards,
+            tokenizer=tokenizer,
+        )
     sft = training.finetune.submit(
         run,
         config=cfg.finetune,

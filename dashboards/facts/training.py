@@ -47,7 +47,8 @@ class DataFacts:
 
 
 def data_facts(rows: RunRows) -> DataFacts | Missing:
-    corpus, tokenizer, shards = rows.find("prepare_corpus"), rows.find("train_tokenizer"), rows.find("tokenize")
+    corpus, shards = rows.find("prepare_corpus"), rows.find("tokenize")
+    tokenizer = rows.find("train_tokenizer", "import_tokenizer")
     if corpus is None and tokenizer is None and shards is None:
         return Missing(rows.why_missing("data", "The data"))
     facts = corpus.facts if corpus else {}
