@@ -123,7 +123,10 @@ def token_losses(
     if not config.kl_coef:
         return TokenLosses(loss_BA, log_ratio_BA, clipped_BA, torch.zeros_like(loss_BA))
     kl_BA = kl_estimate(log_probs_BA, ref_log_probs_BA, "k3")
-    return TokenLosses(loss_BA + config.kl_coef * kl_BA, log_ratio_BA, clipped_BA, kl_BA)
+    # The samples are the old policy's. Weighed by the ratio, value and gradient of the estimate are unbiased for the
+    # new one (DeepSeek-AI 2025, arXiv 2512.02556); without it the gradient is that of another divergence.
+    weighed_BA = log_ratio_BA.clamp(-20.0, 20.0).exp() * kl_BA
+    return TokenLosses(loss_BA + config.kl_coef * weighed_BA, log_ratio_BA, clipped_BA, kl_BA)
 
 
 def overlong_penalties(lengths_B: Tensor, max_tokens: int, buffer: int) -> Tensor:
