@@ -9,7 +9,7 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -77,6 +77,7 @@ def run_graph(
     conclude: Callable[[Home, str], Any] | None = None,
     start: Start | None = None,
     show: Callable[[Runner], Any] | None = None,
+    showcase: Callable[[Home, str, Any], Any] | None = None,
 ) -> RunResult:
     """Run an assembly and show it; returns when all has ended. KeyboardInterrupt ends it within seconds.
 
@@ -90,6 +91,7 @@ def run_graph(
         only: labels, stage names or groups: run these and what they need.
         start: the live view and the server, if they are there already; the other ways to say where are unused then.
         show: shows the stages in a flow run of Prefect that is there already; by default a new one is made.
+        showcase: what MLflow is to show of the run, from the home, the run's id and what `conclude` returned.
         conclude: called with the home and the run's id when all rows are written, unless the run was interrupted.
     """
     run_id = new_run_id()
@@ -109,11 +111,12 @@ def run_graph(
         board.say("")
         threads = []
         stop_syncing = threading.Event()
+        shown: list[Any] = []
         if prefect:
             beside = show or (lambda runner: _show_in_prefect(runner, server, home))
             threads.append(_beside(lambda: beside(runner), "Prefect", warnings))
         if mlflow:
-            threads.append(_beside(lambda: _keep_tracked(home, run_id, stop_syncing), "MLflow", warnings))
+            threads.append(_beside(lambda: _keep_tracked(home, run_id, stop_syncing, shown), "MLflow", warnings))
         status = "failed"
         try:
             while not runner.finished.wait(0.2):
@@ -134,6 +137,7 @@ def run_graph(
             board.say("writing the report")
             try:
                 report = conclude(home, run_id)
+                shown += [showcase(home, run_id, report)] if showcase else []
             except Exception as error:
                 warnings.append(f"report: {type(error).__name__}: {error}")
         stop_syncing.set()
@@ -190,8 +194,8 @@ def _show_in_prefect(runner: Runner, server: child.Server | None, home: Home) ->
             os.environ.pop("PREFECT_API_URL", None)
 
 
-def _keep_tracked(home: Home, run_id: str, stop: threading.Event) -> None:
-    from storage import tracker
+def _keep_tracked(home: Home, run_id: str, stop: threading.Event, shown: Sequence[Any]) -> None:
+    from storage import registry, tracker
 
     tracker.migrate(home)  # the first time takes seconds: while stages run
     recent = sorted(set(home.tables.read("runs", ["run_id"]).column("run_id").to_pylist()))[-RECENT_RUNS:]
@@ -200,6 +204,8 @@ def _keep_tracked(home: Home, run_id: str, stop: threading.Event) -> None:
         tracker.sync(home, [run_id])
     if problem := tracker.sync(home, [run_id]).problem:
         raise RuntimeError(f"{problem}; `lifespan sync` catches up later")
+    for showcase in shown:
+        registry.publish(home, run_id, showcase)
 
 
 def _finish(threads: list[threading.Thread], patience: float, board: Board, warnings: list[str]) -> None:
