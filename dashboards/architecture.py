@@ -104,16 +104,16 @@ def moe_section(facts: MoeFacts) -> Section:
         ),
     )
     on_text = Table(
-        "Experts by source, on the life's text",
+        "What the expert tells of the source, on the life's text (chance taken off; n windows)",
         (
             "variant",
             "layer",
-            "expert tells of the source, bits [95%]",
-            "of the source's entropy [95%]",
-            "by chance",
-            "windows",
-            "busiest expert",
-            "router entropy, nats",
+            "bits [95%]",
+            "of all there is [95%]",
+            "chance",
+            "n",
+            "busiest",
+            "entropy",
         ),
         "<>>>>>>>",
         tuple(

@@ -173,7 +173,7 @@ class TextExperts:
 
 
 def text_experts(rows: RunRows) -> tuple[TextExperts, ...]:
-    return tuple(_experts(stage.facts) for stage in rows.all("specialize_experts") + rows.all("specialize"))
+    return tuple(_experts(stage.facts) for stage in rows.all("specialize_experts"))
 
 
 def _experts(facts: Mapping[str, Any]) -> TextExperts:
