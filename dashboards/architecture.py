@@ -18,11 +18,14 @@ VARIANT_NAMES = {
 
 def recurrent_section(facts: RecurrentFacts) -> Section:
     loss = effect_of(facts.effects, "recurrent_loss")
-    meaning = said(
-        loss,
-        "At equal parameters and tokens attention predicts better than a recurrence.",
-        "At this size and so few tokens attention predicts no better than a recurrence.",
-    )
+    if loss is not None and loss.interval is not None and loss.interval.high < 0.0:
+        meaning = "At this size and so few tokens the recurrence predicts better than attention."
+    else:
+        meaning = said(
+            loss,
+            "At equal parameters and tokens attention predicts better than a recurrence.",
+            "At this size and so few tokens attention predicts no better than a recurrence.",
+        )
     if (speed := effect_of(facts.effects, "recurrent_speed")) is not None and speed.verdict != "not measured":
         meaning += (
             " The recurrence, which takes one position after the other, falls behind as the context grows."
@@ -85,7 +88,10 @@ def moe_section(facts: MoeFacts) -> Section:
         "The balancing loss made no clear difference to the load.",
     )
     if (special := effect_of(facts.effects, "moe_specialization")) is not None and special.seen:
-        meaning += " On the life's own text experts come to take the tokens of their own sources, though none is told."
+        meaning += (
+            " On the life's own text experts come to take the tokens of their own sources, though none is told which "
+            "they are: sources differ in their words, and a router goes by words."
+        )
     runs = Table(
         "Runs on facts",
         ("variant", "seed", "parameters", "loss, nats", "busiest expert", "load entropy", "specialisation"),

@@ -43,7 +43,7 @@ def test_a_lower_loss_of_the_lstm_is_told_as_it_is(life) -> None:
         "recurrent_loss": "not seen in this run",
         "recurrent_context": "not measured",
     }
-    assert "no better than a recurrence" in recurrent_section(report.recurrent).meaning
+    assert "the recurrence predicts better" in recurrent_section(report.recurrent).meaning
 
 
 def test_specialisation_is_seen_only_when_the_weakest_layer_shows_it(life) -> None:
