@@ -26,15 +26,15 @@ def story_requests(count: int) -> list[tuple[str, str, str]]:
 
 
 def small_suite(generate: Generate, problems: Sequence[Problem], num_stories: int) -> dict[str, list[bool]]:
-    """Verdicts on greedy answers by task, item by item: chains in steps (`worked`) and at once (`direct`), and stories
-    that hold the name and the object that were asked for (`stories`)."""
+    """Verdicts on greedy answers by task, item by item: chains in steps and at once, and stories that hold
+    the name and the object that were asked for. No source of text should have a name of these."""
     items = [chain_item(problem) for problem in problems]
     asked = story_requests(num_stories)
     told = generate([TextPrompt(text) for text, _, _ in asked], SamplingParams(max_tokens=48, temperature=0.0))
     return {
-        "worked": [outcome.correct for outcome in chain_of_thought(generate, items, 80)],
-        "direct": [outcome.correct for outcome in direct(generate, items)],
-        "stories": [
+        "chains worked": [outcome.correct for outcome in chain_of_thought(generate, items, 80)],
+        "chains direct": [outcome.correct for outcome in direct(generate, items)],
+        "stories told": [
             name in done.text and thing in done.text for (_, name, thing), (done,) in zip(asked, told, strict=True)
         ],
     }

@@ -50,7 +50,7 @@ def forgetting_figure(facts: ForgettingFacts) -> Figure | None:
 
 
 def _strength(cell: Cell) -> float:
-    if cell.gain is None:
+    if cell.gain is None or not cell.gain.value:
         return 0.0
     full = min(1.0, abs(cell.gain.value) / FULL[cell.unit])
     return (0.12 + 0.6 * full) if cell.worse or cell.better else 0.06

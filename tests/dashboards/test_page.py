@@ -105,11 +105,11 @@ def test_an_empty_run_says_what_is_missing_in_page_and_terminal(life) -> None:
     report = collect(life.home)
     text = render_html(report)
     assert "<svg" not in text
-    assert text.count('class="missing"') == 13
+    assert text.count('class="missing"') == 14
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(render_terminal(report))
     shown = console.export_text()
-    assert shown.count("is missing: no stage of this part is in this run") == 12
+    assert shown.count("is missing: no stage of this part is in this run") == 13
     assert shown.count("not measured") == 10
 
 
