@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -26,6 +26,9 @@ from flows.start import Start, starting
 from flows.work import now
 from storage.durable import DiskFull, LockTimeout, write_bytes
 from storage.home import Home
+
+if TYPE_CHECKING:
+    from storage import tracker
 
 SYNC_SECONDS = 20.0  # how often the tracker is brought up to date while stages run
 LAST_SECONDS = 60.0  # how long the end of a run waits for Prefect and the tracker
@@ -116,7 +119,7 @@ def run_graph(
             beside = show or (lambda runner: _show_in_prefect(runner, server, home))
             threads.append(_beside(lambda: beside(runner), "Prefect", warnings))
         if mlflow:
-            threads.append(_beside(lambda: _keep_tracked(home, run_id, stop_syncing, shown), "MLflow", warnings))
+            threads.append(_beside(lambda: _keep_tracked(home, runner, stop_syncing, shown), "MLflow", warnings))
         status = "failed"
         try:
             while not runner.finished.wait(0.2):
@@ -194,18 +197,35 @@ def _show_in_prefect(runner: Runner, server: child.Server | None, home: Home) ->
             os.environ.pop("PREFECT_API_URL", None)
 
 
-def _keep_tracked(home: Home, run_id: str, stop: threading.Event, shown: Sequence[Any]) -> None:
+def _keep_tracked(home: Home, runner: Runner, stop: threading.Event, shown: Sequence[Any]) -> None:
     from storage import registry, tracker
+
+    run_id = runner.run_id
 
     tracker.migrate(home)  # the first time takes seconds: while stages run
     recent = sorted(set(home.tables.read("runs", ["run_id"]).column("run_id").to_pylist()))[-RECENT_RUNS:]
     tracker.sync(home, recent)
     while not stop.wait(SYNC_SECONDS):
-        tracker.sync(home, [run_id])
+        if not tracker.sync(home, [run_id]).problem:
+            with contextlib.suppress(Exception):  # a server that went away meanwhile; the next sync tells
+                tracker.show_live(home, run_id, _live(runner))
     if problem := tracker.sync(home, [run_id]).problem:
         raise RuntimeError(f"{problem}; `lifespan sync` catches up later")
     for showcase in shown:
         registry.publish(home, run_id, showcase)
+
+
+def _live(runner: Runner) -> list[tracker.Live]:
+    """The stages that run now and have told how far they are."""
+    from storage.tracker import Live
+
+    clock, found = time.monotonic(), []
+    for label, row in list(runner.board.rows.items()):
+        if row.state == "running" and row.total:
+            numbers = {name: float(value) for name, value in row.info.items() if isinstance(value, int | float)}
+            began = now() - timedelta(seconds=row.seconds(clock))
+            found.append(Live(label, runner.graph.nodes[label].stage.name, began, row.done, row.total, numbers))
+    return found
 
 
 def _finish(threads: list[threading.Thread], patience: float, board: Board, warnings: list[str]) -> None:

@@ -124,6 +124,43 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@dataclass(frozen=True)
+class Live:
+    """How far a stage that runs now has come: steps done of total, and what it last told (loss, tokens, …)."""
+
+    label: str
+    stage: str
+    started_at: datetime.datetime
+    done: float
+    total: float
+    info: Mapping[str, float]
+
+
+def show_live(home: Home, run_id: str, stages: Sequence[Live]) -> None:
+    """Show stages that run now, as nested runs with the metrics `live/…`; `sync` completes them when they have ended.
+
+    Raises:
+        Exception: whatever MLflow raises when it cannot be reached.
+    """
+    with home.lock("mlflow-sync"), connected(home) as client:
+        mark = f"tags.`lifespan.run_id` = '{run_id}' AND tags.`lifespan.level`"
+        places = [experiment.experiment_id for experiment in client.search_experiments()]
+        parents = client.search_runs(places, f"{mark} = 'run'", max_results=1)
+        if not parents:
+            return
+        place, parent = parents[0].info.experiment_id, parents[0].info.run_id
+        found = client.search_runs([place], f"{mark} = 'stage'", max_results=1000)
+        there = {run.data.tags["lifespan.label"]: run for run in found}
+        mirror = _Mirror(home, SyncResult())
+        for stage in stages:
+            own = there.get(stage.label) or mirror.create_stage(
+                place, parent, run_id, stage.label, stage.stage, stage.started_at
+            )
+            moment = _milliseconds(None)
+            numbers = {"progress": stage.done / max(stage.total, 1.0), **stage.info}
+            mirror.log(own.info.run_id, [(f"live/{n}", v, int(stage.done), moment) for n, v in numbers.items()])
+
+
 @contextlib.contextmanager
 def connected(home: Home) -> Iterator[MlflowClient]:
     """A client of this home's MLflow, kept quiet while the block lasts."""
@@ -187,7 +224,7 @@ class _Mirror:
             self.client.log_text(parent, report.read_text(encoding="utf-8"), "report.html")
         self._end(parent, run["status"], run["ended_at"])
         counts = [("stages." + name, run[name], 0, start) for name in ("ran", "cached", "failed")]
-        self._log(parent, counts, params, {"lifespan.status": run["status"], "lifespan.state": state})
+        self.log(parent, counts, params, {"lifespan.status": run["status"], "lifespan.state": state})
 
     def _mirror_stages(self, place: str, parent: str, stages: list[dict[str, Any]]) -> None:
         there = self._runs(place, f"tags.`mlflow.parentRunId` = '{parent}'", "lifespan.label")
@@ -223,15 +260,9 @@ class _Mirror:
         ended = _milliseconds(stage["ended_at"] or stage["started_at"])
         params: dict[str, str] = {}
         if there is None:
-            tags = {
-                "lifespan.level": "stage",
-                "lifespan.run_id": stage["run_id"],
-                "lifespan.label": stage["label"],
-                "lifespan.stage": stage["stage"],
-                "mlflow.parentRunId": parent,
-            }
-            start = _milliseconds(stage["started_at"] or stage["ended_at"])
-            there = self.client.create_run(place, start_time=start, tags=_with_source(tags), run_name=stage["label"])
+            began = stage["started_at"] or stage["ended_at"]
+            there = self.create_stage(place, parent, stage["run_id"], stage["label"], stage["stage"], began)
+        if not there.data.params:  # one that was shown live has none yet
             params = flatten(stage["config_json"])
         own = there.info.run_id
         cached = stage["status"] == "cached"
@@ -253,9 +284,22 @@ class _Mirror:
             "lifespan.state": digest(_state(stage)),
         }
         self._end(own, stage["status"], stage["ended_at"])
-        self._log(own, metrics=points, params=params, tags=tags)
+        self.log(own, metrics=points, params=params, tags=tags)
         self.result.stages += 1
         self.result.metrics += len(rows)
+
+    def create_stage(
+        self, place: str, parent: str, run_id: str, label: str, stage: str, began: datetime.datetime
+    ) -> Run:
+        """The nested run of a stage, without anything in it."""
+        tags = {
+            "lifespan.level": "stage",
+            "lifespan.run_id": run_id,
+            "lifespan.label": label,
+            "lifespan.stage": stage,
+            "mlflow.parentRunId": parent,
+        }
+        return self.client.create_run(place, start_time=_milliseconds(began), tags=_with_source(tags), run_name=label)
 
     def _end(self, mlflow_id: str, status: str, ended_at: datetime.datetime | None) -> None:
         word = _STATUS.get(status, "FAILED")
@@ -310,7 +354,7 @@ class _Mirror:
             if not token:
                 return found
 
-    def _log(
+    def log(
         self,
         mlflow_id: str,
         metrics: Iterable[tuple[str, float, int, int]] = (),

@@ -110,6 +110,28 @@ def test_a_server_that_is_away_warns_and_nothing_more(
     assert "lifespan sync" in caplog.text
 
 
+def test_a_stage_is_shown_while_it_runs_and_completed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home = Home(tmp_path)
+    started = {"run_id": "r1", "event": "started", "status": "running", "profile": "laptop", "time": START}
+    home.tables.write("runs", "r1-started", [started])
+    assert tracker.sync(home).problem is None
+    for done in (5.0, 10.0):
+        tracker.show_live(home, "r1", [tracker.Live("sft", "finetune", START, done, 20.0, {"loss": 30 - done})])
+    with tracker.connected(home) as client:
+        (run,) = client.search_runs(["1"], "tags.`lifespan.label` = 'sft'")
+        assert run.info.status == "RUNNING"
+        curve = client.get_metric_history(run.info.run_id, "live/loss")
+        assert [(point.step, point.value) for point in curve] == [(5, 25.0), (10, 20.0)]
+        assert run.data.metrics["live/progress"] == 0.5
+    home.tables.write("stages", "r1-sft", [stage("r1", "sft", SFT, "ran")])
+    assert tracker.sync(home).stages == 1
+    with tracker.connected(home) as client:
+        (run,) = client.search_runs(["1"], "tags.`lifespan.label` = 'sft'")  # the same one
+        assert run.info.status == "FINISHED"
+        assert run.data.params["ppo.kl_coef"] == "0.1"
+
+
 def test_a_home_without_runs_needs_no_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker, "_client", lambda home: pytest.fail("asked MLflow"))
     assert tracker.sync(Home(tmp_path)) == tracker.SyncResult()
