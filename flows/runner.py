@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from components.model.config import ModelConfig
+from flows import pace
 from flows.graph import Graph, Node, artifacts_in
 from flows.jobs import Job, input_keys
 from flows.live import Board, clock
@@ -135,6 +137,11 @@ class Runner:
         if rows:
             self.home.tables.write("stages", f"{self.run_id}-cached", rows)
 
+    def _width(self, missing: list[str]) -> int:
+        """d_model of the first model that these stages have in their settings."""
+        settings = [value for label in missing for value in self.graph.nodes[label].bound.settings.values()]
+        return next((value.d_model for value in settings if isinstance(value, ModelConfig)), ModelConfig().d_model)
+
     def _run(self, missing: list[str]) -> None:
         why = reasons_to_run(self.graph, self.home)
         modules: dict[str, None] = {}
@@ -142,7 +149,7 @@ class Runner:
             stage = self.graph.nodes[label].stage
             modules |= dict.fromkeys([stage.fn.__module__])
             modules |= dict.fromkeys(name for name in self.graph.nodes[label].bound.identity.code if ":" not in name)
-        compute = self.compute
+        compute = self.compute = pace.settled(self.compute, self._width(missing), self.board.say)
         pool = open_pool(
             compute.workers, compute.threads_per_worker, self.home.local, self.run_id, self._hear, list(modules)
         )

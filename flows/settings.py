@@ -30,7 +30,9 @@ PROFILES = Path(__file__).parent / "profiles"
 class ComputeConfig:
     """Where and how stages run. Execution only: nothing here can change a result, so nothing here enters a key."""
 
-    workers: int = 2  # processes side by side; 0 runs stages in the calling process
+    # Processes side by side; 0 runs stages in the calling process, -1 takes as many, with as many threads, as train
+    # fastest on this machine (measured once).
+    workers: int = -1
     threads_per_worker: int = 1
     device: str = "cpu"
     hardware: str = "cpu-core"  # name in the `hardware` table, for the cost rows
@@ -40,8 +42,8 @@ class ComputeConfig:
     stage_timeout_seconds: float = 0.0  # a stage that runs longer is ended and has failed; 0: no limit
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise ValueError("workers must be 0 or more")
+        if self.workers < -1:
+            raise ValueError("workers must be 0 or more, or -1 for what is fastest on this machine")
         if self.threads_per_worker < 1:
             raise ValueError("threads_per_worker must be 1 or more")
 
