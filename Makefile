@@ -9,7 +9,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ +;]*\).*/\1/p' constraints.txt)
 
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help run test test-slow check bench chaos ui plan status clean
+.PHONY: help run test peers test-slow check bench chaos ui plan status clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -36,7 +36,14 @@ ui: $(READY)  ## MLflow's and Prefect's pages on loopback
 test: $(READY)  ## the tests, in parallel
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
-test-slow: $(READY)  ## tests that take minutes or compare with a peer
+# TRL 1.12 is the last with PPO; it lies unpacked beside the newer one, and only its test looks there.
+peers: $(READY)  ## what the slow tests and the benchmarks compare with
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers]'
+	test -d $(VENV)/peers/trl-1.12 || { \
+	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d $(VENV)/peers trl==1.12.0 && \
+	  $(BIN)/python -m zipfile -e $(VENV)/peers/trl-1.12.0-*.whl $(VENV)/peers/trl-1.12; }
+
+test-slow: peers  ## tests that take minutes or compare with a peer
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 check: $(READY)  ## ruff, mypy, import-linter

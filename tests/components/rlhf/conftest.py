@@ -16,6 +16,7 @@ from components.model.hub.layout import names_of
 from components.model.hub.weights import gathered
 from components.model.transformer import Transformer
 
+PAD = 23
 PEER = ModelConfig(
     vocab_size=24, d_model=16, num_layers=2, num_heads=2, context_length=64, qk_norm=False, tie_embeddings=False
 )
@@ -29,6 +30,11 @@ def peer(tmp_path: Path) -> Callable[[int], tuple[Transformer, Path]]:
         model, folder = Transformer(PEER, seed=seed), tmp_path / f"peer-{seed}"
         # Embeddings near 1: behind a norm, those near 0 have gradients so large that rounding shows in the comparison.
         model.embedding.weight.data.mul_(40)
+        # All hidden states share a direction that speaks against the padding token: it is never sampled.
+        assert model.unembedding is not None
+        model.embedding.weight.data[:, 0] = 3.0
+        model.unembedding.weight.data[PAD] = 0.0
+        model.unembedding.weight.data[PAD, 0] = -20.0
         folder.mkdir()
         export_folder(folder, PEER, model.state_dict())
         return model, folder
@@ -55,5 +61,5 @@ def words() -> Any:
     backend = Tokenizer(models.WordLevel({str(i): i for i in range(PEER.vocab_size)}, unk_token="1"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="0", pad_token="23", padding_side="left"
+        tokenizer_object=backend, eos_token="0", pad_token=str(PAD), padding_side="left"
     )
