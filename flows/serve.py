@@ -180,6 +180,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(1024)  # who comes before the server runs waits
     except OSError as error:
         told = f"{error.strerror or error}: give another --port" if port else str(error)
         raise ConfigError(f"cannot listen on {host} port {port}: {told}") from None
