@@ -19,6 +19,7 @@ from components.rlhf.advantages import (
     masked_mean,
     masked_var,
     penalized_rewards,
+    sequence_log_ratio,
     whiten,
 )
 
@@ -83,6 +84,45 @@ def test_advantages_equal_the_double_sum(gamma: float, lam: float) -> None:
             assert float(advantages[row, t]) == pytest.approx(by_hand)
             assert float(returns[row, t]) == pytest.approx(by_hand + v[i])
     assert float(advantages[~mask].abs().sum()) == 0 == float(returns[~mask].abs().sum())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_steps_outside_a_mask_with_holes_do_not_exist(seed: int) -> None:
+    """As verl 0.9.1 has it: what an environment wrote between two turns of the policy is skipped, in float64."""
+    rng = np.random.default_rng(seed)
+    mask = torch.from_numpy(rng.random((5, 12)) < 0.6)
+    mask[:, 3] = True
+    rewards, values = _normal(seed, 5, 12), _normal(seed + 9, 5, 12)
+    advantages, returns = generalized_advantages(rewards, values, mask, 0.98, 0.9)
+    for row in range(5):
+        steps = torch.nonzero(mask[row]).flatten().tolist()
+        running, following = 0.0, 0.0
+        for t in reversed(steps):
+            delta = float(rewards[row, t]) + 0.98 * following - float(values[row, t])
+            running, following = delta + 0.98 * 0.9 * running, float(values[row, t])
+            assert float(advantages[row, t]) == pytest.approx(running, abs=1e-12)
+            assert float(returns[row, t]) == pytest.approx(running + following, abs=1e-12)
+    white = whiten(advantages, mask)[mask].numpy()
+    inside = advantages[mask].numpy()
+    assert white == pytest.approx((inside - inside.mean()) / np.sqrt(inside.var(ddof=1) + 1e-8), abs=1e-9)
+
+
+def test_the_score_after_the_end_token_is_what_the_critic_sees_last() -> None:
+    # Two response tokens and a step after the end, values 0.1, 0.2, 0.4: δ = [0.1, 0.2, 2.6].
+    mask = torch.tensor([[0, 1, 1, 0]], dtype=torch.bool)
+    steps = torch.tensor([[0, 1, 1, 1]], dtype=torch.bool)
+    rewards = penalized_rewards(torch.tensor([3.0]), torch.zeros(1, 4), mask, 0.0, steps)
+    assert rewards.tolist() == [[0.0, 0.0, 0.0, 3.0]]
+    advantages, _ = generalized_advantages(rewards, torch.tensor([[7.0, 0.1, 0.2, 0.4]]), steps, 1.0, 0.95)
+    end = 0.2 + 0.95 * 2.6
+    torch.testing.assert_close(advantages, torch.tensor([[0, 0.1 + 0.95 * end, end, 2.6]]))
+
+
+def test_log_ratios_of_whole_answers() -> None:
+    mask = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1]], dtype=torch.bool)
+    log_ratio = torch.tensor([[9.0, 0.2, 0.4, 9.0], [0.1, 0.1, 0.1, 0.5]])
+    torch.testing.assert_close(sequence_log_ratio(log_ratio, mask, mean=True)[:, 0], torch.tensor([0.3, 0.2]))
+    torch.testing.assert_close(sequence_log_ratio(log_ratio, mask, mean=False)[:, 2], torch.tensor([0.6, 0.8]))
 
 
 def test_advantage_of_the_end_token_under_our_convention() -> None:

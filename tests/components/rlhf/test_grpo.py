@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from components.rlhf.grpo import (
     group_advantages,
     grpo,
     overlong_penalties,
+    token_losses,
     token_weights,
 )
 from components.rlhf.rollouts import join_rollouts
@@ -55,6 +57,9 @@ def test_advantages_by_hand() -> None:
         np.testing.assert_allclose(got[row], expected, atol=1e-9)
     assert got[1].tolist() == [0.0] * 4
     torch.testing.assert_close(group_advantages(rewards, "dr_grpo")[2], rewards[2] - 0.75)
+    # RLOO: each reward against the mean of the other three.
+    assert group_advantages(rewards, "rloo")[2].tolist() == pytest.approx([3.0, -1.0, -1.0, -1.0])
+    assert group_advantages(rewards, "rloo")[0].tolist() == pytest.approx([2 / 3, -2 / 3, -2 / 3, 2 / 3])
 
 
 def test_token_weights_by_hand() -> None:
@@ -65,6 +70,33 @@ def test_token_weights_by_hand() -> None:
     torch.testing.assert_close(dr, mask / 20)
 
 
+@pytest.mark.parametrize("variant", ["gspo", "rloo"])
+def test_losses_of_whole_answers_by_hand(variant: Variant) -> None:
+    """In float64: one clipped ratio an answer, the mean over answers of −min(sA, clip(s)A), and its gradient."""
+    rng = np.random.default_rng(0)
+    mask = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1], [0, 1, 0, 1]], dtype=torch.bool)
+    new, old = (torch.from_numpy(rng.normal(0, 0.3, (3, 4))) for _ in range(2))
+    new.requires_grad_()
+    advantages = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64)
+    config = dataclasses.replace(CONFIG, variant=variant, clip_low=0.1, clip_high=0.15)
+    each = token_losses(new, old, torch.zeros(3, 4), advantages, mask, config)
+    loss = (each.loss_BA * token_weights(mask, variant, 10)).sum()
+    loss.backward()
+    expected, gradient = 0.0, np.zeros((3, 4))
+    for row in range(3):
+        inside = mask[row].numpy()
+        gaps = (new.detach() - old)[row].numpy()[inside]
+        share = 1 / len(gaps) if variant == "gspo" else 1.0
+        ratio, a = math.exp(share * gaps.sum()), float(advantages[row])
+        clipped = min(max(ratio, 0.9), 1.15)
+        expected -= min(ratio * a, clipped * a) / 3
+        if ratio * a <= clipped * a:
+            gradient[row, inside] = -ratio * a * share / 3
+    assert float(loss.detach()) == pytest.approx(expected, abs=1e-6)
+    assert new.grad is not None
+    np.testing.assert_allclose(new.grad.numpy(), gradient, atol=1e-6)
+
+
 def test_overlong_penalty_by_hand() -> None:
     lengths = torch.tensor([3, 6, 7, 8, 10])
     assert overlong_penalties(lengths, 10, 4).tolist() == [0.0, 0.0, -0.25, -0.5, -1.0]
@@ -72,11 +104,12 @@ def test_overlong_penalty_by_hand() -> None:
 
 
 @pytest.mark.parametrize("cfg", [DENSE, EXPERTS], ids=["dense", "moe"])
-@pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "dapo"])
+@pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "dapo", "gspo", "rloo"])
 def test_the_ratio_is_one_before_the_first_step_and_a_run_resumes(cfg: ModelConfig, variant: Variant) -> None:
     config = dataclasses.replace(CONFIG, variant=variant, micro_batch_size=3, kl_coef=0.05)
     whole, records = _run(cfg, config)
     assert [r.metrics["check/first_ratio_deviation"] for r in records] == [0.0] * 3
+    assert [r.metrics["check/first_clip_fraction"] for r in records] == [0.0] * 3
     assert all(r.metrics["rollout/log_prob_difference"] < 1e-4 for r in records)
 
     reference, cut = _start(cfg, config)
@@ -90,7 +123,7 @@ def test_the_ratio_is_one_before_the_first_step_and_a_run_resumes(cfg: ModelConf
         assert torch.equal(value, resumed.tensors()[name]), name
 
 
-@pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "dapo"])
+@pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "dapo", "gspo", "rloo"])
 def test_micro_batches_do_not_change_the_gradient(variant: Variant) -> None:
     once = dataclasses.replace(CONFIG, variant=variant, num_iterations=1, num_epochs=1, num_minibatches=1)
     whole, (first,) = _run(DENSE, once)

@@ -3,17 +3,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from components.inference.engine import token_log_probs
+from components.inference.engine import generate, token_log_probs
 from components.inference.sampling import SamplingParams
 from components.model.config import ModelConfig, MoEConfig
 from components.model.transformer import Transformer
-from components.rlhf.ppo import PPOConfig, PPORecord, PPOState, ppo
+from components.rlhf.config import PPOConfig
+from components.rlhf.ppo import PPORecord, PPOState, judged_scores, ppo
 from components.rlhf.reward_model import RewardModel
-from components.rlhf.rollouts import pack_responses, repeated_share, sample_rollout, token_stats
+from components.rlhf.rollouts import Rollout, pack_responses, repeated_share, sample_rollout, token_stats
 from components.training.language_model import LMBatch
 from components.training.optimizers import OptimizerConfig
 
@@ -95,6 +97,70 @@ def test_an_answer_without_end_pays_and_clipping_bounds_the_score() -> None:
     assert record.metrics["objective/reward"] == pytest.approx(float(expected), abs=1e-6)  # no KL at first
     ends = [response[-1] == STOP for response in record.rollout.responses]
     assert ends == finished.tolist()
+
+
+def test_what_an_answer_is_paid_in_the_order_that_is_stated() -> None:
+    """Scaling, clip, length, then the end: by hand for three answers of 2, 3 and 2 tokens, the last one cut off."""
+    rollout = _rollout([[5, STOP], [5, 6, STOP], [5, 6]], [True, True, False])
+    scores, none = torch.tensor([1.0, 3.0, -2.0]), np.zeros(3)
+    config = PPOConfig(score_clip=1.5, length_penalty=0.1, missing_eos_penalty=1.0)
+    assert judged_scores(scores, rollout, config, none)[0].tolist() == pytest.approx([0.8, 1.2, -2.7])
+    replaced = dataclasses.replace(config, unfinished_score=-1.0)  # the EOS trick of Huang et al. 2024
+    assert judged_scores(scores, rollout, replaced, none)[0].tolist() == pytest.approx([0.8, 1.2, -1.0])
+    scaled = PPOConfig(score_scaling=True, score_clip=0.0, missing_eos_penalty=0.0)
+    first, seen = judged_scores(scores, rollout, scaled, none)
+    spread = np.std([1.0, 3.0, -2.0])
+    assert first.tolist() == pytest.approx([1 / spread, 3 / spread, -2 / spread], rel=1e-6)
+    second, _ = judged_scores(torch.tensor([4.0, 0.0, 0.0]), rollout, scaled, seen)
+    assert float(second[0]) == pytest.approx(4 / np.std([1, 3, -2, 4, 0, 0]), rel=1e-6)
+
+
+def _rollout(answers: list[list[int]], finished: list[bool]) -> Rollout:
+    tokens, lengths, mask = pack_responses([[1, 2]] * len(answers), answers)
+    index = tuple(range(len(answers)))
+    return Rollout(tokens, lengths, mask, torch.tensor(finished), index, tuple(map(tuple, answers)), mask * 0.0)
+
+
+def test_sampling_to_the_end_token_is_sampling_all_and_cutting_there() -> None:
+    """The EOS trick's fixed length, without paying for what is thrown away: draws depend on place and seed alone."""
+    model = Transformer(DENSE, seed=4)
+    stopped = generate(model, PROMPTS * 8, SamplingParams(max_tokens=10, seed=9, stop_ids=(STOP,)))
+    whole = generate(model, PROMPTS * 8, SamplingParams(max_tokens=10, seed=9))
+    ends = 0
+    for (short,), (long,) in zip(stopped, whole, strict=True):
+        cut = long.tokens.index(STOP) + 1 if STOP in long.tokens else len(long.tokens)
+        assert short.tokens == long.tokens[:cut]
+        ends += short.finished
+    assert 0 < ends < len(whole)
+
+
+def test_an_ensemble_pays_as_it_is_told_to_be_combined() -> None:
+    def three(tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        return honest(tokens_BT, lengths_B)[:, None] + torch.tensor([0.0, 1.0, 2.0])
+
+    for combine, shift in (("mean", 1.0), ("worst", 0.0), ("variance", 1.0 - 2.0 * 2 / 3)):
+        config = dataclasses.replace(CONFIG, num_iterations=1, combine=combine, variance_coef=2.0)
+        reference, state = _start(DENSE, config)
+        (record,) = ppo(state, reference, three, PROMPTS, [STOP], config, seed=3)
+        plain = honest(record.rollout.tokens_BT, record.rollout.lengths_B)
+        torch.testing.assert_close(record.scores_B, plain + shift)
+        assert record.scores_BM.shape == (24, 3)
+        assert record.metrics["objective/score_disagreement"] == pytest.approx(np.std([0, 1, 2]), rel=1e-5)
+
+
+@pytest.mark.parametrize("cfg", [DENSE, EXPERTS], ids=["dense", "moe"])
+def test_other_conventions_start_from_a_ratio_of_one_too_and_resume(cfg: ModelConfig) -> None:
+    config = dataclasses.replace(CONFIG, score_after_end=True, score_scaling=True, whiten_rewards=True, dual_clip=3.0)
+    reference, whole = _start(cfg, config)
+    records = list(ppo(whole, reference, honest, PROMPTS, [STOP], config, seed=3))
+    assert [r.metrics["check/first_ratio_deviation"] for r in records] == [0.0] * 3
+    assert [r.metrics["check/first_clip_fraction"] for r in records] == [0.0] * 3
+    _, cut = _start(cfg, config)
+    next(ppo(cut, reference, honest, PROMPTS, [STOP], config, seed=3))
+    _, resumed = _start(cfg, config)
+    resumed.load_tensors({name: value.clone() for name, value in cut.tensors().items()})
+    list(ppo(resumed, reference, honest, PROMPTS, [STOP], config, seed=3))
+    assert all(torch.equal(value, resumed.tensors()[name]) for name, value in whole.tensors().items())
 
 
 def test_updates_stop_once_the_policy_has_moved_too_far() -> None:
