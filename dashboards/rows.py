@@ -66,6 +66,7 @@ class RunRows:
     evals: tuple[Row, ...] = ()
     samples: tuple[Row, ...] = ()
     preferences: tuple[Row, ...] = ()
+    judgements: tuple[Row, ...] = ()
     quarantine: tuple[Row, ...] = ()
     scaling_points: tuple[Row, ...] = ()
     scaling_fits: tuple[Row, ...] = ()
@@ -164,6 +165,13 @@ _OF_RUN = """
     WHERE key IN (SELECT key FROM stages WHERE run_id = $run AND status IN ('ran', 'cached'))"""
 
 
+# People judge answers whatever run made them: a batch is named by its texts, and the stage's facts say which it is.
+_JUDGEMENTS = """
+    SELECT * FROM judgements
+    WHERE batch IN (SELECT facts_json->>'batch' FROM stages WHERE run_id = $run AND stage = 'sample_answers')
+    ORDER BY annotator, submitted_at"""
+
+
 def read_run(home: Home, run_id: str | None = None) -> RunRows:
     """Read a run; without an id, the one that started last.
 
@@ -196,6 +204,7 @@ def read_run(home: Home, run_id: str | None = None) -> RunRows:
         evals=table("evals", " ORDER BY suite, model, strategy, item_id"),
         samples=table("samples", " ORDER BY stage, key, step"),
         preferences=table("preferences", " ORDER BY pair_id"),
+        judgements=tuple(_dicts(query(home, _JUDGEMENTS, {"run": wanted}))),
         quarantine=table("quarantine"),
         scaling_points=table("scaling_points", " ORDER BY sweep, variant, num_params, tokens, seed"),
         scaling_fits=table("scaling_fits", " ORDER BY sweep, law, parameter"),

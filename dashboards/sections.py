@@ -7,6 +7,7 @@ from typing import Any
 
 from components.statistics import Interval
 from dashboards import wording
+from dashboards.annotate.report import people_tables
 from dashboards.architecture import moe_section, recurrent_section
 from dashboards.blocks import Section, Table, body, counted, effect_of, listing, said
 from dashboards.facts.alignment import AlignmentFacts, GrpoFacts
@@ -220,6 +221,8 @@ def _alignment(facts: AlignmentFacts) -> Section:
             ("labels that agree with gold", wording.percent(model.label_agreement)),
         ]
         tables.append(listing("Reward model", pairs))
+    if facts.people is not None:
+        tables += people_tables(facts.people)
     return body(meaning, tables, facts.effects)
 
 

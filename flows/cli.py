@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.annotate import annotate, preferences
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -62,9 +64,10 @@ def told_plainly() -> Iterator[None]:
     except (ValueError, OSError, LookupError) as error:
         from components.data.sources import SourceError
         from flows.settings import ConfigError
+        from storage.annotations import AnnotationError
         from storage.tables import TableError
 
-        if isinstance(error, (ConfigError, SourceError, TableError)):
+        if isinstance(error, (AnnotationError, ConfigError, SourceError, TableError)):
             complain(str(error))
             raise typer.Exit(BAD_INPUT) from None
         if isinstance(error, OSError):
@@ -288,6 +291,8 @@ def deploy(
 
 schedule = typer.Typer(no_args_is_help=True, help="Run flows by the clock: add, list, pause, resume, remove.")
 app.add_typer(schedule, name="schedule")
+app.add_typer(annotate, name="annotate")
+app.add_typer(preferences, name="preferences")
 Slug = Annotated[str, typer.Argument(help="A schedule's name, as `lifespan schedule list` shows it.")]
 
 

@@ -230,7 +230,9 @@ def report_path(home: Home, run_id: str) -> Path:
 def write_report(home: Home, run_id: str) -> LifeReport:
     """Collect a run's report from the tables and write its page."""
     from dashboards import report  # here: matplotlib costs a second
+    from dashboards.annotate.table import write_judgements
 
+    write_judgements(home)
     life = report.collect(home, run_id)
     report.write_page(life, report_path(home, run_id))
     return life

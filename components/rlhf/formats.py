@@ -24,6 +24,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.rlhf.judgements import Candidate, Item, make_items
 from components.rlhf.preferences import (
     MAX_EXCERPT,
     LeftOut,
@@ -269,6 +270,53 @@ def _within(line: _Line, max_prompt_chars: int) -> _Line | str:
         if length > max_prompt_chars:
             return f"the prompt has {length} characters: at most {max_prompt_chars}"
     return line
+
+
+def read_answers(path: Path) -> tuple[list[Item], list[LeftOut]]:
+    """Prompts with answers to be judged, a line each: {"prompt", "answers": [text or {"text", "model"}]}.
+
+    Raises:
+        PreferenceFileError: no such file, or no line with two distinct answers.
+    """
+    items: dict[str, Item] = {}
+    bad: list[LeftOut] = []
+    for number, text, row in _rows(path):
+        found = _item(row)
+        reason = found if isinstance(found, str) else ""
+        if isinstance(found, Item):
+            made, why = make_items([found.prompt], [found.answers])
+            reason = why[0].reason if why else ""
+            if made and made[0].item_id in items:
+                reason = "the same prompt with the same answers stands further up"
+            elif made:
+                items[made[0].item_id] = made[0]
+        if reason:
+            bad.append(LeftOut("answers", str(path), number, reason, text[:MAX_EXCERPT]))
+    if not items:
+        first = "; ".join(f"line {b.line}: {b.reason}" for b in bad[:3]) or "it is empty"
+        raise PreferenceFileError(f"{path}: nothing to judge: {first}")
+    return list(items.values()), bad
+
+
+def _item(row: object) -> Item | str:
+    if isinstance(row, ValueError):
+        return str(row)
+    if not isinstance(row, Mapping):
+        return f"a {type(row).__name__}, not an object with prompt and answers"
+    if not isinstance(row.get("prompt"), str):
+        return (
+            "prompt is missing" if row.get("prompt") is None else f"prompt is {type(row['prompt']).__name__}, not text"
+        )
+    answers = row.get("answers")
+    if not isinstance(answers, list):
+        return "answers is missing" if answers is None else f"answers is {type(answers).__name__}, not a list"
+    found = []
+    for index, answer in enumerate(answers):
+        one = {"text": answer} if isinstance(answer, str) else answer
+        if not isinstance(one, Mapping) or not isinstance(one.get("text"), str):
+            return f"answers[{index}] is neither text nor an object with a text"
+        found.append(Candidate(one["text"], str(one.get("model") or "")))
+    return Item(row["prompt"], tuple(found))
 
 
 # -- writing -------------------------------------------------------------------------------------------------------

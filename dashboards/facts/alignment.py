@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from components.statistics import Interval
 from dashboards import wording
 from dashboards.facts.effects import Effect, Missing, decided, difference, not_measured, raises
+from dashboards.facts.people import PeopleFacts, people_facts
 from dashboards.facts.scores import best, paired, pick, scores_of
 from dashboards.rows import RunRows, Series, StageRow, interval, listed, number, whole
 
@@ -65,6 +66,7 @@ class AlignmentFacts:
     reward_model: RewardModelFacts | None
     policies: tuple[PolicyFacts, ...]
     best_of_n: tuple[BestOfN, ...]
+    people: PeopleFacts | None
     effects: tuple[Effect, ...]
 
 
@@ -80,7 +82,7 @@ def alignment_facts(rows: RunRows) -> AlignmentFacts | Missing:
         _hacking_effect(policies),
         _best_of_n_effect(sampled),
     )
-    return AlignmentFacts(reward_model, policies, sampled, effects)
+    return AlignmentFacts(reward_model, policies, sampled, people_facts(rows.judgements), effects)
 
 
 def _reward_model(rows: RunRows) -> RewardModelFacts | None:

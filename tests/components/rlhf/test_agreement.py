@@ -122,7 +122,7 @@ def test_peers_give_the_same() -> None:
         for level, ours in (("nominal", found.alpha), ("ordinal", found.alpha_ordinal)):
             theirs = krippendorff.alpha(data, value_domain=[0, 1, 2, 3], level_of_measurement=level)
             assert ours is not None and ours.value == pytest.approx(theirs, abs=1e-9)
-    chance = pytest.importorskip("irrCAC.raw", reason="peer not installed: pip install '.[peers]'")
+    chance = pytest.importorskip("irrCAC.raw", reason="it pins an old pandas: pip install --no-deps irrCAC==0.4.4")
     pandas = pytest.importorskip("pandas", reason="irrCAC needs pandas")
     metrics = pytest.importorskip("sklearn.metrics", reason="peer not installed")
     found = agreement(ratings, range(4), resamples=2)
