@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -73,6 +74,7 @@ def figures(report: LifeReport) -> dict[str, tuple[str, ...]]:
     return {slug: figure.panels for slug, figure in _figures(report).items() if figure is not None}
 
 
+@functools.lru_cache(maxsize=1)  # seconds: the page and the tracker show the same ones
 def _figures(report: LifeReport) -> dict[str, Figure | None]:
     def drawn(facts: Any, draw: Callable[[Any], Figure | None]) -> Figure | None:
         return None if isinstance(facts, Missing) else draw(facts)

@@ -51,7 +51,7 @@ class RunHead:
     seconds: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a report is known by itself, so that its figures are drawn once
 class LifeReport:
     """A life, part by part; a part without rows says why it is missing."""
 
