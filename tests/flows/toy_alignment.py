@@ -1,0 +1,144 @@
+"""A world small enough to align a model in, and the real alignment stages in it, for a process that is killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo  # torch.optim imports it at the first optimizer, which would cost each attempt two seconds
+
+from components.data.shards import write_shards
+from components.data.stories import story
+from components.data.tokenizer import Tokenizer
+from components.model.config import ModelConfig
+from components.model.transformer import Transformer
+from components.reasoning.tasks import SuiteConfig, chain_problem, prompt
+from components.rlhf.config import (
+    DPOConfig,
+    GRPOConfig,
+    JudgingConfig,
+    PPOConfig,
+    RewardModelConfig,
+    VerifierTaskConfig,
+    WatchConfig,
+    story_requests,
+)
+from components.rlhf.gold import gold_score
+from components.rlhf.preferences import Preference, write_preferences
+from components.rlhf.reward_model import Ensemble, RewardModel, save_reward_model
+from components.training.checkpoints import save_model
+from flows.settings import ComputeConfig
+from flows.stages.policies import dpo, ppo
+from flows.stages.preferences import PREFERENCES, SCALE
+from flows.stages.rlhf import grpo, train_reward_model
+from flows.work import Work
+from storage.artifacts import Artifact, Record, Store
+
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Document:
+    text: str
+    source: str = "stories"
+    split: str = "train"
+
+
+def make_world(folder: Path) -> dict[str, Artifact]:
+    """Tokenizer, text, an untrained model, pairs of stories and an ensemble, sealed in a store in `folder`."""
+    rng = random.Random(0)
+    store = Store(folder / "artifacts")
+    made: dict[str, Artifact] = {}
+
+    def seal(name: str, write: Callable[[Path], Any]) -> None:
+        key = hashlib.sha256(name.encode()).hexdigest()
+        with store.writing(key) as out:
+            write(out)
+            made[name] = store.seal(out, Record(Artifact(name, key, {}), name, {}, {}, {}, "toy"))
+
+    requests, _ = story_requests()
+    sums = [prompt(chain_problem(rng, 2), "worked") for _ in range(40)]
+    told = [story(rng) for _ in range(60)]
+    words = Tokenizer.train([*told, *requests, *sums], 400)
+    cfg = ModelConfig(vocab_size=words.vocab_size, d_model=16, num_layers=1, num_heads=1, context_length=96)
+    model = Transformer(cfg, 0)
+    pairs = []
+    for i in range(48):
+        a, b = story(rng), story(rng)
+        margin = gold_score(requests[i], a) - gold_score(requests[i], b)
+        if margin:
+            better, worse = (a, b) if margin > 0 else (b, a)
+            pairs.append(Preference(requests[i], better, worse, f"p{i}", gold_margin=abs(margin), source="gold"))
+
+    def preferences(out: Path) -> None:
+        write_preferences(out / PREFERENCES, pairs)
+        (out / SCALE).write_text(json.dumps({"mean": 2.0, "std": 1.0}), encoding="utf-8")
+
+    judges = Ensemble(tuple(RewardModel.from_policy(model, seed, 2) for seed in range(2)))
+    seal("tokenizer", words.save)
+    seal("shards", lambda out: write_shards([Document(text) for text in told], words, out))
+    seal("sft", lambda out: save_model(out, model))
+    seal("preferences", preferences)
+    seal("reward_model", lambda out: save_reward_model(out, judges))
+    return made
+
+
+JUDGING = JudgingConfig(num_eval=4, max_tokens=6)
+PPO = PPOConfig(
+    num_iterations=8,
+    batch_size=8,
+    num_epochs=2,
+    num_minibatches=2,
+    max_tokens=8,
+    kl_target=0.5,
+    kl_horizon=50,
+    score_scaling=True,
+    combine="worst",
+    replay_coef=0.1,
+)
+GRPO = GRPOConfig(num_iterations=8, num_prompts=4, group_size=4, num_minibatches=2, max_tokens=6, kl_coef=0.05)
+JUDGED = ("sft", "reward_model", "preferences", "tokenizer")
+CASES: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
+    "reward model, two members of two heads": (
+        train_reward_model,
+        {"config": RewardModelConfig(epochs=2, batch_pairs=8, num_members=2, num_heads=2)},
+        ("sft", "preferences", "tokenizer"),
+    ),
+    "ppo, best kept, adaptive penalty, replay": (
+        ppo,
+        {"config": PPO, "watch": WatchConfig(every=2, on_alarm="stop"), "judging": JUDGING, "mitigation": "worst"},
+        (*JUDGED, "shards"),
+    ),
+    "dpo": (dpo, {"config": DPOConfig(epochs=2, batch_pairs=8), "judging": JUDGING}, JUDGED),
+    "grpo": (
+        grpo,
+        {
+            "config": GRPO,
+            "task": VerifierTaskConfig(num_problems=20, min_difficulty=2, max_difficulty=2, num_watch=2),
+            "suite": SuiteConfig(difficulties=(2,), per_difficulty=2),
+        },
+        ("sft", "tokenizer"),
+    ),
+}
+
+
+def live(case: str, folder: str, world: str, made: dict[str, str]) -> None:
+    """One attempt at a stage: what lies in folder/state is resumed; folder/facts.json says that it ended."""
+    place = Path(folder)
+    (place / "out").mkdir(parents=True, exist_ok=True)
+    artifacts = {name: Artifact.from_json(text) for name, text in made.items()}
+    execution = ComputeConfig(checkpoint_seconds=0.0)  # a state after every step
+    work = Work(place / "out", place / "state", execution, store=Store(Path(world) / "artifacts"))
+    stage, settings, inputs = CASES[case]
+    given = {name: artifacts[name] for name in inputs if name != "shards"}
+    if "shards" in inputs:
+        given["replay"] = [artifacts["shards"]]
+    facts = stage.fn(work, seed=3, **settings, **given)
+    metrics = [[step, name, value] for step, name, value, _ in work.metrics() if not name.startswith("seconds")]
+    (place / "facts.json").write_text(json.dumps({"facts": facts, "metrics": metrics}, sort_keys=True))
