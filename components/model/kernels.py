@@ -129,9 +129,10 @@ def split_heads(
     b, t, width = qkv.shape
     c = width // (h + 2 * k)
     q_BTHC, k_BTKC, v_BTKC = qkv.view(b, t, h + 2 * k, c).split((h, k, k), 2)
-    if norms[0] is not None:
-        q_BTHC = F.rms_norm(q_BTHC, (c,), norms[0], eps)
-        k_BTKC = F.rms_norm(k_BTKC, (c,), norms[1], eps)
+    q_weight, k_weight = norms
+    if q_weight is not None and k_weight is not None:
+        q_BTHC = F.rms_norm(q_BTHC, (c,), q_weight.to(qkv.dtype), eps)
+        k_BTKC = F.rms_norm(k_BTKC, (c,), k_weight.to(qkv.dtype), eps)
     return rotate(q_BTHC, cos, sin).transpose(1, 2), rotate(k_BTKC, cos, sin).transpose(1, 2), v_BTKC.transpose(1, 2)
 
 
@@ -250,6 +251,9 @@ class _SwiGLU(torch.autograd.Function):
 
 def grouped_product(rows_NI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
     """Each row times its expert's matrix [N, O]; rows come sorted by expert, `counts_E` of each."""
+    if torch.is_autocast_enabled(rows_NI.device.type):
+        dtype = torch.get_autocast_dtype(rows_NI.device.type)
+        rows_NI, weight_EOI = rows_NI.to(dtype), weight_EOI.to(dtype)
     if rows_NI.dtype == torch.float64 or rows_NI.shape[1] % 8 or weight_EOI.shape[1] % 8:  # not what it takes
         parts = rows_NI.split(counts_E.tolist())
         return torch.cat([F.linear(part, weight) for part, weight in zip(parts, weight_EOI, strict=True)])

@@ -81,7 +81,7 @@ class MixtureOfExperts(nn.Module):
             self.assigned_E += counts_E
         rows_y = self._experts(x_ND.index_select(0, token_of), counts_E)
         weighted = rows_y * weight_NA.reshape(-1).index_select(0, order)[:, None].to(rows_y.dtype)
-        y_ND = torch.zeros_like(x_ND).index_add(0, token_of, weighted)
+        y_ND = torch.zeros_like(x_ND).index_add(0, token_of, weighted.to(x_ND.dtype))
         if self.shared_gate_up is not None and self.shared_down is not None:
             shared = self.shared_down(kernels.swiglu(self.shared_gate_up(x_ND)))
             y_ND = y_ND + (shared if self.shared_gate is None else self.shared_gate(x_ND).sigmoid() * shared)

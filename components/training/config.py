@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from components.training.schedules import ScheduleConfig
 
@@ -11,7 +12,9 @@ from components.training.schedules import ScheduleConfig
 @dataclass(frozen=True)
 class OptimizerConfig:
     """muon_lr: step of the matrices (0: AdamW for all); adamw_lr: of embeddings, norms, heads and the rest.
-    momentum: Nesterov momentum of Muon. betas, eps: of AdamW. weight_decay: decoupled, for matrices and embeddings."""
+    momentum: Nesterov momentum of Muon. betas, eps: of AdamW. weight_decay: decoupled, for matrices and embeddings.
+    base_width: d_model that the rates were tuned at; at any other width the same rates then serve (`transfer.py`; 0:
+    take them as they are)."""
 
     muon_lr: float = 0.02
     adamw_lr: float = 3e-3
@@ -20,6 +23,10 @@ class OptimizerConfig:
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.0
+    base_width: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "base_width")
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,8 @@ class NonFiniteConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run. batch_size counts rows of context_length tokens; accumulation splits them into as many
-    micro-batches with the same gradient. z_loss weighs the mean squared log-normalizer (Chowdhery et al. 2022, §5)."""
+    micro-batches with the same gradient. z_loss weighs the mean squared log-normalizer (Chowdhery et al. 2022, §5).
+    precision: of the matrix products and what they save; weights, norms and losses are float32 in either."""
 
     num_steps: int = 700
     batch_size: int = 32
@@ -51,6 +59,7 @@ class TrainConfig:
     accumulation: int = 1
     max_grad_norm: float = 1.0
     z_loss: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)

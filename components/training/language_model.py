@@ -47,6 +47,12 @@ class LMBatch:
         total = counted.sum() if self.weights_BT is None else (self.weights_BT * counted).sum()
         return float(total) or 1.0
 
+    def to(self, device: torch.device) -> LMBatch:
+        """The same batch on another device."""
+        if self.tokens_BT.device == device:
+            return self
+        return LMBatch(*(None if x is None else x.to(device) for x in (getattr(self, f.name) for f in fields(self))))
+
 
 def summed_loss(model: LanguageModel, batch: LMBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sums over the batch's targets: cross-entropy in nats, and squared log-normalizer; and the routers' mean
@@ -57,6 +63,18 @@ def summed_loss(model: LanguageModel, batch: LMBatch) -> tuple[Tensor, Tensor, T
     weights_N = None if batch.weights_BT is None else batch.weights_BT.flatten()
     cross_entropy, z = kernels.cross_entropy(logits_NV, batch.targets_BT.flatten(), IGNORE, weights_N)
     return cross_entropy, z, hidden.auxiliary_loss()
+
+
+def loss_in(precision: str, device: torch.device) -> Callable[[Any, LMBatch], tuple[Tensor, Tensor, Tensor]]:
+    """`summed_loss` as a device runs it fastest: compiled on a GPU, as it is on CPU, where the kernels of
+    `components.model.kernels` are faster than what a compiler makes of it; with products in bfloat16 if asked for."""
+
+    def in_bfloat16(model: LanguageModel, batch: LMBatch) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.autocast(device.type, torch.bfloat16):
+            return summed_loss(model, batch)
+
+    compute = in_bfloat16 if precision == "bfloat16" else summed_loss
+    return torch.compile(compute, dynamic=False) if device.type == "cuda" else compute
 
 
 def train(
@@ -74,15 +92,16 @@ def train(
     the weights had done) after a step at which the guard went back.
 
     The batch of a step must depend on the step alone, so that a run that starts at `start_step` with the weights,
-    optimizer state and guard of that step is the same run. Pass a compiled `summed_loss` as `loss` to run that.
+    optimizer state and guard of that step is the same run. `loss` takes the place of `summed_loss`.
     Raises TrainingDiverged when the guard gives up.
     """
-    compute = loss or summed_loss
+    device = next(iter(model.parameters())).device
+    compute = loss or loss_in(config.precision, device)
     guard = guard or Guard(config.non_finite)
     model.train()
     for step in range(start_step, config.num_steps):
         began = time.perf_counter()
-        whole = batch_at(step)
+        whole = batch_at(step).to(device)
         loss_weight = whole.loss_weight()
         total = 0.0
         for batch in micro_batches(whole, config.accumulation):
@@ -142,11 +161,11 @@ def source_weights(sources: Sequence[str], weights: Mapping[str, float]) -> Tens
 @torch.no_grad()
 def mean_loss(model: LanguageModel, batches: Iterator[LMBatch] | Sequence[LMBatch]) -> tuple[float, int]:
     """Cross-entropy in nats a target token over all batches, and the number of targets."""
-    was_training = model.training
+    was_training, device = model.training, next(iter(model.parameters())).device
     model.eval()
     total, count = 0.0, 0
     for batch in batches:
-        total += float(summed_loss(model, batch)[0])
+        total += float(summed_loss(model, batch.to(device))[0])
         count += int((batch.targets_BT != IGNORE).sum())
     model.train(was_training)
     if not count:

@@ -64,6 +64,19 @@ def test_it_learns() -> None:
     assert sum(losses[-10:]) / 10 < 0.8 * losses[0]
 
 
+@pytest.mark.parametrize("moe", [None, MoEConfig(4, 2, 16, shared_d_ff=16)])
+def test_bfloat16_learns_as_float32_does_with_weights_in_float32(moe: MoEConfig | None) -> None:
+    last = {}
+    for precision in ("float32", "bfloat16"):
+        model = Transformer(replace(MODEL, moe=moe), 0)
+        config = replace(CONFIG, num_steps=40, precision=precision)  # type: ignore[arg-type]
+        losses = [record["loss"] for record in train(model, Optimizer(model, config.optimizer), config, batch_at)]
+        last[precision] = sum(losses[-5:]) / 5
+        assert all(weight.dtype == torch.float32 for weight in model.parameters())
+    assert last["bfloat16"] != last["float32"]
+    assert last["bfloat16"] == pytest.approx(last["float32"], rel=0.03)
+
+
 def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     weights = []
     for accumulation in (1, 4):
