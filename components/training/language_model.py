@@ -51,7 +51,8 @@ class LMBatch:
         """The same batch on another device."""
         if self.tokens_BT.device == device:
             return self
-        return LMBatch(*(None if x is None else x.to(device) for x in (getattr(self, f.name) for f in fields(self))))
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return LMBatch(**{name: None if x is None else x.to(device) for name, x in held.items()})
 
 
 def summed_loss(model: LanguageModel, batch: LMBatch) -> tuple[Tensor, Tensor, Tensor]:
