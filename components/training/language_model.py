@@ -51,7 +51,7 @@ class LMBatch:
         """The same batch on another device."""
         if self.tokens_BT.device == device:
             return self
-        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         return LMBatch(**{name: None if x is None else x.to(device) for name, x in held.items()})
 
 
