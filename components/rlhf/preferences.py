@@ -75,8 +75,8 @@ class Preference:
 
     @property
     def agrees_with_gold(self) -> bool | None:
-        """Whether gold prefers the same answer."""
-        return None if self.gold_margin is None else self.gold_margin > 0
+        """Whether gold prefers the same answer; None where gold is not known or has no preference."""
+        return self.gold_margin > 0 if self.gold_margin else None
 
 
 def label_temperature(margins: Iterable[float], agreement: float) -> float:
