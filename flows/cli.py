@@ -43,7 +43,9 @@ Only = Annotated[
 
 
 def complain(message: str) -> None:
-    typer.echo(f"error: {message}", err=True)
+    from storage.secrecy import masked
+
+    typer.echo(f"error: {masked(message)}", err=True)
 
 
 @contextlib.contextmanager
@@ -197,24 +199,54 @@ def _checked(only: list[str] | None, cfg: object) -> list[str] | None:
 
 @app.command()
 def query(
-    sql: Annotated[str, typer.Argument(help="One SELECT over the tables; `SHOW TABLES` lists them.")],
-    format: Annotated[str, typer.Option(help="table, csv, json or parquet")] = "table",
+    sql: Annotated[str | None, typer.Argument(help="One SELECT over the tables; `SHOW TABLES` lists them.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A file of SQL; - reads standard input.")] = None,
+    named: Annotated[str | None, typer.Option(metavar="NAME", help="A query that comes with Lifespan.")] = None,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", metavar="NAME=VALUE", help="Value of $NAME; may be repeated.")
+    ] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Show the named queries and what they take.")] = False,
+    format: Annotated[
+        str | None, typer.Option(help="table, lines, csv, json or parquet; else by the ending of --output.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write to this file.", dir_okay=False)] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds after which to give up.")] = 300.0,
 ) -> None:
     """Ask the tables in SQL. Read only, no files, no network."""
     with told_plainly():
-        from flows.settings import ConfigError
+        from flows.query import asked, parameters, run_query, write_listing
         from storage.home import Home
-        from storage.output import FORMATS, write_result
-        from storage.queries import query as ask
+        from storage.queries import Limits
 
-        if format not in FORMATS:
-            raise ConfigError(f"--format {format}: takes {', '.join(FORMATS)}")
-        answer = ask(Home.from_env(), sql)
-        try:
-            write_result(answer, format, output or sys.stdout)
-        except ValueError as error:
-            raise ConfigError(f"--format {format}: {error}") from None
+        if show_list:
+            write_listing()
+            return
+        given = parameters(param or [])
+        run_query(Home.from_env(), asked(sql, file, named), given, format, output, Limits(seconds=timeout))
+
+
+@app.command("sql")
+def sql_shell(
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds after which a query gives up.")] = 300.0,
+) -> None:
+    """A shell for SQL over the tables, with completion; reads statements from a pipe too."""
+    with told_plainly():
+        from flows.sql import shell
+        from storage.home import Home
+        from storage.queries import Limits
+
+        shell(Home.from_env(), Limits(seconds=timeout))
+
+
+@app.command()
+def compact() -> None:
+    """Merge the tables' part files, so that queries open fewer; safe beside runs."""
+    with told_plainly():
+        from storage.home import Home
+
+        for table, parts in Home.from_env().tables.compact().items():
+            if parts:
+                typer.echo(f"{table}: {parts} parts merged")
 
 
 @app.command()
@@ -231,36 +263,48 @@ def status() -> None:
         console.print(render(Home.from_env()))
 
 
+Host = Annotated[str, typer.Option(help="Address to listen on; one that others reach needs a token.")]
+TokenFile = Annotated[
+    Path | None, typer.Option(help="A file with the token that the pages ask for; else LIFESPAN_TOKEN, if set.")
+]
+
+
 @app.command()
-def ui() -> None:
-    """Show the pages of MLflow and Prefect on loopback until Ctrl-C."""
+def ui(host: Host = "127.0.0.1", token_file: TokenFile = None) -> None:
+    """Show the pages of MLflow and Prefect until Ctrl-C."""
     with told_plainly():
         from flows import services
+        from flows.access import asked_for
         from flows.servers import serve_pages
         from flows.start import terminable
         from storage.home import Home
 
-        home = Home.from_env()
+        home, access = Home.from_env(), asked_for(host, token_file)
         if found := services.running(home):
-            _tell(found)
+            _tell(services.suits(found, access))
             return
         with terminable():
-            serve_pages(home, typer.echo)
+            serve_pages(home, typer.echo, access)
 
 
 @app.command()
-def up() -> None:
+def up(host: Host = "127.0.0.1", token_file: TokenFile = None) -> None:
     """Start Prefect's server and scheduler, a worker, and MLflow in the background; `lifespan down` ends them."""
     with told_plainly():
         from flows import services
+        from flows.access import asked_for
         from storage.home import Home
 
-        _tell(services.up(Home.from_env(), typer.echo))
+        _tell(services.up(Home.from_env(), typer.echo, asked_for(host, token_file)))
 
 
 def _tell(group: Running) -> None:
+    from flows.access import told
+
     for service in group.services:
         typer.echo(f"{service.name:8} {service.url or f'process {service.pid}'}")
+    for line in told(group.host, group.asks):
+        typer.echo(line)
 
 
 @app.command()
@@ -475,13 +519,14 @@ def sync() -> None:
         home = Home.from_env()
         hermetic.apply(home.local)
         from storage import tracker
+        from storage.secrecy import masked_addresses
 
         result = tracker.sync(home)
         if result.problem:
             complain(result.problem)
             raise typer.Exit(FAILED)
         added = f"{result.runs} runs, {result.stages} stages, {result.metrics} metrics"
-        typer.echo(f"MLflow at {home.mlflow_uri}: {added} added")
+        typer.echo(f"MLflow at {masked_addresses(home.mlflow_uri)}: {added} added")
 
 
 @app.command("export")

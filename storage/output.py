@@ -21,6 +21,8 @@ Format = Literal["table", "lines", "csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("table", "lines", "csv", "json", "parquet")
 _ENDINGS: Mapping[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
 _WIDEST = 60
+_UTC = pa.timestamp("us", tz="UTC")
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def format_of(name: str | None, output: Path | None = None) -> Format:
@@ -88,8 +90,23 @@ def _write_parquet(table: pa.Table, out: IO[Any]) -> None:
 
 
 def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
-    columns = [column.to_pylist() for column in table.columns]
+    columns = [_values(column) for column in table.columns]
     return list(zip(*columns, strict=True)) if columns else []
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    if column.type != _UTC:
+        return column.to_pylist()
+    # Arrow would import pandas for its times, which takes longer than the query.
+    since = [value for chunk in column.chunks for value in chunk.view(pa.int64()).to_pylist()]
+    return [None if value is None else _moment(value) for value in since]
+
+
+def _moment(microseconds: int) -> datetime.datetime | str:
+    try:
+        return _EPOCH + datetime.timedelta(microseconds=microseconds)
+    except OverflowError:
+        return "infinity" if microseconds > 0 else "-infinity"
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -81,7 +81,7 @@ def test_status_of_an_empty_home_says_how_to_start(home: Home) -> None:
         (["plan", "--only", "nothing"], "no stage 'nothing'"),
         (["query", "DROP TABLE runs"], "a query only reads"),
         (["query", "SELECT * FROM rums"], "runs"),
-        (["query", "SELECT 1", "--format", "xml"], "takes table, csv, json, parquet"),
+        (["query", "SELECT 1", "--format", "xml"], "takes table, lines, csv, json, parquet"),
     ],
 )
 def test_a_mistake_is_one_message_and_code_2(home: Home, arguments: list[str], expected: str) -> None:
