@@ -140,7 +140,7 @@ class _OpenFile:
             "offsets": np.concatenate([[0], np.cumsum([len(p) for p in self.pieces])]).astype(np.int64),
             "source_ids": np.full(len(self.pieces), source_id, dtype=np.uint16),
         }
-        save_file(tensors, folder / name, metadata={"source": source, "split": split})
+        save_file(tensors, folder / name)  # no metadata: safetensors writes its fields in an order drawn anew each time
         return ShardFile(name, source, split, len(self.pieces), self.num_tokens, self.num_bytes)
 
 

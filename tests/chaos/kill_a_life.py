@@ -2,7 +2,8 @@
 one: the same artifacts, bit for bit, and no row lost or doubled.
 
 What is killed with SIGKILL is drawn each time: the run's own process (7 of 10), one of its workers (2), Prefect's
-server (1). Left out of the comparison is what measures time: the facts `usage`, and the stages of the part `cost`.
+server (1). Left out of the comparison is what measures or tells time: the facts `usage`, the stages of the part `cost`,
+the speed of the recurrent net, and the moment at which the forecast was sealed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ IDENTITY = {
     "quarantine": "key, source, file, line, reason",
 }
 TIMED = ("tokens_per_second", "seconds", "memory", "mfu", "timing", "utilization")  # metrics that measure time or place
+
+
+TIMED_STAGES = ("measure_serving", "compare_recurrent", "forecast_loss")  # the last says when it was sealed
 
 
 def start(home: Home, log: Path) -> subprocess.Popen[bytes]:
@@ -108,7 +112,7 @@ def artifacts(home: Home) -> dict[str, Any]:
     for record in home.store.records():
         facts = {name: value for name, value in record.artifact.facts.items() if name != "usage"}
         files = {name: entry["sha256"] for name, entry in record.files.items()}
-        timed = record.artifact.kind in ("cost_report",) or record.stage in ("measure_serving", "compare_recurrent")
+        timed = record.artifact.kind == "cost_report" or record.stage in TIMED_STAGES
         found[record.key] = (record.stage, None if timed else facts, None if timed else files)
     return found
 

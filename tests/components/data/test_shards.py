@@ -25,6 +25,17 @@ DOCS = [
 TOKENIZER = Tokenizer.train([d.text for d in DOCS], 300)
 
 
+def test_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:
+    """safetensors orders fields of metadata anew each time, so sixteen repeats would differ if there were any."""
+    seen: set[tuple[bytes, ...]] = set()
+    for number in range(16):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write_shards(DOCS, TOKENIZER, folder)
+        seen.add(tuple(file.read_bytes() for file in sorted(folder.iterdir())))
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("max_tokens", [10_000, 60])
 def test_every_document_comes_back_in_order_whatever_the_file_size(tmp_path: Path, max_tokens: int) -> None:
     index = write_shards(DOCS, TOKENIZER, tmp_path, max_tokens_per_file=max_tokens, batch_documents=7)
