@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.model.config import ModelConfig, MoEConfig, RopeScaling, count_params
 from components.model.hub.architectures import essence, read_config, write_config
 from components.model.hub.errors import UnsupportedModel
+from components.model.hub.folder import export_folder, import_folder
+from components.model.transformer import Transformer
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -267,7 +272,7 @@ def exportable(draw: st.DrawFn) -> ModelConfig:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(cfg=exportable())
 def test_every_config_comes_back_as_it_went(cfg: ModelConfig) -> None:
     raw = json.loads(json.dumps(write_config(cfg)))
@@ -281,3 +286,16 @@ def test_public_fields_win_over_ours_once_somebody_edited_them() -> None:
     raw = write_config(ModelConfig())
     raw["rope_parameters"]["rope_theta"] = raw["rope_theta"] = 123.0
     assert read_config(raw).rope_theta == 123.0
+
+
+@settings(max_examples=40, deadline=None)
+@given(cfg=exportable(), seed=st.integers(0, 9))
+def test_every_model_comes_back_bit_for_bit(cfg: ModelConfig, seed: int) -> None:
+    model = Transformer(cfg, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        export_folder(Path(folder), cfg, model.state_dict())
+        back = import_folder(Path(folder))
+    assert back.cfg == cfg
+    assert back.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(back.state_dict()[name], tensor), name
