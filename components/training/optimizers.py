@@ -31,11 +31,14 @@ def newton_schulz(x_NRC: Tensor, steps: int = 5) -> Tensor:
 class Muon:
     """Nesterov momentum, orthogonalized (Jordan et al. 2024); equal shapes are orthogonalized in one batch.
 
-    Each step moves a matrix [R, C] by lr · √max(1, R/C) · orthogonalized momentum.
+    Each step moves a matrix [R, C] by lr · √max(1, R/C) · orthogonalized momentum; `spectral` by lr · √(R/C), which
+    keeps the change of what it puts out of the same size at every width (Yang et al. 2023, condition 1).
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], momentum: float, weight_decay: float) -> None:
-        self.momentum, self.weight_decay = momentum, weight_decay
+    def __init__(
+        self, params: Iterable[nn.Parameter], momentum: float, weight_decay: float, spectral: bool = False
+    ) -> None:
+        self.momentum, self.weight_decay, self.least = momentum, weight_decay, 0.0 if spectral else 1.0
         groups: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
         for param in params:
             groups[tuple(param.shape)].append(param)
@@ -50,7 +53,7 @@ class Muon:
             buffer.lerp_(grads, 1 - self.momentum)
             update = newton_schulz(grads.lerp(buffer, self.momentum).flatten(0, -3)).view_as(buffer)
             rows, columns = update.shape[-2:]
-            scale = lr * max(1.0, rows / columns) ** 0.5
+            scale = lr * max(self.least, rows / columns) ** 0.5
             if self.weight_decay:
                 torch._foreach_mul_(group, 1 - lr * self.weight_decay)
             torch._foreach_sub_(group, update.unbind(0), alpha=scale)
@@ -67,13 +70,17 @@ class Optimizer:
         chosen = {id(p) for p in matrices}
         self.params = [p for _, p in named]
         self.routed = [layer for layer in model.modules() if isinstance(layer, MixtureOfExperts)]
-        self.muon = Muon(matrices, cfg.momentum, cfg.weight_decay)
-        rest = [p for _, p in named if id(p) not in chosen]
-        decayed = [p for p in rest if p.dim() >= 2]
-        plain = [p for p in rest if p.dim() < 2]
-        groups = [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.muon = Muon(matrices, cfg.momentum, cfg.weight_decay, spectral=cfg.base_width > 0)
+        width = width_ratio(model, cfg)
+        rates: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        for name, param in named:
+            if id(param) not in chosen:
+                rate = 1 / width if shrinks_with_width(name, param) else 1.0
+                # lr · weight_decay is what decays: it stays the same at every width (Wortsman et al. 2023).
+                rates[rate, cfg.weight_decay / rate if param.dim() >= 2 else 0.0].append(param)
+        groups = [{"params": p, "weight_decay": decay, "rate": rate} for (rate, decay), p in rates.items()]
         self.adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            groups,
             lr=cfg.adamw_lr,
             betas=(cfg.beta1, cfg.beta2),
             eps=cfg.eps,
@@ -84,7 +91,7 @@ class Optimizer:
         """One update with both rates multiplied by `lr_scale`; the gradients are cleared."""
         self.muon.step(self.cfg.muon_lr * lr_scale)
         for group in self.adamw.param_groups:
-            group["lr"] = self.cfg.adamw_lr * lr_scale
+            group["lr"] = self.cfg.adamw_lr * lr_scale * group["rate"]
         self.adamw.step()
         for layer in self.routed:
             layer.move_balance_bias()
@@ -117,8 +124,30 @@ class Optimizer:
 
 
 def is_hidden_matrix(name: str) -> bool:
-    """Whether a parameter is a matrix inside the blocks, which Muon is meant for (not embeddings, heads, routers)."""
-    return "blocks." in name and "router" not in name and "norm" not in name
+    """Whether a parameter is a matrix inside the blocks, which Muon is meant for (not embeddings, heads, routers,
+    adapters)."""
+    return "blocks." in name and not any(part in name for part in ("router", "norm", "lora_"))
+
+
+def width_ratio(model: nn.Module, cfg: OptimizerConfig) -> float:
+    """Width of the model over the width that the rates were tuned at; 1 where they are not to be transferred.
+
+    Raises ValueError for a model without a `cfg.d_model`.
+    """
+    if not cfg.base_width:
+        return 1.0
+    width = getattr(getattr(model, "cfg", None), "d_model", None)
+    if width is None:
+        raise ValueError(
+            f"optimizer.base_width is {cfg.base_width}: a {type(model).__name__} has no d_model; set it to 0"
+        )
+    return float(width) / cfg.base_width
+
+
+def shrinks_with_width(name: str, param: nn.Parameter) -> bool:
+    """Whether AdamW's rate of a parameter goes with 1/width: what sums over the width (matrices inside the blocks,
+    routers), and the gain before the output, whose value does (`transfer.scale_output`)."""
+    return name == "norm.weight" or ("blocks." in name and param.dim() >= 2 and "lora_" not in name)
 
 
 def clip_gradients(params: Iterable[nn.Parameter], max_norm: float) -> float:

@@ -104,10 +104,12 @@ def pretrain(
     from components.training.guard import Guard
     from components.training.language_model import LMBatch, source_weights, train
     from components.training.optimizers import Optimizer
+    from components.training.transfer import scale_output
     from components.training.validation import held_out
 
     data, words = TokenShards.open(work.open(shards)), Tokenizer.load(work.open(tokenizer))
     network = Transformer(dataclasses.replace(model, vocab_size=words.vocab_size), seed)
+    scale_output(network, config.optimizer)
     optimizer, guard = Optimizer(network, config.optimizer), Guard(config.non_finite)
     weight_of_source = source_weights(data.sources, config.loss_weights)
 
