@@ -1,0 +1,190 @@
+"""Who judges: gold, people, a model, a file; on answers of tiny untrained models."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.data.stories import story
+from components.data.tokenizer import Tokenizer
+from components.model.config import ModelConfig
+from components.model.transformer import Transformer
+from components.rlhf.config import PreferencesConfig
+from components.rlhf.gold import gold_score
+from components.rlhf.judgements import Item, judged
+from components.rlhf.preferences import read_preferences
+from components.training.checkpoints import save_model
+from flows.settings import ConfigError
+from flows.stages import preferences
+from flows.work import Waiting, Work
+from storage.annotations import Annotations
+from storage.artifacts import Artifact
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Stands in for the store: an artifact's key is the name of its folder."""
+
+    root: Path
+
+    def path(self, artifact: Artifact) -> Path:
+        return self.root / artifact.key
+
+
+CONFIG = PreferencesConfig(num_prompts=6, num_answers=4, max_tokens=12, temperatures=(0.7, 1.3), models=("sft", "base"))
+FIXED: dict[str, Any] = {
+    "seed": 3,
+    "judge": {},
+    "tokenizer": Artifact("tokenizer", "words"),
+    "raw": {},
+    "judgements": {},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer, two models, and answers of theirs."""
+    root = tmp_path_factory.mktemp("life")
+    rng = random.Random(0)
+    words = Tokenizer.train([story(rng) for _ in range(60)], 320)
+    words.save(root / "words")
+    for seed, name in enumerate(("sft", "base")):
+        torch.manual_seed(seed)
+        (root / name).mkdir()
+        cfg = ModelConfig(vocab_size=320, d_model=16, num_layers=1, num_heads=1, context_length=128)
+        save_model(root / name, Transformer(cfg))
+    sample(root, "answers", CONFIG)
+    return root
+
+
+def work_in(root: Path, out: str) -> Work:
+    (root / out).mkdir()
+    return Work(root / out, root / "state", store=Folders(root), local=root)  # type: ignore[arg-type]
+
+
+def sample(root: Path, out: str, config: PreferencesConfig) -> dict[str, Any]:
+    models = {name: Artifact("checkpoint", name) for name in config.models}
+    work = work_in(root, out)
+    facts = preferences.sample_answers.fn(
+        work, config=config.answers, seed=3, models=models, tokenizer=FIXED["tokenizer"]
+    )
+    (root / out / "facts.json").write_text(json.dumps(facts))
+    return dict(facts)
+
+
+def collect(
+    root: Path, out: str, config: PreferencesConfig, answers: str = "answers", **change: Any
+) -> tuple[dict[str, Any], Work]:
+    made = Artifact("answers", answers, json.loads((root / "answers" / "facts.json").read_text()))
+    work = work_in(root, out)
+    facts = preferences.collect_preferences.fn(work, config=config, answers=made, **{**FIXED, **change})
+    return dict(facts), work
+
+
+def test_answers_come_from_every_model_at_every_temperature_and_stay_with_another_judge(place: Path) -> None:
+    lines = [json.loads(line) for line in (place / "answers" / preferences.ANSWERS).read_text().splitlines()]
+    assert len(lines) == 6
+    for line in lines:
+        origins = [(a["model"], a["temperature"]) for a in line["answers"]]
+        assert origins == [("sft", 0.7), ("sft", 1.3), ("base", 0.7), ("base", 1.3)]
+    others = replace(CONFIG, source="people", overlap=3, label_noise=0.0)
+    assert others.answers == CONFIG.answers
+    assert CONFIG.answers.shares()[0] == ("sft", 0.7, 1)
+    assert replace(CONFIG, num_answers=6).answers.shares() == [
+        ("sft", 0.7, 2), ("sft", 1.3, 2), ("base", 0.7, 1), ("base", 1.3, 1)
+    ]  # fmt: skip
+
+
+def test_gold_judges(place: Path) -> None:
+    lines = [json.loads(line) for line in (place / "answers" / preferences.ANSWERS).read_text().splitlines()]
+    rng = random.Random(1)
+    for line in lines:
+        line["answers"] = [{**answer, "text": story(rng)} for answer in line["answers"]]
+    (place / "stories").mkdir()
+    (place / "stories" / preferences.ANSWERS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    facts, work = collect(place, "gold", CONFIG, answers="stories")
+    pairs, _ = read_preferences(place / "gold" / preferences.PREFERENCES)
+    assert facts["source"] == "gold" and facts["num_pairs"] == len(pairs)
+    assert len(pairs) + len(work.table_rows().get("quarantine", [])) == 6 * 3
+    for p in pairs:
+        assert p.gold_margin == pytest.approx(gold_score(p.prompt, p.chosen) - gold_score(p.prompt, p.rejected))
+
+
+def test_people_judge_and_the_stage_waits_for_them(place: Path) -> None:
+    config = replace(CONFIG, source="people", overlap=2)
+    with pytest.raises(Waiting, match=r"12 of 12 judgements are missing \(6 prompts, each for 2 annotators\)") as wait:
+        collect(place, "people0", config)
+    assert "lifespan annotate" in str(wait.value) and "Only 0 of 2 annotators exist" in str(wait.value)
+    annotations = Annotations(place / "annotations")
+    (batch,) = annotations.batches()
+    items = [Item.from_json(item) for item in batch["items"]]
+    for number, item in enumerate(items):
+        for name in ("ann", "bob"):
+            places = None if (name, number) == ("bob", 0) else list(range(1, len(item.answers) + 1))
+            said = judged(item, name, places, seconds=1.0, submitted_at="2026-01-01T00:00:00+00:00")
+            annotations.record(batch["batch"], name, {"form": f"{number:016x}", **said.to_json()})
+    # Judgements that came after the run began are not in its key: this run says so, and the next one takes them.
+    with pytest.raises(Waiting, match="all 12 judgements are stored now"):
+        collect(place, "people1", config)
+    facts, work = collect(place, "people2", config, judgements=annotations.marks(batch["batch"]))
+    assert (facts["num_judgements"], facts["num_skipped"], facts["num_ties"]) == (12, 1, 0)
+    pairs, _ = read_preferences(place / "people2" / preferences.PREFERENCES)
+    assert len(pairs) == facts["num_pairs"] == 11 * 6
+    assert {(p.source, p.annotator) for p in pairs} == {("people", "ann"), ("people", "bob")}
+    assert {row["source"] for row in work.table_rows()["preferences"]} == {"people"}
+
+
+def test_a_model_judges_and_what_it_does_not_decide_is_told(place: Path) -> None:
+    """An untrained model says nothing that can be read: every pair is named in the quarantine, and the stage fails."""
+    config = replace(CONFIG, source="model", judge_question="{prompt} {first} {second}?")
+    with pytest.raises(ValueError, match="gave no pair of answers: the judge gave no verdict"):
+        collect(place, "model0", config, judge={"sft": Artifact("checkpoint", "sft")})
+    long = replace(config, judge_question="{prompt} {first} {second} " + "which one is better? " * 40)
+    with pytest.raises(ValueError, match="its context holds 128"):
+        collect(place, "model1", long, judge={"sft": Artifact("checkpoint", "sft")})
+
+
+def test_a_file_is_read_and_what_does_not_fit_is_quarantined_by_line(place: Path) -> None:
+    path = place / "mine.jsonl"
+    rows = [
+        {"prompt": "Any question", "chosen": "yes", "rejected": "no"},
+        {"prompt": "word " * 400, "chosen": "yes", "rejected": "no"},
+        {"prompt": "Any question", "chosen": "yes"},
+        {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+         "chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]},
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = replace(CONFIG, source="file", path=str(path))
+    facts, work = collect(place, "file0", config, raw=preferences.file_digest(config))
+    assert (facts["num_pairs"], facts["num_left_out"], facts["label_agreement"]) == (1, 3, None)
+    bad = {row["line"]: row["reason"] for row in work.table_rows()["quarantine"]}
+    assert "the prompt alone" in bad[2] and "context holds 128" in bad[2]
+    assert bad[3] == "rejected is missing" and "system" in bad[4]
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(ValueError, match="changed since the run began"):
+        collect(place, "file1", config, raw={"mine.jsonl": "0" * 64})
+    with pytest.raises(ConfigError, match="no such file"):
+        preferences.file_digest(replace(config, path=str(place / "gone.jsonl")))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"source": "file"}, "path names the file"),
+        ({"path": "x.jsonl"}, "path names the file"),
+        ({"overlap": 0}, "overlap is 0"),
+        ({"temperatures": ()}, "temperatures is"),
+        ({"models": ("sft", "sft")}, "name each model once"),
+        ({"num_answers": 3}, "need one answer each"),
+        ({"judge_question": "{prompt} {first}"}, "judge_question lacks {second}"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says.replace("{", r"\{")):
+        replace(CONFIG, **change)
