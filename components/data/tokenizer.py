@@ -90,14 +90,14 @@ class Tokenizer:
         added = self.backend.get_added_tokens_decoder()
         self.vocab_size = max(self.vocab_size, conventions.vocab_size)
 
-        def id_of(name: str, default: int | None = None) -> int:
+        def id_of(name: str, absent: int) -> int:
             token = conventions.tokens.get(name)
-            found = None if token is None else self.backend.token_to_id(token)
-            if found is None and (default is None or token is not None):
+            found = absent if token is None else self.backend.token_to_id(token)
+            if found is None:
                 raise ValueError(f"the tokenizer's {name} is {token!r}, which is not in its vocabulary")
-            return default if found is None and default is not None else int(found or 0)
+            return int(found)
 
-        self.eos_id = id_of("eos_token")
+        self.eos_id = id_of("eos_token", 0)
         self.bos_id, self.pad_id = id_of("bos_token", self.eos_id), id_of("pad_token", self.eos_id)
         named = {self.eos_id, self.bos_id, self.pad_id}
         self.special_ids = frozenset(named | {i for i, token in added.items() if token.special})
