@@ -123,7 +123,9 @@ def _training(rows: RunRows, stage: StageRow) -> TrainingFacts:
 
 
 def pretraining_facts(rows: RunRows) -> TrainingFacts | Missing:
-    stage = rows.find("pretrain")
+    stage, imported = rows.find("pretrain"), rows.find("import_model")
+    if stage is None and imported is not None:
+        return Missing(f"The base model was not trained here: it was imported from {imported.facts.get('source', '?')}")
     return _training(rows, stage) if stage else Missing(rows.why_missing("pretraining", "Pretraining"))
 
 
@@ -140,7 +142,7 @@ def finetuning_facts(rows: RunRows) -> FinetuningFacts | Missing:
     stage, base = rows.find("finetune", "sft"), rows.find("pretrain")
     if stage is None:
         return Missing(rows.why_missing("sft", "Fine-tuning"))
-    before = numbers(base.facts, "losses_by_source") if base else {}
+    before = numbers(base.facts, "losses_by_source") if base else numbers(stage.facts, "losses_by_source_before")
     return FinetuningFacts(_training(rows, stage), before, (_finetuning_effect(rows),))
 
 
