@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.access import LOCAL, LOOPBACK, Access
+
 
 class ServerFailed(RuntimeError):
     """A server ended or did not become healthy in time."""
@@ -24,24 +26,26 @@ class ServerFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Server:
-    """A server process on loopback that we started.
+    """A server process that we started.
 
     Attributes:
         name: what to call it in messages.
-        url: its address.
+        url: its address for a browser.
+        near: its address for this machine.
         health: path that answers 200 once it is up.
         log: file with its output.
     """
 
     name: str
     url: str
+    near: str
     health: str
     log: Path
     process: subprocess.Popen[bytes]
 
     def healthy(self) -> bool:
         try:
-            with urllib.request.urlopen(self.url + self.health, timeout=2.0) as answer:
+            with urllib.request.urlopen(self.near + self.health, timeout=2.0) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -57,7 +61,7 @@ class Server:
             if (code := self.process.poll()) is not None:
                 raise ServerFailed(f"{self.name} ended with exit code {code}; see {self.log}")
             if time.monotonic() > deadline:
-                raise ServerFailed(f"{self.name} did not answer on {self.url} within {timeout:g} s; see {self.log}")
+                raise ServerFailed(f"{self.name} did not answer on {self.near} within {timeout:g} s; see {self.log}")
             time.sleep(0.1)
 
     def stop(self, patience: float = 2.0) -> None:
@@ -73,9 +77,15 @@ class Server:
 
 
 def start(
-    name: str, arguments: Sequence[str], port: int, health: str, log: Path, environment: Mapping[str, str] | None = None
+    name: str,
+    arguments: Sequence[str],
+    port: int,
+    health: str,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    access: Access = LOCAL,
 ) -> Server:
-    """Start `python -m …` as a server on 127.0.0.1 that ends with this process."""
+    """Start `python -m …` as a server that ends with this process."""
     log.parent.mkdir(parents=True, exist_ok=True)
     paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     with log.open("ab") as output:
@@ -92,22 +102,28 @@ def start(
             },
             start_new_session=True,
         )
-    return Server(name, f"http://127.0.0.1:{port}", health, log, process)
+    return Server(name, access.page(port), access.near(port), health, log, process)
 
 
-def free_port(preferred: int | None = None) -> int:
-    """A free port on loopback: the preferred one if nobody has it."""
+def free_port(preferred: int | None = None, host: str = LOOPBACK) -> int:
+    """A free port: the preferred one if nobody has it.
+
+    Raises:
+        ServerFailed: there is none, or the address is not one of this machine.
+    """
+    problem = ""
     for port in (preferred, 0):
         if port is None:
             continue
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
+                probe.bind((host, port))
+            except OSError as error:
+                problem = error.strerror or str(error)
                 continue
             return int(probe.getsockname()[1])
-    raise ServerFailed("no free port on 127.0.0.1")
+    raise ServerFailed(f"cannot listen on {host}: {problem}")
 
 
 def prefect_api(log: Path) -> Server:
@@ -117,27 +133,28 @@ def prefect_api(log: Path) -> Server:
     return start("Prefect's server", _prefect(port), port, "/api/health", log, environment)
 
 
-def prefect_ui(log: Path, static: Path, port: int) -> Server:
+def prefect_ui(log: Path, static: Path, port: int, access: Access = LOCAL) -> Server:
     """Prefect's API, scheduler and web pages. `static` takes the pages: they carry the API's address."""
     environment = {
-        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",  # it would call port 4200 otherwise
+        **access.prefect_server(port),
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(static),
         "PREFECT__SERVER_FINAL": "1",
     }
-    return start("Prefect", _prefect(port), port, "/api/health", log, environment)
+    return start("Prefect", _prefect(port, access.host), port, "/api/health", log, environment, access)
 
 
-def _prefect(port: int) -> list[str]:
+def _prefect(port: int, host: str = LOOPBACK) -> list[str]:
     app = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "error", "--lifespan", "on"]
-    return [*app, "--host", "127.0.0.1", "--port", str(port)]
+    return [*app, "--host", host, "--port", str(port)]
 
 
-def mlflow_ui(log: Path, uri: str, files: Path, port: int) -> Server:
+def mlflow_ui(log: Path, uri: str, files: Path, port: int, access: Access = LOCAL) -> Server:
     """MLflow's pages on the tracking database `uri`; `files` is the folder of what it shows beside a run."""
-    hosts = f"127.0.0.1:{port},localhost:{port}"
     place = ["--backend-store-uri", uri, "--artifacts-destination", str(files)]
-    net = ["--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", hosts, "--workers", "1"]
-    return start("MLflow", ["mlflow", "server", *place, *net], port, "/health", log)
+    net = ["--host", access.host, "--port", str(port), *access.mlflow_hosts(port), "--workers", "1"]
+    asking = ["--app-name", "basic-auth"] if access.token else []
+    environment = access.mlflow_server(files.parent)
+    return start("MLflow", ["mlflow", "server", *place, *net, *asking], port, "/health", log, environment, access)
 
 
 def prefect_worker(log: Path, pool: str, name: str, port: int) -> Server:

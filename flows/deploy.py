@@ -19,6 +19,7 @@ from flows import hermetic, services
 from flows.catalogue import FLOWS
 from flows.settings import ConfigError
 from storage.home import Home
+from storage.secrecy import masked_addresses
 
 NAME = "lifespan"  # of every deployment: `lifecycle/lifespan`, `data/lifespan`, …
 NIGHTLY = "nightly-evaluation"
@@ -66,7 +67,7 @@ def deploy(home: Home, profile: str, webhook: str = "") -> list[str]:
     folder = Path(__file__).parents[1]
     one = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     environment = {
-        "LIFESPAN_HOME": home.root,
+        **_home_of(home),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PYTHONPATH": str(folder),
     }
@@ -88,6 +89,11 @@ def deploy(home: Home, profile: str, webhook: str = "") -> list[str]:
         add_schedule(home, "reasoning", "0 3 * * *", profile=profile, slug=NIGHTLY, active=False)
     _automate(webhook)
     return names
+
+
+def _home_of(home: Home) -> dict[str, str]:
+    """The home for the server's database; one whose address holds a password is left to the worker's environment."""
+    return {"LIFESPAN_HOME": home.root} if masked_addresses(home.root) == home.root else {}
 
 
 def _automate(webhook: str) -> None:
@@ -152,7 +158,9 @@ def _automate(webhook: str) -> None:
 def _webhook_block(url: str) -> UUID:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
-    fields = {"name": "lifespan", "url": url, "json_data": {"subject": "{{subject}}", "body": "{{body}}"}}
+    # An address is what lets one post there, so it is kept as a secret and shown to nobody.
+    told = {"subject": "{{subject}}", "body": "{{body}}"}
+    fields = {"name": "lifespan", "url": "{{address}}", "json_data": told, "secrets": {"address": url}}
     block = CustomWebhookNotificationBlock.model_validate(fields)
     return cast(UUID, block.save(WEBHOOK, overwrite=True))
 
@@ -216,6 +224,8 @@ def add_schedule(
         raise ConfigError(f"there is no flow {flow!r}; there are {', '.join(FLOWS)}")
     if bool(cron) == bool(every):
         raise ConfigError("give either a cron line or an interval in seconds")
+    if any(masked_addresses(text) != text for text in settings or []):
+        raise ConfigError("Prefect keeps a schedule's settings for all to read: leave passwords to the environment")
     load_config(profile, settings or [])  # a mistake is told now, not at two in the morning
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate

@@ -31,6 +31,7 @@ QUIET = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # our models need none
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight idle processes, 0.8 GB, for features that we do not use
     # Hugging Face
     "HF_HUB_DISABLE_TELEMETRY": "1",

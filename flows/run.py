@@ -26,6 +26,7 @@ from flows.start import Start, starting
 from flows.work import now
 from storage.durable import DiskFull, LockTimeout, write_bytes
 from storage.home import Home
+from storage.secrecy import masked
 
 if TYPE_CHECKING:
     from storage import tracker
@@ -142,7 +143,7 @@ def run_graph(
                 report = conclude(home, run_id)
                 shown += [showcase(home, run_id, report)] if showcase else []
             except Exception as error:
-                warnings.append(f"report: {type(error).__name__}: {error}")
+                warnings.append(masked(f"report: {type(error).__name__}: {error}"))
         stop_syncing.set()
         patience = LAST_SECONDS_INTERRUPTED if status == "interrupted" else LAST_SECONDS
         _finish(threads, patience, board, warnings)
@@ -176,7 +177,7 @@ def _beside(work: Callable[[], None], name: str, warnings: list[str]) -> threadi
             work()
         except Exception as error:
             kind = "" if type(error) is RuntimeError else f"{type(error).__name__}: "
-            warnings.append(f"{name}: {kind}{error}")
+            warnings.append(masked(f"{name}: {kind}{error}"))
 
     thread = threading.Thread(target=guarded, name=name, daemon=True)
     thread.start()

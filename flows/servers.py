@@ -1,4 +1,4 @@
-"""`lifespan ui`: the pages of MLflow and Prefect on loopback, on the databases of a home."""
+"""`lifespan ui`: the pages of MLflow and Prefect, on the databases of a home."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from flows import child, hermetic
+from flows.access import LOCAL, Access, told
 from storage.home import Home
+from storage.secrecy import masked
 
 MLFLOW_PORT, PREFECT_PORT = 5000, 4200
 
 
 @contextmanager
-def pages(home: Home, say: Callable[[str], None]) -> Iterator[list[child.Server]]:
+def pages(home: Home, say: Callable[[str], None], access: Access = LOCAL) -> Iterator[list[child.Server]]:
     """Start both servers side by side, wait until both answer, and end them with the block.
 
     Raises:
@@ -25,19 +27,19 @@ def pages(home: Home, say: Callable[[str], None]) -> Iterator[list[child.Server]
     servers: list[child.Server] = []
     with ExitStack() as stack:
         if home.mlflow_uri.startswith(("http://", "https://")):
-            say(f"MLflow  {home.mlflow_uri} (your tracking server)")
+            say(f"MLflow  {masked(home.mlflow_uri)} (your tracking server)")
         else:
-            port = child.free_port(MLFLOW_PORT)
+            port = child.free_port(MLFLOW_PORT, access.host)
             files = home.mlflow_artifacts
             files.mkdir(parents=True, exist_ok=True)
-            servers.append(child.mlflow_ui(logs / "mlflow-ui.log", home.mlflow_uri, files, port))
+            servers.append(child.mlflow_ui(logs / "mlflow-ui.log", home.mlflow_uri, files, port, access))
             stack.callback(servers[-1].stop)
         if "PREFECT_API_URL" in os.environ:
-            say(f"Prefect {os.environ['PREFECT_API_URL'].removesuffix('/api')} (your server)")
+            say(f"Prefect {masked(os.environ['PREFECT_API_URL'].removesuffix('/api'))} (your server)")
         else:
-            port = child.free_port(PREFECT_PORT)
+            port = child.free_port(PREFECT_PORT, access.host)
             static = home.local / "prefect" / "ui"
-            servers.append(child.prefect_ui(logs / "prefect-ui.log", static, port))
+            servers.append(child.prefect_ui(logs / "prefect-ui.log", static, port, access))
             stack.callback(servers[-1].stop)
         for server in servers:
             server.wait_healthy()
@@ -45,10 +47,12 @@ def pages(home: Home, say: Callable[[str], None]) -> Iterator[list[child.Server]
         yield servers
 
 
-def serve_pages(home: Home, say: Callable[[str], None]) -> None:
+def serve_pages(home: Home, say: Callable[[str], None], access: Access = LOCAL) -> None:
     """Show the pages until Ctrl-C, or until one of the servers ends."""
     say("starting the servers (about 15 s)")
-    with pages(home, say) as servers:
+    with pages(home, say, access) as servers:
+        for line in told(access.host, bool(access.token)):
+            say(line)
         say("Ctrl-C ends " + ("both" if len(servers) == 2 else "it"))
         while servers:
             for server in servers:

@@ -16,13 +16,17 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows import child, hermetic
+from flows.access import LOOPBACK, TOKEN_VARIABLE, Access, read_token
 from flows.servers import MLFLOW_PORT, PREFECT_PORT
+from flows.settings import ConfigError
 from storage.durable import LockTimeout, write_bytes
 from storage.home import Home
 
@@ -44,14 +48,13 @@ class Service:
 
 @dataclass(frozen=True)
 class Running:
-    """The group that runs in a home."""
+    """The group that runs in a home. prefect_api: for this machine. host: where it listens. asks: for a token."""
 
     pid: int
     services: tuple[Service, ...]
-
-    @property
-    def prefect_api(self) -> str:
-        return next(f"{s.url}/api" for s in self.services if s.name == "Prefect")
+    prefect_api: str
+    host: str = LOOPBACK
+    asks: bool = False
 
 
 def running(home: Home) -> Running | None:
@@ -62,28 +65,37 @@ def running(home: Home) -> Running | None:
         told = json.loads(_state(home).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return Running(told["pid"], tuple(Service(**service) for service in told["services"]))
+    return Running(**{**told, "services": tuple(Service(**service) for service in told["services"])})
 
 
-def up(home: Home, say: Callable[[str], None]) -> Running:
+def up(home: Home, say: Callable[[str], None], access: Access) -> Running:
     """Start the group unless it runs, and wait until it is healthy.
 
     Raises:
         child.ServerFailed: it ended or did not get healthy; names its log.
+        ConfigError: as `suits`.
     """
     log = home.local / "logs" / "services.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     found = running(home)
-    if found is None:
+    if found is not None:
+        suits(found, access)
+    else:
+        child.free_port(host=access.host)  # an address of this machine?
         say("starting Prefect's server, a worker, and MLflow (about 30 s)")
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "flows.services"],
+                [sys.executable, "-m", "flows.services", access.host],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                env={**os.environ, "LIFESPAN_HOME": home.root, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                env={
+                    **os.environ,
+                    **({TOKEN_VARIABLE: access.token} if access.token else {}),
+                    "LIFESPAN_HOME": home.root,
+                    "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+                },
             )
         deadline = time.monotonic() + START_SECONDS
         while (found := running(home)) is None:
@@ -93,6 +105,18 @@ def up(home: Home, say: Callable[[str], None]) -> Running:
                 process.terminate()
                 raise child.ServerFailed(f"the services were not up within {START_SECONDS:g} s; see {log}")
             time.sleep(0.2)
+    return found
+
+
+def suits(found: Running, access: Access) -> Running:
+    """The group that is up, if it gives what is asked for.
+
+    Raises:
+        ConfigError: it listens on another address than the one given, or asks for no token where one is given.
+    """
+    if access.host not in (LOOPBACK, found.host) or (access.token and not found.asks):
+        asks = "asks for a token" if found.asks else "asks for no token"
+        raise ConfigError(f"what is up listens on {found.host} and {asks}: `lifespan down` first")
     return found
 
 
@@ -115,11 +139,33 @@ def down(home: Home) -> bool:
 
 
 def join(home: Home) -> bool:
-    """Let this process use the Prefect server of a group that runs here; False when there is none."""
+    """Let this process use the Prefect server of a group that runs here; False when there is none.
+
+    Raises:
+        ConfigError: it asks for a token, and LIFESPAN_TOKEN is not the one.
+    """
     found = running(home)
-    if found is not None:
-        os.environ.setdefault("PREFECT_API_URL", found.prefect_api)
-    return found is not None
+    if found is None:
+        return False
+    if found.asks and "PREFECT_API_URL" not in os.environ:
+        access = Access(token=read_token())
+        if not _opens(found.prefect_api, access):
+            what = "is not their token" if access.token else "is not set"
+            raise ConfigError(f"the services of this home ask for a token, and {TOKEN_VARIABLE} {what}")
+        for name, value in access.prefect_client().items():
+            os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_API_URL", found.prefect_api)
+    return True
+
+
+def _opens(api: str, access: Access) -> bool:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(f"{api}/version", headers=access.header), timeout=10):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code not in (401, 403)
+    except OSError:
+        return True  # not the token's fault: whoever calls it next says what is wrong
 
 
 def _state(home: Home) -> Path:
@@ -129,15 +175,16 @@ def _state(home: Home) -> Path:
 # --- the supervisor ------------------------------------------------------------------------------------------------
 
 
-def supervise(home: Home) -> None:
+def supervise(home: Home, access: Access) -> None:
     """Start the services, tell of them, keep them up, until SIGTERM or SIGINT."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(0))
     hermetic.apply(home.local)
+    os.environ.update(access.prefect_client())
     with home.lock("services", timeout=0), ExitStack() as stack:
         stack.callback(lambda: _state(home).unlink(missing_ok=True))
         keepers = []
-        for keeper in _keepers(home):
+        for keeper in _keepers(home, access):
             stack.callback(keeper.stop)
             keeper.server.wait_healthy(START_SECONDS)
             print(f"{keeper.server.name} is up at {keeper.server.url}", flush=True)
@@ -148,7 +195,9 @@ def supervise(home: Home) -> None:
             if now != told:
                 told = now
                 services = [dataclasses.asdict(service) for service in told]
-                write_bytes(_state(home), json.dumps({"pid": os.getpid(), "services": services}, indent=1).encode())
+                state = {"services": services, "host": access.host, "asks": bool(access.token)}
+                state |= {"pid": os.getpid(), "prefect_api": os.environ["PREFECT_API_URL"]}
+                write_bytes(_state(home), json.dumps(state, indent=1).encode())
             time.sleep(0.5)
 
 
@@ -178,21 +227,21 @@ class Keeper:
         self.server.stop(patience=5.0)
 
 
-def _keepers(home: Home) -> Iterator[Keeper]:
+def _keepers(home: Home, access: Access) -> Iterator[Keeper]:
     """The services, each started when the one before is healthy."""
     logs = home.local / "logs"
     if "PREFECT_API_URL" not in os.environ:
-        port = child.free_port(PREFECT_PORT)
-        yield Keeper(lambda: child.prefect_ui(logs / "prefect-ui.log", home.local / "prefect" / "ui", port), page=True)
-        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+        port, static = child.free_port(PREFECT_PORT, access.host), home.local / "prefect" / "ui"
+        yield Keeper(lambda: child.prefect_ui(logs / "prefect-ui.log", static, port, access), page=True)
+        os.environ["PREFECT_API_URL"] = f"{access.near(port)}/api"
     make_pool()
     health = child.free_port()
     yield Keeper(lambda: child.prefect_worker(logs / "worker.log", POOL, socket.gethostname(), health), page=False)
     if not home.mlflow_uri.startswith(("http://", "https://")):
-        files = home.mlflow_artifacts
+        uri, files = home.mlflow_uri, home.mlflow_artifacts
         files.mkdir(parents=True, exist_ok=True)
-        mlflow_port = child.free_port(MLFLOW_PORT)
-        yield Keeper(lambda: child.mlflow_ui(logs / "mlflow-ui.log", home.mlflow_uri, files, mlflow_port), page=True)
+        mlflow_port = child.free_port(MLFLOW_PORT, access.host)
+        yield Keeper(lambda: child.mlflow_ui(logs / "mlflow-ui.log", uri, files, mlflow_port, access), page=True)
 
 
 def make_pool() -> None:
@@ -206,4 +255,4 @@ def make_pool() -> None:
 
 
 if __name__ == "__main__":
-    supervise(Home.from_env())
+    supervise(Home.from_env(), Access(sys.argv[1], read_token()))

@@ -64,8 +64,8 @@ def render(home: Home) -> RenderableType:
         parts.append(table)
     runs = recent_runs(home)
     if not runs:
-        return Group(*parts, Text(f"no runs yet in {home.root}: start one with `lifespan run`"))
-    table = Table(title=f"runs in {home.root}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        return Group(*parts, Text(f"no runs yet in {home.shown}: start one with `lifespan run`"))
+    table = Table(title=f"runs in {home.shown}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("run", "name", "profile", "started (UTC)", "status", "time", "ran", "cached", "failed"):
         table.add_column(column, justify="right" if column in ("time", "ran", "cached", "failed") else "left")
     for run in runs:

@@ -38,12 +38,14 @@ def die_with_parent(parent: int) -> None:
 def describe_error(error: BaseException) -> dict[str, Any]:
     """An exception as JSON: type, message, whether the message alone is enough, whether it may pass, traceback."""
     extra = {"key": error.key} if hasattr(error, "key") and isinstance(error.key, str) else {}
+    from storage.secrecy import masked  # here: a worker starts with next to nothing
+
     return {
         "type": type(error).__name__,
-        "message": str(error) or type(error).__name__,
+        "message": masked(str(error)) or type(error).__name__,
         "clean": speaks_for_itself(error),
         "transient": isinstance(error, (ConnectionError, TimeoutError)),  # of an object store, say: worth another try
-        "traceback": "".join(traceback.format_exception(error)),
+        "traceback": masked("".join(traceback.format_exception(error))),
         **extra,
     }
 

@@ -31,6 +31,7 @@ from typing import Any
 from storage import durable
 from storage.plain import plain_json
 from storage.remote import RECORD, RemoteStore
+from storage.secrecy import masked, masked_values
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger(__name__)
@@ -194,7 +195,7 @@ class Store:
             self._root = Path(self.url.removeprefix("file://")).expanduser().absolute()
 
     def __repr__(self) -> str:
-        return f"Store({self.url!r})"
+        return f"Store({masked(self.url)!r})"
 
     # Looking up
 
@@ -293,7 +294,7 @@ class Store:
         except UnicodeDecodeError as error:
             raise self._set_aside(key, RECORD, f"is not text ({error})") from error
         if text is None:
-            raise MissingArtifact(f"{self.url} holds no artifact {key}: run the stage that makes it again")
+            raise MissingArtifact(f"{masked(self.url)} holds no artifact {key}: run the stage that makes it again")
         record = self._parse(key, text)
         if record is None:
             raise DamagedArtifact(f"artifact {key}: {RECORD} was damaged; run again to rebuild it", key, RECORD)
@@ -313,7 +314,7 @@ class Store:
                 self._folder(key).rename(aside)
             place = str(aside)
         message = f"artifact {key}: its file {file} {damage}; it was moved to {place}. Run again to rebuild it."
-        _log.warning(message)
+        _log.warning(masked(message))
         return DamagedArtifact(message, key, file)
 
     def remove(self, key: str) -> bool:
@@ -377,7 +378,7 @@ class Store:
         """
         _check_key(record.key)
         with durable.explain_full_disk(tmp):
-            facts = plain_json(record.artifact.facts, "facts")
+            facts = masked_values(plain_json(record.artifact.facts, "facts"))
             artifact = dataclasses.replace(record.artifact, facts=facts)
             sealed = dataclasses.replace(record, artifact=artifact, files=_inventory(tmp))
             if self._remote:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from storage.code import code_fingerprint as code_fingerprint
+from storage.secrecy import masked_addresses
 
 if TYPE_CHECKING:
     from storage.artifacts import Record
@@ -27,7 +28,8 @@ def canonical_json(obj: Any, name: str = "config") -> str:
     """`obj` as JSON with one spelling only: sorted names, no spaces, ASCII, floats by their shortest repr.
 
     Takes None, bool, int, float, str, enums (by value), lists and tuples, mappings with string names, and dataclasses
-    (as the mapping of their fields, whatever the class is called). 1 and 1.0 differ.
+    (as the mapping of their fields, whatever the class is called). 1 and 1.0 differ. Credentials in addresses are
+    masked: with another password it is the same data.
 
     Args:
         obj: what to serialise.
@@ -43,7 +45,9 @@ def canonical_json(obj: Any, name: str = "config") -> str:
 def _spell(obj: Any, where: str) -> Iterator[str]:
     if isinstance(obj, enum.Enum):
         yield from _spell(obj.value, where)
-    elif obj is None or isinstance(obj, (bool, str)):
+    elif isinstance(obj, str):
+        yield json.dumps(masked_addresses(obj))
+    elif obj is None or isinstance(obj, bool):
         yield json.dumps(obj)
     elif isinstance(obj, int):
         yield int.__repr__(obj)

@@ -12,6 +12,7 @@ from pathlib import Path
 from storage import durable
 from storage.annotations import Annotations
 from storage.artifacts import Store
+from storage.secrecy import masked
 from storage.tables import Tables
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -47,7 +48,12 @@ class Home:
         return cls(os.environ.get("LIFESPAN_HOME", ".lifespan"))
 
     def __repr__(self) -> str:
-        return f"Home({self.root!r})"
+        return f"Home({self.shown!r})"
+
+    @property
+    def shown(self) -> str:
+        """`root` as messages give it: without credentials."""
+        return masked(self.root)
 
     @cached_property
     def store(self) -> Store:

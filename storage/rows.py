@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from storage.plain import plain_json
+from storage.secrecy import masked, masked_json
 
 TYPES = {
     "str": pa.string(),
@@ -89,6 +90,16 @@ def from_rows(table: str, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) 
                 raise TableError(f"{found}, takes {_NAMES[field.type]}: {error}") from error
         columns.append(pa.array(values, field.type))
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def without_secrets(rows: pa.Table) -> pa.Table:
+    """The rows with what is secret masked in every text."""
+    for index, field in enumerate(rows.schema):
+        if field.type == TYPES["str"]:
+            mask = masked_json if field.name.endswith("_json") else masked
+            texts = [text if text is None else mask(text) for text in rows.column(index).to_pylist()]
+            rows = rows.set_column(index, field, pa.array(texts, field.type))
+    return rows
 
 
 def _integer(value: Any) -> int:

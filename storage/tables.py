@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from storage import durable
 from storage.layout import COMPACTED, Layout
-from storage.rows import TYPES, TableError, from_rows, from_table
+from storage.rows import TYPES, TableError, from_rows, from_table, without_secrets
 
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
@@ -109,6 +109,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 
+_SETTINGS_OR_MESSAGES = ("runs", "stages", "quarantine")  # may name addresses with credentials in them
 _PARTS = b"lifespan.parts"  # names of the merged parts, in the metadata of a compacted file
 _LAST = ".last"  # folder of last values: hidden, so that nobody who reads the tables' folders takes it for one
 _ATTEMPTS = 5
@@ -170,6 +171,8 @@ class Tables:
                 f"{table}: part name {part!r}: takes letters, digits and . _ - (an artifact key, a run id)"
             )
         content = from_table(table, schema, rows) if isinstance(rows, pa.Table) else from_rows(table, schema, rows)
+        if table in _SETTINGS_OR_MESSAGES:
+            content = without_secrets(content)
         content = content.append_column(_PART_COLUMN, pa.repeat(pa.scalar(part), content.num_rows))
         texts = [field.name for field in content.schema if field.type == pa.string()]
         if self.is_remote:

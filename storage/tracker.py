@@ -22,6 +22,7 @@ import pyarrow.dataset as pads
 from storage import queries
 from storage.fingerprint import digest
 from storage.home import Home
+from storage.secrecy import masked
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag
@@ -79,7 +80,7 @@ def sync(home: Home, run_ids: Sequence[str] | None = None, experiment: str | Non
                     _Mirror(home, result).bring_up_to_date(runs, experiment)
     except Exception as error:
         lines = str(_root(error)).strip().splitlines()
-        result.problem = f"MLflow at {home.mlflow_uri} is behind: {lines[0] if lines else type(error).__name__}"
+        result.problem = masked(f"MLflow at {home.mlflow_uri} is behind: {lines[0] if lines else type(error).__name__}")
         _log.warning("%s; the tables are complete, `lifespan sync` catches up", result.problem)
         _log.debug("sync failed", exc_info=True)
     return result
