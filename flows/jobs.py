@@ -13,7 +13,6 @@ import time
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -160,23 +159,9 @@ def write_rows(
     home: Home, stage: Stage, job: Job, work: Work, spent: Mapping[str, float], execution: ComputeConfig
 ) -> None:
     """Metrics, cost and the stage's own rows, each a part file named by the key."""
-    import pyarrow as pa
-
     who = {"run_id": job.run_id, "key": job.key, "stage": stage.name, "group": stage.group}
-    metrics = work.metrics()
-    if metrics:
-        steps, names, values, times = zip(*metrics, strict=True)
-        stamps = [datetime.fromtimestamp(second, UTC) for second in times]
-        columns: dict[str, Any] = {
-            **{name: [who[name]] * len(metrics) for name in ("run_id", "key", "stage")},
-            "step": steps,
-            "name": names,
-            "value": values,
-            "time": stamps,
-        }
-        schema = SCHEMAS["metrics"]
-        arrays = [pa.array(columns[item.name], item.type) for item in schema]
-        home.tables.write("metrics", job.key, pa.Table.from_arrays(arrays, schema=schema))
+    if len(work.points):
+        home.tables.write("metrics", job.key, work.points.table(job.run_id, job.key, stage.name))
     energy = spent["cpu_seconds"] * execution.watts_per_core
     usd = spent["seconds"] / 3600 * execution.threads_per_worker * execution.usd_per_core_hour
     cost = {**spent, "energy_joules": energy, "usd": usd, "hardware": execution.hardware}

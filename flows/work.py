@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.points import Point, Points
 from flows.settings import ComputeConfig
 from storage.durable import write_bytes
 
@@ -41,6 +42,7 @@ class Work:
         state: folder that survives a kill and is removed when the stage is sealed.
         execution: device, threads and the like; never identity, so no result may depend on it.
         local: the home's folder on this machine, where people's judgements lie; None in most unit tests.
+        points: the metrics that were logged.
     """
 
     def __init__(
@@ -59,9 +61,9 @@ class Work:
         self.local = local
         self._store = store
         self._report = report
-        self._metrics: list[tuple[int, str, float, float]] = []  # step, name, value, Unix time
+        self.points = Points()
         self._rows: list[tuple[str, dict[str, Any]]] = []
-        self._saved_metrics = self._saved_rows = 0  # how many of them the last state holds
+        self._saved_points = self._saved_rows = 0  # how many of them the last state holds
         self._segments: list[str] = []  # files of the state folder with the rows so far
         self._used: dict[str, float] = {"tokens": 0.0, "flops": 0.0}
         self._spent_before = (0.0, 0.0)  # wall and CPU seconds of the killed attempts, as far as they were saved
@@ -82,9 +84,7 @@ class Work:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Metrics of a step; they become rows of the `metrics` table when the stage is sealed."""
-        now = time.time()
-        for name, value in values.items():
-            self._metrics.append((step, name, float(value), now))
+        self.points.add(step, values, time.time())
 
     def rows(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Rows of a table, without `run_id`, `key`, `stage` and `group`, which are filled in."""
@@ -112,9 +112,9 @@ class Work:
             "cpu_seconds": cpu + cpu_seconds() - self._cpu_started,
         }
 
-    def metrics(self) -> list[tuple[int, str, float, float]]:
+    def metrics(self) -> list[Point]:
         """What was logged: (step, name, value, Unix time)."""
-        return list(self._metrics)
+        return self.points.rows()
 
     def table_rows(self) -> dict[str, list[dict[str, Any]]]:
         """What `rows` collected, by table."""
@@ -137,15 +137,15 @@ class Work:
         from safetensors.torch import save
 
         self.state.mkdir(parents=True, exist_ok=True)
-        if len(self._metrics) > self._saved_metrics or len(self._rows) > self._saved_rows:
+        if len(self.points) > self._saved_points or len(self._rows) > self._saved_rows:
             segment = f"rows-{step:09d}.jsonl"
             new = {
-                "metrics": self._metrics[self._saved_metrics :],
+                "metrics": self.points.rows(self._saved_points),
                 "rows": [(table, pack(row)) for table, row in self._rows[self._saved_rows :]],
             }
             write_bytes(self.state / segment, json.dumps(new).encode())
             self._segments = [*(name for name in self._segments if name != segment), segment]
-            self._saved_metrics, self._saved_rows = len(self._metrics), len(self._rows)
+            self._saved_points, self._saved_rows = len(self.points), len(self._rows)
         content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
         write_bytes(self.state / f"step-{step:09d}.safetensors", content)
         description = {
@@ -171,16 +171,17 @@ class Work:
                 content = file.with_suffix(".safetensors").read_bytes()
                 if hashlib.sha256(content).hexdigest() != description["sha256"]:
                     continue
-                metrics, rows = [], []
+                points, rows = Points(), []
                 for name in description["segments"]:
                     segment = json.loads((self.state / name).read_bytes())
-                    metrics += [(step, metric, value, at) for step, metric, value, at in segment["metrics"]]
+                    for step, metric, value, at in segment["metrics"]:
+                        points.add(step, {metric: value}, at)
                     rows += [(table, unpack(row)) for table, row in segment["rows"]]
             except (OSError, ValueError, KeyError):
                 continue  # torn or damaged: the one before it serves
-            self._metrics, self._rows = metrics, rows
+            self.points, self._rows = points, rows
             self._segments = list(description["segments"])
-            self._saved_metrics, self._saved_rows = len(metrics), len(rows)
+            self._saved_points, self._saved_rows = len(points), len(rows)
             spent = description["spent"]
             self._used = {"tokens": spent["tokens"], "flops": spent["flops"]}
             self._spent_before = (spent["seconds"], spent["cpu_seconds"])
