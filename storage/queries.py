@@ -23,7 +23,7 @@ import duckdb
 import pyarrow as pa
 
 from storage.home import Home
-from storage.layout import literal, select, select_last_values
+from storage.layout import literal, pattern, select, select_last_values
 from storage.statements import Checked, QueryError, advice, check
 from storage.tables import SCHEMAS, Tables
 from storage.views import VIEWS
@@ -194,8 +194,8 @@ def _connect(tables: Tables, limits: Limits, stamp: tuple[Any, ...] | None) -> _
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET parquet_metadata_cache = true")  # a changed file means a new connection: never stale
         layouts = {table: tables.layout(table) for table in SCHEMAS}
-        files = ", ".join(literal(file) for layout in layouts.values() for file in layout.files)
-        connection.execute(f"SET allowed_paths = [{files}]")
+        files = {each for layout in layouts.values() for file in layout.files for each in (file, pattern(file))}
+        connection.execute(f"SET allowed_paths = [{', '.join(map(literal, sorted(files)))}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
     except BaseException:
