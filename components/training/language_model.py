@@ -51,8 +51,9 @@ class LMBatch:
         """The same batch on another device."""
         if self.tokens_BT.device == device:
             return self
-        held: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return LMBatch(**{name: None if x is None else x.to(device) for name, x in held.items()})
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {name: None if x is None else x.to(device) for name, x in held.items()}
+        return LMBatch(**moved)
 
 
 def summed_loss(model: LanguageModel, batch: LMBatch) -> tuple[Tensor, Tensor, Tensor]:
