@@ -56,7 +56,8 @@ def measure_forgetting(
         work.progress(position, len(checkpoints), checkpoint=label)
         network = load_model(work.open(checkpoint))
         measured: dict[str, tuple[str, Interval, Interval]] = {}
-        for source, look in held_out(network, data, words, network.cfg.context_length, config.num_windows).items():
+        context_length = min(config.context_length, network.cfg.context_length)
+        for source, look in held_out(network, data, words, context_length, config.num_windows).items():
             bits = look.bits_by_window
             earlier = first_bits.setdefault(source, bits)
             change = mean_interval([now - then for now, then in zip(bits, earlier, strict=True)])

@@ -1,7 +1,7 @@
 """Do rates tuned at one width hold at another? Models of growing width on a stream of facts, over a grid of rates.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/width_transfer.py            # widths 16 to 128, ten minutes of a core
-    OMP_NUM_THREADS=1 python tests/benchmarks/width_transfer.py --quick    # a look, half a minute
+    OMP_NUM_THREADS=1 python tests/benchmarks/width_transfer.py                    # ten minutes of a core
+    OMP_NUM_THREADS=1 python tests/benchmarks/width_transfer.py --widths 16 64 --steps 60
 
 For AdamW alone and for Muon, with `optimizer.base_width` off and at the smallest width: the loss (nats a token, mean of
 the last fifth of the steps) at every rate, the best rate of each width, and what it costs to use the smallest width's.
@@ -58,11 +58,11 @@ def final_loss(width: int, optimizer: OptimizerConfig, num_steps: int, seed: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    widths = (16, 64) if quick else (16, 32, 64, 128)
-    factors = [2.0**k for k in (range(-2, 3, 2) if quick else range(-4, 4))]
-    num_steps = 60 if quick else 300
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64, 128], help=f"multiples of {HEAD}")
+    parser.add_argument("--steps", type=int, default=200)
+    chosen = parser.parse_args()
+    widths, num_steps = chosen.widths, chosen.steps
+    factors = [2.0**k for k in range(-2, 4)]
     torch.set_num_threads(1)
     for name, base in RATES.items():
         for base_width in (0, widths[0]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -141,3 +142,36 @@ def test_hardware_and_prices_are_in_sql(lived: tuple[Home, RunResult]) -> None:
         home, "SELECT name, usd_per_hour FROM hardware JOIN prices ON prices.hardware = hardware.name"
     ).to_pylist()
     assert {row["name"] for row in rows} >= {"h100-sxm", "cpu-core"}
+
+
+def test_no_metric_is_logged_that_the_docs_do_not_name(lived: tuple[Home, RunResult]) -> None:
+    home, _ = lived
+    patterns: list[tuple[str, re.Pattern[str]]] = []
+    for line in (Path(__file__).parents[2] / "docs/metrics.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| `"):
+            _, names, stages, *_ = line.split("|")
+            for name in re.findall("`(.*?)`", names):
+                parts = re.split(r"(<\w+>)", name)
+                pattern = "".join("[^/]+" if part.startswith("<") else re.escape(part) for part in parts)
+                patterns += [(stage, re.compile(pattern)) for stage in re.split("[,;] ", stages.strip())]
+    logged = query(home, "SELECT DISTINCT stage, name FROM metrics").to_pylist()
+    stray = [
+        (row["stage"], row["name"])
+        for row in logged
+        if not any(stage in (row["stage"], "all") and pattern.fullmatch(row["name"]) for stage, pattern in patterns)
+    ]
+    assert stray == []
+
+
+def test_every_checkpoint_is_measured_for_what_it_forgot(lived: tuple[Home, RunResult]) -> None:
+    home, result = lived
+    trained = [label for label, done in result.outcomes.items() if done.artifact.kind == "checkpoint"]
+    rows = query(home, "SELECT * FROM forgetting ORDER BY position").to_pylist()
+    assert rows[0]["checkpoint"] == "pretrain"
+    assert {row["checkpoint"] for row in rows} == set(trained)
+    assert {row["evaluation"] for row in rows if row["unit"] == "accuracy"} == {
+        "chains worked", "chains direct", "stories told"
+    }  # fmt: skip
+    assert {row["evaluation"] for row in rows if row["unit"] == "bits_per_byte"} >= {"speeches", "problems"}
+    assert all((row["change"] is None) == (row["checkpoint"] == "pretrain") for row in rows)
+    assert {row["before"] for row in rows if row["checkpoint"] == "grpo"} == {"finetune"}
