@@ -81,8 +81,15 @@ def judged_home(home: Home) -> Home:
         for name in ("ann", "bob"):
             best = 1 if number == 0 or (name, number) == ("bob", 1) else 0
             places = [1 if i == best else 2 for i in shown_order(item, name)]
-            one = judged(item, name, places, seconds=4.0 if name == "ann" else 9.0, confidence=2,
-                         submitted_at=f"2026-01-01T00:00:{number:02}+00:00", instructions_version=look.version)  # fmt: skip
+            one = judged(
+                item,
+                name,
+                places,
+                seconds=4.0 if name == "ann" else 9.0,
+                confidence=2,
+                submitted_at=f"2026-01-01T00:00:{number:02}+00:00",
+                instructions_version=look.version,
+            )
             home.annotations.record(batch, name, {"form": f"{number:016x}", **one.to_json()})
     return home
 
