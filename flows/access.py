@@ -56,7 +56,7 @@ class Access:
 
     def near(self, port: int) -> str:
         """The address for other processes of this machine."""
-        return f"http://{_bracketed(_ANY.get(self.host, self.host))}:{port}"
+        return near(self.host, port)
 
     def prefect_server(self, port: int) -> dict[str, str]:
         """Environment of Prefect's server. Only its own pages may call it: no other site that a browser shows."""
@@ -110,6 +110,11 @@ class Access:
 
 
 LOCAL = Access()
+
+
+def near(host: str, port: int) -> str:
+    """Where processes of this machine reach what listens on `host`."""
+    return f"http://{_bracketed(_ANY.get(host, host))}:{port}"
 
 
 def _bracketed(host: str) -> str:

@@ -87,8 +87,22 @@ def deploy(home: Home, profile: str, webhook: str = "") -> list[str]:
         names.append(f"{name}/{NAME}")
     if not any(schedule.slug == NIGHTLY for schedule in schedules(home)):
         add_schedule(home, "reasoning", "0 3 * * *", profile=profile, slug=NIGHTLY, active=False)
+    _limit_accelerator(deployments.ACCELERATOR)
     _automate(webhook)
     return names
+
+
+def _limit_accelerator(name: str) -> None:
+    """One run at a time on the accelerator, unless the user has set another number."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound:
+            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
 
 
 def _home_of(home: Home) -> dict[str, str]:

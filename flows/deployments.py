@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import os
 from typing import Any
@@ -15,6 +16,7 @@ hermetic.apply(os.environ.get("LIFESPAN_HOME", ".lifespan"))
 
 from prefect import Flow, flow, runtime  # noqa: E402 - the environment comes first
 from prefect.artifacts import create_link_artifact, create_table_artifact  # noqa: E402
+from prefect.concurrency.sync import concurrency  # noqa: E402
 from prefect.events import emit_event  # noqa: E402
 from prefect.states import Cancelled, Completed, Failed  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
@@ -23,6 +25,14 @@ from flows.catalogue import FLOWS  # noqa: E402
 from flows.orchestrate import show_stages  # noqa: E402
 
 MOST_STAGES = 1000  # a waiting task is a waiting thread
+ACCELERATOR = "accelerator"  # a global concurrency limit: as many runs at once as there are devices
+
+
+def device_to_itself(device: str) -> contextlib.AbstractContextManager[None]:
+    """Wait until the accelerator is free and hold it for the block; nothing to wait for on CPU."""
+    if device == "cpu":
+        return contextlib.nullcontext()
+    return concurrency(ACCELERATOR, occupy=1)  # a server that knows no such limit lets it pass
 
 
 def _flow(name: str) -> Flow[Any, Any]:
@@ -36,13 +46,14 @@ def _flow(name: str) -> Flow[Any, Any]:
 
         home, cfg = Home.from_env(), load_config(profile, settings or [])
         here = contextvars.copy_context()  # the flow run, for the thread that shows the stages
-        result = run_lifecycle(
-            cfg,
-            home=home,
-            profile=profile,
-            only=list(groups) or None,
-            show=lambda runner: here.run(show_stages, runner),
-        )
+        with device_to_itself(cfg.compute.device):
+            result = run_lifecycle(
+                cfg,
+                home=home,
+                profile=profile,
+                only=list(groups) or None,
+                show=lambda runner: here.run(show_stages, runner),
+            )
         if result.report is not None:
             page = report_path(home, result.run_id).resolve()
             create_link_artifact(link=page.as_uri(), link_text="the report", key="report", description=result.summary)

@@ -9,19 +9,26 @@ import signal
 import socket
 import tempfile
 import tomllib
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from flows import hermetic, services
+from flows.access import near
 from flows.run import close_dead_runs, is_alive
+from flows.servers import MLFLOW_PORT, PREFECT_PORT
 from storage import durable
 from storage.artifacts import DamagedArtifact
 from storage.home import Home
+from storage.secrecy import masked
 from storage.tables import SCHEMAS
 
 Level = Literal["ok", "note", "bad"]
 LEAST_FREE_BYTES = 2 * 10**9
+OFTEN = 3  # so many restarts of a service are no accident
 # What installs, passes `pip check`, and breaks at run time: measured with prefect 3.8.8.
 KNOWN_BAD = (
     ("sqlalchemy", ">=2.1", "Prefect's scheduler then creates no runs, and says nothing"),
@@ -44,14 +51,23 @@ def examine(home: Home, *, deep: bool = False, mend: bool = False) -> Iterator[F
     Args:
         home: the home to look at.
         deep: read every artifact and compare checksums; damaged ones are moved aside.
-        mend: put right what can be: end orphaned processes, close killed runs, remove dead temporary folders.
+        mend: put right what can be: end orphaned processes, close killed runs, remove dead temporary folders, set
+            aside what cannot be read, bring MLflow up to date.
     """
     yield from versions()
     yield from disk(home)
-    yield from ports()
+    group = services.running(home)
+    yield from ports(group)
+    yield from what_is_up(home, group)
     yield from orphans(mend)
     yield from unfinished(home, mend)
-    yield from tables(home)
+    yield from unsealed(home, mend)
+    damaged = False
+    for finding in tables(home, mend):
+        damaged |= finding.level == "bad"
+        yield finding
+    if not damaged:
+        yield from tracking(home, mend)
     if deep:
         yield from artifacts(home)
 
@@ -111,8 +127,11 @@ def disk(home: Home) -> Iterator[Finding]:
         yield Finding("ok", text)
 
 
-def ports() -> Iterator[Finding]:
-    for port, name in ((5000, "MLflow"), (4200, "Prefect")):
+def ports(group: services.Running | None) -> Iterator[Finding]:
+    ours = [service.url.rsplit(":", 1)[-1] for service in group.services] if group else []
+    for port, name in ((MLFLOW_PORT, "MLflow"), (PREFECT_PORT, "Prefect")):
+        if str(port) in ours:
+            continue
         with socket.socket() as probe:
             probe.settimeout(0.5)
             taken = probe.connect_ex(("127.0.0.1", port)) == 0
@@ -120,6 +139,45 @@ def ports() -> Iterator[Finding]:
             yield Finding("note", f"port {port} is taken", f"`lifespan ui` shows {name} on another one")
         else:
             yield Finding("ok", f"port {port} is free for {name}")
+
+
+def what_is_up(home: Home, group: services.Running | None) -> Iterator[Finding]:
+    """The services of `lifespan up`: whether each lives and answers, and whether one keeps ending."""
+    if group is None:
+        if (home.local / "services.json").exists():
+            yield Finding("note", "what `lifespan up` started was killed", "`lifespan up` starts it again")
+        return
+    logs = home.local / "logs"
+    for service in group.services:
+        log = logs / {"MLflow": "mlflow-ui.log", "Prefect": "prefect-ui.log"}.get(service.name, "worker.log")
+        where = f" at {service.url}" if service.url else ""
+        often = f", started again {service.restarts} times" if service.restarts else ""
+        if not _lives(service.pid) or (service.url and not _answers(service.url, group.host)):
+            yield Finding("bad", f"{service.name}{where} is down{often}", f"it is started again by itself; see {log}")
+        elif service.restarts >= OFTEN:
+            yield Finding("bad", f"{service.name}{where} keeps ending{often}", f"see {log}")
+        else:
+            yield Finding("ok", f"{service.name}{where} is up{often}")
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return not Path(f"/proc/{pid}/stat").exists() or ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+    except PermissionError:
+        return True
+
+
+def _answers(url: str, host: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{near(host, int(url.rsplit(':', 1)[-1]))}/health", timeout=5.0):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
 
 
 def orphaned_processes() -> list[tuple[int, str]]:
@@ -182,11 +240,46 @@ def remove_if_dead(lock: Path, mend: bool) -> bool:
         return False
 
 
-def tables(home: Home) -> Iterator[Finding]:
-    damage = [text for table in SCHEMAS if (text := home.tables.damage(table))]
-    yield from (Finding("bad", text) for text in damage)
+def unsealed(home: Home, mend: bool) -> Iterator[Finding]:
+    for key in home.store.unsealed():
+        if mend:
+            yield Finding("ok", home.store.set_unsealed_aside(key))
+        else:
+            yield Finding("bad", f"artifact {key} was never sealed", "`lifespan doctor --mend` sets it aside")
+
+
+def tables(home: Home, mend: bool) -> Iterator[Finding]:
+    damage = {table: text for table in SCHEMAS if (text := home.tables.damage(table))}
+    for table, text in damage.items():
+        if not mend:
+            yield Finding("bad", text)
+        for place in home.tables.set_damaged_aside(table) if mend else ():
+            yield Finding("ok", f"table {table}: a damaged file was moved to {place}")
     if not damage:
         yield Finding("ok", f"{len(SCHEMAS)} tables can be read")
+
+
+def tracking(home: Home, mend: bool) -> Iterator[Finding]:
+    """MLflow against the tables; where there is no MLflow yet, the first run makes it."""
+    if home.mlflow_uri.startswith("sqlite:///") and not Path(home.mlflow_uri.removeprefix("sqlite:///")).exists():
+        return
+    hermetic.apply(home.local)
+    from storage import tracker
+
+    try:
+        late = tracker.behind(home)
+    except Exception as error:  # MLflow's own kinds
+        yield Finding("bad", masked(f"MLflow at {home.mlflow_uri} cannot be asked: {str(error).splitlines()[0]}"))
+        return
+    some = ", ".join(late[:3]) + (", …" if len(late) > 3 else "")
+    if not late:
+        yield Finding("ok", "MLflow shows what the tables have")
+    elif not mend:
+        yield Finding("bad", f"MLflow lacks or has an older state of {len(late)} runs: {some}", "`lifespan sync`")
+    elif problem := tracker.sync(home, late).problem:
+        yield Finding("bad", problem)
+    else:
+        yield Finding("ok", f"MLflow was brought up to date with {len(late)} runs: {some}")
 
 
 def artifacts(home: Home) -> Iterator[Finding]:

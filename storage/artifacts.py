@@ -258,6 +258,16 @@ class Store:
                 if len(shelf.name) == 2 and shelf.is_dir():
                     yield from sorted(folder.name for folder in shelf.iterdir() if _KEY.fullmatch(folder.name))
 
+    def unsealed(self) -> list[str]:
+        """Keys of folders without a record: left by a hand, or by a copy that broke off."""
+        keys = [] if self._remote else self._local_keys()
+        return [key for key in keys if not (self._folder(key) / RECORD).exists()]
+
+    def set_unsealed_aside(self, key: str) -> str:
+        """Move such a folder to `damaged/`; says so."""
+        _check_key(key)
+        return str(self._set_aside(key, RECORD, "is missing"))
+
     # Reading
 
     def path(self, artifact: Artifact | str) -> Path:

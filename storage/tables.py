@@ -253,6 +253,29 @@ class Tables:
 
     def damage(self, table: str) -> str | None:
         """A message that names the files of a table that are no readable Parquet; None when all are."""
+        broken = [f"{self._root}/{table}/{name} ({reason})" for name, reason in self._broken(table)]
+        if not broken:
+            return None
+        advice = "`lifespan doctor --mend` sets it aside; a new run of its stage writes it again."
+        return f"table {table}: damaged: {'; '.join(broken)}. {advice}"
+
+    def set_damaged_aside(self, table: str) -> list[str]:
+        """Move the files of a table that cannot be read into `damaged/` beside the tables; where they lie now."""
+        moved = []
+        for name, _ in self._broken(table):
+            target = f"{self._root}/damaged/{table}-{durable.unique_suffix()}-{name}"
+            if self.is_remote:
+                self.filesystem.makedirs(f"{self._root}/damaged", exist_ok=True)
+                self.filesystem.mv(f"{self._root}/{table}/{name}", target)
+            else:
+                Path(target).parent.mkdir(parents=True, exist_ok=True)
+                with self._compaction_lock(table, shared=False), contextlib.suppress(FileNotFoundError):
+                    (Path(self._root) / table / name).rename(target)
+            moved.append(target)
+        return moved
+
+    def _broken(self, table: str) -> list[tuple[str, str]]:
+        """Name of each file that is no readable Parquet, and why."""
         _check_table(table)
         broken = []
         for name in self._listing(table):
@@ -262,10 +285,8 @@ class Tables:
             except FileNotFoundError:
                 continue
             except (pa.ArrowException, OSError) as error:
-                broken.append(f"{self._root}/{table}/{name} ({str(error).splitlines()[0]})")
-        if not broken:
-            return None
-        return f"table {table}: damaged: {'; '.join(broken)}. Move it away; a new run of its stage writes it again."
+                broken.append((name, str(error).splitlines()[0]))
+        return broken
 
     def compact(self, tables: Sequence[str] | None = None, *, above: int = 1) -> dict[str, int]:
         """Merge the parts of each table into one file. Safe beside readers and, on a local disk, beside writers.

@@ -86,6 +86,19 @@ def sync(home: Home, run_ids: Sequence[str] | None = None, experiment: str | Non
     return result
 
 
+def behind(home: Home) -> list[str]:
+    """Ids of ended runs that MLflow lacks, or shows otherwise than the tables have them; writes nothing of a run.
+
+    Raises:
+        Exception: whatever MLflow raises when it cannot be reached.
+    """
+    runs = queries.query(home, "SELECT * FROM latest_runs WHERE status <> 'running' ORDER BY started_at").to_pylist()
+    if not runs:
+        return []
+    with _quiet():
+        return _Mirror(home, SyncResult()).behind(runs)
+
+
 def _root(error: BaseException) -> BaseException:
     """What the database itself said, below what two libraries made of it."""
     while (cause := error.__cause__ or error.__context__) is not None:
@@ -195,13 +208,34 @@ class _Mirror:
             place = self._experiment(name)
             if place not in known:
                 known[place] = self._runs(place, "tags.`lifespan.level` = 'run'", "lifespan.run_id")
-            report = self.home.reports / f"{run['run_id']}.html"
-            stamp = [report.stat().st_size, report.stat().st_mtime_ns] if report.exists() else None
             own = stages.get(run["run_id"], [])
-            state = digest([_state(run), [_state(stage) for stage in own], stamp], "run")
+            state = self._state_of(run, own)
             there = known[place].get(run["run_id"])
             if there is None or (_is_active(there) and there.data.tags.get("lifespan.state") != state):
                 self._mirror_run(place, there, run, own, state)
+
+    def behind(self, runs: list[dict[str, Any]]) -> list[str]:
+        """Ids of the runs that `bring_up_to_date` would change."""
+        from mlflow.entities import ViewType
+
+        stages = self._by_run("run_stages", [run["run_id"] for run in runs])
+        there: dict[str, Run] = {}
+        for experiment in self.client.search_experiments(ViewType.ALL):
+            found = self._runs(experiment.experiment_id, "tags.`lifespan.level` = 'run'", "lifespan.run_id")
+            there |= {run_id: run for run_id, run in found.items() if _is_active(run) or run_id not in there}
+        late = []
+        for run in runs:
+            own = there.get(run["run_id"])
+            state = self._state_of(run, stages.get(run["run_id"], []))
+            if own is None or (_is_active(own) and own.data.tags.get("lifespan.state") != state):
+                late.append(str(run["run_id"]))
+        return late
+
+    def _state_of(self, run: dict[str, Any], stages: list[dict[str, Any]]) -> str:
+        """Digest of all that is mirrored of a run."""
+        report = self.home.reports / f"{run['run_id']}.html"
+        stamp = [report.stat().st_size, report.stat().st_mtime_ns] if report.exists() else None
+        return digest([_state(run), [_state(stage) for stage in stages], stamp], "run")
 
     # Runs
 

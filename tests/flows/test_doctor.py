@@ -10,13 +10,16 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import toy_life
 from rich.console import Console
+from typer.testing import CliRunner
 
-from flows import doctor
+from flows import doctor, services
+from flows.cli import app
 from flows.run import run_graph
 from flows.settings import ComputeConfig
 from storage.home import Home
@@ -108,3 +111,71 @@ def test_an_orphaned_process_is_found_and_ended(home: Home) -> None:
     finally:
         orphan.wait()
     assert orphan.pid not in dict(doctor.orphaned_processes())
+
+
+def test_a_damaged_table_file_is_named_and_set_aside(home: Home, console: Console) -> None:
+    live(home, console)
+    part = sorted(home.tables.path("costs").glob("*.parquet"))[0]
+    whole = part.stat().st_size
+    part.write_bytes(part.read_bytes()[: whole // 2])
+    asked = CliRunner().invoke(app, ["query", "SELECT count(*) AS n FROM costs"])
+    assert asked.exit_code == 2
+    assert str(part) in asked.stderr and "doctor --mend" in asked.stderr and "Traceback" not in asked.output
+    assert [what for what in bad(home) if str(part) in what]
+    assert any("was moved to" in what for what in levels(home, mend=True))
+    assert bad(home) == []
+    (aside,) = (Path(home.tables.url) / "damaged").iterdir()
+    assert aside.stat().st_size == whole // 2 and not part.exists()
+    asked = CliRunner().invoke(app, ["query", "SELECT count(*) AS n FROM costs", "--format", "csv"])
+    assert asked.output.split() == ["n", "3"]
+
+
+def test_a_folder_that_was_never_sealed_is_set_aside(home: Home, console: Console) -> None:
+    live(home, console)
+    key = "ab" * 32
+    (Path(home.root) / "artifacts" / "ab" / key).mkdir(parents=True)
+    assert bad(home) == [f"artifact {key} was never sealed"]
+    list(doctor.examine(home, mend=True))
+    assert bad(home) == []
+
+
+def test_services_that_are_down_or_keep_ending_are_told(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, gone = os.getpid(), 2**22 + 1
+    group = services.Running(
+        own,
+        (
+            services.Service("Prefect", "http://127.0.0.1:9", own),
+            services.Service("worker", "", own, restarts=doctor.OFTEN),
+            services.Service("MLflow", "", gone, restarts=1),
+            services.Service("another", "", own, restarts=1),
+        ),
+        "http://127.0.0.1:9/api",
+    )
+    found = {finding.what: finding for finding in doctor.what_is_up(home, group)}
+    assert [finding.level for finding in found.values()] == ["bad", "bad", "bad", "ok"]
+    assert "Prefect at http://127.0.0.1:9 is down" in found
+    assert "worker.log" in found["worker keeps ending, started again 3 times"].advice
+    assert "mlflow-ui.log" in found["MLflow is down, started again 1 times"].advice
+    (home.local / "services.json").parent.mkdir(parents=True, exist_ok=True)
+    (home.local / "services.json").write_text("{}")  # its lock is free
+    assert levels(home)["what `lifespan up` started was killed"] == "note"
+
+
+def test_what_mlflow_lacks_is_told_and_brought_up_to_date(home: Home) -> None:
+    from storage import tracker
+
+    def lived(run_id: str, status: str) -> None:
+        row = {"run_id": run_id, "event": "ended", "status": status, "profile": "p", "time": datetime.now(UTC)}
+        home.tables.write("runs", f"{run_id}-started", [{**row, "event": "started", "status": "running"}])
+        home.tables.write("runs", f"{run_id}-ended", [row])
+
+    lived("r1", "completed")
+    assert not [what for what in levels(home) if "MLflow" in what and "port" not in what]  # there is none yet
+    assert tracker.sync(home).runs == 1
+    assert levels(home)["MLflow shows what the tables have"] == "ok"
+    lived("r2", "completed")
+    lived("r1", "failed")
+    told = "MLflow lacks or has an older state of 2 runs: r2, r1"
+    assert levels(home)[told] == "bad"
+    assert levels(home, mend=True)["MLflow was brought up to date with 2 runs: r2, r1"] == "ok"
+    assert levels(home)["MLflow shows what the tables have"] == "ok"

@@ -220,7 +220,7 @@ def test_torn_files_are_no_parts_and_damaged_ones_are_named(tmp_path: Path) -> N
     for content in (b"", whole[:-20], b"PAR1" + b"\0" * 60 + whole[64:]):
         bad.write_bytes(content)
         for read in (lambda: tables.read("metrics"), lambda: tables.compact(["metrics"])):
-            with pytest.raises(TableError, match=rf"table metrics: damaged: {bad} .*Move it away"):
+            with pytest.raises(TableError, match=rf"table metrics: damaged: {bad} .*doctor --mend"):
                 read()
     bad.unlink()
     assert steps(tables) == [1]

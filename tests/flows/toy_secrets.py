@@ -1,0 +1,40 @@
+"""Toy stages that are given addresses with passwords in them: one reads from such a place, one fails there."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from components.data.sources import Document, SourceConfig, read_source
+from flows.settings import Settings
+from flows.stage import stage
+from flows.work import Work
+
+
+class SecretConfig(Settings):
+    path: str = ""
+
+
+@stage(produces="corpus", group="data")
+def read(work: Work, *, source: SourceConfig) -> dict[str, Any]:
+    """Counts the documents of a source and keeps what it rejects."""
+    count = 0
+    for item in read_source(source):
+        if isinstance(item, Document):
+            count += 1
+        else:
+            work.rows(
+                "quarantine", [{"source": item.source, "file": item.file, "line": item.line, "reason": item.reason}]
+            )
+    return {"num_documents": count, "place": source.path}
+
+
+@stage(produces="corpus", group="data")
+def refuse(work: Work, *, path: str) -> dict[str, Any]:
+    """Fails as a library would: with the address and the key in its message."""
+    raise RuntimeError(f"{path} refused the key {os.environ['HF_TOKEN']}")
+
+
+def secret_graph(cfg: Any, run: Any) -> None:
+    read.submit(run, source=SourceConfig("notes", "jsonl", cfg.path))
+    refuse.submit(run, path=cfg.path)
