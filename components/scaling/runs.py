@@ -20,6 +20,7 @@ from components.model.transformer import Transformer
 from components.reasoning.tasks import chain_problem, extract_answer
 from components.scaling.facts import FactsConfig, facts_stream, oracle_losses
 from components.scaling.sweep import EmergenceConfig, FactsRunConfig
+from components.training.guard import Guard
 from components.training.language_model import LMBatch, mean_loss, train
 from components.training.optimizers import Optimizer
 
@@ -37,6 +38,7 @@ class FactsRun:
     def __post_init__(self) -> None:
         self.model = Transformer(self.config.model(self.facts.vocab_size), self.seed)
         self.optimizer = Optimizer(self.model, self.config.optimizer)
+        self.guard = Guard(self.config.training().non_finite)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         training = self.config.training()
         per_row = self.config.context_length + 1
@@ -59,7 +61,7 @@ class FactsRun:
         weights, nats a token on the held-out stream)."""
         config = self.config
         marks = {round(tokens / config.tokens_per_step): tokens for tokens in config.checkpoints}
-        for record in train(self.model, self.optimizer, config.training(), self._batch, start_step):
+        for record in train(self.model, self.optimizer, config.training(), self._batch, start_step, guard=self.guard):
             step = int(record["step"])
             decay = 1 - 1 / max(1.0, config.ema_share * step)
             with torch.no_grad():

@@ -19,8 +19,6 @@ from components.training.config import TrainConfig
 from components.training.guard import Guard
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
-from components.training.state import load_state_tensors as load_state_tensors
-from components.training.state import state_tensors as state_tensors
 
 if TYPE_CHECKING:  # an annotation alone: the loop does not depend on what each model is
     from components.model.lstm import LanguageModel

@@ -36,15 +36,17 @@ def train_architecture(
 
     from components.data.shards import TokenShards
     from components.scaling.on_text import build, losses_by_position, mixed_windows, text_batch
+    from components.training.guard import Guard
     from components.training.language_model import train
     from components.training.optimizers import Optimizer
 
     data, cfg = TokenShards.open(work.open(shards)), config.train
     model = build(config.architectures(data.index.vocab_size, cfg.context_length)[architecture], seed)
     optimizer = Optimizer(model, cfg.optimizer)
-    start = resume(work, model, optimizer)
-    records = train(model, optimizer, cfg, lambda step: text_batch(data, cfg, weights, seed, step), start)
-    for _ in follow(work, records, model, optimizer, cfg.num_steps):
+    guard = Guard(cfg.non_finite)
+    start = resume(work, model, optimizer, guard)
+    records = train(model, optimizer, cfg, lambda step: text_batch(data, cfg, weights, seed, step), start, guard=guard)
+    for _ in follow(work, records, model, optimizer, cfg.num_steps, guard):
         pass
     losses_WT = losses_by_position(model, mixed_windows(data, weights, config.eval_windows, cfg.context_length))
     save_file({"losses_WT": losses_WT}, work.out / LOSSES)
@@ -186,6 +188,7 @@ def specialize_experts(
     from components.model.specialization import specialization
     from components.model.transformer import Transformer
     from components.scaling.on_text import held_out_windows, losses_by_position, mixed_windows, routing, text_batch
+    from components.training.guard import Guard
     from components.training.language_model import train
     from components.training.optimizers import Optimizer
 
@@ -193,9 +196,10 @@ def specialize_experts(
     decoder = config.model.transformer(data.index.vocab_size, cfg.context_length)
     model = Transformer(replace(decoder, moe=moe), seed)
     optimizer = Optimizer(model, cfg.optimizer)
-    start = resume(work, model, optimizer)
-    records = train(model, optimizer, cfg, lambda step: text_batch(data, cfg, weights, seed, step), start)
-    for _ in follow(work, records, model, optimizer, cfg.num_steps):
+    guard = Guard(cfg.non_finite)
+    start = resume(work, model, optimizer, guard)
+    records = train(model, optimizer, cfg, lambda step: text_batch(data, cfg, weights, seed, step), start, guard=guard)
+    for _ in follow(work, records, model, optimizer, cfg.num_steps, guard):
         pass
     mixed = mixed_windows(data, weights, config.eval_windows * len(weights), cfg.context_length)
     losses = losses_by_position(model, mixed).mean(1).double().numpy()

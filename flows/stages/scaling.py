@@ -33,12 +33,15 @@ def _train_on_facts(work: Work, config: FactsRunConfig, facts: FactsConfig, seed
         start, tensors, meta = saved
         load_state_tensors(run.model, run.optimizer, tensors)
         run.load_average(tensors)
+        run.guard.load_tensors(tensors)
         points = meta["points"]
     num_steps = config.training().num_steps
     for record in run.records(start):
         step = int(record["step"])
         work.usage(tokens=record["tokens"], flops=record["tokens"] * flops)
         work.progress(step, num_steps, loss=record["loss"], tokens=step * config.tokens_per_step)
+        if record["skipped"]:
+            work.log(step, {"skipped": 1.0, "skipped_steps": record["skipped_steps"]})
         if step % 20 == 0:
             work.log(step, {"loss": record["loss"], "tokens_per_second": record["tokens"] / record["seconds"]})
         if "eval_loss" in record:
@@ -53,7 +56,7 @@ def _train_on_facts(work: Work, config: FactsRunConfig, facts: FactsConfig, seed
             )
             work.log(step, {"eval_loss": record["eval_loss"]})
         if step < num_steps and work.state_due():
-            tensors = state_tensors(run.model, run.optimizer) | run.average_tensors()
+            tensors = state_tensors(run.model, run.optimizer) | run.average_tensors() | run.guard.tensors()
             work.save_state(step, tensors, {"points": points})
     return run, points
 
@@ -248,6 +251,7 @@ def train_on_chains(work: Work, *, config: EmergenceConfig, width: int, seed: in
     """One size of the emergence sweep: trained on chains, then scored sharply and smoothly on the same items."""
     from components.model.transformer import Transformer
     from components.scaling.runs import chain_batches, emergence_model, evaluation_chains, score_chains
+    from components.training.guard import Guard
     from components.training.language_model import LMBatch, train
     from components.training.optimizers import Optimizer
 
@@ -259,8 +263,10 @@ def train_on_chains(work: Work, *, config: EmergenceConfig, width: int, seed: in
         part = rows[step * size : (step + 1) * size]
         return LMBatch(part[:, :-1], part[:, 1:])
 
-    records = train(model, optimizer, config.train, batch, resume(work, model, optimizer))
-    for _ in follow(work, records, model, optimizer, config.train.num_steps):
+    guard = Guard(config.train.non_finite)
+    start = resume(work, model, optimizer, guard)
+    records = train(model, optimizer, config.train, batch, start, guard=guard)
+    for _ in follow(work, records, model, optimizer, config.train.num_steps, guard):
         pass
     exact, log_probs = score_chains(model.eval(), evaluation_chains(config))
     num_params = count_params(model.cfg).non_embedding

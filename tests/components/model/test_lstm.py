@@ -20,8 +20,9 @@ from components.model.config import (
 )
 from components.model.lstm import RecurrentModel
 from components.training.config import OptimizerConfig, TrainConfig
-from components.training.language_model import LMBatch, load_state_tensors, state_tensors, train
+from components.training.language_model import LMBatch, train
 from components.training.optimizers import Optimizer
+from components.training.state import load_state_tensors, state_tensors
 
 SMALL = LSTMConfig(vocab_size=23, d_model=12, num_layers=2, hidden=10, context_length=16)
 

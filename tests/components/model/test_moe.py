@@ -11,8 +11,9 @@ from components.model.moe import MixtureOfExperts
 from components.model.transformer import Transformer
 from components.training.checkpoints import load_model, save_model
 from components.training.config import OptimizerConfig, TrainConfig
-from components.training.language_model import LMBatch, load_state_tensors, state_tensors, train
+from components.training.language_model import LMBatch, train
 from components.training.optimizers import Optimizer
+from components.training.state import load_state_tensors, state_tensors
 
 LOSS_FREE = MoEConfig(4, 1, 16, load_balance_coef=0.0, balance_bias_rate=0.01)
 
