@@ -105,7 +105,6 @@ class Attention(nn.Module):
         self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int
     ) -> Tensor:
         cfg = self.cfg
-        b, t, _ = x_BTD.shape
         heads, norms = (cfg.num_heads, cfg.kv_heads), (self.q_norm, self.k_norm)
         q_BHTC, k_BKTC, v_BKTC = split_heads(self.qkv(x_BTD), heads, norms, cos, sin, cfg.norm_eps)
         if cache is None:
