@@ -121,6 +121,8 @@ def export(home: Home, name: str, folder: Path) -> FoundModel:
     folder = folder.expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: is there already and not empty: name a new folder")
+    if home.keeps(folder):
+        raise ConfigError(f"{folder}: lies among the sealed artifacts or tables of {home.shown}: name another folder")
     found = find_model(home, name)
     try:
         source = home.store.path(found.checkpoint)

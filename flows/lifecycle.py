@@ -224,7 +224,7 @@ def run_lifecycle(cfg: RunConfig, **options: Any) -> RunResult:
 
 def report_path(home: Home, run_id: str) -> Path:
     """Where the HTML report of a run lies."""
-    return home.reports / f"{run_id}.html"
+    return home.report(run_id)
 
 
 def write_report(home: Home, run_id: str) -> LifeReport:

@@ -169,15 +169,22 @@ def profile_path(profile: str | Path, beside: Path | None = None) -> Path:
     text = str(profile)
     if text.endswith(".toml") or "/" in text:
         path = Path(text) if beside is None or Path(text).is_absolute() else beside / text
-        if not path.is_file():
+        if not _is_file(path):
             raise ConfigError(f"{text}: no such file. Profiles by name: {', '.join(profile_names())}")
         return path
     path = PROFILES / f"{text}.toml"
-    if not path.is_file():
+    if not _is_file(path):
         hint = nearest(text, profile_names())
         known = ", ".join(profile_names())
         raise ConfigError(f"no profile is called {text!r}{hint} Profiles: {known}, or a path to a .toml file")
     return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be read
+        return False
 
 
 def read_profile(profile: str | Path) -> list[Source]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from storage import durable
@@ -237,6 +237,9 @@ class Store:
             record = Record.from_json(text)
             if record.key != key:
                 raise ValueError(f"it is of the artifact {record.key}")
+            for name in record.files:
+                if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                    raise ValueError(f"it names the file {name!r}, which lies outside")
             return record
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._set_aside(key, RECORD, f"cannot be read ({error})")

@@ -87,6 +87,15 @@ class Home:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def report(self, run_id: str) -> Path:
+        """Where the HTML report of a run lies."""
+        return self.reports / f"{_file_name(run_id)}.html"
+
+    def keeps(self, path: Path) -> bool:
+        """Whether a path lies among the artifacts or tables of this home, where only the home itself may write."""
+        own = [] if self.is_remote else [Path(self.root, name).resolve() for name in ("artifacts", "tables")]
+        return any(folder == path.resolve() or folder in path.resolve().parents for folder in own)
+
     def scratch(self, key: str) -> Path:
         """Folder where an unfinished stage keeps what it resumes from; the stage's caller removes it."""
         folder = self.local / "scratch" / _file_name(key)

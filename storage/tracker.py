@@ -233,7 +233,7 @@ class _Mirror:
 
     def _state_of(self, run: dict[str, Any], stages: list[dict[str, Any]]) -> str:
         """Digest of all that is mirrored of a run."""
-        report = self.home.reports / f"{run['run_id']}.html"
+        report = self.home.report(run["run_id"])
         stamp = [report.stat().st_size, report.stat().st_mtime_ns] if report.exists() else None
         return digest([_state(run), [_state(stage) for stage in stages], stamp], "run")
 
@@ -254,7 +254,7 @@ class _Mirror:
                     params = {**flatten(row["config_json"]), **flatten(row["host_json"], "host")}
         parent = there.info.run_id
         self._mirror_stages(place, parent, stages)
-        report = self.home.reports / f"{run['run_id']}.html"
+        report = self.home.report(run["run_id"])
         if report.exists():
             self.client.log_text(parent, report.read_text(encoding="utf-8"), "report.html")
         self._end(parent, run["status"], run["ended_at"])
