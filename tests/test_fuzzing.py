@@ -151,7 +151,8 @@ def test_every_row_of_parquet_is_a_document_or_quarantined(
 # --- SQL -----------------------------------------------------------------------------------------------------------
 
 WORDS = """SELECT FROM WHERE * metrics runs , ( ) 1 'a' count(*) WITH x AS UNION JOIN USING key ORDER BY LIMIT ; $a ? --
-    /* INSERT INTO COPY ATTACH PRAGMA SET INSTALL LOAD read_text read_csv glob getenv('HOME') '/etc/passwd' VALUES '../*'
+    /* INSERT INTO COPY
+    ATTACH PRAGMA SET INSTALL LOAD read_text read_csv glob getenv('HOME') '/etc/passwd' VALUES '../*'
     EXPLAIN DESCRIBE SHOW SUMMARIZE { } [ ] :: BLOB " \\ 9e999 NULL CALL EXPORT DATABASE \0"""
 words = st.sampled_from(WORDS.split())
 
