@@ -13,13 +13,14 @@ from dashboards import wording
 from dashboards.blocks import Section, Table
 from dashboards.facts.effects import Effect, Missing
 from dashboards.facts.texts import Text
+from dashboards.figures.alignment import alignment_figure, grpo_figure
 from dashboards.figures.architecture import recurrent_figure
 from dashboards.figures.canvas import Figure
 from dashboards.figures.cost import cost_figure
 from dashboards.figures.forgetting import forgetting_figure
 from dashboards.figures.reasoning import reasoning_figure, tree_figure
 from dashboards.figures.scaling import emergence_figure, moe_figure, scaling_figure
-from dashboards.figures.training import alignment_figure, data_figure, grpo_figure, training_figure
+from dashboards.figures.training import data_figure, training_figure
 from dashboards.life import LifeReport
 from dashboards.rows import StageRow
 from dashboards.sections import sections

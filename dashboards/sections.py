@@ -7,10 +7,9 @@ from typing import Any
 
 from components.statistics import Interval
 from dashboards import wording
-from dashboards.annotate.report import people_tables
+from dashboards.alignment_section import alignment_section, grpo_section
 from dashboards.architecture import moe_section, recurrent_section
 from dashboards.blocks import Section, Table, body, counted, effect_of, listing, said
-from dashboards.facts.alignment import AlignmentFacts, GrpoFacts
 from dashboards.facts.cost import CostFacts, total
 from dashboards.facts.effects import Missing
 from dashboards.facts.reasoning import ReasoningFacts, TreeFacts
@@ -27,8 +26,8 @@ def sections(report: LifeReport) -> tuple[Section, ...]:
         ("data", "Data and tokenizer", report.data, _data),
         ("pretraining", "Pretraining", report.pretraining, _pretraining),
         ("finetuning", "Fine-tuning", report.finetuning, _finetuning),
-        ("rlhf", "RLHF: preference, proxy and gold", report.alignment, _alignment),
-        ("grpo", "GRPO: rewards that can be checked", report.grpo, _grpo),
+        ("rlhf", "RLHF: preference, proxy and gold", report.alignment, alignment_section),
+        ("grpo", "GRPO: rewards that can be checked", report.grpo, grpo_section),
         ("forgetting", "Forgetting", report.forgetting, forgetting_section),
         ("scaling", "Scaling law", report.scaling, _scaling),
         ("emergence", "Emergence", report.emergence, _emergence),
@@ -167,82 +166,6 @@ def _finetuning(facts: FinetuningFacts) -> Section:
     training = facts.training
     tables = (_losses(training.losses_by_source, training.bits_per_byte, facts.before), _training_listing(training))
     return body(meaning, tables, facts.effects)
-
-
-def _alignment(facts: AlignmentFacts) -> Section:
-    gain, hack = effect_of(facts.effects, "ppo_gain"), effect_of(facts.effects, "reward_hacking")
-    meaning = said(
-        gain,
-        "Held near the fine-tuned model, the policy earns more of what people really prefer.",
-        "Held near the fine-tuned model, the policy earned no more of the true preference.",
-    )
-    if hack is not None and hack.verdict != "not measured":
-        meaning += (
-            " Left free, it learns to please the reward model and displeases people: reward hacking."
-            if hack.seen
-            else " Left free, it did not fall below where it started."
-        )
-    policies = Table(
-        "PPO by KL coefficient (SFT standard deviations)",
-        ("KL coefficient", "proxy", "gold [95%]", "KL, nats", "n", "alarm"),
-        ">>>>><",
-        tuple(
-            (
-                p.label if p.kl_coef is None else f"{p.kl_coef:g}",
-                wording.signed(p.proxy),
-                wording.decimal_interval(p.gold, 2, plus=True),
-                wording.decimal(p.kl, 1),
-                counted(p.gold),
-                wording.MISSING if p.alarm is None else (p.alarm_reason or "raised") if p.alarm else "none",
-            )
-            for p in facts.policies
-        ),
-    )
-    best_of_n = Table(
-        "Best of n by the reward model (SFT standard deviations)",
-        ("n", "KL, nats", "proxy", "gold [95%]"),
-        ">>>>",
-        tuple(
-            (
-                str(r.n),
-                wording.decimal(r.kl, 2),
-                wording.signed(r.proxy),
-                wording.decimal_interval(r.gold, 2, plus=True),
-            )
-            for r in facts.best_of_n
-        ),
-    )
-    tables = [policies, best_of_n]
-    if (model := facts.reward_model) is not None:
-        pairs = [
-            ("accuracy on held-out pairs", wording.percent_interval(model.accuracy)),
-            ("agreement with gold", wording.percent(model.agreement_with_gold)),
-            ("preference pairs", wording.count(model.num_pairs or None)),
-            ("labels that agree with gold", wording.percent(model.label_agreement)),
-        ]
-        tables.append(listing("Reward model", pairs))
-    if facts.people is not None:
-        tables += people_tables(facts.people)
-    return body(meaning, tables, facts.effects)
-
-
-def _grpo(facts: GrpoFacts) -> Section:
-    meaning = said(
-        effect_of(facts.effects, "grpo"),
-        "Rewarding only exact answers, without any labelled solution, makes the model more accurate.",
-        "Rewarding exact answers did not make the model more accurate.",
-    )
-    pairs = [
-        ("greedy accuracy before", wording.percent_interval(facts.before)),
-        ("greedy accuracy after", wording.percent_interval(facts.after)),
-        ("items", counted(facts.after)),
-        ("iterations", wording.count(facts.reward_curve.steps[-1] if facts.reward_curve else None)),
-        (
-            "groups without signal, last",
-            wording.percent(facts.zero_std_curve.values[-1] if facts.zero_std_curve else None),
-        ),
-    ]
-    return body(meaning, (listing("In numbers", pairs),), facts.effects)
 
 
 def _fitted(p: FittedParameter) -> str:

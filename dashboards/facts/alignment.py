@@ -12,23 +12,25 @@ from components.statistics import Interval
 from dashboards import wording
 from dashboards.facts.effects import Effect, Missing, decided, difference, not_measured, raises
 from dashboards.facts.people import PeopleFacts, people_facts
+from dashboards.facts.rewards import LawFacts, RewardModelFacts, laws_of, reward_model_facts
 from dashboards.facts.scores import best, paired, pick, scores_of
 from dashboards.rows import RunRows, Series, StageRow, interval, listed, number, whole
 
-
-@dataclass(frozen=True)
-class RewardModelFacts:
-    """`accuracy` on held-out pairs against their noisy labels; `agreement_with_gold` against the true preference."""
-
-    accuracy: Interval | None
-    agreement_with_gold: float | None
-    num_pairs: int
-    label_agreement: float | None
+# What the watch sees beside proxy, gold and KL.
+WATCHED = {
+    "entropy": "policy/entropy",
+    "length": "response/length",
+    "repetition": "response/repeated",
+    "ends by itself": "response/finished",
+    "disagreement": "objective/score_disagreement",
+}
 
 
 @dataclass(frozen=True)
 class PolicyFacts:
-    """A PPO run at one KL coefficient; the series are by iteration."""
+    """A policy that learned from preferences; the series are by iteration. `mitigation`: what held it back (a KL
+    penalty, the ensemble's worst case or variance, a length penalty), or DPO. `suspicion`: the alarm that would have
+    been raised without gold. `watched`: the other things that the watch sees, by name."""
 
     label: str
     kl_coef: float | None
@@ -43,6 +45,23 @@ class PolicyFacts:
     gold_high: Series
     kl_curve: Series
     length_curve: Series
+    mitigation: str = ""
+    length: float | None = None
+    repeated: float | None = None
+    disagreement: float | None = None
+    suspicion: bool | None = None
+    suspicion_reason: str = ""
+    stopped_at: int | None = None
+    watched: tuple[tuple[str, Series], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables and figures."""
+        if self.kl_coef is not None and self.mitigation in ("", "KL penalty"):
+            return f"KL coefficient {self.kl_coef:g}"
+        return {"worst": "worst case", "variance": "mean − λ·variance", "length": "length penalty"}.get(
+            self.mitigation, self.mitigation or self.label
+        )
 
     @property
     def gold_peak(self) -> tuple[int, float] | None:
@@ -67,12 +86,14 @@ class AlignmentFacts:
     policies: tuple[PolicyFacts, ...]
     best_of_n: tuple[BestOfN, ...]
     people: PeopleFacts | None
+    laws: tuple[LawFacts, ...]
     effects: tuple[Effect, ...]
 
 
 def alignment_facts(rows: RunRows) -> AlignmentFacts | Missing:
-    reward_model = _reward_model(rows)
-    policies = tuple(sorted((_policy(rows, s) for s in rows.all("ppo")), key=lambda p: (p.kl_coef is None, p.kl_coef)))
+    reward_model = reward_model_facts(rows)
+    stages = [*rows.all("ppo"), *rows.all("dpo")]
+    policies = tuple(sorted((_policy(rows, s) for s in stages), key=_order))
     sampled = _best_of_n(rows.find("best_of_n"))
     if reward_model is None and not policies and not sampled:
         return Missing(rows.why_missing("rlhf", "RLHF"))
@@ -82,24 +103,20 @@ def alignment_facts(rows: RunRows) -> AlignmentFacts | Missing:
         _hacking_effect(policies),
         _best_of_n_effect(sampled),
     )
-    return AlignmentFacts(reward_model, policies, sampled, people_facts(rows.judgements), effects)
+    laws = [laws_of(stage, "RL", policy.name) for stage in stages for policy in [_policy(rows, stage)]]
+    laws.append(laws_of(rows.find("best_of_n"), "best of n", "best of n"))
+    fitted = tuple(law for found in laws for law in found)
+    return AlignmentFacts(reward_model, policies, sampled, people_facts(rows.judgements), fitted, effects)
 
 
-def _reward_model(rows: RunRows) -> RewardModelFacts | None:
-    stage = rows.find("reward_model", "train_reward_model")
-    if stage is None:
-        return None
-    judged = [row["agrees_with_gold"] for row in rows.preferences if row["agrees_with_gold"] is not None]
-    return RewardModelFacts(
-        accuracy=interval(stage.facts, "accuracy"),
-        agreement_with_gold=number(stage.facts, "agreement_with_gold"),
-        num_pairs=len(rows.preferences),
-        label_agreement=sum(judged) / len(judged) if judged else None,
-    )
+def _order(policy: PolicyFacts) -> tuple[bool, bool, float, str]:
+    """KL coefficients first, in their order; then what else held a policy back."""
+    coefficient = policy.kl_coef if policy.kl_coef is not None else 0.0
+    return policy.kl_coef is None, policy.mitigation not in ("", "KL penalty"), coefficient, policy.name
 
 
 def _policy(rows: RunRows, stage: StageRow) -> PolicyFacts:
-    alarm = stage.facts.get("alarm")
+    alarm, suspicion = stage.facts.get("alarm"), stage.facts.get("suspicion")
     return PolicyFacts(
         label=stage.label,
         kl_coef=number(stage.facts, "kl_coef"),
@@ -114,6 +131,14 @@ def _policy(rows: RunRows, stage: StageRow) -> PolicyFacts:
         gold_high=rows.metric(stage, "gold_high"),
         kl_curve=rows.metric(stage, "objective/kl"),
         length_curve=rows.metric(stage, "response/length"),
+        mitigation=str(stage.facts.get("mitigation") or ""),
+        length=number(stage.facts, "length"),
+        repeated=number(stage.facts, "repeated"),
+        disagreement=number(stage.facts, "disagreement"),
+        suspicion=suspicion if isinstance(suspicion, bool) else None,
+        suspicion_reason=str(stage.facts.get("suspicion_reason") or ""),
+        stopped_at=whole(stage.facts, "alarm_step") if stage.facts.get("stopped") is True else None,
+        watched=tuple((name, rows.metric(stage, metric)) for name, metric in WATCHED.items()),
     )
 
 
@@ -169,7 +194,7 @@ def _gain_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
 
 def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
     slug, title = "reward_hacking", "Without a penalty the proxy is hacked"
-    free = next((p for p in policies if p.kl_coef == 0.0), None)
+    free = next((p for p in policies if p.kl_coef == 0.0 and p.mitigation in ("", "KL penalty")), None)
     if free is None or free.gold is None or free.proxy is None:
         return not_measured(slug, title, "no PPO run with KL coefficient 0 and both scores")
     alarm = {True: "alarm raised", False: "no alarm raised", None: "alarm not measured"}[free.alarm]

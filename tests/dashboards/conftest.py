@@ -219,6 +219,38 @@ def _training(life: Life) -> None:
     )
 
 
+REWARD_MODEL = {
+    "agreement_with_gold": 0.79,
+    "accuracy_by": {
+        "split": {
+            "held out": {"value": 0.737, "low": 0.684, "high": 0.784, "n": 300},
+            "training": {"value": 0.81, "low": 0.78, "high": 0.83, "n": 1200},
+        },
+        "confidence": {"below 0.6": {"value": 0.55, "low": 0.45, "high": 0.65, "n": 90}},
+    },
+    "calibration": {
+        "bins": [
+            {"low": 0.5, "high": 0.6, "predicted": 0.55, "chosen": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}},
+            {"low": 0.6, "high": 0.7, "predicted": 0.66, "chosen": {"value": 0.7, "low": 0.6, "high": 0.8, "n": 100}},
+        ],
+        "ece": 0.06,
+        "ece_if_perfect": 0.03,
+    },
+    "length": {"correlation": 0.21, "slope": {"value": 0.02, "low": 0.01, "high": 0.03, "n": 600}},
+    "best_of_four": {"value": 0.44, "low": 0.35, "high": 0.53, "n": 120},
+    "score_by_length": [[20, -0.4], [31, 0.1], [44, 0.6]],
+    "disagreement": 0.2,
+}
+
+
+def _law(alpha: float, beta: float, peak_kl: float | None) -> dict[str, Any]:
+    ends = {"alpha": alpha, "beta": beta}
+    each = {
+        f"{name}{end}": x + gap for name, x in ends.items() for end, gap in (("", 0), ("_low", -0.1), ("_high", 0.1))
+    }
+    return {**each, "peak_kl": peak_kl, "extrapolated": False, "n": 30}
+
+
 POLICIES = {0.0: (2.34, -5.85, 40.0), 0.1: (2.00, 1.38, 4.5), 0.4: (1.42, 1.08, 1.6)}
 
 
@@ -238,7 +270,7 @@ def _rlhf(life: Life) -> None:
         "train_reward_model",
         "rlhf",
         12,
-        {**accuracy_facts("accuracy", 221, 300), "n": 300, "agreement_with_gold": 0.79},
+        {**accuracy_facts("accuracy", 221, 300), "n": 300, **REWARD_MODEL},
         kind="reward_model",
     )
     for kl_coef, (proxy, gold, kl) in POLICIES.items():
@@ -261,6 +293,11 @@ def _rlhf(life: Life) -> None:
                 "n": 400,
                 "alarm": hacked,
                 "alarm_reason": "proxy rose while gold fell since iteration 12" if hacked else "",
+                "mitigation": "KL penalty",
+                "length": 41.0,
+                "suspicion": hacked,
+                "suspicion_reason": "40% of an answer repeats itself" if hacked else "",
+                "law": {"gold": _law(0.9, 0.5, 7.4), "proxy": None},
             },
             metrics=[
                 *life.curve("objective/score", 50, lambda x: proxy * (1 - math.exp(-4 * x)), 0.05),  # noqa: B023
@@ -268,6 +305,8 @@ def _rlhf(life: Life) -> None:
                 *life.curve("gold", 50, gold_at, every=5),
                 *life.curve("gold_low", 50, lambda x: gold_at(x) - 0.15, every=5),
                 *life.curve("gold_high", 50, lambda x: gold_at(x) + 0.15, every=5),
+                *life.curve("policy/entropy", 50, lambda x: 0.5 - 0.3 * x),
+                *life.curve("response/repeated", 50, lambda x: 0.1 + 0.1 * x),
             ],
             samples=[
                 {
@@ -290,7 +329,8 @@ def _rlhf(life: Life) -> None:
         }
         for n, gold in ((1, 0.0), (4, 0.67), (16, 1.29), (64, 1.65))
     ]
-    life.stage("best_of_n", "rlhf", 8, {"rows": rows, "n": 400}, kind="eval_report")
+    law = {"gold": _law(1.0, 0.2, 6.2), "proxy": _law(1.3, 0.01, None)}
+    life.stage("best_of_n", "rlhf", 8, {"rows": rows, "n": 400, "law": law}, kind="eval_report")
     life.stage(
         "grpo",
         "rlhf",

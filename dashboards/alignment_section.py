@@ -1,0 +1,141 @@
+"""The report's sections on RLHF and GRPO."""
+
+from __future__ import annotations
+
+from dashboards import wording
+from dashboards.annotate.report import people_tables
+from dashboards.blocks import Section, Table, body, counted, effect_of, listing, said
+from dashboards.facts.alignment import AlignmentFacts, GrpoFacts, PolicyFacts
+from dashboards.facts.rewards import LawFacts, RewardModelFacts
+
+
+def alignment_section(facts: AlignmentFacts) -> Section:
+    """Policies side by side, best of n, the laws, and what the reward model is worth."""
+    gain, hack = effect_of(facts.effects, "ppo_gain"), effect_of(facts.effects, "reward_hacking")
+    meaning = said(
+        gain,
+        "Held near the fine-tuned model, the policy earns more of what people really prefer.",
+        "Held near the fine-tuned model, the policy earned no more of the true preference.",
+    )
+    if hack is not None and hack.verdict != "not measured":
+        meaning += (
+            " Left free, it learns to please the reward model and displeases people: reward hacking."
+            if hack.seen
+            else " Left free, it did not fall below where it started."
+        )
+    policies = Table(
+        "Policies and what held them back (SFT standard deviations)",
+        ("policy", "proxy", "gold [95%]", "KL, nats", "tokens", "n", "alarm", "without gold"),
+        "<>>>>><<",
+        tuple(
+            (
+                p.name,
+                wording.signed(p.proxy),
+                wording.decimal_interval(p.gold, 2, plus=True),
+                wording.decimal(p.kl, 1),
+                wording.decimal(p.length, 0),
+                counted(p.gold),
+                _alarm(p),
+                wording.MISSING if p.suspicion is None else p.suspicion_reason if p.suspicion else "none",
+            )
+            for p in facts.policies
+        ),
+    )
+    best_of_n = Table(
+        "Best of n by the reward model (SFT standard deviations)",
+        ("n", "KL, nats", "proxy", "gold [95%]"),
+        ">>>>",
+        tuple(
+            (
+                str(r.n),
+                wording.decimal(r.kl, 2),
+                wording.signed(r.proxy),
+                wording.decimal_interval(r.gold, 2, plus=True),
+            )
+            for r in facts.best_of_n
+        ),
+    )
+    laws = Table(
+        "Laws of over-optimisation, d = √KL: best of n d(α − βd), RL d(α − β log d)",
+        ("what", "reward", "α [95%]", "β [95%]", "turns at KL", "n"),
+        "<<>>>>",
+        tuple(
+            (
+                law.run,
+                law.target,
+                wording.decimal_interval(law.alpha, 2),
+                wording.decimal_interval(law.beta, 2),
+                _peak(law),
+                str(law.n),
+            )
+            for law in facts.laws
+        ),
+    )
+    tables = [policies, best_of_n, laws]
+    if facts.reward_model is not None:
+        tables += _reward_model(facts.reward_model)
+    if facts.people is not None:
+        tables += people_tables(facts.people)
+    return body(meaning, tables, facts.effects)
+
+
+def _peak(law: LawFacts) -> str:
+    """Where the fitted law turns down, and whether any policy went that far."""
+    if law.peak_kl is None:
+        return "never"
+    return f"{law.peak_kl:.3g}" + (", not reached" if law.extrapolated else "")
+
+
+def _alarm(policy: PolicyFacts) -> str:
+    if policy.alarm is None:
+        return wording.MISSING
+    if not policy.alarm:
+        return "none"
+    stopped = "" if policy.stopped_at is None else "; stopped, the best kept"
+    return (policy.alarm_reason or "raised") + stopped
+
+
+def _reward_model(model: RewardModelFacts) -> list[Table]:
+    error = wording.percent(model.ece)
+    if model.ece_if_perfect is not None:
+        error += f" ({wording.percent(model.ece_if_perfect)} if it were perfect)"
+    pairs = [
+        ("accuracy on held-out pairs", wording.percent_interval(model.accuracy)),
+        ("best of four found", wording.percent_interval(model.best_of_four)),
+        ("correlation with gold, held out", wording.decimal(model.agreement_with_gold, 2)),
+        ("calibration error", wording.MISSING if model.ece is None else error),
+        ("correlation with length", wording.signed(model.length_correlation)),
+        ("score a token of length", wording.decimal_interval(model.length_slope, 3, plus=True)),
+        ("accuracy where the longer was chosen", wording.percent_interval(model.accuracy_longer)),
+        ("accuracy where the shorter was chosen", wording.percent_interval(model.accuracy_shorter)),
+        ("disagreement of the ensemble", wording.decimal(model.disagreement, 2) if model.disagreement else "–"),
+        ("preference pairs", wording.count(model.num_pairs or None)),
+        ("labels that agree with gold", wording.percent(model.label_agreement)),
+    ]
+    groups = Table(
+        "Accuracy of the reward model by group",
+        ("by", "group", "accuracy [95%]", "pairs"),
+        "<<>>",
+        tuple((g.kind, g.name, wording.percent_interval(g.accuracy), counted(g.accuracy)) for g in model.groups),
+    )
+    return [listing("Reward model", pairs), groups]
+
+
+def grpo_section(facts: GrpoFacts) -> Section:
+    """Accuracy before and after, and how many groups taught nothing."""
+    meaning = said(
+        effect_of(facts.effects, "grpo"),
+        "Rewarding only exact answers, without any labelled solution, makes the model more accurate.",
+        "Rewarding exact answers did not make the model more accurate.",
+    )
+    pairs = [
+        ("greedy accuracy before", wording.percent_interval(facts.before)),
+        ("greedy accuracy after", wording.percent_interval(facts.after)),
+        ("items", counted(facts.after)),
+        ("iterations", wording.count(facts.reward_curve.steps[-1] if facts.reward_curve else None)),
+        (
+            "groups without signal, last",
+            wording.percent(facts.zero_std_curve.values[-1] if facts.zero_std_curve else None),
+        ),
+    ]
+    return body(meaning, (listing("In numbers", pairs),), facts.effects)

@@ -1,0 +1,189 @@
+"""Proxy and gold against KL, best of n, the reward model's calibration and its taste for length, GRPO."""
+
+from __future__ import annotations
+
+from dashboards.facts.alignment import AlignmentFacts, GrpoFacts, PolicyFacts
+from dashboards.facts.rewards import RewardModelFacts
+from dashboards.figures.canvas import (
+    BLUE,
+    GOLD,
+    GREEN,
+    MUTED,
+    ORANGE,
+    RED,
+    SERIES,
+    Figure,
+    count_axis,
+    log_axis,
+    panel,
+    percent_axis,
+    with_interval,
+)
+from dashboards.rows import Series
+
+
+def alignment_figure(facts: AlignmentFacts) -> Figure | None:
+    """Proxy and gold against KL for every coefficient; the outcome by coefficient; best of n."""
+    panels = [
+        _proxy_and_gold(i, p) for i, p in enumerate(facts.policies) if p.kl_curve and p.proxy_curve and p.gold_curve
+    ]
+    panels += [_watched(free) for free in facts.policies[:1] if free.kl_coef == 0.0 and _moving(free)]
+    measured = [(p, p.gold) for p in facts.policies if p.gold is not None and p.proxy is not None]
+    if len(measured) > 1:
+        with panel("rlhf-end", "Where each policy ended", "", "SFT standard deviations") as drawn:
+            places = list(range(len(measured)))
+            drawn.axes.axhline(0.0, color=MUTED, linewidth=1)
+            drawn.axes.plot(places, [p.proxy or 0.0 for p, _ in measured], "s", color=BLUE, label="proxy")
+            gold = [g for _, g in measured]
+            with_interval(
+                drawn.axes,
+                places,
+                [g.value for g in gold],
+                [g.low for g in gold],
+                [g.high for g in gold],
+                GOLD,
+                label="gold, 95%",
+            )
+            drawn.axes.set_xticks(places, [p.name.replace(" ", "\n", 1) for p, _ in measured])
+            drawn.axes.set_xlim(-0.5, len(places) - 0.5)
+        panels.append(drawn.svg)
+    rows = [(r, r.gold) for r in facts.best_of_n if r.gold is not None]
+    if rows:
+        with panel("rlhf-best-of-n", "Best of n", "n samples", "SFT standard deviations") as drawn:
+            n = [r.n for r, _ in rows]
+            proxies = [(r.n, r.proxy) for r, _ in rows if r.proxy is not None]
+            drawn.axes.plot([x for x, _ in proxies], [y for _, y in proxies], "s-", color=BLUE, label="proxy")
+            gold = [g for _, g in rows]
+            with_interval(
+                drawn.axes,
+                n,
+                [g.value for g in gold],
+                [g.low for g in gold],
+                [g.high for g in gold],
+                GOLD,
+                fmt="o-",
+                label="gold, 95%",
+            )
+            _ticks_at(drawn.axes, n)
+        panels.append(drawn.svg)
+    panels += _reward_model(facts.reward_model) if facts.reward_model else []
+    caption = (
+        "Proxy (what the policy is paid for) and gold (what people would prefer) as the policy moves away from the "
+        "fine-tuned model. Calibration: on the diagonal, what the reward model predicts is what happens."
+    )
+    return Figure("rlhf", caption, tuple(panels)) if panels else None
+
+
+def _moving(policy: PolicyFacts) -> list[tuple[str, Series]]:
+    """What was watched more than once and was not 0 at the start."""
+    return [(name, series) for name, series in policy.watched if len(series.steps) > 1 and series.values[0] > 0]
+
+
+def _watched(policy: PolicyFacts) -> str:
+    title = f"What else the watch saw: {policy.name}"
+    with panel("rlhf-watched", title, "iteration", "relative to the start") as drawn:
+        drawn.axes.axhline(1.0, color=MUTED, linewidth=1)
+        for (name, series), color in zip(_moving(policy), SERIES, strict=False):
+            drawn.axes.plot(series.steps, [v / series.values[0] for v in series.values], color=color, label=name)
+        count_axis(drawn.axes, "x")
+    return drawn.svg
+
+
+def _reward_model(model: RewardModelFacts) -> list[str]:
+    """Calibration, and score against length."""
+    panels = []
+    if model.bins:
+        with panel("rlhf-calibration", "Reward model: calibration", "predicted", "chosen, 95%") as drawn:
+            drawn.axes.plot([0.5, 1.0], [0.5, 1.0], color=MUTED, linewidth=1)
+            chosen = [b.chosen for b in model.bins]
+            with_interval(
+                drawn.axes,
+                [b.predicted for b in model.bins],
+                [c.value for c in chosen],
+                [c.low for c in chosen],
+                [c.high for c in chosen],
+                BLUE,
+                fmt="o-",
+            )
+            drawn.axes.set_xlim(0.48, 1.02)
+            percent_axis(drawn.axes, "x")
+            percent_axis(drawn.axes)
+        panels.append(drawn.svg)
+    if model.score_by_length:
+        with panel("rlhf-length", "Reward model: length", "tokens of the answer", "score") as drawn:
+            drawn.axes.plot(
+                [x for x, _ in model.score_by_length],
+                [y for _, y in model.score_by_length],
+                ".",
+                color=BLUE,
+                alpha=0.35,
+                markersize=4,
+            )
+        panels.append(drawn.svg)
+    return panels
+
+
+def _ticks_at(axes: object, values: list[int]) -> None:
+    """Ticks where the points are, on a logarithmic axis."""
+    log_axis(axes, "x")  # type: ignore[arg-type]
+    axes.set_xticks(values, [str(value) for value in values])  # type: ignore[attr-defined]
+
+
+def _common(*series: Series) -> list[tuple[float, ...]]:
+    """Values of several series at the steps that all of them have."""
+    tables = [dict(zip(one.steps, one.values, strict=True)) for one in series]
+    return [
+        tuple(table[step] for table in tables) for step in series[0].steps if all(step in table for table in tables)
+    ]
+
+
+def _proxy_and_gold(index: int, policy: PolicyFacts) -> str:
+    title = f"{policy.name}: alarm raised" if policy.alarm else policy.name
+    with panel(f"rlhf-{index}", title, "KL from the fine-tuned model, nats", "SFT standard deviations") as drawn:
+        drawn.axes.axhline(0.0, color=MUTED, linewidth=1)
+        proxy = _common(policy.kl_curve, policy.proxy_curve)
+        drawn.axes.plot([p[0] for p in proxy], [p[1] for p in proxy], color=BLUE, label="proxy")
+        color = RED if policy.alarm else GOLD
+        if policy.gold_low and policy.gold_high:
+            band = _common(policy.kl_curve, policy.gold_curve, policy.gold_low, policy.gold_high)
+            x, middle, low, high = ([point[i] for point in band] for i in range(4))
+            with_interval(drawn.axes, x, middle, low, high, color, fmt="o-", markersize=3.5, label="gold, 95%")
+        else:
+            gold = _common(policy.kl_curve, policy.gold_curve)
+            drawn.axes.plot([p[0] for p in gold], [p[1] for p in gold], "o-", color=color, markersize=3.5, label="gold")
+    return drawn.svg
+
+
+def grpo_figure(facts: GrpoFacts) -> Figure | None:
+    """Held-out accuracy and training reward by iteration, with the share of groups that taught nothing."""
+    panels = []
+    if facts.accuracy_curve or facts.reward_curve:
+        with panel("grpo", "Accuracy while GRPO trains", "iteration", "accuracy, mean reward") as drawn:
+            if facts.reward_curve:
+                drawn.axes.plot(
+                    facts.reward_curve.steps, facts.reward_curve.values, color=BLUE, alpha=0.6, label="sampled reward"
+                )
+            if facts.accuracy_curve:
+                drawn.axes.plot(
+                    facts.accuracy_curve.steps, facts.accuracy_curve.values, "o-", color=GREEN, label="greedy, held out"
+                )
+            last = max(facts.accuracy_curve.steps[-1:] + facts.reward_curve.steps[-1:])
+            for end, x in ((facts.before, 0), (facts.after, last)):
+                if end is not None:
+                    with_interval(drawn.axes, [x], [end.value], [end.low], [end.high], ORANGE, markersize=6)
+            drawn.axes.set_ylim(0, 1.02)
+            percent_axis(drawn.axes)
+            drawn.axes.legend(loc="lower right")
+        panels.append(drawn.svg)
+    if facts.zero_std_curve:
+        with panel(
+            "grpo-silent", "Groups without a signal", "iteration", "share of groups, all right or all wrong"
+        ) as drawn:
+            drawn.axes.plot(facts.zero_std_curve.steps, facts.zero_std_curve.values, color=MUTED)
+            drawn.axes.set_ylim(0, 1.02)
+            percent_axis(drawn.axes)
+        panels.append(drawn.svg)
+    caption = (
+        "Orange: accuracy before and after, 95% intervals. A group whose answers all score the same teaches nothing."
+    )
+    return Figure("grpo", caption, tuple(panels)) if panels else None

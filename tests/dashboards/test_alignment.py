@@ -1,0 +1,71 @@
+"""The RLHF part of the report: what held each policy back, the laws, and what the reward model is worth."""
+
+from __future__ import annotations
+
+import pytest
+
+from dashboards.blocks import Section, Table
+from dashboards.facts.alignment import AlignmentFacts
+from dashboards.figures.alignment import alignment_figure
+from dashboards.life import LifeReport
+from dashboards.report import collect
+from dashboards.sections import sections
+
+
+@pytest.fixture
+def rlhf(report: LifeReport) -> Section:
+    return next(part for part in sections(report) if part.slug == "rlhf")
+
+
+def table(section: Section, begins: str) -> Table:
+    return next(t for t in section.tables if t.title.startswith(begins))
+
+
+def test_every_policy_stands_beside_the_others_with_both_alarms(rlhf: Section) -> None:
+    free, held, _ = table(rlhf, "Policies").rows
+    assert free[0] == "KL coefficient 0"
+    assert free[-2:] == ("proxy rose while gold fell since iteration 12", "40% of an answer repeats itself")
+    assert held[0] == "KL coefficient 0.1"
+    assert held[-2:] == ("none", "none")
+
+
+def test_the_laws_say_where_they_turn_and_over_what(rlhf: Section) -> None:
+    rows = table(rlhf, "Laws").rows
+    assert [row[:2] for row in rows[-2:]] == [("best of n", "gold"), ("best of n", "proxy")]
+    assert rows[-2][2:5] == ("1.00 [0.90, 1.10]", "0.20 [0.10, 0.30]", "6.2")
+    assert rows[-1][4] == "never"
+
+
+def test_the_reward_model_by_group_and_by_length(rlhf: Section) -> None:
+    by_group = table(rlhf, "Accuracy of the reward model by group").rows
+    assert ("split", "held out", "73.7% [68.4, 78.4]", "300") in by_group
+    assert ("confidence", "below 0.6", "55.0% [45.0, 65.0]", "90") in by_group
+    listed = dict(table(rlhf, "Reward model").rows)
+    assert listed["calibration error"] == "6.0% (3.0% if it were perfect)"
+    assert listed["best of four found"] == "44.0% [35.0, 53.0]"
+    assert listed["correlation with length"] == "+0.21"
+
+
+def test_mitigations_and_dpo_are_named_and_only_the_free_run_is_the_positive_control(life) -> None:
+    hacked = {"proxy": 2.0, "gold": -1.0, "gold_low": -1.2, "gold_high": -0.8, "n": 100, "kl": 9.0, "alarm": True}
+    kept = hacked | {"gold": 1.0, "gold_low": 0.8, "gold_high": 1.2, "alarm": False}
+    life.stage("ppo[worst]", "rlhf", 1, kept | {"kl_coef": 0.0, "mitigation": "worst"})
+    life.stage("ppo[kl_coef=0.0]", "rlhf", 1, hacked | {"kl_coef": 0.0, "mitigation": "KL penalty", "stopped": True})
+    life.stage("dpo", "rlhf", 1, kept | {"mitigation": "DPO"})
+    life.end()
+    report = collect(life.home)
+    rows = table(next(part for part in sections(report) if part.slug == "rlhf"), "Policies").rows
+    assert [row[0] for row in rows] == ["KL coefficient 0", "worst case", "DPO"]
+    hacking = report.effects["reward_hacking"]
+    assert hacking.seen
+    assert hacking.interval is not None
+    assert hacking.interval.value == -1.0
+
+
+def test_the_figure_has_calibration_length_and_what_the_watch_saw(report: LifeReport) -> None:
+    assert isinstance(report.alignment, AlignmentFacts)
+    figure = alignment_figure(report.alignment)
+    assert figure is not None
+    drawn = "".join(figure.panels)
+    for title in ("Reward model: calibration", "Reward model: length", "What else the watch saw", "Best of n"):
+        assert title in drawn
