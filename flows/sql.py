@@ -10,12 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from flows.query import end_of_statement, is_blank, parameters, split, write
 from storage.home import Home
 from storage.layout import identifier
 from storage.named import find, listing, named_queries, values
 from storage.output import FORMATS, Format, format_of
 from storage.queries import Limits, query, relations
+from storage.reference import meanings
 from storage.statements import QueryError, nearest
 from storage.tables import SCHEMAS
 
@@ -122,7 +125,7 @@ def do(home: Home, text: str, state: State, limits: Limits, shown: int | None = 
     elif command == ".schema":
         if len(words) != 1:
             raise QueryError(".schema NAME: the name of a table or view; .tables lists them")
-        answer(home, f"DESCRIBE {identifier(words[0])}", None, state, limits, None)
+        write(described(home, words[0], limits), state.mode, None)
     elif command == ".mode":
         if len(words) != 1 or words[0] not in MODES:
             raise QueryError(f".mode takes {', '.join(MODES)}; it is {state.mode}")
@@ -137,6 +140,14 @@ def do(home: Home, text: str, state: State, limits: Limits, shown: int | None = 
         near = nearest(command, COMMANDS, 1)
         raise QueryError(f"there is no command {command}{f', nearest: {near[0]}' if near else ''}; .help lists them")
     return state
+
+
+def described(home: Home, name: str, limits: Limits) -> pa.Table:
+    """Columns of a table or view: name, type and what it means."""
+    found = query(home, f"DESCRIBE {identifier(name)}", limits=limits)
+    known = meanings(name)
+    about = [known.get(column, "") for column in found["column_name"].to_pylist()]
+    return pa.table({"column": found["column_name"], "type": found["column_type"], "meaning": about})
 
 
 def answer(

@@ -34,6 +34,7 @@ _BATCH = 65_536
 _UTC = pa.timestamp("us", tz="UTC")
 _WORD = re.compile(r"\w+")
 _KEPT_SESSIONS = 4
+_KEPT_STATEMENTS = 256
 
 
 class QueryTimeout(QueryError):
@@ -63,6 +64,7 @@ class _Session:
     connection: duckdb.DuckDBPyConnection
     definitions: Mapping[str, str]
     made: set[str] = field(default_factory=set)
+    checked: dict[str, Checked] = field(default_factory=dict)  # by what was asked: pages ask the same again and again
     lock: Any = field(default_factory=threading.Lock)
 
     def make(self, names: Iterable[str]) -> None:
@@ -145,7 +147,11 @@ def query(
 
 def _run(session: _Session, sql: str, params: Any, limits: Limits) -> pa.Table:
     cursor = session.connection.cursor()
-    statement = check(sql, partial(_parse, cursor), partial(_kinds, cursor), NAMES)
+    statement = session.checked.get(sql)
+    if statement is None:
+        statement = check(sql, partial(_parse, cursor), partial(_kinds, cursor), NAMES)
+        if len(session.checked) < _KEPT_STATEMENTS:
+            session.checked[sql] = statement
     try:
         with session.lock:
             session.make(NAMES if statement.catalog else statement.tables)
