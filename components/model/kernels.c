@@ -340,7 +340,7 @@ void attention_backward(const float* q, const float* k, const float* v, const fl
     }
 }
 
-// --- Matrix products, for processors on which torch's library leaves half of the peak unused -------------------------
+// --- Matrix products, for processors on which torch's library leaves some of the peak unused -------------------------
 
 #define ROWS 6
 #define COLUMNS (2 * LANES)
@@ -364,6 +364,25 @@ static INLINE void packed_tile(const float* a, const float* b, float* c, long c_
         for (int i = 0; i < 2; i++) *(vec*)(c + r * c_row + i * LANES) = sum[r][i];
 }
 
+// The same from unpacked rows of a
+static INLINE void direct_tile(const float* a, long a_row, const float* b, float* c, long c_row, long depth, int add) {
+    vec sum[ROWS][2];
+    for (int r = 0; r < ROWS; r++)
+        for (int i = 0; i < 2; i++) sum[r][i] = add ? *(vec*)(c + r * c_row + i * LANES) : (vec){0};
+    const float *a0 = a, *a1 = a + a_row, *a2 = a1 + a_row, *a3 = a2 + a_row, *a4 = a3 + a_row, *a5 = a4 + a_row;
+    for (long k = 0; k < depth; k++) {
+        vec first = *(const vec*)(b + k * COLUMNS), second = *(const vec*)(b + k * COLUMNS + LANES);
+        sum[0][0] += a0[k] * first, sum[0][1] += a0[k] * second;
+        sum[1][0] += a1[k] * first, sum[1][1] += a1[k] * second;
+        sum[2][0] += a2[k] * first, sum[2][1] += a2[k] * second;
+        sum[3][0] += a3[k] * first, sum[3][1] += a3[k] * second;
+        sum[4][0] += a4[k] * first, sum[4][1] += a4[k] * second;
+        sum[5][0] += a5[k] * first, sum[5][1] += a5[k] * second;
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int i = 0; i < 2; i++) *(vec*)(c + r * c_row + i * LANES) = sum[r][i];
+}
+
 static void pack_columns(const float* b, long row, long column, float* to, long n, long depth) {
     if (column == 1 && n == COLUMNS)
         for (long k = 0; k < depth; k++) memcpy(to + k * COLUMNS, b + k * row, COLUMNS * sizeof(float));
@@ -374,11 +393,7 @@ static void pack_columns(const float* b, long row, long column, float* to, long 
 
 static void pack_rows(const float* a, long row, long column, float* to, long m, long depth) {
     if (m == ROWS && row == 1)
-        for (long k = 0; k < depth; k++)
-            for (int r = 0; r < ROWS; r++) to[k * ROWS + r] = a[k * column + r];
-    else if (m == ROWS && column == 1)
-        for (long k = 0; k < depth; k++)
-            for (int r = 0; r < ROWS; r++) to[k * ROWS + r] = a[k + r * row];
+        for (long k = 0; k < depth; k++) memcpy(to + k * ROWS, a + k * column, ROWS * sizeof(float));
     else
         for (long k = 0; k < depth; k++)
             for (int r = 0; r < ROWS; r++) to[k * ROWS + r] = r < m ? a[r * row + k * column] : 0;
@@ -400,24 +415,28 @@ void product(const float* a, long a_row, long a_column, const float* b, long b_r
         float buffer[BLOCK * DEPTH], edge[ROWS * COLUMNS] = {0};
         for (long k0 = 0; k0 < K; k0 += DEPTH) {
             long depth = K - k0 < DEPTH ? K - k0 : DEPTH;
-            for (long s = s0; s < s1; s++)
-                pack_rows(a + s * ROWS * a_row + k0 * a_column, a_row, a_column, buffer + (s - s0) * ROWS * depth,
-                          M - s * ROWS < ROWS ? M - s * ROWS : ROWS, depth);
+            for (long s = s0; s < s1; s++) {
+                long m = M - s * ROWS < ROWS ? M - s * ROWS : ROWS;
+                if (a_column == 1 && m == ROWS) continue;  // read where it lies
+                pack_rows(a + s * ROWS * a_row + k0 * a_column, a_row, a_column, buffer + (s - s0) * ROWS * depth, m,
+                          depth);
+            }
             for (long p = 0; p < panels; p++) {
                 const float* right = packed + k0 * panels * COLUMNS + p * COLUMNS * depth;
                 long n = N - p * COLUMNS < COLUMNS ? N - p * COLUMNS : COLUMNS;
                 for (long s = s0; s < s1; s++) {
                     long m = M - s * ROWS < ROWS ? M - s * ROWS : ROWS;
-                    float* out = c + s * ROWS * N + p * COLUMNS;
-                    const float* left = buffer + (s - s0) * ROWS * depth;
-                    if (m == ROWS && n == COLUMNS) {
-                        packed_tile(left, right, out, N, depth, k0 > 0);
-                        continue;
-                    }
+                    int full = m == ROWS && n == COLUMNS;
+                    float *place = c + s * ROWS * N + p * COLUMNS, *out = full ? place : edge;
+                    long out_row = full ? N : COLUMNS;
                     for (long r = 0; r < m; r++)
-                        if (k0) memcpy(edge + r * COLUMNS, out + r * N, n * sizeof(float));
-                    packed_tile(left, right, edge, COLUMNS, depth, k0 > 0);
-                    for (long r = 0; r < m; r++) memcpy(out + r * N, edge + r * COLUMNS, n * sizeof(float));
+                        if (!full && k0) memcpy(edge + r * COLUMNS, place + r * N, n * sizeof(float));
+                    if (a_column == 1 && m == ROWS)
+                        direct_tile(a + s * ROWS * a_row + k0, a_row, right, out, out_row, depth, k0 > 0);
+                    else
+                        packed_tile(buffer + (s - s0) * ROWS * depth, right, out, out_row, depth, k0 > 0);
+                    for (long r = 0; r < m; r++)
+                        if (!full) memcpy(place + r * N, edge + r * COLUMNS, n * sizeof(float));
                 }
             }
         }

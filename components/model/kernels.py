@@ -11,6 +11,7 @@ C head dimension, F hidden width, N rows, V vocabulary.
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from components.model import native
 
+OWN_ROWS = 512  # fewer rows than this do not repay the packing of the weight
 SCORES_LIMIT = 256  # longest row of scores that attention keeps; past it flash attention's blocks win
 
 
@@ -45,7 +47,7 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """x · weightᵀ + bias."""
-    if fused(x, weight_OI, bias_O) and native.own_products():
+    if x.numel() >= OWN_ROWS * x.shape[-1] and fused(x, weight_OI, bias_O) and any(astuple(native.own_products())):
         y = _Linear.apply(x, weight_OI)
         return y if bias_O is None else y + bias_O
     return F.linear(x, weight_OI, bias_O)
@@ -55,14 +57,18 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x.reshape(-1, x.shape[-1]), weight.T).view(*x.shape[:-1], len(weight))
+        multiply = product if native.own_products().forward else torch.mm
+        return multiply(x.reshape(-1, x.shape[-1]), weight.T).view(*x.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        dy_NO = dy.reshape(-1, dy.shape[-1])
-        dx = product(dy_NO, weight).view_as(x) if ctx.needs_input_grad[0] else None
-        return dx, product(dy_NO.T, x.reshape(-1, x.shape[-1])) if ctx.needs_input_grad[1] else None
+        (x, weight), own = ctx.saved_tensors, native.own_products()
+        dy_NO, dx, dw = dy.reshape(-1, dy.shape[-1]), None, None
+        if ctx.needs_input_grad[0]:
+            dx = (product if own.inputs else torch.mm)(dy_NO, weight).view_as(x)
+        if ctx.needs_input_grad[1]:
+            dw = (product if own.weights else torch.mm)(dy_NO.T, x.reshape(-1, x.shape[-1]))
+        return dx, dw
 
 
 def product(a_MK: Tensor, b_KN: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,16 +85,31 @@ def test_products_of_any_layout_are_those_of_float64(m: int, n: int, k: int, thr
 
 @pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
 def test_a_model_trains_alike_whichever_library_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch, right = (
-        batch_of(37, False, False),
-        gradients(Transformer(CONFIGS[3], 2).double(), batch_of(37, False, False)),
-    )
-    for own in (False, True):
+    monkeypatch.setattr(kernels, "OWN_ROWS", 1)
+    batch = batch_of(37, False, False)
+    right = gradients(Transformer(CONFIGS[3], 2).double(), batch)
+    for own in (native.OwnProducts(), native.OwnProducts(True, True, True), native.OwnProducts(inputs=True)):
         monkeypatch.setattr(native, "own_products", lambda own=own: own)
         found = gradients(Transformer(CONFIGS[3], 2), batch)
         for name, value in right.items():
             scale = max(1.0, value.abs().max().item())
             torch.testing.assert_close(found[name].double() / scale, value / scale, atol=1e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
+def test_which_library_multiplies_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    handle, place = native.library(), tmp_path / "kernels-0.so"
+    monkeypatch.setattr(native, "library", lambda: SimpleNamespace(_name=str(place)))
+    speeds = {"forward": (3.0, 2.0), "inputs": (2.0, 2.0), "weights": (9.0, 2.0)}
+    monkeypatch.setattr(native, "product_speeds", lambda handle: speeds)
+    decide = native.own_products.__wrapped__  # without what this process remembers
+    assert decide() == native.OwnProducts(True, False, True)
+    monkeypatch.setattr(native, "product_speeds", lambda handle: pytest.fail("measured again"))
+    assert decide() == native.OwnProducts(True, False, True)
+    monkeypatch.undo()
+    real = native.product_speeds(handle, repeats=1)
+    assert real.keys() == speeds.keys()
+    assert min(min(pair) for pair in real.values()) > 0
 
 
 def test_contexts_past_the_limit_of_kept_scores_give_the_same() -> None:
