@@ -35,6 +35,7 @@ SYNC_SECONDS = 20.0  # how often the tracker is brought up to date while stages 
 LAST_SECONDS = 60.0  # how long the end of a run waits for Prefect and the tracker
 LAST_SECONDS_INTERRUPTED = 3.0
 RECENT_RUNS = 5  # the tracker is brought up to date with these too: an interrupted run had no time for it
+MANY_PARTS = 300  # files of a table; to open one takes a query about 0.1 ms
 
 Assembly = Callable[[Any, Graph], Any]
 
@@ -144,6 +145,8 @@ def run_graph(
                 shown += [showcase(home, run_id, report)] if showcase else []
             except Exception as error:
                 warnings.append(masked(f"report: {type(error).__name__}: {error}"))
+        if status != "interrupted":
+            threads.append(_beside(lambda: _tidy(home), "tables", warnings))
         stop_syncing.set()
         patience = LAST_SECONDS_INTERRUPTED if status == "interrupted" else LAST_SECONDS
         _finish(threads, patience, board, warnings)
@@ -227,6 +230,12 @@ def _live(runner: Runner) -> list[tracker.Live]:
             began = now() - timedelta(seconds=row.seconds(clock))
             found.append(Live(label, runner.graph.nodes[label].stage.name, began, row.done, row.total, numbers))
     return found
+
+
+def _tidy(home: Home) -> None:
+    """Merge the part files where they have become so many that a query would feel it."""
+    if not home.is_remote:  # there two compactions at once are not safe: `lifespan compact` when no run goes on
+        home.tables.compact(above=MANY_PARTS)
 
 
 def _finish(threads: list[threading.Thread], patience: float, board: Board, warnings: list[str]) -> None:

@@ -36,6 +36,17 @@ def statuses(result: RunResult) -> dict[str, str]:
     return {label: outcome.status for label, outcome in result.outcomes.items()}
 
 
+def test_a_run_merges_what_has_become_many_small_files(
+    home: Home, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(toy_graph, home, console)
+    parts = len(home.tables.layout("stages").parts)
+    assert parts >= 4
+    monkeypatch.setattr("flows.run.MANY_PARTS", parts)
+    run(toy_graph, home, console)
+    assert (len(home.tables.layout("stages").parts), home.tables.read("stages").num_rows) == (0, 8)
+
+
 def test_a_second_run_is_all_cached_and_the_rows_tell(home: Home, console: Console) -> None:
     first = run(toy_graph, home, console, profile="toy")
     assert first.status == "completed"
