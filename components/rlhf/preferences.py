@@ -130,7 +130,8 @@ def make_preferences(
     made = []
     for prompt, a, b, margin in pairs:
         logit = margin / temperature if temperature else math.copysign(math.inf, margin)
-        if rng.random() >= 1 / (1 + math.exp(-min(700.0, max(-700.0, logit)))):
+        certainty = 1 / (1 + math.exp(-min(700.0, abs(logit))))  # of this annotator, and stated as its confidence
+        if rng.random() >= (certainty if logit > 0 else 1 - certainty):
             a, b, margin = b, a, -margin
         made.append(
             Preference(
@@ -143,6 +144,7 @@ def make_preferences(
                 b.finished,
                 gold_margin=margin,
                 source="gold",
+                confidence=certainty,
             )
         )
     return made, left_out

@@ -77,6 +77,11 @@ def test_labels_are_noisy_at_the_asked_rate_and_seeded() -> None:
         assert p.gold_margin == pytest.approx(margin) and p.agrees_with_gold == (margin > 0)
     agreement = np.mean([bool(p.agrees_with_gold) for p in made])
     assert abs(agreement - 0.82) < 3 * math.sqrt(0.82 * 0.18 / len(made))
+    # It says how sure it was, and is right that often.
+    assert np.mean([p.confidence or 0.0 for p in made]) == pytest.approx(0.82, abs=1e-6)
+    sure = [bool(p.agrees_with_gold) for p in made if (p.confidence or 0.0) > 0.9]
+    unsure = [bool(p.agrees_with_gold) for p in made if (p.confidence or 0.0) < 0.7]
+    assert np.mean(sure) > 0.88 and np.mean(unsure) < 0.72
     assert make_preferences(prompts, answers, gold_score, config, seed=3)[0] == made
     assert make_preferences(prompts, answers, gold_score, config, seed=4)[0] != made
     exact, _ = make_preferences(prompts, answers, gold_score, PreferencesConfig(label_noise=0.0), seed=3)
