@@ -1,0 +1,90 @@
+"""The alignment stages beside what their components' tests cover: stopping on an alarm, and what is reported."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy_alignment import CASES, PPO, make_world
+
+import components.rlhf.watch as watching
+from components.rlhf.config import WatchConfig
+from components.rlhf.watch import Alarm
+from components.statistics import Interval
+from flows.work import Work
+from storage.artifacts import Artifact, Store
+
+ONE = Interval(1.0, 0.5, 1.5, 8)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Artifact]]:
+    folder = tmp_path_factory.mktemp("world")
+    made = make_world(folder)
+    return Store(folder / "artifacts"), made
+
+
+def run(case: str, folder: Path, world: tuple[Store, dict[str, Artifact]], **changed: Any) -> tuple[Work, Any]:
+    store, made = world
+    stage, settings, inputs = CASES[case]
+    (folder / "out").mkdir(parents=True)
+    work = Work(folder / "out", folder / "state", store=store)
+    given = {name: made[name] for name in inputs if name != "shards"}
+    if "shards" in inputs:
+        given["replay"] = [made["shards"]]
+    return work, stage.fn(work, seed=3, **{**settings, **changed}, **given)
+
+
+def test_an_alarm_stops_the_run_and_the_best_policy_is_kept(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alarm is made up, at the fifth look; what is kept is the policy that sampled the answers of the best gold."""
+
+    def at_five(history: Any, *_: Any) -> Alarm | None:
+        return Alarm(1, history[-1].step, ONE, ONE) if history[-1].step == 5 else None
+
+    monkeypatch.setattr(watching, "alarm_now", at_five)
+    case = next(name for name in CASES if name.startswith("ppo"))
+    work, facts = run(case, tmp_path / "stopped", world, watch=WatchConfig(on_alarm="stop"))
+    assert facts["stopped"] and facts["alarm_step"] == 5
+    golds = {step: value for step, name, value, _ in work.metrics() if name == "gold"}
+    assert sorted(golds) == [1, 2, 3, 4, 5]
+    assert facts["best_step"] == max(golds, key=lambda step: (golds[step], -step))
+
+    # A run of just the iterations before the best look ends with the policy that sampled it.
+    kept = load_file(tmp_path / "stopped" / "out" / "model.safetensors")
+    before = facts["best_step"] - 1
+    if before:
+        run(case, tmp_path / "shorter", world, config=dataclasses.replace(PPO, num_iterations=before))
+        expected = load_file(tmp_path / "shorter" / "out" / "model.safetensors")
+    else:
+        store, made = world
+        expected = load_file(store.path(made["sft"]) / "model.safetensors")
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+
+    _, going_on = run(case, tmp_path / "whole", world, watch=WatchConfig())
+    assert going_on["alarm"] and not going_on["stopped"]
+
+
+def test_looks_come_as_often_as_they_are_asked_for(world: tuple[Store, dict[str, Artifact]], tmp_path: Path) -> None:
+    case = next(name for name in CASES if name.startswith("ppo"))
+    work, _ = run(case, tmp_path, world, watch=WatchConfig(every=3))
+    assert [step for step, name, *_ in work.metrics() if name == "gold"] == [1, 3, 6, 8]
+
+
+def test_the_reward_model_reports_its_worth_and_a_row_for_each_pair_it_did_not_see(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    case = next(name for name in CASES if name.startswith("reward model"))
+    work, facts = run(case, tmp_path, world)
+    rows = work.table_rows()["evals"]
+    assert len(rows) == facts["n"] == facts["accuracy_by"]["split"]["held out"]["n"] > 3
+    assert sum(row["correct"] for row in rows) == round(facts["accuracy"] * facts["n"])
+    assert facts["accuracy_by"]["source"].keys() == {"gold"}
+    assert sum(b["chosen"]["n"] for b in facts["calibration"]["bins"]) == facts["n"]
+    assert facts["disagreement"] > 0
+    assert -1 <= facts["agreement_with_gold"] <= 1
