@@ -55,6 +55,7 @@ check: $(READY)  ## ruff, mypy, import-linter
 bench: peers  ## speed of the hot paths, GRPO and PPO beside TRL's
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/hot_paths.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/rlhf_speed.py 2>/dev/null
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/benchmarks/sql_speed.py 2>/dev/null
 
 chaos: $(READY)  ## kill one smoke life fifty times; it must end as an undisturbed one does (about 15 minutes)
 	rm -rf .lifespan-chaos
