@@ -46,6 +46,8 @@ INLINE vec larger(vec a, vec b) {
   return (vec)(((ivec)a & m) | ((ivec)b & ~m));
 }
 
+INLINE void fetch(const float *p, int64_t ahead) { __builtin_prefetch((const char *)p + ahead, 0, 2); }
+
 /* e^x to 2 ulp, x held within [-87, 88]: x = n ln 2 + r, a polynomial for e^r (Cephes), the exponent set by hand. */
 INLINE vec exponential(vec x) {
   x = -larger(-larger(x, splat(-87.0f)), splat(-88.0f));
@@ -167,7 +169,9 @@ static void rotate(float *x, const float *cos, const float *sin, int half) {
   }
 }
 
-INLINE void score_blocks(const int blocks, const float *q, const float *keys, float *scores, int c) {
+/* `ahead`: bytes from these keys to those of the next call, which are fetched on the way: the cache lies in memory, and
+ * the processor does not see by itself where the next sequence's part begins. */
+INLINE void score_blocks(const int blocks, const float *q, const float *keys, float *scores, int c, int64_t ahead) {
   vec acc[4 * PARTS];
 #pragma GCC unroll 16
   for (int p = 0; p < blocks * PARTS; p++) acc[p] = (vec){};
@@ -176,13 +180,16 @@ INLINE void score_blocks(const int blocks, const float *q, const float *keys, fl
 #pragma GCC unroll 16
     for (int p = 0; p < blocks * PARTS; p++)
       acc[p] += a * load(keys + (p / PARTS) * BLOCK * c + i * BLOCK + (p % PARTS) * LANES);
+#pragma GCC unroll 16
+    for (int b = 0; b < blocks; b++) fetch(keys + b * BLOCK * c + i * BLOCK, ahead);
   }
 #pragma GCC unroll 16
   for (int p = 0; p < blocks * PARTS; p++) store(scores + p * LANES, acc[p]);
 }
 
 /* y[width] = sum over positions of weight[s] * values[s][...]; four sums a lane, added in a fixed order. */
-INLINE void mix(const int vecs, const float *weights, const float *values, float *y, int from, int to, int c) {
+INLINE void mix(const int vecs, const float *weights, const float *values, float *y, int from, int to, int c,
+                int64_t ahead) {
   vec acc[2][4];
 #pragma GCC unroll 4
   for (int p = 0; p < vecs; p++) acc[0][p] = acc[1][p] = (vec){};
@@ -193,6 +200,11 @@ INLINE void mix(const int vecs, const float *weights, const float *values, float
     for (int p = 0; p < vecs; p++) {
       acc[0][p] += a * load(values + (int64_t)s * c + p * LANES);
       acc[1][p] += b * load(values + (int64_t)(s + 1) * c + p * LANES);
+    }
+#pragma GCC unroll 16
+    for (int p = 0; p < vecs * LANES; p += 16) {
+      fetch(values + (int64_t)s * c + p, ahead);
+      fetch(values + (int64_t)(s + 1) * c + p, ahead);
     }
   }
   if (s < to) {
@@ -206,15 +218,15 @@ INLINE void mix(const int vecs, const float *weights, const float *values, float
 
 /* Softmax attention of one query to positions [from, to) of one key head. `scores` has room for them, in blocks. */
 static void attend(const float *q, const float *keys, const float *values, float *scores, float *y, int from, int to,
-                   int c, float cap) {
+                   int c, float cap, int64_t ahead) {
   int block = from / BLOCK, blocks = (to + BLOCK - 1) / BLOCK, start = block * BLOCK, end = blocks * BLOCK;
   for (; block + 4 <= blocks; block += 4)
-    score_blocks(4, q, keys + (int64_t)block * BLOCK * c, scores + block * BLOCK, c);
+    score_blocks(4, q, keys + (int64_t)block * BLOCK * c, scores + block * BLOCK, c, ahead);
   keys += (int64_t)block * BLOCK * c;
   switch (blocks - block) {
-    case 1: score_blocks(1, q, keys, scores + block * BLOCK, c); break;
-    case 2: score_blocks(2, q, keys, scores + block * BLOCK, c); break;
-    case 3: score_blocks(3, q, keys, scores + block * BLOCK, c); break;
+    case 1: score_blocks(1, q, keys, scores + block * BLOCK, c, ahead); break;
+    case 2: score_blocks(2, q, keys, scores + block * BLOCK, c, ahead); break;
+    case 3: score_blocks(3, q, keys, scores + block * BLOCK, c, ahead); break;
   }
   if (cap > 0)
     for (int s = start; s < end; s += LANES) store(scores + s, capped(load(scores + s), cap));
@@ -231,8 +243,8 @@ static void attend(const float *q, const float *keys, const float *values, float
   }
   for (int i = 0; i < LANES; i++) total += sum[i];
   int done = 0;
-  for (; done + 4 * LANES <= c; done += 4 * LANES) mix(4, scores, values + done, y + done, from, to, c);
-  for (; done + LANES <= c; done += LANES) mix(1, scores, values + done, y + done, from, to, c);
+  for (; done + 4 * LANES <= c; done += 4 * LANES) mix(4, scores, values + done, y + done, from, to, c, ahead);
+  for (; done + LANES <= c; done += LANES) mix(1, scores, values + done, y + done, from, to, c, ahead);
   for (; done < c; done++) {
     float one = 0.0f;
     for (int s = from; s < to; s++) one += scores[s] * values[(int64_t)s * c + done];
@@ -267,6 +279,11 @@ int64_t lifespan_workspace(const Model *m) {
   return CHUNK * (m->d + normed_width(m) + work_width(m)) + m->capacity + BLOCK;
 }
 
+/* Where the keys and values of a layer, slot and head begin. */
+INLINE int64_t begin(const Model *m, int64_t layer, int slot, int head) {
+  return ((layer * m->slots + slot) * m->kv_heads + head) * m->capacity * m->c;
+}
+
 /* Norms, rotation and scale of a row's queries and keys; keys and values go to their places in the cache. */
 static void place(const Model *m, int layer, float *row, int slot, int position) {
   const int c = m->c, h = m->heads, k = m->kv_heads, half = c / 2;
@@ -281,7 +298,7 @@ static void place(const Model *m, int layer, float *row, int slot, int position)
   }
   for (int i = 0; i < h * c; i++) row[i] *= scale;
   for (int head = 0; head < k; head++) {
-    const int64_t start = (((int64_t)layer * m->slots + slot) * k + head) * m->capacity * c;
+    const int64_t start = begin(m, layer, slot, head);
     float *key = m->keys + start + (int64_t)(position / BLOCK) * BLOCK * c + position % BLOCK;
     for (int i = 0; i < c; i++) key[i * BLOCK] = row[(h + head) * c + i];
     memcpy(m->values + start + (int64_t)position * c, row + (h + k + head) * c, c * sizeof(float));
@@ -307,10 +324,12 @@ void lifespan_forward(const Model *m, int32_t n, const int32_t *tokens, const in
       for (int r = 0; r < count; r++) {
         const int to = positions[first + r] + 1, from = m->window && to > m->window ? to - m->window : 0;
         for (int head = 0; head < h; head++) {
-          const int64_t start =
-              (((int64_t)layer * m->slots + slots[first + r]) * k + head / (h / k)) * m->capacity * c;
+          /* The next head's keys lie behind these, or the next row's wherever its slot is. */
+          const int next = r + 1 < count && head + 1 == h;
+          const int64_t start = begin(m, layer, slots[first + r], head / (h / k));
+          const int64_t then = begin(m, layer, slots[first + r + next], next ? 0 : (head + 1 == h ? head : head + 1) / (h / k));
           attend(work + r * wide + head * c, m->keys + start, m->values + start, scores, normed + (r * h + head) * c,
-                 from, to, c, m->attention_cap);
+                 from, to, c, m->attention_cap, (then - start) * (int64_t)sizeof(float));
         }
       }
       accumulate(normed, m->out[layer], x, count, h * c, d, h * c, d);
@@ -327,6 +346,34 @@ void lifespan_forward(const Model *m, int32_t n, const int32_t *tokens, const in
   }
   if (m->logit_cap > 0)
     for (int64_t i = 0; i < (int64_t)wanted * m->vocab; i++) logits[i] = m->logit_cap * tanhf(logits[i] / m->logit_cap);
+}
+
+/* A token for each row of logits and its log-probability: the most probable one at temperature 0 (log-probabilities at
+ * 1), else the first whose cumulative probability at that temperature passes uniform[r]. `work` has room for a row. */
+void lifespan_choose(const float *logits, int32_t n, int32_t vocab, float temperature, const double *uniform,
+                     int32_t *tokens, float *log_probs, float *work) {
+  const float inverse = temperature > 0 ? 1.0f / temperature : 1.0f;
+  for (int r = 0; r < n; r++) {
+    const float *row = logits + (int64_t)r * vocab;
+    int best = 0, token = vocab - 1, i = 0;
+    for (int t = 1; t < vocab; t++) best = row[t] > row[best] ? t : best;
+    for (; i + LANES <= vocab; i += LANES)
+      store(work + i, exponential((load(row + i) - splat(row[best])) * splat(inverse)));
+    for (; i < vocab; i++) work[i] = expf((row[i] - row[best]) * inverse);
+    double total = 0.0, passed = 0.0;
+    for (int t = 0; t < vocab; t++) total += work[t];
+    if (temperature > 0) {
+      const double threshold = uniform[r] * total;
+      for (int t = 0; t < vocab; t++)
+        if ((passed += work[t]) > threshold) {
+          token = t;
+          break;
+        }
+    } else
+      token = best;
+    tokens[r] = token;
+    log_probs[r] = (float)((double)(row[token] - row[best]) * inverse - log(total));
+  }
 }
 
 /* The first `length` positions of a slot's keys and values, copied to another slot. */

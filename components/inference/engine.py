@@ -13,11 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from components.inference.decoders import Decoder, Rows, open_decoder
+from components.inference.native import choose_natively, library
 from components.inference.sampling import SamplingParams, Top, choose, most_probable, uniforms
 from components.model.transformer import Transformer
 
@@ -83,6 +85,23 @@ class _Seat:
     tail: bytes = b""
 
 
+@dataclass(frozen=True)
+class _Crowd:
+    """Slots that gain a token together, and what that takes of each: gathered once as long as they stay the same.
+
+    groups: each way of sampling with the rows that it is for (None: all). watched: rows to look at one by one.
+    """
+
+    slots: Rows
+    rows: Rows
+    seeds: npt.NDArray[np.uint64]
+    streams: npt.NDArray[np.uint64]
+    prompt: Rows
+    limit: Rows
+    watched: npt.NDArray[np.intp]
+    groups: tuple[tuple[SamplingParams, npt.NDArray[np.intp] | None], ...]
+
+
 class Engine:
     """A model with `slots` sequences in flight and any number waiting.
 
@@ -110,6 +129,7 @@ class Engine:
         self._waiting: deque[_Seat] = deque()
         self._seats: list[_Seat | None] = [None] * slots
         self._followers: list[_Seat] = []
+        self._steady: _Crowd | None = None  # all that are live, when nobody comes, goes or reads a prompt
         self._tickets: dict[int, _Seat] = {}
         self._next = 0
         self._cutoffs: dict[SamplingParams, int] = {}  # number of each way of sampling in flight
@@ -169,19 +189,26 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Update]:
         """One pass: prompts go on, and every sequence whose prompt is done gains a token. Nothing to do: no updates."""
-        self._follow()
-        self._admit()
+        if self._waiting or self._steady is None:
+            self._follow()
+            self._admit()
+        if crowd := self._steady:
+            positions = self._done[crowd.slots]
+            tokens = self._tokens_BT[crowd.slots, positions]
+            logits_BV = self._decoder.forward(tokens, crowd.slots, positions, crowd.rows)
+            self._done[crowd.slots] += 1
+            return self._gain(crowd, logits_BV)
+        return self._mixed_pass()
+
+    def _mixed_pass(self) -> list[Update]:
+        """A pass in which some prompts are read."""
         tokens_N, slots_N, positions_N, counts, slots = self._rows()
         if not len(tokens_N):
             return []
         ends = np.cumsum(counts) - 1
         complete = self._done[slots] + counts == self._known[slots]
         wanted = ends[complete]
-        asking = [
-            i
-            for i, slot in enumerate(slots)
-            if not self._plain[slot] and self._wants_prompt(slot) and self._done[slot] < self._prompt[slot]
-        ]
+        asking = [i for i, slot in enumerate(slots) if self._scores(int(slot))]
         if asking:
             every = [np.arange(ends[i] - counts[i] + 1, ends[i] + 1) for i in asking]
             wanted = np.unique(np.concatenate([wanted, *every]))
@@ -189,10 +216,18 @@ class Engine:
         for i in asking:
             self._score_prompt(int(slots[i]), int(counts[i]), logits_WV, wanted, int(ends[i]))
         self._done[slots] += counts
-        ready = slots[complete]
         if asking:
             logits_WV = logits_WV[torch.from_numpy(np.searchsorted(wanted, ends[complete])).to(logits_WV.device)]
-        return self._gain(ready, logits_WV)
+        crowd = self._crowd(slots[complete])
+        if not self._followers and complete.all() and len(slots) == self._live.sum():
+            self._steady = crowd
+        # Nothing to sample where max_tokens is 0.
+        scored = crowd.limit <= crowd.prompt
+        if not scored.any():
+            return self._gain(crowd, logits_WV)
+        updates = [self._end(int(slot)) for slot in crowd.slots[scored]]
+        keep = np.flatnonzero(~scored)
+        return updates + self._gain(self._crowd(crowd.slots[keep]), logits_WV[torch.from_numpy(keep)])
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
@@ -232,6 +267,7 @@ class Engine:
     def _sit(self, seat: _Seat, slot: int, prompt: Rows, done: int) -> None:
         params, length = seat.request.params, len(prompt)
         seat.slot, self._seats[slot] = slot, seat
+        self._steady = None
         self._tokens_BT[slot, :length] = prompt
         self._known[slot] = self._prompt[slot] = length
         self._done[slot] = done
@@ -269,6 +305,7 @@ class Engine:
     def _vacate(self, seat: _Seat) -> None:
         self._seats[seat.slot] = None
         self._live[seat.slot] = False
+        self._steady = None
         # What it leaves behind may serve a later prompt; a follower's promise is not there yet.
         if seat.leader is not None:
             self._done[seat.slot] = 0
@@ -294,9 +331,28 @@ class Engine:
         positions_N = (self._done[slots_N] + offsets).astype(np.int32)
         return self._tokens_BT[slots_N, positions_N], slots_N, positions_N, counts, slots
 
-    def _wants_prompt(self, slot: int) -> bool:
+    def _scores(self, slot: int) -> bool:
+        """Whether the pass tells of this slot's prompt."""
         seat = self._seats[slot]
-        return seat is not None and seat.request.params.prompt_log_probs
+        wanted = seat is not None and seat.request.params.prompt_log_probs
+        return bool(wanted and self._done[slot] < self._prompt[slot])
+
+    def _crowd(self, slots: Rows) -> _Crowd:
+        ways = self._way[slots]
+        if (ways == ways[:1]).all():
+            groups: list[tuple[SamplingParams, npt.NDArray[np.intp] | None]] = [(self._ways[w], None) for w in ways[:1]]
+        else:
+            groups = [(self._ways[way], np.flatnonzero(ways == way)) for way in np.unique(ways)]
+        return _Crowd(
+            slots,
+            np.arange(len(slots), dtype=np.int32),
+            self._seeds[slots],
+            self._streams[slots],
+            self._prompt[slots],
+            self._limit[slots],
+            np.flatnonzero(~self._plain[slots]),
+            tuple(groups),
+        )
 
     def _score_prompt(self, slot: int, count: int, logits_WV: Tensor, wanted: Rows, end: int) -> None:
         """Log-probabilities of the prompt's tokens that the rows of this pass predict."""
@@ -316,44 +372,37 @@ class Engine:
         if params.top_log_probs:
             seat.completion.prompt_top_log_probs += most_probable(logits_TV, replace(params, ban_ids=()))
 
-    def _gain(self, slots: Rows, logits_BV: Tensor) -> list[Update]:
+    def _gain(self, crowd: _Crowd, logits_BV: Tensor) -> list[Update]:
         """Sample a token for each of these slots, write it down, and end what has ended."""
-        scoring = self._limit[slots] <= self._prompt[slots]  # max_tokens 0: nothing to sample
-        if scoring.any():
-            keep = np.flatnonzero(~scoring)
-            ended = [self._end(int(slot)) for slot in slots[scoring]]
-            return ended + (self._gain(slots[keep], logits_BV[torch.from_numpy(keep)]) if len(keep) else [])
-        if not len(slots):
-            return []
-        positions = (self._known[slots] - self._prompt[slots]).astype(np.uint64)
-        random_B = uniforms(self._seeds[slots], self._streams[slots], positions)
-        ways = self._way[slots]
-        tokens_B, log_probs_B = np.zeros(len(slots), np.int64), np.zeros(len(slots), np.float32)
+        slots = crowd.slots
+        known = self._known[slots]
+        tokens_B, log_probs_B = np.zeros(len(slots), np.int32), np.zeros(len(slots), np.float32)
         stopped_B = np.zeros(len(slots), bool)
         tops: dict[int, Top] = {}
-        for way in [ways[0]] if (ways == ways[0]).all() else np.unique(ways):
-            params, rows = self._ways[way], np.flatnonzero(ways == way)
-            index = torch.from_numpy(rows)
-            whole = len(rows) == len(slots)
-            logits, random = (logits_BV, random_B) if whole else (logits_BV[index], random_B[index])
-            tokens, log_probs = choose(logits, params, random)
-            tokens_B[rows], log_probs_B[rows] = tokens.cpu().numpy(), log_probs.float().cpu().numpy()
-            if params.stop_ids:
-                stopped_B[rows] = np.isin(tokens_B[rows], params.stop_ids)
+        for params, rows in crowd.groups:
+            some = slice(None) if rows is None else rows
+            logits = logits_BV if rows is None else logits_BV[torch.from_numpy(rows).to(logits_BV.device)]
+            steps = (known[some] - crowd.prompt[some]).astype(np.uint64)
+            tokens_B[some], log_probs_B[some] = _chosen(logits, params, crowd.seeds[some], crowd.streams[some], steps)
+            for stop_id in params.stop_ids:
+                stopped_B[some] |= tokens_B[some] == stop_id
             if params.top_log_probs:
-                tops |= dict(zip(rows.tolist(), most_probable(logits, params), strict=True))
-        known = self._known[slots]
+                tops |= dict(zip(crowd.rows[some].tolist(), most_probable(logits, params), strict=True))
         self._tokens_BT[slots, known] = tokens_B
         self._log_probs_BT[slots, known] = log_probs_B
-        self._known[slots] += 1
-        over_B = stopped_B | (self._known[slots] >= self._limit[slots])
+        known = known + 1
+        self._known[slots] = known
+        over_B = stopped_B | (known >= crowd.limit)
+        looked_at = np.flatnonzero(over_B)
+        if len(crowd.watched):
+            looked_at = np.union1d(looked_at, crowd.watched)
         updates = []
-        for row in np.flatnonzero(over_B | ~self._plain[slots]):
+        for row in looked_at.tolist():
             slot = int(slots[row])
             seat = self._seats[slot]
             assert seat is not None
-            if int(row) in tops:
-                seat.completion.top_log_probs.append(tops[int(row)])
+            if row in tops:
+                seat.completion.top_log_probs.append(tops[row])
             stop = self._stop_text(seat, int(tokens_B[row])) if not stopped_B[row] else ""
             seat.completion.finished = bool(stopped_B[row]) or bool(stop)
             seat.completion.stop = stop
@@ -391,6 +440,25 @@ class Engine:
         self._vacate(seat)
         del self._tickets[seat.ticket]
         return Update(seat.ticket, seat.completion, True)
+
+
+def _chosen(
+    logits_BV: Tensor,
+    params: SamplingParams,
+    seeds_B: npt.NDArray[np.uint64],
+    streams_B: npt.NDArray[np.uint64],
+    steps_B: npt.NDArray[np.uint64],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """`choose` with the draws of these sequences at these steps; in C where nothing but a temperature is asked for."""
+    greedy = params.temperature == 0
+    uniform_B = torch.zeros(len(steps_B), dtype=torch.float64) if greedy else uniforms(seeds_B, streams_B, steps_B)
+    cut = params.top_k or params.top_p < 1 or params.min_p or params.ban_ids
+    raw = params.raw_log_probs and params.temperature not in (0, 1)
+    plain = logits_BV.dtype == torch.float32 and logits_BV.device.type == "cpu"
+    if plain and not (cut or raw) and library() is not None:
+        return choose_natively(logits_BV, params.temperature, uniform_B.numpy())
+    tokens_B, log_probs_B = choose(logits_BV, params, uniform_B)
+    return tokens_B.cpu().numpy().astype(np.int32), log_probs_B.float().cpu().numpy()
 
 
 def generate(

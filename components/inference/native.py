@@ -22,7 +22,7 @@ from components.model.transformer import Attention, Block, FeedForward, Transfor
 
 SOURCE = Path(__file__).with_name("decode.c")
 # What a stage is known by is read from Python files; this line makes the C file a part of it.
-SOURCE_SHA256 = "0a778f3c68e05a0b497c14c839a2b57c7f8e775cb93401533267ba76d282866c"
+SOURCE_SHA256 = "cdde970bfb00206723e9c03f94235363b3e56da16242fa2bf4249681ba4c28c0"
 ROWS_OF_A_THREAD = 8  # fewer rows than this gain nothing from a second thread
 
 _INTS = ("vocab", "d", "layers", "heads", "kv_heads", "c", "ff", "slots", "capacity", "window", "context")
@@ -50,18 +50,42 @@ def library() -> ctypes.CDLL | None:
     handle = load(SOURCE, SOURCE_SHA256, "generation runs through torch, several times slower")
     if handle is None:
         return None
-    number, long, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+    number, long, single, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
     handle.lifespan_workspace.restype = long
     signatures = {
         "sizes": [pointer],
         "workspace": [pointer],
         "pack": [pointer, long, long, pointer],
         "copy": [pointer, number, number, number],
+        "choose": [pointer, number, number, single, pointer, pointer, pointer, pointer],
         "forward": [pointer, number, pointer, pointer, pointer, number, pointer, pointer, pointer],
     }
     for name, arguments in signatures.items():
         getattr(handle, f"lifespan_{name}").argtypes = arguments
     return handle
+
+
+def choose_natively(
+    logits_BV: Tensor, temperature: float, uniform_B: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """`sampling.choose` of the whole distribution, for float32 logits on the CPU; only where there is a `library()`."""
+    handle = library()
+    assert handle is not None
+    count, vocab = logits_BV.shape
+    logits_BV = logits_BV.contiguous()
+    tokens_B, log_probs_B = np.empty(count, np.int32), np.empty(count, np.float32)
+    work = np.empty(vocab, np.float32)
+    handle.lifespan_choose(
+        logits_BV.data_ptr(),
+        count,
+        vocab,
+        temperature,
+        uniform_B.ctypes.data,
+        tokens_B.ctypes.data,
+        log_probs_B.ctypes.data,
+        work.ctypes.data,
+    )
+    return tokens_B, log_probs_B
 
 
 class NativeDecoder:
