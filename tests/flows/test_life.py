@@ -89,7 +89,8 @@ def test_a_second_run_does_nothing_and_another_kl_coefficient_redoes_ppo_alone(l
 
     cfg = load_config("smoke", ["ppo.kl_coef=0.2"])
     steps = plan(assemble(lifecycle_graph, cfg), home)
-    assert {step.label for step in steps if not step.cached} == {"ppo[kl_coef=0.2]"}
+    # PPO, and what follows from it: what the trained checkpoints have forgotten.
+    assert {step.label for step in steps if not step.cached} == {"ppo[kl_coef=0.2]", "measure_forgetting"}
 
 
 def test_a_users_own_text_goes_in_and_its_broken_lines_are_told(tmp_path: Path) -> None:
