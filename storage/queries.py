@@ -130,7 +130,7 @@ def query(
             stamp = home.tables.stamp()
             try:
                 result = _run(_session(home, limits, stamp), sql, params, limits)
-            except duckdb.IOException:
+            except (duckdb.IOException, duckdb.PermissionException):  # a part that has just gone is taken for a folder
                 if last or stamp == home.tables.stamp():
                     raise
                 continue
