@@ -11,7 +11,6 @@ C head dimension, F hidden width, N rows, V vocabulary.
 from __future__ import annotations
 
 import math
-from dataclasses import astuple
 from typing import Any
 
 import torch
@@ -28,13 +27,19 @@ def fused(*tensors: Tensor | None) -> bool:
     """Whether the fused loops take these tensors."""
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
-    given = [x for x in tensors if x is not None]
-    return all(x.dtype == torch.float32 and x.is_cpu for x in given) and native.library() is not None
+    for x in tensors:
+        if x is not None and (x.dtype is not torch.float32 or not x.is_cpu):
+            return False
+    return native.library() is not None
+
+
+_PLAIN = frozenset({int, float, bool, type(None)})
 
 
 def _call(name: str, *arguments: Any) -> None:
     """Run a kernel; tensors go as pointers and must be contiguous, and the number of threads is torch's."""
-    passed = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
+    # By type, as `isinstance` of a tensor takes longer than a small kernel.
+    passed = [x if x.__class__ in _PLAIN else x.data_ptr() for x in arguments]
     getattr(native.library(), name)(*passed)
 
 
@@ -47,7 +52,7 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """x · weightᵀ + bias."""
-    if x.numel() >= OWN_ROWS * x.shape[-1] and fused(x, weight_OI, bias_O) and any(astuple(native.own_products())):
+    if x.numel() >= OWN_ROWS * x.shape[-1] and fused(x, weight_OI, bias_O) and any(native.own_products()):
         y = _Linear.apply(x, weight_OI)
         return y if bias_O is None else y + bias_O
     return F.linear(x, weight_OI, bias_O)

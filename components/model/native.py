@@ -18,8 +18,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 SOURCE = Path(__file__).with_name("kernels.c")
 # What a stage is known by is read from Python files; this line makes the C file a part of it.
@@ -96,8 +96,7 @@ def _keep_memory() -> None:
         libc.mallopt(M_TOP_PAD, 64 << 20)
 
 
-@dataclass(frozen=True)
-class OwnProducts:
+class OwnProducts(NamedTuple):
     """Which products of a linear map go through `product` of kernels.c: x Wᵀ, dy W and dyᵀ x."""
 
     forward: bool = False
