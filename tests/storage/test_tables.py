@@ -65,7 +65,7 @@ _rows = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.sampled_from(["write", "write", "compact"]), st.sampled_from("abc"), st.lists(_rows))))
 def test_any_history_of_writes_and_compactions_equals_the_last_writes(
     tmp_path_factory: pytest.TempPathFactory, history: list[tuple[str, str, list[dict[str, Any]]]]
