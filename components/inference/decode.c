@@ -355,24 +355,25 @@ void lifespan_choose(const float *logits, int32_t n, int32_t vocab, float temper
   const float inverse = temperature > 0 ? 1.0f / temperature : 1.0f;
   for (int r = 0; r < n; r++) {
     const float *row = logits + (int64_t)r * vocab;
-    int best = 0, token = vocab - 1, i = 0;
-    for (int t = 1; t < vocab; t++) best = row[t] > row[best] ? t : best;
-    for (; i + LANES <= vocab; i += LANES)
-      store(work + i, exponential((load(row + i) - splat(row[best])) * splat(inverse)));
-    for (; i < vocab; i++) work[i] = expf((row[i] - row[best]) * inverse);
+    float highest = row[0];
     double total = 0.0, passed = 0.0;
+    int token = 0, i = 0;
+#pragma omp simd reduction(max : highest)
+    for (int t = 0; t < vocab; t++) highest = row[t] > highest ? row[t] : highest;
+    for (; i + LANES <= vocab; i += LANES) store(work + i, exponential((load(row + i) - splat(highest)) * splat(inverse)));
+    for (; i < vocab; i++) work[i] = expf((row[i] - highest) * inverse);
+#pragma omp simd reduction(+ : total)
     for (int t = 0; t < vocab; t++) total += work[t];
     if (temperature > 0) {
       const double threshold = uniform[r] * total;
-      for (int t = 0; t < vocab; t++)
-        if ((passed += work[t]) > threshold) {
-          token = t;
-          break;
-        }
+      for (int t = 0; t < vocab && passed <= threshold; t++) {
+        passed += work[t];
+        token = work[t] > 0.0f ? t : token;
+      }
     } else
-      token = best;
+      while (token + 1 < vocab && row[token] < highest) token++;
     tokens[r] = token;
-    log_probs[r] = (float)((double)(row[token] - row[best]) * inverse - log(total));
+    log_probs[r] = (float)((double)(row[token] - highest) * inverse - log(total));
   }
 }
 

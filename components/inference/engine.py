@@ -303,6 +303,7 @@ class Engine:
         return (source, shared) if shared >= min(MIN_SHARED, most) else (-1, 0)
 
     def _vacate(self, seat: _Seat) -> None:
+        self._follow()  # who waits for what this one has gets it now
         self._seats[seat.slot] = None
         self._live[seat.slot] = False
         self._steady = None

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from components.inference.engine import generate, token_log_probs
+from components.inference.decoders import Rows, open_decoder
+from components.inference.engine import Completion, Engine, Request, drain, generate, token_log_probs
+from components.inference.native import choose_natively, library
 from components.inference.sampling import SamplingParams, choose, uniforms
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
@@ -100,3 +104,147 @@ def test_uniforms_are_uniform_and_uncorrelated() -> None:
     centred = grid - 0.5
     assert abs(float((centred[:, 1:] * centred[:, :-1]).mean()) * 12) < 0.03
     assert abs(float((centred[1:] * centred[:-1]).mean()) * 12) < 0.03
+
+
+class Counting:
+    """A decoder that counts the rows it computes."""
+
+    def __init__(self, slots: int) -> None:
+        self.inner, self.slots, self.rows = open_decoder(MODEL, slots, 64), slots, 0
+
+    def forward(self, tokens_N: Rows, slots_N: Rows, positions_N: Rows, wanted: Rows) -> torch.Tensor:
+        self.rows += len(tokens_N)
+        return self.inner.forward(tokens_N, slots_N, positions_N, wanted)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self.inner.copy(source, target, length)
+
+
+def told(engine: Engine, requests: list[Request]) -> list[Completion]:
+    """What an engine says to requests that all come at once."""
+    tickets = [engine.submit(request) for request in requests]
+    done = {update.ticket: update.completion for update in drain(engine) if update.ended}
+    return [done[ticket] for ticket in tickets]
+
+
+def test_a_prefix_that_sequences_share_is_computed_once() -> None:
+    shared = GENERATOR.integers(0, 40, 30).tolist()
+    params = SamplingParams(max_tokens=1, seed=1)
+    group = [Request(tuple(shared), params, stream) for stream in range(16)]
+    decoder = Counting(16)
+    together = told(Engine(MODEL, 16, decoder=decoder), group)
+    assert decoder.rows == 30 + 15  # the prompt once, and its last token for each of the others
+    # Other prompts with the same examples before them, and one that came later, when the first has long ended.
+    tails = [Request((*shared, *GENERATOR.integers(0, 40, 5).tolist()), params, n) for n in range(8)]
+    decoder = Counting(4)
+    engine = Engine(MODEL, 4, decoder=decoder)
+    mixed = told(engine, tails)
+    late = told(engine, [tails[0]])
+    assert decoder.rows == 35 + 7 * 5 + 5
+    alone = [told(Engine(MODEL, 1), [request])[0] for request in (*group, *tails, tails[0])]
+    assert [(c.tokens, c.log_probs) for c in (*together, *mixed, *late)] == [(c.tokens, c.log_probs) for c in alone]
+
+
+def test_requests_that_come_and_go_at_any_time_change_nothing_for_the_others() -> None:
+    generator = np.random.default_rng(3)
+    requests = [
+        Request(tuple(prompt), SamplingParams(max_tokens=15, seed=n, temperature=0.5 + n % 3), n, stepwise=n % 2 == 0)
+        for n, prompt in enumerate(PROMPTS)
+    ]
+    expected = [told(Engine(MODEL, 1), [request])[0] for request in requests]
+    engine = Engine(MODEL, 5)
+    waiting, tickets, dropped = list(enumerate(requests)), {}, set()
+    steps: dict[int, list[int]] = {}
+    done: dict[int, Completion] = {}
+    while waiting or engine.num_waiting or engine.num_running:
+        for _ in range(generator.integers(0, 4) if waiting else 0):
+            if waiting:
+                number, request = waiting.pop()
+                tickets[engine.submit(request)] = number
+        for update in engine.step():
+            number = tickets[update.ticket]
+            steps.setdefault(number, []).append(len(update.completion.tokens))
+            if update.ended:
+                done[number] = update.completion
+        running = [ticket for ticket, number in tickets.items() if number not in done and number % 7 == 3]
+        if running and generator.random() < 0.2:
+            engine.cancel(running[0])
+            dropped.add(tickets.pop(running[0]))
+    assert dropped and set(done) == set(range(len(requests))) - dropped
+    for number, completion in done.items():
+        assert completion.tokens == expected[number].tokens
+        assert completion.log_probs == expected[number].log_probs
+        # Stepwise requests tell of every token as it comes, the others of the end alone.
+        assert steps[number] == ([*range(1, 16)] if number % 2 == 0 else [15])
+
+
+def test_a_leader_that_leaves_costs_its_followers_nothing_but_time() -> None:
+    prompt = tuple(GENERATOR.integers(0, 40, 40).tolist())
+    params = SamplingParams(max_tokens=5, temperature=0.0)
+    engine = Engine(MODEL, 3)
+    leader, follower = (engine.submit(Request(prompt, params)) for _ in range(2))
+    engine._admit()  # both sit, nothing is computed yet
+    engine.cancel(leader)
+    done = {update.ticket: update.completion for update in drain(engine)}
+    assert done[follower].tokens == told(Engine(MODEL, 1), [Request(prompt, params)])[0].tokens
+
+
+def test_long_prompts_are_read_in_pieces_while_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.inference.engine.PREFILL_ROWS", 7)
+    requests = [Request(tuple(p), SamplingParams(max_tokens=6, seed=2, prompt_log_probs=True), 1) for p in PROMPTS]
+    pieces = told(Engine(MODEL, 4), requests)
+    monkeypatch.undo()
+    whole = told(Engine(MODEL, 4), requests)
+    assert [(c.tokens, c.prompt_log_probs) for c in pieces] == [(c.tokens, c.prompt_log_probs) for c in whole]
+
+
+def test_prompts_are_scored_and_the_most_probable_tokens_named() -> None:
+    params = SamplingParams(max_tokens=2, temperature=0.0, prompt_log_probs=True, top_log_probs=3)
+    for prompt, [said] in zip(PROMPTS, generate(MODEL, PROMPTS, params), strict=True):
+        with torch.no_grad():
+            log_probs = MODEL(torch.tensor([prompt + said.tokens]))[0].log_softmax(-1)
+        expected = log_probs[range(len(prompt) - 1), prompt[1:]]
+        torch.testing.assert_close(torch.tensor(said.prompt_log_probs), expected, atol=1e-4, rtol=1e-4)
+        told_of = [*said.prompt_top_log_probs, *said.top_log_probs]
+        best = log_probs[: len(prompt) + 1].topk(3)
+        assert [[token for token, _ in top] for top in told_of] == best.indices.tolist()
+        torch.testing.assert_close(
+            torch.tensor([[x for _, x in top] for top in told_of]), best.values, atol=1e-4, rtol=0
+        )
+    scored = generate(MODEL, [PROMPTS[0]], SamplingParams(max_tokens=0, prompt_log_probs=True))[0][0]
+    assert scored.tokens == [] and len(scored.prompt_log_probs) == len(PROMPTS[0]) - 1
+
+
+def test_raw_log_probs_are_the_model_s_own_whatever_was_drawn_from() -> None:
+    params = SamplingParams(max_tokens=6, temperature=0.5, top_k=3, ban_ids=(1, 2), raw_log_probs=True)
+    [[said]] = generate(MODEL, [PROMPTS[1]], params)
+    with torch.no_grad():
+        expected = token_log_probs(MODEL, torch.tensor([PROMPTS[1] + said.tokens]))[0, len(PROMPTS[1]) - 1 :]
+    torch.testing.assert_close(torch.tensor(said.log_probs), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.skipif(library() is None, reason="no C compiler")
+def test_draws_in_c_are_those_of_torch(temperature: float) -> None:
+    logits = torch.randn(4000, 101, generator=torch.Generator().manual_seed(0)) * 3
+    random = uniforms(0, np.arange(4000, dtype=np.uint64), np.zeros(4000, dtype=np.uint64))
+    tokens, log_probs = choose(logits, SamplingParams(temperature=temperature), random)
+    ours, ours_log_probs = choose_natively(logits, temperature, random.numpy())
+    same = tokens.numpy() == ours
+    assert same.mean() > 0.999  # a draw on the very edge between two tokens may fall to either
+    np.testing.assert_allclose(ours_log_probs[same], log_probs.numpy()[same], atol=2e-6)
+
+
+def test_min_p_drops_what_is_far_less_probable_than_the_best() -> None:
+    rows = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().expand(500, -1)
+    random = torch.linspace(0, 0.999, 500, dtype=torch.float64)
+    assert set(choose(rows, SamplingParams(min_p=0.25), random)[0].tolist()) == {0, 1, 2}
+    assert set(choose(rows, SamplingParams(min_p=0.7), random)[0].tolist()) == {0}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"min_p": 2.0}, {"max_tokens": 0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"stop": ("",)}]
+)
+def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SamplingParams(**wrong)
