@@ -53,7 +53,9 @@ check: $(READY)  ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 bench: peers  ## speed of the hot paths, GRPO and PPO beside TRL's
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/training_speed.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/hot_paths.py
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/generation_speed.py 2>/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/rlhf_speed.py 2>/dev/null
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/benchmarks/sql_speed.py 2>/dev/null
 

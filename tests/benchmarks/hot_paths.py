@@ -14,20 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.optimize import minimize
-from torch import Tensor, nn
 
-from components.inference.engine import generate
-from components.inference.sampling import SamplingParams
-from components.model.config import ModelConfig, count_params
+from components.model.config import ModelConfig
 from components.model.transformer import Transformer
 from components.scaling.chinchilla_fit import ChinchillaFitConfig, fit_chinchilla
 from components.scaling.laws import ChinchillaLaw
 from components.scaling.points import ScalingPoint
-from components.training.config import OptimizerConfig, TrainConfig
-from components.training.language_model import LMBatch, train
-from components.training.optimizers import Optimizer
 
 
 @dataclass(frozen=True)
@@ -54,70 +47,6 @@ def run(race: Race) -> tuple[float, float]:
     race.ours(), race.theirs()
     pairs = [(rate(race.ours), rate(race.theirs)) for _ in range(race.repeats)]
     return statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs)
-
-
-class TorchLayers(nn.Module):
-    """A decoder of torch.nn.TransformerEncoderLayer with learned positions: what torch itself offers."""
-
-    def __init__(self, vocab_size: int, d_model: int, num_layers: int, num_heads: int, length: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocab_size, d_model)
-        self.positions = nn.Parameter(torch.zeros(length, d_model))
-        layer = nn.TransformerEncoderLayer(
-            d_model, num_heads, 4 * d_model, 0.0, F.gelu, batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(length))
-
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        x_BTD = self.embedding(tokens_BT) + self.positions
-        return self.layers(x_BTD, self.mask, is_causal=True) @ self.embedding.weight.T
-
-
-def training(d_model: int, rows: int = 32, length: int = 128, steps: int = 4) -> Race:
-    cfg = ModelConfig(vocab_size=512, d_model=d_model, num_heads=d_model // 32, context_length=length)
-    tokens = torch.randint(0, 512, (rows, length + 1), generator=torch.Generator().manual_seed(0))
-    batch = LMBatch(tokens[:, :-1], tokens[:, 1:])
-    adamw = OptimizerConfig(muon_lr=0.0)  # the peer's optimizer: the models are what is compared
-    model = Transformer(cfg)
-    loop = train(model, Optimizer(model, adamw), TrainConfig(10**9, rows, length), lambda step: batch)
-    peer = TorchLayers(512, d_model, 4, d_model // 32, length)
-    optimizer = torch.optim.AdamW(peer.parameters(), 3e-3, fused=True)
-
-    def ours() -> float:
-        for _ in range(steps):
-            next(loop)
-        return steps * rows * length
-
-    def theirs() -> float:
-        for _ in range(steps):
-            loss = F.cross_entropy(peer(batch.tokens_BT).flatten(0, 1), batch.targets_BT.flatten())
-            loss.backward()
-            nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-        return steps * rows * length
-
-    size = count_params(cfg).non_embedding
-    return Race(f"train d{d_model} ({size / 1e6:.2f}M)", "torch.nn.TransformerEncoder", "tokens/s", ours, theirs)
-
-
-def generation(batch: int, new_tokens: int = 48) -> Race:
-    model = Transformer(ModelConfig(vocab_size=512, context_length=128)).eval()
-    prompts = np.random.default_rng(0).integers(0, 512, (batch, 16)).tolist()
-
-    def ours() -> float:
-        generate(model, prompts, SamplingParams(max_tokens=new_tokens, temperature=0.0))
-        return batch * new_tokens
-
-    @torch.inference_mode()
-    def theirs() -> float:
-        rows = torch.tensor(prompts)
-        for _ in range(new_tokens):
-            rows = torch.cat([rows, model(rows)[:, -1:].argmax(-1)], 1)
-        return batch * new_tokens
-
-    return Race(f"generate, batch {batch}", "the same model without a cache", "tokens/s", ours, theirs, repeats=3)
 
 
 def law_fit() -> Race:
@@ -179,10 +108,6 @@ def metric_rows(folder: Path, points: int = 5000) -> Race:
 
 
 def races(folder: Path) -> Iterator[Race]:
-    yield training(64)
-    yield training(128)
-    yield generation(1)
-    yield generation(64)
     yield law_fit()
     yield metric_rows(folder)
 
