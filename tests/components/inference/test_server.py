@@ -273,7 +273,7 @@ def test_metrics_count_requests_and_tokens(serve: Callable[..., TestClient]) -> 
     assert 'lifespan_request_seconds_bucket{endpoint="/v1/completions",le="+Inf"} 3.0' in told
 
 
-@pytest.mark.slow  # seen to wait for ever once in some forty times; what it waits for is not known yet
+@pytest.mark.slow  # seen to wait for ever once; what it waits for is not known yet
 def test_an_engine_that_fails_costs_the_requests_of_that_moment_alone(serve: Callable[..., TestClient]) -> None:
     client = serve()
 
