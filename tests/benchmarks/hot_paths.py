@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from components.model.config import ModelConfig
-from components.model.transformer import Transformer
 from components.scaling.chinchilla_fit import ChinchillaFitConfig, fit_chinchilla
 from components.scaling.laws import ChinchillaLaw
 from components.scaling.points import ScalingPoint
