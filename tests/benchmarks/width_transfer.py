@@ -26,7 +26,7 @@ from components.training.schedules import ScheduleConfig
 from components.training.transfer import scale_output
 
 CONTEXT, ROWS, HEAD = 60, 16, 16
-RATES = {"adamw": OptimizerConfig(muon_lr=0.0, adamw_lr=4e-3), "muon": OptimizerConfig(muon_lr=0.02, adamw_lr=4e-3)}
+RATES = {"adamw": OptimizerConfig(muon_lr=0.0, adamw_lr=0.016), "muon": OptimizerConfig(muon_lr=0.04, adamw_lr=0.016)}
 
 
 def final_loss(width: int, optimizer: OptimizerConfig, num_steps: int, seed: int = 0) -> float:
