@@ -155,7 +155,8 @@ class Service:
 
     def _drop(self, job: Job) -> None:
         for ticket in job.tickets:
-            if self._jobs.pop(ticket, None) is not None:
+            if self._jobs.get(ticket) is job:  # after a failure the new engine gives the same tickets to others
+                del self._jobs[ticket]
                 self._engine.cancel(ticket)
 
     def _deliver(self, updates: Sequence[Update]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -14,7 +15,9 @@ import torch
 from starlette.testclient import TestClient
 
 from components.data.tokenizer import Tokenizer
-from components.inference.engine import Engine
+from components.inference.engine import Engine, Request
+from components.inference.requests import ApiError
+from components.inference.sampling import SamplingParams
 from components.inference.server import ServerLimits, make_app
 from components.inference.service import Service
 from components.model.config import ModelConfig
@@ -273,7 +276,6 @@ def test_metrics_count_requests_and_tokens(serve: Callable[..., TestClient]) -> 
     assert 'lifespan_request_seconds_bucket{endpoint="/v1/completions",le="+Inf"} 3.0' in told
 
 
-@pytest.mark.slow  # seen to wait for ever once; what it waits for is not known yet
 def test_an_engine_that_fails_costs_the_requests_of_that_moment_alone(serve: Callable[..., TestClient]) -> None:
     client = serve()
 
@@ -285,3 +287,32 @@ def test_an_engine_that_fails_costs_the_requests_of_that_moment_alone(serve: Cal
     assert answer.status_code == 500
     assert "secret" not in answer.text and answer.json()["error"]["type"] == "server_error"
     assert complete(client, prompt="a").status_code == 200
+
+
+def test_a_client_that_leaves_after_a_failure_takes_no_other_clients_answer(
+    model: Transformer, tokenizer: Tokenizer
+) -> None:
+    """A new engine counts its tickets from the start, so both clients here hold the same ones."""
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError
+
+    request = Request(tuple(tokenizer.encode("a")), SamplingParams(max_tokens=8))
+
+    async def both(service: Service) -> bool:
+        async with service.run([request]) as first:
+            with pytest.raises(ApiError, match="failed"):
+                await anext(first)
+            second = service.run([request])
+            answers = await second.__aenter__()  # the first client leaves while the second's request is under way
+        ended = [news.ended async for update in answers for news in update]
+        await second.__aexit__(None, None, None)
+        return ended[-1]
+
+    service = Service(lambda: Engine(model, 4, None, tokenizer.text_bytes), 16)
+    service._engine._decoder.forward = broken  # type: ignore[method-assign]
+    service.start()
+    try:
+        assert asyncio.run(asyncio.wait_for(both(service), 30))
+    finally:
+        service.stop()
