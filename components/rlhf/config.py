@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from components.data.stories import NAMES, OBJECTS, story_prompt
-from components.training.config import OptimizerConfig
+from components.training.config import NonFiniteConfig, OptimizerConfig
 from components.training.schedules import ScheduleConfig
 
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -117,6 +117,7 @@ class RewardModelConfig:
     max_grad_norm: float = 1.0
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.01, adamw_lr=1e-3))
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("linear", warmup_steps=5))
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_pairs", "num_members", "num_heads"):
@@ -184,6 +185,7 @@ class PPOConfig:
     policy_optimizer: OptimizerConfig = field(default_factory=_adam)
     critic_optimizer: OptimizerConfig = field(default_factory=_adam)
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("constant", warmup_steps=0))
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
 
     def __post_init__(self) -> None:
         for name in ("num_iterations", "batch_size", "num_epochs", "num_minibatches", "max_tokens"):
@@ -234,6 +236,7 @@ class DPOConfig:
     max_grad_norm: float = 1.0
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.0, adamw_lr=3e-4))
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("linear", warmup_steps=5))
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
 
     def __post_init__(self) -> None:
         if self.loss not in ("sigmoid", "ipo", "hinge", "robust"):
@@ -281,6 +284,7 @@ class GRPOConfig:
     max_grad_norm: float = 1.0
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.0, adamw_lr=5e-4, eps=1e-8))
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("constant", warmup_steps=0))
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
 
     def __post_init__(self) -> None:
         for name in ("num_iterations", "num_prompts", "num_epochs", "num_minibatches", "max_tokens"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from components.model.transformer import Transformer
 from components.rlhf.config import DPOConfig, DPOLoss
 from components.rlhf.pairs import TokenPair
 from components.rlhf.rollouts import pack_responses, seeded, token_stats
+from components.training.guard import Guard
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
 from components.training.state import load_state_tensors, state_tensors
@@ -48,20 +49,23 @@ class DPOState:
     policy: Transformer
     optimizer: Optimizer
     step: int
+    guard: Guard = field(default_factory=Guard)
 
     @classmethod
     def start(cls, reference: Transformer, config: DPOConfig) -> DPOState:
         """The policy begins as a copy of the reference."""
         policy = copy.deepcopy(reference).requires_grad_(True)
-        return cls(policy, Optimizer(policy, config.optimizer), 0)
+        return cls(policy, Optimizer(policy, config.optimizer), 0, Guard(config.non_finite))
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as tensors, by name."""
-        return state_tensors(self.policy, self.optimizer) | {"step": torch.tensor(self.step)}
+        named = state_tensors(self.policy, self.optimizer) | {"step": torch.tensor(self.step)}
+        return named | self.guard.tensors()
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         load_state_tensors(self.policy, self.optimizer, dict(tensors))
+        self.guard.load_tensors(tensors)
         self.step = int(tensors["step"])
 
 
@@ -119,12 +123,13 @@ def dpo(
         chosen_B, rejected_B, auxiliary_loss = response_log_probs(state.policy, batch, per_token)
         margin_B = (chosen_B - ref_chosen_B) - (rejected_B - ref_rejected_B)
 
-        # 3. Loss and step.
+        # 3. Loss, and a step where it is finite.
         loss = dpo_loss(margin_B, config.loss, config.beta, config.label_smoothing).mean()
         (loss + auxiliary_loss).backward()
         grad_norm = clip_gradients(state.optimizer.params, config.max_grad_norm)
-        factor = lr_factor(config.schedule, state.step, total)
-        state.optimizer.step(factor)
+        factor = lr_factor(config.schedule, state.step, total) * state.guard.rate
+        loss = loss.detach()
+        update = state.guard.update(state.step, factor, float(loss), grad_norm, (state.policy, state.optimizer))
         state.step += 1
         with torch.no_grad():
             metrics = {
@@ -139,6 +144,8 @@ def dpo(
                 "log_probs/rejected": float(rejected_B.mean()),
                 "policy/grad_norm": grad_norm,
                 "policy/lr": config.optimizer.adamw_lr * factor,
+                "policy/skipped_updates": float(not update.done),
+                "policy/rolled_back": float(update.restored_step is not None),
                 "tokens": sum(len(p.chosen) + len(p.rejected) for p in batch),
                 "seconds": time.perf_counter() - began,
             }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from components.rlhf.rollouts import (
     seeded,
     token_stats,
 )
+from components.training.guard import Guard
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
 from components.training.state import load_state_tensors, state_tensors
@@ -44,20 +45,23 @@ class GRPOState:
     policy: Transformer
     optimizer: Optimizer
     iteration: int
+    guard: Guard = field(default_factory=Guard)
 
     @classmethod
     def start(cls, reference: Transformer, config: GRPOConfig) -> GRPOState:
         """The policy begins as a copy of the reference."""
         policy = copy.deepcopy(reference).requires_grad_(True)
-        return cls(policy, Optimizer(policy, config.optimizer), 0)
+        return cls(policy, Optimizer(policy, config.optimizer), 0, Guard(config.non_finite))
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as tensors, by name."""
-        return state_tensors(self.policy, self.optimizer) | {"iteration": torch.tensor(self.iteration)}
+        named = state_tensors(self.policy, self.optimizer) | {"iteration": torch.tensor(self.iteration)}
+        return named | self.guard.tensors()
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`."""
         load_state_tensors(self.policy, self.optimizer, dict(tensors))
+        self.guard.load_tensors(tensors)
         self.iteration = int(tensors["iteration"])
 
 
@@ -152,6 +156,8 @@ def grpo(
 
     A group of equal rewards teaches nothing: `groups/zero_variance` is their share, and its rows cost no pass unless a
     KL or routing loss needs them. When no group teaches, the weights stay as they are and policy/num_updates is 0.
+    An update whose loss or gradient is not finite is skipped (`components/training/guard.py`); going back ends the
+    iteration. TrainingDiverged is raised when that does not help.
     """
     if not prompts:
         raise ValueError("no prompts to sample answers to")
@@ -193,14 +199,16 @@ def grpo(
         judged = time.perf_counter()
 
         # 4. Epochs of minibatches: clipped loss, one optimiser step each, gradients accumulated over micro-batches.
-        factor = lr_factor(config.schedule, iteration, config.num_iterations)
+        factor = lr_factor(config.schedule, iteration, config.num_iterations) * state.guard.rate
         totals: dict[str, float] = {}
         first: dict[str, float] = {}
-        num_updates = num_tokens = 0
+        num_updates = num_tokens = skipped = 0
+        went_back = False
         for epoch in range(config.num_epochs):
             if epoch:
                 partition = minibatch_rows(len(rollout), config.num_minibatches, seeded(seed, iteration, 2, epoch))
-            for rows in partition:
+            for place, rows in enumerate(partition):
+                sums: dict[str, float] = {}
                 weights_BA = torch.zeros(mask_BA.shape)
                 weights_BA[rows] = token_weights(mask_BA[rows], config.variant, config.max_tokens)
                 micros = _passes(rows, advantages_B, config.micro_batch_size, needs_all)
@@ -214,20 +222,27 @@ def grpo(
                     loss = (each.loss_BA * weights_BA[micro, :a]).sum()
                     router_loss = new.auxiliary_loss * len(micro) / len(rows)
                     (loss + router_loss).backward()
-                    sums = _sums(each, new, old, mask) | {
+                    found = _sums(each, new, old, mask) | {
                         "loss/policy": float(loss.detach()),
                         "loss/router": float(router_loss.detach()),
                     }
-                    for name, value in sums.items():
-                        totals[name] = totals.get(name, 0.0) + value
-                    num_tokens += int(mask.sum())
+                    sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
                     if not num_updates:
                         first = _first(each, mask, first)
-                if micros:
-                    norm = clip_gradients(state.optimizer.params, config.max_grad_norm)
-                    totals["policy/grad_norm"] = totals.get("policy/grad_norm", 0.0) + norm
-                    state.optimizer.step(factor)
+                if not micros:
+                    continue
+                sums["policy/grad_norm"] = norm = clip_gradients(state.optimizer.params, config.max_grad_norm)
+                step = (iteration * config.num_epochs + epoch) * config.num_minibatches + place
+                update = state.guard.update(step, factor, sums["loss/policy"], norm, (state.policy, state.optimizer))
+                if update.done:
+                    totals = {name: totals.get(name, 0.0) + value for name, value in sums.items()}
+                    num_tokens += sum(int(mask_BA[micro].sum()) for micro in micros)
                     num_updates += 1
+                skipped += not update.done
+                if went_back := update.restored_step is not None:
+                    break  # the answers are those of another policy now
+            if went_back:
+                break
 
         # 5. Report.
         state.iteration += 1
@@ -253,6 +268,8 @@ def grpo(
                 },
                 **first,
                 "policy/num_updates": num_updates,
+                "policy/skipped_updates": skipped,
+                "policy/rolled_back": float(went_back),
                 "policy/lr": config.optimizer.adamw_lr * factor,
                 "seconds/sampling": sampled - began,
                 "seconds/judging": judged - sampled,

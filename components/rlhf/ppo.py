@@ -7,6 +7,7 @@ Shape suffixes: B sequences, T tokens, A = T - 1 actions (action t chooses token
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ from components.rlhf.rollouts import (
     seeded,
     token_stats,
 )
+from components.training.guard import Guard, Update
 from components.training.language_model import LMBatch, summed_loss
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
@@ -62,6 +64,7 @@ class PPOState:
     iteration: int
     kl_coef: float
     scores_seen: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    guard: Guard = field(default_factory=Guard)
 
     @classmethod
     def start(cls, reference: Transformer, reward_model: RewardModel, config: PPOConfig) -> PPOState:
@@ -76,6 +79,7 @@ class PPOState:
             Optimizer(critic, config.critic_optimizer),
             0,
             config.kl_coef,
+            guard=Guard(config.non_finite),
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -89,6 +93,7 @@ class PPOState:
             "iteration": torch.tensor(self.iteration),
             "kl_coef": torch.tensor(self.kl_coef, dtype=torch.float64),
             "scores_seen": torch.from_numpy(self.scores_seen.copy()),
+            **self.guard.tensors(),
         }
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -102,6 +107,7 @@ class PPOState:
         self.iteration = int(tensors["iteration"])
         self.kl_coef = float(tensors["kl_coef"])
         self.scores_seen = tensors["scores_seen"].numpy().copy()
+        self.guard.load_tensors(tensors)
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,9 @@ def ppo(
     ValueError without prompts, or for a replay_coef without `replay`.
 
     An answer ends with a stop token or at max_tokens, which is the same distribution as sampling max_tokens and
-    cutting at the first stop token. Metrics: docs/metrics.md.
+    cutting at the first stop token. An update whose loss or gradients are not finite is skipped for policy and critic
+    (`components/training/guard.py`); going back ends the iteration. TrainingDiverged is raised when that does not help.
+    Metrics: docs/metrics.md.
     """
     if not prompts:
         raise ValueError("no prompts to sample answers to")
@@ -193,12 +201,13 @@ def ppo(
         judged = time.perf_counter()
 
         # 6. Epochs of minibatches: clipped policy loss, clipped value loss, one optimiser step each.
-        factor = lr_factor(config.schedule, iteration, config.num_iterations)
+        factor = lr_factor(config.schedule, iteration, config.num_iterations) * state.guard.rate
+        trained = (state.policy, state.policy_optimizer), (state.critic, state.critic_optimizer)
         updates = _Updates()
         for epoch in range(config.num_epochs):
             if epoch:
                 partition = minibatch_rows(len(rollout), config.num_minibatches, seeded(seed, iteration, 2, epoch))
-            for rows in partition:
+            for place, rows in enumerate(partition):
                 tokens, mask, a = rollout.trimmed(rows)
                 new = token_stats(state.policy, tokens, mask, config.temperature)
                 log_ratio = new.log_probs_BA - old_log_probs_BA[rows, :a]
@@ -226,7 +235,12 @@ def ppo(
                 value_loss = masked_mean(error_BA, steps)
                 objective.backward()
                 (value_loss + critic_auxiliary_loss).backward()
+                policy_norm = clip_gradients(state.policy_optimizer.params, config.max_grad_norm)
+                critic_norm = clip_gradients(state.critic_optimizer.params, config.max_grad_norm)
+                step = (iteration * config.num_epochs + epoch) * config.num_minibatches + place
+                loss = float(objective.detach() + value_loss.detach())
                 updates.add(
+                    state.guard.update(step, factor, loss, policy_norm + critic_norm, *trained),
                     int(mask.sum()),
                     moved
                     | {
@@ -234,14 +248,14 @@ def ppo(
                         "loss/value": float(value_loss.detach()),
                         "loss/router": float(new.auxiliary_loss.detach()),
                         "loss/replay": float(replay_loss.detach()),
-                        "policy/grad_norm": clip_gradients(state.policy_optimizer.params, config.max_grad_norm),
+                        "policy/grad_norm": policy_norm,
                         "value/clip_fraction": float(masked_mean(value_clipped_BA.float(), steps)),
-                        "value/grad_norm": clip_gradients(state.critic_optimizer.params, config.max_grad_norm),
+                        "value/grad_norm": critic_norm,
                     },
                 )
-                state.policy_optimizer.step(factor)
-                state.critic_optimizer.step(factor)
-            if updates.stopped:
+                if updates.went_back:
+                    break  # the answers are those of another policy now
+            if updates.stopped or updates.went_back:
                 break
 
         # 7. Adapt the KL coefficient, and report.
@@ -250,7 +264,7 @@ def ppo(
             for name in ("k1", "k2", "k3")
         }
         used_kl_coef = state.kl_coef
-        if config.kl_target:
+        if config.kl_target and math.isfinite(kl["k1"]):
             state.kl_coef = adapted_kl_coef(state.kl_coef, kl["k1"], config.kl_target, len(rollout), config.kl_horizon)
         state.iteration += 1
         penalty_B = -used_kl_coef * kl_BA.sum(1)
@@ -292,7 +306,7 @@ def ppo(
 def judged_scores(scores_B: Tensor, rollout: Rollout, config: PPOConfig, seen: np.ndarray) -> tuple[Tensor, np.ndarray]:
     """What a policy is paid for each answer [B], in the order that `PPOConfig` states, and the moments of all scores so
     far (Chan et al. 1983: number, mean, sum of squared deviations)."""
-    if config.score_scaling:
+    if config.score_scaling and bool(scores_B.isfinite().all()):
         new = scores_B.double().numpy()
         n, gap = seen[0] + len(new), new.mean() - seen[1]
         squares = seen[2] + ((new - new.mean()) ** 2).sum() + gap**2 * seen[0] * len(new) / n
@@ -332,7 +346,9 @@ class _Updates:
     first: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
     count: int = 0
+    skipped: int = 0
     stopped: bool = False
+    went_back: bool = False
 
     def begin(self, log_ratio: Tensor, moved: Mapping[str, float]) -> None:
         if not self.first:
@@ -341,14 +357,25 @@ class _Updates:
                 "check/first_clip_fraction": moved["policy/clip_fraction"],
             }
 
-    def add(self, tokens: int, metrics: Mapping[str, float]) -> None:
+    def add(self, update: Update, tokens: int, metrics: Mapping[str, float]) -> None:
+        self.went_back = update.restored_step is not None
+        if not update.done:
+            self.skipped += 1
+            return
         for name, value in metrics.items():
             self.totals[name] = self.totals.get(name, 0.0) + tokens * value
         self.tokens, self.count = self.tokens + tokens, self.count + 1
 
     def metrics(self) -> dict[str, float]:
         means = {name: total / self.tokens for name, total in self.totals.items()}
-        return {**means, **self.first, "policy/num_updates": self.count, "policy/stopped_early": float(self.stopped)}
+        return {
+            **means,
+            **self.first,
+            "policy/num_updates": self.count,
+            "policy/skipped_updates": self.skipped,
+            "policy/rolled_back": float(self.went_back),
+            "policy/stopped_early": float(self.stopped),
+        }
 
 
 def _spread(x_B: Tensor) -> dict[str, float]:

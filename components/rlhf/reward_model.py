@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from components.rlhf.config import Combine, RewardModelConfig
 from components.rlhf.pairs import TokenPair
 from components.rlhf.rollouts import pad_right, seeded
 from components.statistics import Interval, wilson
+from components.training.guard import Guard
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
 from components.training.state import load_state_tensors, state_tensors
@@ -135,6 +136,7 @@ class RewardState:
     optimizer: Optimizer
     step: int
     config: RewardModelConfig
+    guard: Guard = field(default_factory=Guard)
 
     @classmethod
     def start(cls, policy: Transformer, config: RewardModelConfig, seed: int) -> RewardState:
@@ -143,11 +145,11 @@ class RewardState:
             RewardModel.from_policy(policy, seed + member, config.num_heads).requires_grad_(True)
             for member in range(config.num_members)
         ]
-        return cls(members, Optimizer(members[0], config.optimizer), 0, config)
+        return cls(members, Optimizer(members[0], config.optimizer), 0, config, Guard(config.non_finite))
 
     def tensors(self, num_pairs: int) -> dict[str, Tensor]:
         """The state as tensors, by name."""
-        named = {"step": torch.tensor(self.step)}
+        named = {"step": torch.tensor(self.step), **self.guard.tensors()}
         at_work = self.at_work(num_pairs)
         for index, member in enumerate(self.members):
             tensors = state_tensors(member, self.optimizer) if index == at_work else member.state_dict()
@@ -157,6 +159,7 @@ class RewardState:
     def load_tensors(self, tensors: Mapping[str, Tensor], num_pairs: int) -> None:
         """The inverse of `tensors`."""
         self.step = int(tensors["step"])
+        self.guard.load_tensors(tensors)
         at_work = self.at_work(num_pairs)
         self.optimizer = Optimizer(self.members[at_work], self.config.optimizer)
         for index, member in enumerate(self.members):
@@ -190,6 +193,7 @@ def train_reward_model(state: RewardState, pairs: Sequence[TokenPair], seed: int
         model = state.members[member].train()
         if step == 0:
             state.optimizer = Optimizer(model, config.optimizer)
+            state.guard.begin_another()
         epoch, within = divmod(step, per_epoch)
         order = seeded(seed + member, 0x3E3A, epoch).permutation(len(pairs))
         rows = order[within * config.batch_pairs : (within + 1) * config.batch_pairs]
@@ -201,13 +205,13 @@ def train_reward_model(state: RewardState, pairs: Sequence[TokenPair], seed: int
         scores_BM, auxiliary_loss = model.head_scores(tokens_BT, lengths_B)
         chosen_BM, rejected_BM = scores_BM.chunk(2)
 
-        # 3. Loss and step.
+        # 3. Loss, and a step where it is finite.
         margin_B1 = config.margin_coef * torch.tensor([[p.margin] for p in batch])
         loss = pairwise_loss(chosen_BM, rejected_BM, margin_B1, config.centering_coef, weights_BM)
         (loss + auxiliary_loss).backward()
         grad_norm = clip_gradients(state.optimizer.params, config.max_grad_norm)
-        factor = lr_factor(config.schedule, step, per_member)
-        state.optimizer.step(factor)
+        factor = lr_factor(config.schedule, step, per_member) * state.guard.rate
+        update = state.guard.update(state.step, factor, float(loss.detach()), grad_norm, (model, state.optimizer))
         state.step += 1
         model.eval()
         chosen_B, rejected_B, scores_B = (x.detach().mean(1) for x in (chosen_BM, rejected_BM, scores_BM))
@@ -222,6 +226,8 @@ def train_reward_model(state: RewardState, pairs: Sequence[TokenPair], seed: int
             "reward_model/grad_norm": grad_norm,
             "reward_model/lr_factor": factor,
             "reward_model/member": member,
+            "reward_model/skipped_updates": float(not update.done),
+            "reward_model/rolled_back": float(update.restored_step is not None),
             "tokens": int(lengths_B.sum()),
             "seconds": time.perf_counter() - began,
         }

@@ -8,6 +8,7 @@ never by the clock: a run that was killed and resumed goes back to the same weig
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,9 +19,19 @@ from components.training.config import NonFiniteConfig
 from components.training.optimizers import Optimizer
 from components.training.state import load_state_tensors, state_tensors
 
+Trained = tuple[nn.Module, Optimizer]
+
 
 class TrainingDiverged(FloatingPointError):
     """Loss or gradient stayed non-finite after every rollback that the settings allow."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """Whether it was done, not skipped; and where the guard went back, how many steps the restored weights had done."""
+
+    done: bool
+    restored_step: int | None = None
 
 
 @dataclass
@@ -36,21 +47,38 @@ class Guard:
     snapshot_step: int = -1
     snapshot: dict[str, Tensor] = field(default_factory=dict)
 
-    def passed(self, step: int, model: nn.Module, optimizer: Optimizer) -> None:
-        """Loss and gradient of 0-based `step` are finite and its update is still to come: the weights are good."""
+    def update(self, step: int, factor: float, loss: float, grad_norm: float, *trained: Trained) -> Update:
+        """The update of 0-based `step` from the gradients at hand, rates multiplied by `factor`; or none, where loss or
+        gradient is not finite. Models that learn together pass, are skipped and go back together.
+
+        Raises TrainingDiverged when the rollbacks are used up.
+        """
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            self._keep(step, trained)
+            for _, optimizer in trained:
+                optimizer.step(factor)
+            return Update(done=True)
+        for _, optimizer in trained:
+            optimizer.zero_grad()
+        return Update(done=False, restored_step=self._failed(step, loss, trained))
+
+    def begin_another(self) -> None:
+        """Go on with another model: the counts and the rate stay, the snapshot was of the one before."""
+        self.in_a_row, self.snapshot_step, self.snapshot = 0, -1, {}
+
+    def _keep(self, step: int, trained: tuple[Trained, ...]) -> None:
+        """The weights are good, and their update is still to come."""
         self.in_a_row = 0
         every = self.config.snapshot_every
         if self.config.max_rollbacks and (self.snapshot_step < 0 or step // every != self.snapshot_step // every):
             self.snapshot = {
-                name: value.detach().to("cpu", copy=True) for name, value in state_tensors(model, optimizer).items()
+                f"{index}.{name}": value.detach().to("cpu", copy=True)
+                for index, (model, optimizer) in enumerate(trained)
+                for name, value in state_tensors(model, optimizer).items()
             }
             self.snapshot_step = step
 
-    def failed(self, step: int, model: nn.Module, optimizer: Optimizer, loss: float) -> int | None:
-        """The step was skipped. Returns the number of steps that the restored weights had done, if it went back.
-
-        Raises TrainingDiverged when the rollbacks are used up.
-        """
+    def _failed(self, step: int, loss: float, trained: tuple[Trained, ...]) -> int | None:
         self.skipped += 1
         self.in_a_row += 1
         if self.in_a_row < self.config.max_in_a_row:
@@ -63,7 +91,10 @@ class Guard:
                 "or look at the data of these steps"
             )
         if self.snapshot:  # else no step was ever good, and these are the weights of the start
-            load_state_tensors(model, optimizer, self.snapshot)
+            for index, (model, optimizer) in enumerate(trained):
+                head = f"{index}."
+                own = {k.removeprefix(head): x for k, x in self.snapshot.items() if k.startswith(head)}
+                load_state_tensors(model, optimizer, own)
         self.rollbacks += 1
         self.in_a_row = 0
         self.rate *= self.config.rate_factor

@@ -5,7 +5,6 @@ Shape suffixes: B rows, T positions, V vocabulary.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -114,13 +113,7 @@ def train(
             total += float(cross_entropy.detach())
         grad_norm = clip_gradients(optimizer.params, config.max_grad_norm)
         factor = lr_factor(config.schedule, step, config.num_steps) * guard.rate
-        restored: int | None = None
-        if finite := math.isfinite(grad_norm) and math.isfinite(total):
-            guard.passed(step, model, optimizer)
-            optimizer.step(factor)
-        else:
-            optimizer.zero_grad()
-            restored = guard.failed(step, model, optimizer, total / loss_weight)
+        update = guard.update(step, factor, total / loss_weight, grad_norm, (model, optimizer))
         yield {
             "step": step + 1,
             "loss": total / loss_weight,
@@ -128,10 +121,10 @@ def train(
             "lr_factor": factor,
             "tokens": whole.tokens_BT.numel(),
             "seconds": time.perf_counter() - began,
-            "skipped": float(not finite),
+            "skipped": float(not update.done),
             "skipped_steps": guard.skipped,
             "rate_factor": guard.rate,
-        } | ({} if restored is None else {"restored_step": float(restored)})
+        } | ({} if update.restored_step is None else {"restored_step": float(update.restored_step)})
 
 
 def micro_batches(batch: LMBatch, count: int) -> Iterator[LMBatch]:

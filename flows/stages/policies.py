@@ -193,6 +193,7 @@ def ppo(
         "best_step": peak.step,
         "stopped": alarm is not None and stopping,
         "law": law,
+        **state.guard.facts(),
     }
 
 
@@ -335,6 +336,7 @@ def dpo(
         "beta": config.beta,
         "num_pairs": len(pairs),
         "reward_accuracy": last.get("rewards/accuracy"),
+        **state.guard.facts(),
         **bench.judge(state.policy, judging, seed + 1),
     }
 

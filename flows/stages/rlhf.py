@@ -67,7 +67,7 @@ def train_reward_model(
         rm.calibrate(member, [tokens for pair in training for tokens in (pair.chosen, pair.rejected)])
     ensemble = rm.Ensemble(tuple(state.members))
     rm.save_reward_model(work.out, ensemble)
-    return {"num_pairs": len(training), **_worth(work, ensemble, judged, training, held_out)}
+    return {"num_pairs": len(training), **state.guard.facts(), **_worth(work, ensemble, judged, training, held_out)}
 
 
 def _worth(
@@ -268,4 +268,5 @@ def grpo(
         "after_low": after.low,
         "after_high": after.high,
         "n": after.n,
+        **state.guard.facts(),
     }
