@@ -74,6 +74,19 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     )
     reasoning.search_puzzles.submit(run, config=cfg.puzzles, model=solver, tokenizer=tokenizer)
 
+    for share in cfg.forgetting.compare_replay:
+        training.finetune.submit(
+            run,
+            label=f"finetune[replay={share:g}]",
+            config=replace(cfg.finetune, replay=share),
+            weights=cfg.data.weights_by_source,
+            seed=seed,
+            base=base,
+            conversations=conversations,
+            shards=shards,
+            tokenizer=tokenizer,
+        )
+
     checkpoints, before = forgetting.trained_checkpoints(run)
     forgetting.measure_forgetting.submit(
         run,

@@ -204,6 +204,7 @@ def finetune(
         "num_params": count_params(network.cfg).total,
         "num_adapters": len(adapted),
         "num_steps": steps_done,
+        "replay": config.replay,
         "num_tokens": steps_done * config.batch_size * config.context_length,
         "loss": loss,
         "num_valid_targets": count,
