@@ -75,17 +75,29 @@ void lifespan_sizes(int32_t *sizes) {
   sizes[2] = sizeof(Model);
 }
 
-/* w[outputs][inputs] into panels; the last one is filled up with zeros. */
-void lifespan_pack(const float *w, int64_t outputs, int64_t inputs, float *packed) {
-  for (int64_t first = 0; first < outputs; first += PANEL)
+/* w[outputs][inputs] into panels; the last one is filled up with zeros. `gated`: w is [gate | up], and a panel holds
+ * LANES outputs of the one and the same LANES of the other, so that `tile` has both at hand. */
+void lifespan_pack(const float *w, int64_t outputs, int64_t inputs, int32_t gated, float *packed) {
+  const int64_t width = gated ? LANES : PANEL, end = gated ? outputs / 2 : outputs;
+  const float *from[PANEL];
+  for (int64_t first = 0; first < end; first += width) {
+    for (int o = 0; o < PANEL; o++) {
+      const int64_t at = first + o % width;
+      from[o] = at < end ? w + (o < width ? at : end + at) * inputs : 0;
+    }
     for (int64_t i = 0; i < inputs; i++)
-      for (int64_t o = first; o < first + PANEL; o++) *packed++ = o < outputs ? w[o * inputs + i] : 0.0f;
+      for (int o = 0; o < PANEL; o++) *packed++ = from[o] ? from[o][i] : 0.0f;
+  }
 }
 
-/* y[rows][panels * PANEL] (+)= x[rows][k] times `panels` panels, accumulators in registers. */
-INLINE void tile(const int rows, const int panels, const float *x, const float *w, float *y, int k, int ldx, int ldy,
-                 const int add, int width) {
+/* What becomes of a product: it is written, added to what is there, or its gate and up halves become silu(gate) * up. */
+enum { ASSIGN, ADD, GATE };
+
+/* x[rows][k] times `panels` panels, accumulators in registers, to y[rows][width]. */
+INLINE void tile(const int rows, const int panels, const int kind, const float *x, const float *w, float *y, int k,
+                 int ldx, int ldy, int width) {
   vec acc[6][12];
+  const int parts = kind == GATE ? panels : 2 * panels; /* vectors of a row of y */
 #pragma GCC unroll 6
   for (int r = 0; r < rows; r++)
 #pragma GCC unroll 12
@@ -104,66 +116,105 @@ INLINE void tile(const int rows, const int panels, const float *x, const float *
 #pragma GCC unroll 6
   for (int r = 0; r < rows; r++) {
     float edge[12 * LANES], *to = y + (int64_t)r * ldy;
-    if (width == panels * PANEL) {
+    if (kind == GATE)
 #pragma GCC unroll 12
-      for (int p = 0; p < 2 * panels; p++) {
-        if (add) acc[r][p] += load(to + p * LANES);
+      for (int p = 0; p < panels; p++)
+        acc[r][p] = acc[r][2 * p] / (splat(1.0f) + exponential(-acc[r][2 * p])) * acc[r][2 * p + 1];
+    if (width == parts * LANES) {
+#pragma GCC unroll 12
+      for (int p = 0; p < parts; p++) {
+        if (kind == ADD) acc[r][p] += load(to + p * LANES);
         store(to + p * LANES, acc[r][p]);
       }
     } else {
 #pragma GCC unroll 12
-      for (int p = 0; p < 2 * panels; p++) store(edge + p * LANES, acc[r][p]);
-      for (int o = 0; o < width; o++) to[o] = add ? to[o] + edge[o] : edge[o];
+      for (int p = 0; p < parts; p++) store(edge + p * LANES, acc[r][p]);
+      for (int o = 0; o < width; o++) to[o] = kind == ADD ? to[o] + edge[o] : edge[o];
     }
   }
 }
 
-INLINE void row_block(const int rows, const int panels, const float *x, const float *w, float *y, int k, int m,
-                      int ldx, int ldy, const int add) {
-  int step = panels * PANEL, first = 0;
+/* y[rows][m] = x[rows][k] w for a few rows: as many panels at once as keep the multipliers busy. */
+INLINE void few(const int rows, const int panels, const int kind, const float *x, const float *w, float *y, int k,
+                int m, int ldx, int ldy) {
+  const int one = kind == GATE ? LANES : PANEL, step = panels * one;
+  int first = 0;
   for (; first + step <= m; first += step)
-    tile(rows, panels, x, w + (int64_t)first * k, y + first, k, ldx, ldy, add, step);
-  for (; first < m; first += PANEL)
-    tile(rows, 1, x, w + (int64_t)first * k, y + first, k, ldx, ldy, add, m - first < PANEL ? m - first : PANEL);
+    tile(rows, panels, kind, x, w + (int64_t)first / one * PANEL * k, y + first, k, ldx, ldy, step);
+  for (; first < m; first += one)
+    tile(rows, 1, kind, x, w + (int64_t)first / one * PANEL * k, y + first, k, ldx, ldy, m - first < one ? m - first : one);
 }
 
-/* y[n][m] (+)= x[n][k] w. A sum runs over k in order, whichever tile computes it. */
-INLINE void product(const float *x, const float *w, float *y, int n, int k, int m, int ldx, int ldy, const int add) {
-  int whole = n / 6 * 6;
-  for (int first = 0; whole && first < m; first += PANEL)
-    for (int r = 0; r < whole; r += 6)
-      tile(6, 1, x + (int64_t)r * ldx, w + (int64_t)first * k, y + (int64_t)r * ldy + first, k, ldx, ldy, add,
-           m - first < PANEL ? m - first : PANEL);
-  x += (int64_t)whole * ldx;
-  y += (int64_t)whole * ldy;
-  switch (n - whole) {
-    case 1: row_block(1, 6, x, w, y, k, m, ldx, ldy, add); break;
-    case 2: row_block(2, 3, x, w, y, k, m, ldx, ldy, add); break;
-    case 3: row_block(3, 2, x, w, y, k, m, ldx, ldy, add); break;
-    case 4: row_block(4, 1, x, w, y, k, m, ldx, ldy, add); break;
-    case 5: row_block(5, 1, x, w, y, k, m, ldx, ldy, add); break;
+/* y[n][m] from x[n][k] w. A sum runs over k in order, whichever tile computes it. A panel is used for all rows while it
+ * lies in the nearest cache. */
+INLINE void product(const int kind, const float *x, const float *w, float *y, int n, int k, int m, int ldx, int ldy) {
+  const int one = kind == GATE ? LANES : PANEL;
+  switch (n) {
+    case 0: return;
+    case 1: few(1, 6, kind, x, w, y, k, m, ldx, ldy); return;
+    case 2: few(2, 3, kind, x, w, y, k, m, ldx, ldy); return;
+    case 3: few(3, 2, kind, x, w, y, k, m, ldx, ldy); return;
+  }
+  for (int first = 0; first < m; first += one, w += (int64_t)PANEL * k) {
+    const int width = m - first < one ? m - first : one;
+    const float *from = x;
+    float *to = y + first;
+    int left = n;
+    for (; left >= 6; left -= 6, from += 6 * (int64_t)ldx, to += 6 * (int64_t)ldy)
+      tile(6, 1, kind, from, w, to, k, ldx, ldy, width);
+    switch (left) {
+      case 1: tile(1, 1, kind, from, w, to, k, ldx, ldy, width); break;
+      case 2: tile(2, 1, kind, from, w, to, k, ldx, ldy, width); break;
+      case 3: tile(3, 1, kind, from, w, to, k, ldx, ldy, width); break;
+      case 4: tile(4, 1, kind, from, w, to, k, ldx, ldy, width); break;
+      case 5: tile(5, 1, kind, from, w, to, k, ldx, ldy, width); break;
+    }
   }
 }
 static void assign(const float *x, const float *w, float *y, int n, int k, int m, int ldx, int ldy) {
-  product(x, w, y, n, k, m, ldx, ldy, 0);
+  product(ASSIGN, x, w, y, n, k, m, ldx, ldy);
 }
 static void accumulate(const float *x, const float *w, float *y, int n, int k, int m, int ldx, int ldy) {
-  product(x, w, y, n, k, m, ldx, ldy, 1);
+  product(ADD, x, w, y, n, k, m, ldx, ldy);
+}
+static void gated(const float *x, const float *w, float *y, int n, int k, int m, int ldx, int ldy) {
+  product(GATE, x, w, y, n, k, m, ldx, ldy);
+}
+
+/* 1 / sqrt(mean square + eps) */
+INLINE float inverse_rms(const float *x, int width, float eps) {
+  vec sums[4] = {};
+  float sum = 0.0f;
+  int i = 0;
+  for (; i + 4 * LANES <= width; i += 4 * LANES)
+#pragma GCC unroll 4
+    for (int p = 0; p < 4; p++) sums[p] += load(x + i + p * LANES) * load(x + i + p * LANES);
+  for (; i + LANES <= width; i += LANES) sums[0] += load(x + i) * load(x + i);
+  for (; i < width; i++) sum += x[i] * x[i];
+  sums[0] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  for (int l = 0; l < LANES; l++) sum += sums[0][l];
+  return 1.0f / sqrtf(sum / width + eps);
 }
 
 static void rms_norm(const float *x, const float *weight, float *y, int width, float eps) {
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-  for (int i = 0; i < width; i++) sum += x[i] * x[i];
-  float scale = 1.0f / sqrtf(sum / width + eps);
-#pragma omp simd
-  for (int i = 0; i < width; i++) y[i] = x[i] * scale * weight[i];
+  const float scale = inverse_rms(x, width, eps);
+  int i = 0;
+  for (; i + LANES <= width; i += LANES) store(y + i, load(x + i) * splat(scale) * load(weight + i));
+  for (; i < width; i++) y[i] = x[i] * scale * weight[i];
 }
 
-static void rotate(float *x, const float *cos, const float *sin, int half) {
-#pragma omp simd
-  for (int i = 0; i < half; i++) {
-    float a = x[i], b = x[i + half];
+/* A head of a query or key: its norm where there is one (`weight`), the rotation, and a factor. */
+INLINE void turn(float *x, const float *weight, const float *cos, const float *sin, int c, float eps, float factor) {
+  const int half = c / 2;
+  int i = 0;
+  if (weight) rms_norm(x, weight, x, c, eps);
+  for (; i + LANES <= half; i += LANES) {
+    vec a = load(x + i) * splat(factor), b = load(x + i + half) * splat(factor), u = load(cos + i), v = load(sin + i);
+    store(x + i, a * u - b * v);
+    store(x + i + half, b * u + a * v);
+  }
+  for (; i < half; i++) {
+    const float a = x[i] * factor, b = x[i + half] * factor;
     x[i] = a * cos[i] - b * sin[i];
     x[i + half] = b * cos[i] + a * sin[i];
   }
@@ -254,29 +305,16 @@ static void attend(const float *q, const float *keys, const float *values, float
   for (int i = 0; i < c; i++) y[i] *= scale;
 }
 
-/* hidden[i] = silu(gate) * up, where a row of both is [gate | up]. */
-static void gated(const float *both, float *hidden, int f) {
-  int i = 0;
-  for (; i + LANES <= f; i += LANES) {
-    vec gate = load(both + i);
-    store(hidden + i, gate / (splat(1.0f) + exponential(-gate)) * load(both + f + i));
-  }
-  for (; i < f; i++) hidden[i] = both[i] / (1.0f + expf(-both[i])) * both[f + i];
-}
-
 /* Widths of a row's two buffers: what is read by the next product, and what it writes. */
-static int64_t normed_width(const Model *m) {
-  int64_t most = m->d > m->heads * m->c ? m->d : m->heads * m->c;
-  return most > m->ff ? most : m->ff;
-}
+static int64_t normed_width(const Model *m) { return m->d > m->heads * m->c ? m->d : m->heads * m->c; }
 static int64_t work_width(const Model *m) {
-  int64_t qkv = (int64_t)(m->heads + 2 * m->kv_heads) * m->c, both = 2 * (int64_t)m->ff;
-  return qkv > both ? qkv : both;
+  const int64_t qkv = (int64_t)(m->heads + 2 * m->kv_heads) * m->c;
+  return qkv > m->ff ? qkv : m->ff;
 }
 
 /* Floats of workspace that a pass needs. */
 int64_t lifespan_workspace(const Model *m) {
-  return CHUNK * (m->d + normed_width(m) + work_width(m)) + m->capacity + BLOCK;
+  return CHUNK * (m->d + normed_width(m) + work_width(m)) + m->capacity + BLOCK + (CHUNK + 1) * (int64_t)m->vocab;
 }
 
 /* Where the keys and values of a layer, slot and head begin. */
@@ -286,17 +324,13 @@ INLINE int64_t begin(const Model *m, int64_t layer, int slot, int head) {
 
 /* Norms, rotation and scale of a row's queries and keys; keys and values go to their places in the cache. */
 static void place(const Model *m, int layer, float *row, int slot, int position) {
-  const int c = m->c, h = m->heads, k = m->kv_heads, half = c / 2;
-  const float *cos = m->cos + (int64_t)position * half, *sin = m->sin + (int64_t)position * half;
+  const int c = m->c, h = m->heads, k = m->kv_heads;
+  const float *cos = m->cos + (int64_t)position * (c / 2), *sin = m->sin + (int64_t)position * (c / 2);
   const float scale = 1.0f / sqrtf((float)c);
   if (m->qkv_bias[layer])
     for (int i = 0; i < (h + 2 * k) * c; i++) row[i] += m->qkv_bias[layer][i];
-  for (int head = 0; head < h + k; head++) {
-    const float *norm = head < h ? m->q_norm[layer] : m->k_norm[layer];
-    if (norm) rms_norm(row + head * c, norm, row + head * c, c, m->eps);
-    rotate(row + head * c, cos, sin, half);
-  }
-  for (int i = 0; i < h * c; i++) row[i] *= scale;
+  for (int head = 0; head < h; head++) turn(row + head * c, m->q_norm[layer], cos, sin, c, m->eps, scale);
+  for (int head = h; head < h + k; head++) turn(row + head * c, m->k_norm[layer], cos, sin, c, m->eps, 1.0f);
   for (int head = 0; head < k; head++) {
     const int64_t start = begin(m, layer, slot, head);
     float *key = m->keys + start + (int64_t)(position / BLOCK) * BLOCK * c + position % BLOCK;
@@ -305,75 +339,154 @@ static void place(const Model *m, int layer, float *row, int slot, int position)
   }
 }
 
-/* Pass `n` rows through the model: row r is tokens[r] at positions[r] of slots[r]; rows of one slot come in the order of
- * their positions. Keys and values are written to the cache; the logits of the `wanted` rows (ascending) go to
- * logits[][vocab]. A few rows at a time, so that they stay in the processor's nearest caches. */
-void lifespan_forward(const Model *m, int32_t n, const int32_t *tokens, const int32_t *slots, const int32_t *positions,
-                      int32_t wanted, const int32_t *rows, float *logits, float *workspace) {
+/* Up to CHUNK rows through all layers, so few that they stay in the processor's own caches. The logits of the `wanted`
+ * rows go to logits[][vocab]; of the others the last layer computes keys and values alone. */
+static void chunk(const Model *m, int n, const int32_t *tokens, const int32_t *slots, const int32_t *positions,
+                  int wanted, const int32_t *rows, int offset, float *logits, float *x) {
   const int d = m->d, c = m->c, h = m->heads, k = m->kv_heads, f = m->ff, wide = (int)work_width(m);
-  float *x = workspace, *normed = x + CHUNK * d, *work = normed + CHUNK * normed_width(m);
-  float *scores = work + (int64_t)CHUNK * wide;
-
-  for (int first = 0, done = 0; first < n; first += CHUNK) {
-    const int count = n - first < CHUNK ? n - first : CHUNK;
-    for (int r = 0; r < count; r++) memcpy(x + r * d, m->embedding + (int64_t)tokens[first + r] * d, d * sizeof(float));
-    for (int layer = 0; layer < m->layers; layer++) {
-      for (int r = 0; r < count; r++) rms_norm(x + r * d, m->attention_norm[layer], normed + r * d, d, m->eps);
-      assign(normed, m->qkv[layer], work, count, d, (h + 2 * k) * c, d, wide);
-      for (int r = 0; r < count; r++) place(m, layer, work + r * wide, slots[first + r], positions[first + r]);
-      for (int r = 0; r < count; r++) {
-        const int to = positions[first + r] + 1, from = m->window && to > m->window ? to - m->window : 0;
-        for (int head = 0; head < h; head++) {
-          /* The next head's keys lie behind these, or the next row's wherever its slot is. */
-          const int next = r + 1 < count && head + 1 == h;
-          const int64_t start = begin(m, layer, slots[first + r], head / (h / k));
-          const int64_t then = begin(m, layer, slots[first + r + next], next ? 0 : (head + 1 == h ? head : head + 1) / (h / k));
-          attend(work + r * wide + head * c, m->keys + start, m->values + start, scores, normed + (r * h + head) * c,
-                 from, to, c, m->attention_cap, (then - start) * (int64_t)sizeof(float));
-        }
+  float *normed = x + CHUNK * d, *work = normed + CHUNK * normed_width(m), *scores = work + (int64_t)CHUNK * wide;
+  int count = n;
+  for (int r = 0; r < n; r++) memcpy(x + r * d, m->embedding + (int64_t)tokens[r] * d, d * sizeof(float));
+  for (int layer = 0; layer < m->layers; layer++) {
+    const int last = layer + 1 == m->layers;
+    for (int r = 0; r < n; r++) rms_norm(x + r * d, m->attention_norm[layer], normed + r * d, d, m->eps);
+    assign(normed, m->qkv[layer], work, n, d, (h + 2 * k) * c, d, wide);
+    count = 0;
+    for (int r = 0; r < n; r++) {
+      const int to = positions[r] + 1, from = m->window && to > m->window ? to - m->window : 0;
+      const int64_t ahead = r + 1 < n ? begin(m, layer, slots[r + 1], 0) - begin(m, layer, slots[r], 0) : 0;
+      place(m, layer, work + r * wide, slots[r], positions[r]);
+      if (last && (count == wanted || rows[count] - offset != r)) continue;
+      for (int head = 0; head < h; head++) {
+        const int64_t start = begin(m, layer, slots[r], head / (h / k));
+        attend(work + r * wide + head * c, m->keys + start, m->values + start, scores, normed + (count * h + head) * c,
+               from, to, c, m->attention_cap, ahead * (int64_t)sizeof(float));
       }
-      accumulate(normed, m->out[layer], x, count, h * c, d, h * c, d);
-      for (int r = 0; r < count; r++) rms_norm(x + r * d, m->mlp_norm[layer], normed + r * d, d, m->eps);
-      assign(normed, m->gate_up[layer], work, count, d, 2 * f, d, wide);
-      for (int r = 0; r < count; r++) gated(work + r * wide, normed + r * f, f);
-      accumulate(normed, m->down[layer], x, count, f, d, f, d);
+      if (count != r) memcpy(x + count * d, x + r * d, d * sizeof(float));
+      count++;
     }
-    int ready = 0;
-    for (; done + ready < wanted && rows[done + ready] < first + count; ready++)
-      rms_norm(x + (rows[done + ready] - first) * d, m->last_norm, normed + ready * d, d, m->eps);
-    assign(normed, m->unembedding, logits + (int64_t)done * m->vocab, ready, d, m->vocab, d, m->vocab);
-    done += ready;
+    accumulate(normed, m->out[layer], x, count, h * c, d, h * c, d);
+    for (int r = 0; r < count; r++) rms_norm(x + r * d, m->mlp_norm[layer], normed + r * d, d, m->eps);
+    gated(normed, m->gate_up[layer], work, count, d, f, d, wide);
+    accumulate(work, m->down[layer], x, count, f, d, wide, d);
   }
+  for (int r = 0; r < count; r++) rms_norm(x + r * d, m->last_norm, normed + r * d, d, m->eps);
+  assign(normed, m->unembedding, logits, count, d, m->vocab, d, m->vocab);
   if (m->logit_cap > 0)
-    for (int64_t i = 0; i < (int64_t)wanted * m->vocab; i++) logits[i] = m->logit_cap * tanhf(logits[i] / m->logit_cap);
+    for (int64_t i = 0; i < (int64_t)count * m->vocab; i++) logits[i] = m->logit_cap * tanhf(logits[i] / m->logit_cap);
 }
 
-/* A token for each row of logits and its log-probability: the most probable one at temperature 0 (log-probabilities at
- * 1), else the first whose cumulative probability at that temperature passes uniform[r]. `work` has room for a row. */
+/* Pass `n` rows through the model: row r is tokens[r] at positions[r] of slots[r]; rows of one slot come in the order of
+ * their positions. Keys and values are written to the cache; the logits of the `wanted` rows (ascending) go to
+ * logits[][vocab]. */
+void lifespan_forward(const Model *m, int32_t n, const int32_t *tokens, const int32_t *slots, const int32_t *positions,
+                      int32_t wanted, const int32_t *rows, float *logits, float *workspace) {
+  for (int first = 0, done = 0; first < n; first += CHUNK) {
+    const int count = n - first < CHUNK ? n - first : CHUNK;
+    int ready = 0;
+    while (done + ready < wanted && rows[done + ready] < first + count) ready++;
+    chunk(m, count, tokens + first, slots + first, positions + first, ready, rows + done, first,
+          logits + (int64_t)done * m->vocab, workspace);
+    done += ready;
+  }
+}
+
+/* The token of a row of logits, and its log-probability: the most probable one at temperature 0 (log-probabilities at
+ * 1), else the first whose cumulative probability at that temperature passes `uniform`. `work` has room for a row. */
+static int choose(const float *row, int vocab, float temperature, double uniform, float *work, float *log_prob) {
+  const float inverse = temperature > 0 ? 1.0f / temperature : 1.0f;
+  float highest = row[0];
+  double total = 0.0, passed = 0.0;
+  int token = 0, i = 0;
+#pragma omp simd reduction(max : highest)
+  for (int t = 0; t < vocab; t++) highest = row[t] > highest ? row[t] : highest;
+  for (; i + LANES <= vocab; i += LANES) store(work + i, exponential((load(row + i) - splat(highest)) * splat(inverse)));
+  for (; i < vocab; i++) work[i] = expf((row[i] - highest) * inverse);
+#pragma omp simd reduction(+ : total)
+  for (int t = 0; t < vocab; t++) total += work[t];
+  if (temperature > 0) {
+    const double threshold = uniform * total;
+    for (int t = 0; t < vocab && passed <= threshold; t++) {
+      passed += work[t];
+      token = work[t] > 0.0f ? t : token;
+    }
+  } else
+    while (token + 1 < vocab && row[token] < highest) token++;
+  *log_prob = (float)((double)(row[token] - highest) * inverse - log(total));
+  return token;
+}
+
+/* `choose` for each of `n` rows. */
 void lifespan_choose(const float *logits, int32_t n, int32_t vocab, float temperature, const double *uniform,
                      int32_t *tokens, float *log_probs, float *work) {
-  const float inverse = temperature > 0 ? 1.0f / temperature : 1.0f;
-  for (int r = 0; r < n; r++) {
-    const float *row = logits + (int64_t)r * vocab;
-    float highest = row[0];
-    double total = 0.0, passed = 0.0;
-    int token = 0, i = 0;
-#pragma omp simd reduction(max : highest)
-    for (int t = 0; t < vocab; t++) highest = row[t] > highest ? row[t] : highest;
-    for (; i + LANES <= vocab; i += LANES) store(work + i, exponential((load(row + i) - splat(highest)) * splat(inverse)));
-    for (; i < vocab; i++) work[i] = expf((row[i] - highest) * inverse);
-#pragma omp simd reduction(+ : total)
-    for (int t = 0; t < vocab; t++) total += work[t];
-    if (temperature > 0) {
-      const double threshold = uniform[r] * total;
-      for (int t = 0; t < vocab && passed <= threshold; t++) {
-        passed += work[t];
-        token = work[t] > 0.0f ? t : token;
-      }
-    } else
-      while (token + 1 < vocab && row[token] < highest) token++;
-    tokens[r] = token;
-    log_probs[r] = (float)((double)(row[token] - highest) * inverse - log(total));
+  for (int r = 0; r < n; r++)
+    tokens[r] = choose(logits + (int64_t)r * vocab, vocab, temperature, uniform[r], work, log_probs + r);
+}
+
+static uint64_t finalized(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
+}
+
+/* `sampling.uniforms` of one token. */
+static double uniform_of(uint64_t seed, uint64_t stream, uint64_t step) {
+  const uint64_t state = finalized(seed * 0xD1342543DE82EF95u + stream * 0x9E3779B97F4A7C15u);
+  return (double)(finalized(state + step * 0xBF58476D1CE4E5B9u) >> 11) * 0x1p-53;
+}
+
+/* Sequences by slot, as an engine keeps them: tokens and log_probs [slots][stride], of which `known` are there and
+ * `done` have keys and values. All are drawn in one way. */
+typedef struct {
+  int32_t stride, num_stops;
+  float temperature;
+  int32_t *tokens, *known, *done;
+  float *log_probs;
+  const int32_t *prompt, *limit, *stops;
+  const uint64_t *seeds, *streams;
+} Crowd;
+
+/* Take the logits of a slot's last token: its next token. Whether that ended it. */
+static int gain(const Model *m, const Crowd *g, int slot, const float *logits, float *draw) {
+  const int known = g->known[slot]++;
+  const double uniform =
+      g->temperature > 0 ? uniform_of(g->seeds[slot], g->streams[slot], (uint64_t)(known - g->prompt[slot])) : 0.0;
+  const int64_t at = (int64_t)slot * g->stride + known;
+  const int token = choose(logits, m->vocab, g->temperature, uniform, draw, g->log_probs + at);
+  g->tokens[at] = token;
+  g->done[slot]++;
+  int ended = known + 1 >= g->limit[slot];
+  for (int s = 0; s < g->num_stops; s++) ended |= token == g->stops[s];
+  return ended;
+}
+
+/* Let each of `n` slots gain tokens until it ends or has gained `steps`. At most `width` go on together, step after
+ * step, so that their keys and values stay in the caches; who is through makes room for the next. Threads that share
+ * `next` share the work. */
+void lifespan_advance(const Model *m, const Crowd *g, int32_t n, const int32_t *slots, int32_t *next, int32_t width,
+                      int32_t steps, float *workspace) {
+  int32_t seated[CHUNK], left[CHUNK], tokens[CHUNK], positions[CHUNK], rows[CHUNK];
+  float *draw = workspace + lifespan_workspace(m) - m->vocab, *logits = draw - CHUNK * (int64_t)m->vocab;
+  for (int count = 0;;) {
+    for (int i; count < width && (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < n; count++) {
+      seated[count] = slots[i];
+      left[count] = steps;
+    }
+    if (!count) return;
+    for (int r = 0; r < count; r++) {
+      rows[r] = r;
+      positions[r] = g->done[seated[r]];
+      tokens[r] = g->tokens[(int64_t)seated[r] * g->stride + positions[r]];
+    }
+    chunk(m, count, tokens, seated, positions, count, rows, 0, logits, workspace);
+    int kept = 0;
+    for (int r = 0; r < count; r++) {
+      const int ended = gain(m, g, seated[r], logits + (int64_t)r * m->vocab, draw);
+      seated[kept] = seated[r];
+      left[kept] = left[r] - 1;
+      kept += !ended && left[r] > 1;
+    }
+    count = kept;
   }
 }
 

@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.inference.decoders import Decoder, Rows, open_decoder
-from components.inference.native import choose_natively, library
+from components.inference.native import Crowd, NativeDecoder, choose_natively, library
 from components.inference.sampling import SamplingParams, Top, choose, most_probable, uniforms
 from components.model.transformer import Transformer
 
 PREFILL_ROWS = 512  # prompt tokens a pass takes beside the steps: bounds how long running sequences wait
+LEAP = 64  # tokens that sequences gain in one call, where all that will come has come
 MIN_SHARED = 8  # a common prefix shorter than this is computed again rather than waited for
 
 
@@ -187,18 +188,64 @@ class Engine:
         return len(self._tickets) - len(self._waiting)
 
     @torch.inference_mode()
-    def step(self) -> list[Update]:
-        """One pass: prompts go on, and every sequence whose prompt is done gains a token. Nothing to do: no updates."""
+    def step(self, most: int = 1) -> list[Update]:
+        """One pass: prompts go on, and every sequence whose prompt is done gains a token. Nothing to do: no updates.
+
+        With `most` above 1 and no prompt to read a sequence of which nothing is told before its end may gain that many.
+        """
         if self._waiting or self._steady is None:
             self._follow()
             self._admit()
         if crowd := self._steady:
+            if most > 1 and self._can_leap(crowd):
+                return self._leap(crowd, most)
             positions = self._done[crowd.slots]
             tokens = self._tokens_BT[crowd.slots, positions]
             logits_BV = self._decoder.forward(tokens, crowd.slots, positions, crowd.rows)
             self._done[crowd.slots] += 1
             return self._gain(crowd, logits_BV)
         return self._mixed_pass()
+
+    def _can_leap(self, crowd: _Crowd) -> bool:
+        """Whether these sequences can go on by themselves, in C."""
+        return (
+            isinstance(self._decoder, NativeDecoder)
+            and not len(crowd.watched)
+            and len(crowd.groups) == 1
+            and _drawn_in_c(crowd.groups[0][0])
+        )
+
+    def _leap(self, crowd: _Crowd, most: int) -> list[Update]:
+        """Up to `most` tokens of each sequence in one call."""
+        assert isinstance(self._decoder, NativeDecoder)
+        params = crowd.groups[0][0]
+        stops = np.array(params.stop_ids, np.int32)
+        arrays = {
+            "tokens": self._tokens_BT,
+            "known": self._known,
+            "done": self._done,
+            "log_probs": self._log_probs_BT,
+            "prompt": self._prompt,
+            "limit": self._limit,
+            "stops": stops,
+            "seeds": self._seeds,
+            "streams": self._streams,
+        }
+        state = Crowd(
+            self._tokens_BT.shape[1],
+            len(stops),
+            params.temperature,
+            **{name: array.ctypes.data for name, array in arrays.items()},
+        )
+        self._decoder.advance(state, crowd.slots, most)
+        known = self._known[crowd.slots]
+        stopped_B = np.isin(self._tokens_BT[crowd.slots, known - 1], stops)
+        over_B = stopped_B | (known >= crowd.limit)
+        for slot in crowd.slots[stopped_B]:
+            seat = self._seats[slot]
+            assert seat is not None
+            seat.completion.finished = True
+        return [self._end(int(slot)) for slot in crowd.slots[over_B]]
 
     def _mixed_pass(self) -> list[Update]:
         """A pass in which some prompts are read."""
@@ -443,6 +490,12 @@ class Engine:
         return Update(seat.ticket, seat.completion, True)
 
 
+def _drawn_in_c(params: SamplingParams) -> bool:
+    """Whether nothing but a temperature is asked for, which is what `decode.c` knows."""
+    cut = params.top_k or params.top_p < 1 or params.min_p or params.ban_ids
+    return not cut and not (params.raw_log_probs and params.temperature not in (0, 1))
+
+
 def _chosen(
     logits_BV: Tensor,
     params: SamplingParams,
@@ -453,10 +506,8 @@ def _chosen(
     """`choose` with the draws of these sequences at these steps; in C where nothing but a temperature is asked for."""
     greedy = params.temperature == 0
     uniform_B = torch.zeros(len(steps_B), dtype=torch.float64) if greedy else uniforms(seeds_B, streams_B, steps_B)
-    cut = params.top_k or params.top_p < 1 or params.min_p or params.ban_ids
-    raw = params.raw_log_probs and params.temperature not in (0, 1)
     plain = logits_BV.dtype == torch.float32 and logits_BV.device.type == "cpu"
-    if plain and not (cut or raw) and library() is not None:
+    if plain and _drawn_in_c(params) and library() is not None:
         return choose_natively(logits_BV, params.temperature, uniform_B.numpy())
     tokens_B, log_probs_B = choose(logits_BV, params, uniform_B)
     return tokens_B.cpu().numpy().astype(np.int32), log_probs_B.float().cpu().numpy()
@@ -503,7 +554,7 @@ def generate(
 def drain(engine: Engine) -> Iterable[Update]:
     """Step until nothing waits and nothing runs."""
     while engine.num_waiting or engine.num_running:
-        yield from engine.step()
+        yield from engine.step(LEAP)
 
 
 def token_log_probs(model: Transformer, tokens_BT: Tensor, temperature: float = 1.0) -> Tensor:

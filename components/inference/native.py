@@ -22,13 +22,29 @@ from components.model.transformer import Attention, Block, FeedForward, Transfor
 
 SOURCE = Path(__file__).with_name("decode.c")
 # What a stage is known by is read from Python files; this line makes the C file a part of it.
-SOURCE_SHA256 = "930ad00a0cc923985c6837cd6d8124b2b20e861bd3d555f7f43926395002c003"
+SOURCE_SHA256 = "93e44be676ee00b3763914950e093d9b0eac97faac1be8893821d853afd101c0"
+BLOCK_ROWS = 48  # sequences that go on together: their keys and values stay in the processor's caches
+TILE_ROWS = 6  # that the matrix products take at once
 ROWS_OF_A_THREAD = 8  # fewer rows than this gain nothing from a second thread
 
 _INTS = ("vocab", "d", "layers", "heads", "kv_heads", "c", "ff", "slots", "capacity", "window", "context")
 _FLOATS = ("eps", "attention_cap", "logit_cap")
 _TABLES = ("embedding", "cos", "sin", "last_norm", "unembedding")
 _LAYERS = ("attention_norm", "qkv", "qkv_bias", "q_norm", "k_norm", "out", "mlp_norm", "gate_up", "down")
+
+
+class Crowd(ctypes.Structure):
+    """Sequences by slot that are drawn in one way, as `lifespan_advance` goes on with them."""
+
+    _fields_ = (
+        ("stride", ctypes.c_int32),
+        ("num_stops", ctypes.c_int32),
+        ("temperature", ctypes.c_float),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("tokens", "known", "done", "log_probs", "prompt", "limit", "stops", "seeds", "streams")
+        ),
+    )
 
 
 class _Model(ctypes.Structure):
@@ -55,10 +71,11 @@ def library() -> ctypes.CDLL | None:
     signatures = {
         "sizes": [pointer],
         "workspace": [pointer],
-        "pack": [pointer, long, long, pointer],
+        "pack": [pointer, long, long, number, pointer],
         "copy": [pointer, number, number, number],
         "choose": [pointer, number, number, single, pointer, pointer, pointer, pointer],
         "forward": [pointer, number, pointer, pointer, pointer, number, pointer, pointer, pointer],
+        "advance": [pointer, pointer, number, pointer, pointer, number, number, pointer],
     }
     for name, arguments in signatures.items():
         getattr(handle, f"lifespan_{name}").argtypes = arguments
@@ -151,7 +168,7 @@ class NativeDecoder:
             "k_norm": self._plain(attention.k_norm),
             "out": self._packed(attention.out.weight),
             "mlp_norm": self._plain(block.mlp_norm.weight),
-            "gate_up": self._packed(mlp.gate_up.weight),
+            "gate_up": self._packed(mlp.gate_up.weight, gated=True),
             "down": self._packed(mlp.down.weight),
         }
 
@@ -164,11 +181,11 @@ class NativeDecoder:
             return None
         return self._address(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
 
-    def _packed(self, weight: Tensor) -> int:
+    def _packed(self, weight: Tensor, gated: bool = False) -> int:
         plain = weight.detach().to("cpu", torch.float32).contiguous()
         outputs, inputs = plain.shape
-        packed = np.empty(-(-outputs // self._panel) * self._panel * inputs, np.float32)
-        self._library.lifespan_pack(plain.data_ptr(), outputs, inputs, packed.ctypes.data)
+        packed = np.empty(-(-outputs // self._panel) * self._panel * inputs + gated * self._panel * inputs, np.float32)
+        self._library.lifespan_pack(plain.data_ptr(), outputs, inputs, gated, packed.ctypes.data)
         return self._address(packed)
 
     def _pointers(self, addresses: list[int | None]) -> int:
@@ -227,6 +244,30 @@ class NativeDecoder:
             logits_WV.ctypes.data,
             self._workspaces[thread].ctypes.data,
         )
+
+    def advance(self, crowd: Crowd, slots: npt.NDArray[np.int32], steps: int) -> None:
+        """Let each of these slots gain `steps` tokens, or as many as it takes to end."""
+        blocks = -(-len(slots) // BLOCK_ROWS)
+        blocks = -(-blocks // self._threads) * self._threads  # so that no thread waits for another's last one
+        width = min(-(-len(slots) // blocks // TILE_ROWS) * TILE_ROWS, BLOCK_ROWS)
+        turn = ctypes.c_int32(0)
+
+        def run(workspace: npt.NDArray[np.float32]) -> None:
+            self._library.lifespan_advance(
+                self._self,
+                ctypes.addressof(crowd),
+                len(slots),
+                slots.ctypes.data,
+                ctypes.addressof(turn),
+                width,
+                steps,
+                workspace.ctypes.data,
+            )
+
+        if self._pool is None or len(slots) < 2 * ROWS_OF_A_THREAD:
+            run(self._workspaces[0])
+        else:
+            list(self._pool.map(run, self._workspaces))
 
     def copy(self, source: int, target: int, length: int) -> None:
         """The first `length` positions of one slot, copied to another."""
