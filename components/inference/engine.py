@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -220,7 +221,7 @@ class Engine:
         assert isinstance(self._decoder, NativeDecoder)
         params = crowd.groups[0][0]
         stops = np.array(params.stop_ids, np.int32)
-        arrays = {
+        arrays: dict[str, npt.NDArray[Any]] = {
             "tokens": self._tokens_BT,
             "known": self._known,
             "done": self._done,
