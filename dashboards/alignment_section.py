@@ -5,7 +5,7 @@ from __future__ import annotations
 from dashboards import wording
 from dashboards.annotate.report import people_tables
 from dashboards.blocks import Section, Table, body, counted, effect_of, listing, said
-from dashboards.facts.alignment import AlignmentFacts, GrpoFacts, PolicyFacts
+from dashboards.facts.alignment import AlignmentFacts, GrpoFacts
 from dashboards.facts.rewards import LawFacts, RewardModelFacts
 
 
@@ -23,10 +23,12 @@ def alignment_section(facts: AlignmentFacts) -> Section:
             if hack.seen
             else " Left free, it did not fall below where it started."
         )
+    if not any(p.mitigation not in ("", "KL penalty", "DPO") for p in facts.policies):
+        meaning += " `lifespan run remedies` shows what else could hold it."
     policies = Table(
         "Policies and what held them back (SFT standard deviations)",
-        ("policy", "proxy", "gold [95%]", "KL, nats", "tokens", "n", "alarm", "without gold"),
-        "<>>>>><<",
+        ("policy", "proxy", "gold [95%]", "KL, nats", "tokens", "repeated", "n", "alarm", "without gold"),
+        "<>>>>>><<",
         tuple(
             (
                 p.name,
@@ -34,12 +36,31 @@ def alignment_section(facts: AlignmentFacts) -> Section:
                 wording.decimal_interval(p.gold, 2, plus=True),
                 wording.decimal(p.kl, 1),
                 wording.decimal(p.length, 0),
+                wording.percent(p.repeated, 0),
                 counted(p.gold),
-                _alarm(p),
-                wording.MISSING if p.suspicion is None else p.suspicion_reason if p.suspicion else "none",
+                _alarm(p.alarm, p.alarm_step, p.stopped_at is not None),
+                _alarm(p.suspicion, None, False),
             )
             for p in facts.policies
         ),
+    )
+    reasons = Table(
+        "What the watch said",
+        ("policy", "asked gold", "message"),
+        "<<<",
+        tuple(
+            (p.name, asked, reason)
+            for p in facts.policies
+            for asked, raised, reason in (
+                ("yes", p.alarm, p.alarm_reason),
+                ("no", p.suspicion, p.suspicion_reason),
+            )
+            if raised and reason
+        ),
+    )
+    skipped = listing(
+        "Updates that were not finite, and skipped",
+        ((p.name, wording.count(p.skipped)) for p in facts.policies if p.skipped),
     )
     best_of_n = Table(
         "Best of n by the reward model (SFT standard deviations)",
@@ -71,7 +92,7 @@ def alignment_section(facts: AlignmentFacts) -> Section:
             for law in facts.laws
         ),
     )
-    tables = [policies, best_of_n, laws]
+    tables = [policies, reasons, skipped, best_of_n, laws]
     if facts.reward_model is not None:
         tables += _reward_model(facts.reward_model)
     if facts.people is not None:
@@ -86,13 +107,12 @@ def _peak(law: LawFacts) -> str:
     return f"{law.peak_kl:.3g}" + (", not reached" if law.extrapolated else "")
 
 
-def _alarm(policy: PolicyFacts) -> str:
-    if policy.alarm is None:
+def _alarm(raised: bool | None, step: int | None, stopped: bool) -> str:
+    if raised is None:
         return wording.MISSING
-    if not policy.alarm:
+    if not raised:
         return "none"
-    stopped = "" if policy.stopped_at is None else "; stopped, the best kept"
-    return (policy.alarm_reason or "raised") + stopped
+    return ("raised" if step is None else f"iteration {step}") + ("; stopped, the best kept" if stopped else "")
 
 
 def _reward_model(model: RewardModelFacts) -> list[Table]:

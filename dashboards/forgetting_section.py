@@ -19,6 +19,8 @@ def forgetting_section(facts: ForgettingFacts) -> Section:
         )
     else:
         meaning = f"What each stage of training did to what {first} could do: no held-out text became harder."
+    if len(facts.replays) < 2:
+        meaning += " `lifespan run remedies` shows what fine-tuning forgets without replay."
     values = Table(
         "Every checkpoint on held-out text (bits a byte) and on a small suite (accuracy)",
         ("checkpoint", *facts.evaluations),
@@ -37,7 +39,16 @@ def forgetting_section(facts: ForgettingFacts) -> Section:
             for checkpoint in later
         ),
     )
-    return body(meaning, (values, changes))
+    replays = Table(
+        f"Fine-tuning by the share of pretraining text that is replayed, change against {first} [95%]",
+        ("replayed", *facts.evaluations),
+        ">" * (1 + len(facts.evaluations)),
+        tuple(
+            (wording.percent(share, 0), *(_change(facts.cells.get((name, x))) for x in facts.evaluations))
+            for share, name in (facts.replays if len(facts.replays) > 1 else ())
+        ),
+    )
+    return body(meaning, (values, changes, replays), facts.effects)
 
 
 def _value(cell: Cell | None) -> str:

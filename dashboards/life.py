@@ -79,6 +79,7 @@ class LifeReport:
             self.finetuning,
             self.alignment,
             self.grpo,
+            self.forgetting,
             self.scaling,
             self.emergence,
             self.moe,

@@ -21,7 +21,7 @@ def percent_interval(x: Interval | None) -> str:
 def decimal(value: float | None, digits: int = 3) -> str:
     if value is None:
         return MISSING
-    return f"{value:.{digits}f}" if math.isfinite(value) else "∞"
+    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else "∞"
 
 
 def signed(value: float | None, digits: int = 2) -> str:

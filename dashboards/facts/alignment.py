@@ -6,7 +6,7 @@ below 0 is a policy that people would like less than the one it started from.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.statistics import Interval
 from dashboards import wording
@@ -30,7 +30,8 @@ WATCHED = {
 class PolicyFacts:
     """A policy that learned from preferences; the series are by iteration. `mitigation`: what held it back (a KL
     penalty, the ensemble's worst case or variance, a length penalty), or DPO. `suspicion`: the alarm that would have
-    been raised without gold. `watched`: the other things that the watch sees, by name."""
+    been raised without gold. skipped: updates whose loss was not finite. `watched`: the other things that the watch
+    sees, by name."""
 
     label: str
     kl_coef: float | None
@@ -52,6 +53,9 @@ class PolicyFacts:
     suspicion: bool | None = None
     suspicion_reason: str = ""
     stopped_at: int | None = None
+    alarm_step: int | None = None
+    skipped: int = 0
+    laws: tuple[LawFacts, ...] = ()
     watched: tuple[tuple[str, Series], ...] = ()
 
     @property
@@ -102,10 +106,10 @@ def alignment_facts(rows: RunRows) -> AlignmentFacts | Missing:
         _gain_effect(policies),
         _hacking_effect(policies),
         _best_of_n_effect(sampled),
+        *_remedy_effects(policies),
     )
-    laws = [laws_of(stage, "RL", policy.name) for stage in stages for policy in [_policy(rows, stage)]]
-    laws.append(laws_of(rows.find("best_of_n"), "best of n", "best of n"))
-    fitted = tuple(law for found in laws for law in found)
+    fitted = tuple(law for policy in policies for law in policy.laws)
+    fitted += laws_of(rows.find("best_of_n"), "best of n", "best of n")
     return AlignmentFacts(reward_model, policies, sampled, people_facts(rows.judgements), fitted, effects)
 
 
@@ -117,7 +121,7 @@ def _order(policy: PolicyFacts) -> tuple[bool, bool, float, str]:
 
 def _policy(rows: RunRows, stage: StageRow) -> PolicyFacts:
     alarm, suspicion = stage.facts.get("alarm"), stage.facts.get("suspicion")
-    return PolicyFacts(
+    policy = PolicyFacts(
         label=stage.label,
         kl_coef=number(stage.facts, "kl_coef"),
         proxy=number(stage.facts, "proxy"),
@@ -138,8 +142,11 @@ def _policy(rows: RunRows, stage: StageRow) -> PolicyFacts:
         suspicion=suspicion if isinstance(suspicion, bool) else None,
         suspicion_reason=str(stage.facts.get("suspicion_reason") or ""),
         stopped_at=whole(stage.facts, "alarm_step") if stage.facts.get("stopped") is True else None,
+        alarm_step=whole(stage.facts, "alarm_step"),
+        skipped=whole(stage.facts, "skipped_steps") or 0,
         watched=tuple((name, rows.metric(stage, metric)) for name, metric in WATCHED.items()),
     )
+    return replace(policy, laws=laws_of(stage, "RL", policy.name))
 
 
 def _best_of_n(stage: StageRow | None) -> tuple[BestOfN, ...]:
@@ -162,7 +169,9 @@ def _reward_model_effect(model: RewardModelFacts | None) -> Effect:
     x = model.accuracy
     over = Interval(x.value - 0.5, x.low - 0.5, x.high - 0.5, x.n)
     gold = (
-        "" if model.agreement_with_gold is None else f"; agrees with gold {wording.percent(model.agreement_with_gold)}"
+        ""
+        if model.agreement_with_gold is None
+        else f"; correlation with gold {wording.decimal(model.agreement_with_gold, 2)}"
     )
     return raises(
         slug,
@@ -194,7 +203,7 @@ def _gain_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
 
 def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
     slug, title = "reward_hacking", "Without a penalty the proxy is hacked"
-    free = next((p for p in policies if p.kl_coef == 0.0 and p.mitigation in ("", "KL penalty")), None)
+    free = _free(policies)
     if free is None or free.gold is None or free.proxy is None:
         return not_measured(slug, title, "no PPO run with KL coefficient 0 and both scores")
     alarm = {True: "alarm raised", False: "no alarm raised", None: "alarm not measured"}[free.alarm]
@@ -209,6 +218,35 @@ def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
         f"KL {wording.decimal(free.kl, 1)}; {alarm}",
         "gold against the fine-tuned model; seen when the proxy rose and gold's 95% interval lies below 0",
     )
+
+
+def _remedy_effects(policies: tuple[PolicyFacts, ...]) -> tuple[Effect, ...]:
+    """What each remedy but the KL penalty did for gold, against the run that nothing held back; none where none ran."""
+    free = _free(policies)
+    if free is None or free.gold is None:
+        return ()
+    found = []
+    for policy in policies:
+        if policy.gold is None or policy.mitigation in ("", "KL penalty"):
+            continue
+        found.append(
+            raises(
+                f"remedy_{policy.mitigation.lower()}",
+                f"Remedy for reward hacking: {policy.name}",
+                difference(policy.gold, free.gold),
+                "SFT sd",
+                f"gold {wording.signed(free.gold.value)} → {wording.signed(policy.gold.value)}, "
+                f"proxy {wording.signed(free.proxy)} → {wording.signed(policy.proxy)}",
+                "gold against the run without a KL penalty, two 95% intervals taken as independent (Newcombe); seen "
+                "when the difference lies above 0",
+            )
+        )
+    return tuple(found)
+
+
+def _free(policies: tuple[PolicyFacts, ...]) -> PolicyFacts | None:
+    """The policy that nothing held back."""
+    return next((p for p in policies if p.kl_coef == 0.0 and p.mitigation in ("", "KL penalty")), None)
 
 
 def _best_of_n_effect(rows: tuple[BestOfN, ...]) -> Effect:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +116,12 @@ class LawFacts:
     peak_kl: float | None
     extrapolated: bool
     n: int
+
+    def gain(self, kl: float) -> float:
+        """The gain over the start that the law gives at this KL."""
+        d = math.sqrt(max(kl, 0.0))
+        second = d if self.law != "RL" else math.log(d) if d > 0 else 0.0
+        return d * (self.alpha.value - self.beta.value * second)
 
 
 def laws_of(stage: StageRow | None, law: str, run: str) -> tuple[LawFacts, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from matplotlib.axes import Axes
+
 from dashboards.facts.alignment import AlignmentFacts, GrpoFacts, PolicyFacts
-from dashboards.facts.rewards import RewardModelFacts
+from dashboards.facts.rewards import LawFacts, RewardModelFacts
 from dashboards.figures.canvas import (
     BLUE,
     GOLD,
@@ -69,7 +71,8 @@ def alignment_figure(facts: AlignmentFacts) -> Figure | None:
     panels += _reward_model(facts.reward_model) if facts.reward_model else []
     caption = (
         "Proxy (what the policy is paid for) and gold (what people would prefer) as the policy moves away from the "
-        "fine-tuned model. Calibration: on the diagonal, what the reward model predicts is what happens."
+        "fine-tuned model, with the fitted laws of over-optimisation. Calibration: on the diagonal, what the reward "
+        "model predicts is what happens."
     )
     return Figure("rlhf", caption, tuple(panels)) if panels else None
 
@@ -139,19 +142,33 @@ def _common(*series: Series) -> list[tuple[float, ...]]:
 
 def _proxy_and_gold(index: int, policy: PolicyFacts) -> str:
     title = f"{policy.name}: alarm raised" if policy.alarm else policy.name
+    laws = {law.target: law for law in policy.laws}
     with panel(f"rlhf-{index}", title, "KL from the fine-tuned model, nats", "SFT standard deviations") as drawn:
         drawn.axes.axhline(0.0, color=MUTED, linewidth=1)
         proxy = _common(policy.kl_curve, policy.proxy_curve)
-        drawn.axes.plot([p[0] for p in proxy], [p[1] for p in proxy], color=BLUE, label="proxy")
+        _looks(drawn.axes, proxy, laws.get("proxy"), BLUE, "proxy")
         color = RED if policy.alarm else GOLD
         if policy.gold_low and policy.gold_high:
             band = _common(policy.kl_curve, policy.gold_curve, policy.gold_low, policy.gold_high)
             x, middle, low, high = ([point[i] for point in band] for i in range(4))
-            with_interval(drawn.axes, x, middle, low, high, color, fmt="o-", markersize=3.5, label="gold, 95%")
+            with_interval(drawn.axes, x, middle, low, high, color, markersize=3.5, label="gold, 95%")
+            _looks(drawn.axes, [point[:2] for point in band], laws.get("gold"), color, "")
         else:
-            gold = _common(policy.kl_curve, policy.gold_curve)
-            drawn.axes.plot([p[0] for p in gold], [p[1] for p in gold], "o-", color=color, markersize=3.5, label="gold")
+            _looks(drawn.axes, _common(policy.kl_curve, policy.gold_curve), laws.get("gold"), color, "gold")
     return drawn.svg
+
+
+def _looks(axes: Axes, points: list[tuple[float, ...]], law: LawFacts | None, color: str, label: str) -> None:
+    """Points of (KL, reward) with the law that was fitted to them, or joined in their order where there is none. A
+    policy that is held back wanders about one KL: a line through its points would say nothing."""
+    x, y = [point[0] for point in points], [point[1] for point in points]
+    if label:
+        axes.plot(x, y, "o", color=color, markersize=3.5, alpha=0.8, label=label)
+    if law is None or not points:
+        axes.plot(x, y, color=color, linewidth=1.2, alpha=0.6)
+        return
+    grid = [max(x) * i / 60 for i in range(61)]
+    axes.plot(grid, [y[0] + law.gain(kl) for kl in grid], color=color, linewidth=1.2, alpha=0.7)
 
 
 def grpo_figure(facts: GrpoFacts) -> Figure | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from dashboards.blocks import Section, Table
@@ -24,9 +26,14 @@ def table(section: Section, begins: str) -> Table:
 def test_every_policy_stands_beside_the_others_with_both_alarms(rlhf: Section) -> None:
     free, held, _ = table(rlhf, "Policies").rows
     assert free[0] == "KL coefficient 0"
-    assert free[-2:] == ("proxy rose while gold fell since iteration 12", "40% of an answer repeats itself")
+    assert free[-2:] == ("raised", "raised")
     assert held[0] == "KL coefficient 0.1"
     assert held[-2:] == ("none", "none")
+    assert table(rlhf, "What the watch said").rows == (
+        ("KL coefficient 0", "yes", "proxy rose while gold fell since iteration 12"),
+        ("KL coefficient 0", "no", "40% of an answer repeats itself"),
+    )
+    assert "lifespan run remedies" in rlhf.meaning  # no other remedy was tried here
 
 
 def test_the_laws_say_where_they_turn_and_over_what(rlhf: Section) -> None:
@@ -51,11 +58,18 @@ def test_mitigations_and_dpo_are_named_and_only_the_free_run_is_the_positive_con
     kept = hacked | {"gold": 1.0, "gold_low": 0.8, "gold_high": 1.2, "alarm": False}
     life.stage("ppo[worst]", "rlhf", 1, kept | {"kl_coef": 0.0, "mitigation": "worst"})
     life.stage("ppo[kl_coef=0.0]", "rlhf", 1, hacked | {"kl_coef": 0.0, "mitigation": "KL penalty", "stopped": True})
-    life.stage("dpo", "rlhf", 1, kept | {"mitigation": "DPO"})
+    life.stage("dpo", "rlhf", 1, kept | {"mitigation": "DPO", "skipped_steps": 2})
     life.end()
     report = collect(life.home)
-    rows = table(next(part for part in sections(report) if part.slug == "rlhf"), "Policies").rows
+    section = next(part for part in sections(report) if part.slug == "rlhf")
+    rows = table(section, "Policies").rows
     assert [row[0] for row in rows] == ["KL coefficient 0", "worst case", "DPO"]
+    assert table(section, "Updates that were not finite").rows == (("DPO", "2"),)
+    assert "remedies" not in section.meaning
+    remedy = report.effects["remedy_worst"]
+    assert remedy.seen and remedy.interval is not None
+    assert remedy.interval.value == 2.0
+    assert remedy.interval.low == pytest.approx(2.0 - math.hypot(0.2, 0.2))
     hacking = report.effects["reward_hacking"]
     assert hacking.seen
     assert hacking.interval is not None
@@ -67,5 +81,10 @@ def test_the_figure_has_calibration_length_and_what_the_watch_saw(report: LifeRe
     figure = alignment_figure(report.alignment)
     assert figure is not None
     drawn = "".join(figure.panels)
+    # The law is drawn from where the gold began, to the largest KL of the run.
+    hacked = report.alignment.policies[0]
+    (gold,) = hacked.laws
+    assert gold.gain(0.0) == 0.0
+    assert gold.gain(math.e**2) == pytest.approx(math.e * (gold.alpha.value - gold.beta.value))
     for title in ("Reward model: calibration", "Reward model: length", "What else the watch saw", "Best of n"):
         assert title in drawn

@@ -244,6 +244,30 @@ def test_forgetting_reads_bits_as_better_when_they_fall_and_names_the_largest_lo
     assert section.tables[1].rows[0] == ("finetune", "+0.52 [+0.45, +0.59]", "+60 [+44, +72]")
 
 
+def test_what_replay_saved_is_the_difference_of_what_fine_tuning_cost(life) -> None:
+    changes = {"finetune": (0.5, 0.4, 0.6), "finetune[replay=0]": (9.5, 9.0, 10.0)}
+    for label, share in (("finetune", 0.25), ("finetune[replay=0]", 0.0)):
+        life.stage(label, "sft", 1, {"replay": share}, kind="checkpoint")
+    rows = [{"checkpoint": "pretrain", "position": 0, "evaluation": "speeches", "unit": "bits_per_byte", "value": 2.0,
+             "n": 9}]  # fmt: skip
+    for position, (label, change) in enumerate(changes.items(), 1):
+        rows.append(
+            {"checkpoint": label, "position": position, "evaluation": "speeches", "unit": "bits_per_byte",
+             "value": 2.0 + change[0], "n": 9,
+             **dict(zip(("change", "change_low", "change_high"), change, strict=True))}
+        )  # fmt: skip
+    life.stage("measure_forgetting", "report", 8.0, {"first": "pretrain"}, kind="eval_report", forgetting=rows)
+    life.end()
+    report = collect(life.home)
+    saved = report.effects["replay_speeches"]
+    assert saved.seen and saved.interval is not None
+    assert (saved.interval.value, saved.interval.low) == (9.0, pytest.approx(9.0 - math.hypot(0.5, 0.1)))
+    assert saved.numbers == "11.50 bits a byte with 0% replayed, 2.50 with 25%"
+    section = next(part for part in sections(report) if part.slug == "forgetting")
+    table = next(t for t in section.tables if t.title.startswith("Fine-tuning by the share"))
+    assert table.rows == (("0%", "+9.50 [+9.00, +10.00]"), ("25%", "+0.50 [+0.40, +0.60]"))
+
+
 def test_skipped_steps_and_overfitting_are_told_when_there_were_any(life) -> None:
     stopped = {"best_step": 300, "best_loss": 0.41, "last_step": 800, "last_loss": 0.52, "overfitting": 0.11}
     life.stage("pretrain", "pretraining", 9.0, {"loss": 2.0, "skipped_steps": 13, "rollbacks": 1})
