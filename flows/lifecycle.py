@@ -145,7 +145,7 @@ def alignment_graph(
         judgements=preferences.judgement_marks(config, answers),
         raw=preferences.file_digest(config),
         answers=answers,
-        judge={config.judge: models[config.judge]} if config.source == "model" else {},
+        judge={config.judge: models[config.judge]} if config.source == "model" and not config.judge_url else {},
         tokenizer=tokenizer,
     )
     reward_model = rlhf.train_reward_model.submit(

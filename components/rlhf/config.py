@@ -47,8 +47,9 @@ class PreferencesConfig:
     `models` (sft, base) and `temperatures`.
 
     source: who judges. gold: the scorer, on pairs_per_prompt of the pairs, label_noise of the labels turned round;
-    model: `judge` is asked judge_question about as many, twice with the answers swapped; people: every prompt waits
-    for `overlap` annotators of `lifespan annotate`; file: `path`, in a format of `components/rlhf/formats.py`.
+    model: `judge` is asked judge_question about as many, twice with the answers swapped, or instead of it judge_model
+    of the OpenAI-compatible server at judge_url ("": the one model that it has); people: every prompt waits for
+    `overlap` annotators of `lifespan annotate`; file: `path`, in a format of `components/rlhf/formats.py`.
     """
 
     source: PreferenceSource = "gold"
@@ -62,6 +63,8 @@ class PreferencesConfig:
     overlap: int = 2
     path: str = ""
     judge: ModelName = "sft"
+    judge_url: str = ""
+    judge_model: str = ""
     judge_question: str = JUDGE_QUESTION
 
     @property
@@ -72,6 +75,13 @@ class PreferencesConfig:
     def __post_init__(self) -> None:
         if (self.source == "file") != bool(self.path):
             raise ValueError('path names the file of preferences: give it with source = "file", and only then')
+        if self.judge_url and (self.source != "model" or not self.judge_url.startswith(("http://", "https://"))):
+            raise ValueError(
+                f"judge_url is {self.judge_url!r}: give the address of a server (http://127.0.0.1:8000/v1) with "
+                'source = "model", and only then'
+            )
+        if self.judge_model and not self.judge_url:
+            raise ValueError("judge_model names a model of the server at judge_url: give both")
         if self.overlap < 1:
             raise ValueError(f"overlap is {self.overlap}: each prompt needs at least 1 annotator")
         if missing := [name for name in ("{prompt}", "{first}", "{second}") if name not in self.judge_question]:

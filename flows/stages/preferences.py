@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,13 @@ from flows.work import Waiting, Work
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
+    from components.inference.sampling import SamplingParams
+    from components.inference.text import Generate, TextCompletion, TextPrompt
     from components.rlhf.judgements import Candidate, Judgement
     from components.rlhf.preferences import LeftOut, Preference
 
 ANSWERS, PREFERENCES, SCALE = "answers.jsonl", "preferences.parquet", "gold_scale.json"
+VERDICTS = "verdicts.jsonl"  # what a judging model was asked and what it said
 
 
 @stage(produces="answers", group="rlhf", seconds=11)
@@ -224,20 +228,16 @@ def _by_model(
     prompts: list[str],
     groups: list[list[Candidate]],
 ) -> _Collected:
-    """A model of ours, asked about each pair twice with the answers swapped."""
+    """A model of ours or of a server, asked about each pair twice with the answers swapped."""
     from itertools import combinations
 
     import numpy as np
 
-    from components.data.tokenizer import Tokenizer
-    from components.inference.text import text_generator
     from components.rlhf.gold import known_gold_score
     from components.rlhf.judge import judge_pairs
     from components.rlhf.preferences import MAX_EXCERPT, LeftOut, Preference, defect, pair_id
-    from components.training.checkpoints import load_model
 
-    (name, artifact) = next(iter(judge.items()))
-    model, words = load_model(work.open(artifact)), Tokenizer.load(work.open(tokenizer))
+    name, generate, too_long = _judge(work, config, judge, tokenizer)
     rng = np.random.default_rng([seed, 0x71D6])
     left_out: list[LeftOut] = []
     asked: list[tuple[int, Candidate, Candidate]] = []
@@ -246,17 +246,17 @@ def _by_model(
         for i in sorted(rng.permutation(len(every))[: config.pairs_per_prompt]):
             a, b = (group[one] for one in every[i])
             longest = config.judge_question.replace("{prompt}", prompt).replace("{first}", a.text)
-            length = len(words.encode(longest.replace("{second}", b.text))) + 8
-            reason = defect(prompt, a.text, b.text)
-            if reason is None and length + 8 > model.cfg.context_length:
-                reason = f"the judge's question has {length} tokens; its context holds {model.cfg.context_length}"
+            reason = defect(prompt, a.text, b.text) or too_long(longest.replace("{second}", b.text))
             if reason:
                 left_out.append(LeftOut("sampled answers", "", index, reason, a.text[:MAX_EXCERPT]))
             else:
                 asked.append((index, a, b))
-    verdicts = judge_pairs(
-        [(prompts[i], a.text, b.text) for i, a, b in asked], text_generator(model, words), config.judge_question
-    )
+    verdicts = judge_pairs([(prompts[i], a.text, b.text) for i, a, b in asked], generate, config.judge_question)
+    lines = [
+        {"prompt": prompts[i], "first": a.text, "second": b.text, "outcome": verdict.outcome, "said": verdict.said}
+        for (i, a, b), verdict in zip(asked, verdicts, strict=True)
+    ]
+    (work.out / VERDICTS).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     pairs, ties, swayed = [], 0, 0
     for (index, a, b), verdict in zip(asked, verdicts, strict=True):
         swayed += verdict.favours_position
@@ -283,9 +283,41 @@ def _by_model(
                     source="model",
                 )
             )
-    num_tokens = sum(len(words.encode(text)) for verdict in verdicts for text in verdict.said)
-    work.usage(tokens=num_tokens, flops=num_tokens * forward_flops_per_token(model.cfg, model.cfg.context_length))
-    return pairs, left_out, {"num_asked": len(asked), "num_ties": ties, "num_swayed_by_position": swayed}
+    return pairs, left_out, {"judge": name, "num_asked": len(asked), "num_ties": ties, "num_swayed_by_position": swayed}
+
+
+def _judge(
+    work: Work, config: PreferencesConfig, judge: Mapping[str, Artifact], tokenizer: Artifact
+) -> tuple[str, Generate, Callable[[str], str | None]]:
+    """The judge's name, how it is asked, and why it cannot take a question, if we know."""
+    from components.data.tokenizer import Tokenizer
+    from components.inference.text import text_generator
+    from components.rlhf.judge_server import JudgeFailed, JudgeServer
+    from components.training.checkpoints import load_model
+
+    if config.judge_url:
+        server = JudgeServer(config.judge_url.rstrip("/"), config.judge_model, os.environ.get("LIFESPAN_JUDGE_KEY", ""))
+        if not config.judge_model:
+            names = server.models()
+            if len(names) != 1:
+                raise JudgeFailed(f"{config.judge_url} has {len(names)} models: preferences.judge_model says which")
+            server = dataclasses.replace(server, model=names[0])
+        return server.model, server, lambda _: None
+    (name, artifact) = next(iter(judge.items()))
+    model, words = load_model(work.open(artifact)), Tokenizer.load(work.open(tokenizer))
+    limit, told = model.cfg.context_length, text_generator(model, words)
+
+    def generate(prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:
+        groups = told(prompts, params)
+        num_tokens = sum(group[0].prompt_tokens + group[0].num_tokens for group in groups)
+        work.usage(tokens=num_tokens, flops=num_tokens * forward_flops_per_token(model.cfg, limit))
+        return groups
+
+    def too_long(question: str) -> str | None:
+        length = len(words.encode(question)) + 8
+        return f"the judge's question has {length} tokens; its context holds {limit}" if length + 8 > limit else None
+
+    return name, generate, too_long
 
 
 def _from_file(config: PreferencesConfig, raw: Mapping[str, str], words: Any, context_length: int) -> _Collected:
