@@ -454,18 +454,17 @@ static int gain(const Model *m, const Crowd *g, int slot, const float *logits, f
   const int64_t at = (int64_t)slot * g->stride + known;
   const int token = choose(logits, m->vocab, g->temperature, uniform, draw, g->log_probs + at);
   g->tokens[at] = token;
-  g->done[slot]++;
   int ended = known + 1 >= g->limit[slot];
   for (int s = 0; s < g->num_stops; s++) ended |= token == g->stops[s];
   return ended;
 }
 
-/* Let each of `n` slots gain tokens until it ends or has gained `steps`. At most `width` go on together, step after
- * step, so that their keys and values stay in the caches; who is through makes room for the next. Threads that share
- * `next` share the work. */
+/* Let each of `n` slots read what it has not read yet and gain tokens, until it ends or has gained `steps`. At most
+ * `width` go on together, step after step, so that their keys and values stay in the caches; who is through makes room
+ * for the next. Threads that share `next` share the work. */
 void lifespan_advance(const Model *m, const Crowd *g, int32_t n, const int32_t *slots, int32_t *next, int32_t width,
                       int32_t steps, float *workspace) {
-  int32_t seated[CHUNK], left[CHUNK], tokens[CHUNK], positions[CHUNK], rows[CHUNK];
+  int32_t seated[CHUNK], left[CHUNK], tokens[CHUNK], row_slots[CHUNK], positions[CHUNK], rows[CHUNK], gaining[CHUNK];
   float *draw = workspace + lifespan_workspace(m) - m->vocab, *logits = draw - CHUNK * (int64_t)m->vocab;
   for (int count = 0;;) {
     for (int i; count < width && (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < n; count++) {
@@ -473,18 +472,28 @@ void lifespan_advance(const Model *m, const Crowd *g, int32_t n, const int32_t *
       left[count] = steps;
     }
     if (!count) return;
+    /* A row for each that has read its prompt; those that have not share the room that this leaves. */
+    int wanted = 0, total = 0, room = CHUNK - count, kept = 0;
     for (int r = 0; r < count; r++) {
-      rows[r] = r;
-      positions[r] = g->done[seated[r]];
-      tokens[r] = g->tokens[(int64_t)seated[r] * g->stride + positions[r]];
+      const int slot = seated[r], more = g->known[slot] - g->done[slot] - 1, read = 1 + (more < room ? more : room);
+      room -= read - 1;
+      for (int i = 0; i < read; i++, total++) {
+        row_slots[total] = slot;
+        positions[total] = g->done[slot] + i;
+        tokens[total] = g->tokens[(int64_t)slot * g->stride + positions[total]];
+      }
+      g->done[slot] += read;
+      gaining[r] = g->done[slot] == g->known[slot];
+      if (gaining[r]) rows[wanted++] = total - 1;
     }
-    chunk(m, count, tokens, seated, positions, count, rows, 0, logits, workspace);
-    int kept = 0;
+    chunk(m, total, tokens, row_slots, positions, wanted, rows, 0, logits, workspace);
+    const float *row = logits;
     for (int r = 0; r < count; r++) {
-      const int ended = gain(m, g, seated[r], logits + (int64_t)r * m->vocab, draw);
+      const int ended = gaining[r] && gain(m, g, seated[r], row, draw);
+      row += gaining[r] ? m->vocab : 0;
       seated[kept] = seated[r];
-      left[kept] = left[r] - 1;
-      kept += !ended && left[r] > 1;
+      left[kept] = left[r] - gaining[r];
+      kept += !ended && left[kept] > 0;
     }
     count = kept;
   }

@@ -88,7 +88,7 @@ class _Seat:
 
 
 @dataclass(frozen=True)
-class _Crowd:
+class _Steady:
     """Slots that gain a token together, and what that takes of each: gathered once as long as they stay the same.
 
     groups: each way of sampling with the rows that it is for (None: all). watched: rows to look at one by one.
@@ -131,7 +131,7 @@ class Engine:
         self._waiting: deque[_Seat] = deque()
         self._seats: list[_Seat | None] = [None] * slots
         self._followers: list[_Seat] = []
-        self._steady: _Crowd | None = None  # all that are live, when nobody comes, goes or reads a prompt
+        self._steady: _Steady | None = None  # all that are live, when nobody comes, goes or reads a prompt
         self._tickets: dict[int, _Seat] = {}
         self._next = 0
         self._cutoffs: dict[SamplingParams, int] = {}  # number of each way of sampling in flight
@@ -192,14 +192,14 @@ class Engine:
     def step(self, most: int = 1) -> list[Update]:
         """One pass: prompts go on, and every sequence whose prompt is done gains a token. Nothing to do: no updates.
 
-        With `most` above 1 and no prompt to read a sequence of which nothing is told before its end may gain that many.
+        With `most` above 1 sequences of which nothing is told before their end may gain that many.
         """
         if self._waiting or self._steady is None:
             self._follow()
             self._admit()
+        if most > 1 and (groups := self._can_leap()):
+            return self._leap(groups, most)
         if crowd := self._steady:
-            if most > 1 and self._can_leap(crowd):
-                return self._leap(crowd, most)
             positions = self._done[crowd.slots]
             tokens = self._tokens_BT[crowd.slots, positions]
             logits_BV = self._decoder.forward(tokens, crowd.slots, positions, crowd.rows)
@@ -207,46 +207,44 @@ class Engine:
             return self._gain(crowd, logits_BV)
         return self._mixed_pass()
 
-    def _can_leap(self, crowd: _Crowd) -> bool:
-        """Whether these sequences can go on by themselves, in C."""
-        return (
-            isinstance(self._decoder, NativeDecoder)
-            and not len(crowd.watched)
-            and len(crowd.groups) == 1
-            and _drawn_in_c(crowd.groups[0][0])
-        )
+    def _can_leap(self) -> list[tuple[SamplingParams, Rows]]:
+        """The slots by their way of sampling, if all can go on by themselves, in C; else nothing."""
+        if self._followers or not isinstance(self._decoder, NativeDecoder):
+            return []
+        slots = np.flatnonzero(self._live).astype(np.int32)
+        ways = np.unique(self._way[slots])
+        if not self._plain[slots].all() or not all(_drawn_in_c(self._ways[way]) for way in ways):
+            return []
+        return [(self._ways[way], slots[self._way[slots] == way]) for way in ways]
 
-    def _leap(self, crowd: _Crowd, most: int) -> list[Update]:
-        """Up to `most` tokens of each sequence in one call."""
+    def _leap(self, groups: list[tuple[SamplingParams, Rows]], most: int) -> list[Update]:
+        """What is left of the prompts, and up to `most` tokens of each sequence, in one call."""
         assert isinstance(self._decoder, NativeDecoder)
-        params = crowd.groups[0][0]
-        stops = np.array(params.stop_ids, np.int32)
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "tokens": self._tokens_BT,
-            "known": self._known,
-            "done": self._done,
-            "log_probs": self._log_probs_BT,
-            "prompt": self._prompt,
-            "limit": self._limit,
-            "stops": stops,
-            "seeds": self._seeds,
-            "streams": self._streams,
-        }
-        state = Crowd(
-            self._tokens_BT.shape[1],
-            len(stops),
-            params.temperature,
-            **{name: array.ctypes.data for name, array in arrays.items()},
-        )
-        self._decoder.advance(state, crowd.slots, most)
-        known = self._known[crowd.slots]
-        stopped_B = np.isin(self._tokens_BT[crowd.slots, known - 1], stops)
-        over_B = stopped_B | (known >= crowd.limit)
-        for slot in crowd.slots[stopped_B]:
-            seat = self._seats[slot]
-            assert seat is not None
-            seat.completion.finished = True
-        return [self._end(int(slot)) for slot in crowd.slots[over_B]]
+        updates = []
+        for params, slots in groups:
+            stops = np.array(params.stop_ids, np.int32)
+            arrays: dict[str, npt.NDArray[Any]] = {
+                "tokens": self._tokens_BT,
+                "known": self._known,
+                "done": self._done,
+                "log_probs": self._log_probs_BT,
+                "prompt": self._prompt,
+                "limit": self._limit,
+                "stops": stops,
+                "seeds": self._seeds,
+                "streams": self._streams,
+            }
+            addresses = {name: array.ctypes.data for name, array in arrays.items()}
+            crowd = Crowd(self._tokens_BT.shape[1], len(stops), params.temperature, **addresses)
+            self._decoder.advance(crowd, slots, most)
+            known = self._known[slots]
+            stopped_B = np.isin(self._tokens_BT[slots, known - 1], stops)
+            for slot in slots[stopped_B | (known >= self._limit[slots])]:
+                seat = self._seats[slot]
+                assert seat is not None
+                seat.completion.finished = bool(self._tokens_BT[slot, self._known[slot] - 1] in params.stop_ids)
+                updates.append(self._end(int(slot)))
+        return updates
 
     def _mixed_pass(self) -> list[Update]:
         """A pass in which some prompts are read."""
@@ -386,13 +384,13 @@ class Engine:
         wanted = seat is not None and seat.request.params.prompt_log_probs
         return bool(wanted and self._done[slot] < self._prompt[slot])
 
-    def _crowd(self, slots: Rows) -> _Crowd:
+    def _crowd(self, slots: Rows) -> _Steady:
         ways = self._way[slots]
         if (ways == ways[:1]).all():
             groups: list[tuple[SamplingParams, npt.NDArray[np.intp] | None]] = [(self._ways[w], None) for w in ways[:1]]
         else:
             groups = [(self._ways[way], np.flatnonzero(ways == way)) for way in np.unique(ways)]
-        return _Crowd(
+        return _Steady(
             slots,
             np.arange(len(slots), dtype=np.int32),
             self._seeds[slots],
@@ -421,7 +419,7 @@ class Engine:
         if params.top_log_probs:
             seat.completion.prompt_top_log_probs += most_probable(logits_TV, replace(params, ban_ids=()))
 
-    def _gain(self, crowd: _Crowd, logits_BV: Tensor) -> list[Update]:
+    def _gain(self, crowd: _Steady, logits_BV: Tensor) -> list[Update]:
         """Sample a token for each of these slots, write it down, and end what has ended."""
         slots = crowd.slots
         known = self._known[slots]

@@ -2,8 +2,13 @@
 
 Both sides run the data stages and a pretraining of `--steps` steps with the smoke profile, in fresh homes. The first
 goes through workers, the store, tables, Prefect and MLflow; the second calls the stage functions one after another in
-one process. Compared is the time from the first stage's start to the last one's end, without start-up, and the time
-that a single stage (pretraining) takes in each.
+one process. `pretrain` is the wall time of that stage on either side.
+
+`beyond start-up` is processor time of every process of the run (workers, Prefect's server, MLflow's client, the
+program itself) that is neither a stage's own nor start-up. Start-up is what a run of the first stage alone takes
+beside that stage: it makes the databases and starts the same processes.
+
+    python tests/benchmarks/orchestration.py [--profile laptop]     the second table alone, for a whole life
 """
 
 from __future__ import annotations
@@ -11,11 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -24,18 +31,43 @@ PROGRAM = "import sys; sys.argv[0] = 'lifespan'; from flows.cli import app; app(
 CHAIN = ("prepare_corpus", "train_tokenizer", "tokenize", "pretrain")
 
 
-def orchestrated(steps: int, folder: Path) -> dict[str, float]:
-    """Seconds of each stage, and of the whole chain, of a run with everything on."""
-    settings = ["--set", f"pretrain.num_steps={steps}", "--set", "compute.workers=1"]
-    command = [sys.executable, "-c", PROGRAM, "run", "smoke", "--only", "pretrain", *settings]
-    subprocess.run(command, env={**os.environ, "LIFESPAN_HOME": str(folder)}, check=True, stdout=subprocess.DEVNULL)
+@dataclass(frozen=True)
+class Life:
+    """Seconds of each stage of `CHAIN`, and processor seconds: of all, of its stages, of start-up."""
+
+    seconds: dict[str, float]
+    processor: float
+    stages: float
+    start_up: float
+
+    @property
+    def share(self) -> float:
+        """Orchestration and tracking beyond start-up, as a share of all."""
+        return (self.processor - self.stages - self.start_up) / self.processor
+
+
+def orchestrated(arguments: list[str], folder: Path) -> Life:
+    """A run with everything on, and one of its first stage alone, each in a fresh home."""
     from storage.home import Home
     from storage.queries import query
 
-    rows = query(Home(folder), "SELECT label, started_at, ended_at, seconds FROM stages").to_pylist()
-    chain = [row for row in rows if row["label"] in CHAIN]
-    whole = max(row["ended_at"] for row in chain) - min(row["started_at"] for row in chain)
-    return {"whole": whole.total_seconds(), **{row["label"]: row["seconds"] for row in chain}}
+    first, first_own = processor_seconds(["run", arguments[0], "--only", CHAIN[0]], folder / "first")
+    used, own = processor_seconds(["run", *arguments], folder / "whole")
+    rows = query(Home(folder / "whole"), "SELECT label, seconds FROM stages").to_pylist()
+    return Life({row["label"]: row["seconds"] for row in rows if row["label"] in CHAIN}, used, own, first - first_own)
+
+
+def processor_seconds(arguments: list[str], folder: Path) -> tuple[float, float]:
+    """Of a command and of all that it starts, in a fresh home; and of its stages alone."""
+    from storage.home import Home
+    from storage.queries import query
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "LIFESPAN_HOME": str(folder)}
+    subprocess.run([sys.executable, "-c", PROGRAM, *arguments], env=environment, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    own = query(Home(folder), "SELECT sum(cpu_seconds) AS own FROM costs").to_pylist()[0]["own"]
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, own
 
 
 def plainly(steps: int, folder: Path) -> dict[str, float]:
@@ -69,7 +101,6 @@ def call_plainly(steps: int, folder: Path) -> dict[str, float]:
     import components.training.language_model  # noqa: F401
 
     seconds: dict[str, float] = {}
-    began = time.perf_counter()
     for label in CHAIN:
         node = graph.nodes[label]
         assert all(handle.key in folders for handle in artifacts_in(node.bound.inputs))
@@ -79,27 +110,35 @@ def call_plainly(steps: int, folder: Path) -> dict[str, float]:
         node.stage.fn(Plain(out, folder / "state" / label, cfg.compute), **node.bound.settings, **node.bound.inputs)
         seconds[label] = time.perf_counter() - start
         folders[node.key] = out
-    return {"whole": time.perf_counter() - began, **seconds}
+    return seconds
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", help="a whole life of this profile in place of the chain, once")
     parser.add_argument("--plainly", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plainly:
         print(json.dumps(call_plainly(options.steps, options.plainly)))
         return
-    sides: dict[str, list[dict[str, float]]] = {"orchestrated": [], "plain": []}
-    for _ in range(options.rounds):
+    lives, plain = [], []
+    chain = ["smoke", "--only", "pretrain", "--set", f"pretrain.num_steps={options.steps}"]
+    for _ in range(1 if options.profile else options.rounds):
         with tempfile.TemporaryDirectory() as place:
-            sides["orchestrated"].append(orchestrated(options.steps, Path(place) / "home"))
-            sides["plain"].append(plainly(options.steps, Path(place) / "plain"))
-    print(f"{'seconds (medians)':24}{'orchestrated':>14}{'plain':>10}{'ratio':>8}")
-    for what in ("whole", *CHAIN):
-        ours, theirs = (statistics.median(found[what] for found in sides[side]) for side in ("orchestrated", "plain"))
-        print(f"{what:24}{ours:14.2f}{theirs:10.2f}{ours / theirs:8.3f}")
+            lives.append(orchestrated([options.profile] if options.profile else chain, Path(place) / "home"))
+            if not options.profile:
+                plain.append(plainly(options.steps, Path(place) / "plain"))
+    if plain:
+        ours = statistics.median(life.seconds["pretrain"] for life in lives)
+        theirs = statistics.median(found["pretrain"] for found in plain)
+        print(f"pretrain: {ours:.2f} s orchestrated, {theirs:.2f} s called plainly, ratio {ours / theirs:.3f}")
+    for life in lives:
+        print(
+            f"processor time {life.processor:.1f} s: stages {life.stages:.1f} s, start-up {life.start_up:.1f} s; "
+            f"orchestration and tracking beyond start-up {life.share:.1%}"
+        )
 
 
 if __name__ == "__main__":

