@@ -104,7 +104,7 @@ def _peak(law: LawFacts) -> str:
     """Where the fitted law turns down, and whether any policy went that far."""
     if law.peak_kl is None:
         return "never"
-    return f"{law.peak_kl:.3g}" + (", not reached" if law.extrapolated else "")
+    return f"{wording.short(law.peak_kl)}" + (", not reached" if law.extrapolated else "")
 
 
 def _alarm(raised: bool | None, step: int | None, stopped: bool) -> str:

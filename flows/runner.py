@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -51,6 +51,18 @@ class Outcome:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Moment:
+    """When something began, by a clock that people read and by one that never jumps."""
+
+    date: datetime = field(default_factory=now)
+    tick: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        """Seconds since."""
+        return time.monotonic() - self.tick
+
+
 class Runner:
     """One execution of a graph in a home.
 
@@ -68,6 +80,7 @@ class Runner:
         self._cancelled = threading.Event()
         self._disk_full = threading.Event()
         self._made: dict[str, Artifact] = {}
+        self._began: dict[str, Moment] = {}
         self._pool: Pool | None = None
         self._lock = threading.Lock()
         self._rebuilding = threading.RLock()  # an input's own inputs may be damaged too
@@ -132,7 +145,8 @@ class Runner:
         for node in self.graph.nodes.values():
             if artifact := self.home.store.find(node.key):
                 outcome = Outcome(artifact, "cached", "sealed by an earlier run", 0.0)
-                rows.append(self._row(node, outcome, now()))
+                self._began[node.label] = Moment()
+                rows.append(self._row(node, outcome))
                 self._succeed(node, outcome)
         if rows:
             self.home.tables.write("stages", f"{self.run_id}-cached", rows)
@@ -187,16 +201,16 @@ class Runner:
                 running -= 1
 
     def _attempt(self, node: Node, reason: str) -> None:
-        started = now()
+        self._began[node.label] = Moment()
         try:
-            outcome = self._make(node, reason, started)
+            outcome = self._make(node, reason)
             # The row first: who sees the outcome may read the tables next.
-            self.home.tables.write("stages", self._part(node), [self._row(node, outcome, started)])
+            self.home.tables.write("stages", self._part(node), [self._row(node, outcome)])
             self._succeed(node, outcome)
         except Interrupted as error:
             self._fail(node.label, error, "interrupted")
         except StageWaits as error:
-            row = self._row(node, None, started, status="waiting", reason=str(error))
+            row = self._row(node, None, status="waiting", reason=str(error))
             self.home.tables.write("stages", self._part(node), [row])
             self._fail(node.label, error, "held")
         except Exception as error:
@@ -204,7 +218,7 @@ class Runner:
                 isinstance(error, StageFailed) and error.error["type"] == DiskFull.__name__
             ):
                 self._stop_on_full_disk()
-            row = self._row(node, None, started, status="failed", reason=str(error))
+            row = self._row(node, None, status="failed", reason=str(error))
             with contextlib.suppress(Exception):  # the disk may be full; the stage's own error is what counts
                 self.home.tables.write("stages", self._part(node), [row])
             self._fail(node.label, error, "failed")
@@ -217,16 +231,15 @@ class Runner:
         if self._pool:
             self._pool.close()
 
-    def _make(self, node: Node, reason: str, started: datetime) -> Outcome:
+    def _make(self, node: Node, reason: str) -> Outcome:
         """Wait for our turn with this key, look once more, execute."""
         with self._turn(node):
             if artifact := self.home.store.find(node.key):
                 return Outcome(artifact, "cached", "sealed by another run meanwhile", 0.0)
-            begun = time.monotonic()
             for attempt in range(1, ATTEMPTS + 1):
                 try:
                     artifact = self._execute(node)
-                    return Outcome(artifact, "ran", reason, time.monotonic() - begun)
+                    return Outcome(artifact, "ran", reason, self._began[node.label].seconds())
                 except StageFailed as failure:
                     if attempt == ATTEMPTS or not self._worth_another(node, failure, attempt):
                         raise
@@ -267,9 +280,9 @@ class Runner:
             for need in node.needs:
                 producer = self.graph.nodes[need]
                 if self.home.store.find(producer.key) is None:
-                    started = now()
-                    outcome = self._make(producer, "its artifact was damaged or removed", started)
-                    self.home.tables.write("stages", self._part(producer), [self._row(producer, outcome, started)])
+                    self._began[need] = Moment()
+                    outcome = self._make(producer, "its artifact was damaged or removed")
+                    self.home.tables.write("stages", self._part(producer), [self._row(producer, outcome)])
                     self._made[producer.key] = outcome.artifact
                     self.board.set(need, "done", "rebuilt")
                     rebuilt = True
@@ -294,6 +307,7 @@ class Runner:
 
     def _hear(self, job: Job, event: dict[str, Any]) -> None:
         if event["event"] == "started":
+            self._began[job.label] = Moment()  # what came before was waiting for a worker
             self.board.set(job.label, "running")
         elif event["event"] == "progress":
             self.board.progress(job.label, event["done"], event["total"], event["info"])
@@ -316,9 +330,8 @@ class Runner:
     def _part(self, node: Node) -> str:
         return f"{self.run_id}-{hashlib.sha256(node.label.encode()).hexdigest()[:16]}"
 
-    def _row(
-        self, node: Node, outcome: Outcome | None, started: datetime, *, status: str = "", reason: str = ""
-    ) -> dict[str, Any]:
+    def _row(self, node: Node, outcome: Outcome | None, *, status: str = "", reason: str = "") -> dict[str, Any]:
+        began = self._began[node.label]
         return {
             "run_id": self.run_id,
             "stage": node.stage.name,
@@ -328,9 +341,9 @@ class Runner:
             "group": node.stage.group,
             "status": outcome.status if outcome else status,
             "reason": outcome.reason if outcome else reason,
-            "started_at": started,
+            "started_at": began.date,
             "ended_at": now(),
-            "seconds": outcome.seconds if outcome else (now() - started).total_seconds(),
+            "seconds": outcome.seconds if outcome else began.seconds(),
             "facts_json": dict(outcome.artifact.facts) if outcome else None,
             "config_json": plain(node.bound.settings),
             "inputs_json": input_keys(node.bound.inputs),

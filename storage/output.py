@@ -126,7 +126,7 @@ def _json_cell(value: Any) -> Any:
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, Mapping):
         return {str(name): _json_cell(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and not _is_interval(value):
         return [_json_cell(item) for item in value]
     return value if value is None or isinstance(value, (bool, int, str)) else _scalar_text(value)
 
@@ -138,9 +138,26 @@ def _scalar_text(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, (list, tuple, Mapping)) and not hasattr(value, "nanoseconds"):
+    if _is_interval(value):
+        return _interval(value)
+    if isinstance(value, (list, tuple, Mapping)):
         return json.dumps(_json_cell(value), ensure_ascii=False)
     return str(value)
+
+
+def _is_interval(value: Any) -> bool:
+    return hasattr(value, "nanoseconds")
+
+
+def _interval(value: pa.MonthDayNano) -> str:
+    """As DuckDB writes it: `14 months 3 days 00:02:05.500000`, without the parts that are 0."""
+    seconds, microseconds = divmod(abs(value.nanoseconds) // 1000, 1_000_000)
+    clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    clock = "-" * (value.nanoseconds < 0) + clock + (f".{microseconds:06}" if microseconds else "")
+    parts = [
+        f"{n} {unit}{'' if abs(n) == 1 else 's'}" for n, unit in ((value.months, "month"), (value.days, "day")) if n
+    ]
+    return " ".join([*parts, clock] if value.nanoseconds or not parts else parts)
 
 
 def _csv_cell(value: Any) -> str:

@@ -33,9 +33,9 @@ _TEXT: Mapping[str, tuple[str, str]] = {
         kind: of artifact: checkpoint, eval_report, …
         status: ran | cached | waiting | failed
         reason: why it failed, or waits
-        started_at: begin
+        started_at: when a worker began with it, the last attempt alone
         ended_at: end
-        seconds: wall clock that this run spent, start of the worker included
+        seconds: wall clock that this run spent, waiting for a worker left out
         facts_json: what the stage found out
         config_json: the settings that bear its identity
         inputs_json: keys of its inputs, by name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from matplotlib.axes import Axes
 
 from dashboards.facts.alignment import AlignmentFacts, GrpoFacts, PolicyFacts
@@ -32,40 +34,30 @@ def alignment_figure(facts: AlignmentFacts) -> Figure | None:
     panels += [_watched(free) for free in facts.policies[:1] if free.kl_coef == 0.0 and _moving(free)]
     measured = [(p, p.gold) for p in facts.policies if p.gold is not None and p.proxy is not None]
     if len(measured) > 1:
-        with panel("rlhf-end", "Where each policy ended", "", "SFT standard deviations") as drawn:
+        with panel("rlhf-end", "Where each policy ended", "SFT standard deviations", "") as drawn:
             places = list(range(len(measured)))
-            drawn.axes.axhline(0.0, color=MUTED, linewidth=1)
-            drawn.axes.plot(places, [p.proxy or 0.0 for p, _ in measured], "s", color=BLUE, label="proxy")
+            drawn.axes.axvline(0.0, color=MUTED, linewidth=1)
+            drawn.axes.plot([p.proxy or 0.0 for p, _ in measured], places, "s", color=BLUE, label="proxy")
             gold = [g for _, g in measured]
-            with_interval(
-                drawn.axes,
-                places,
-                [g.value for g in gold],
-                [g.low for g in gold],
-                [g.high for g in gold],
-                GOLD,
-                label="gold, 95%",
+            around = [g.value - g.low for g in gold], [g.high - g.value for g in gold]
+            drawn.axes.errorbar(
+                [g.value for g in gold], places, xerr=around, fmt="o", capsize=2.5, color=GOLD, label="gold, 95%"
             )
-            drawn.axes.set_xticks(places, [p.name.replace(" ", "\n", 1) for p, _ in measured])
-            drawn.axes.set_xlim(-0.5, len(places) - 0.5)
+            drawn.axes.set_yticks(places, [p.name for p, _ in measured])
+            drawn.axes.set_ylim(len(places) - 0.5, -0.5)
         panels.append(drawn.svg)
     rows = [(r, r.gold) for r in facts.best_of_n if r.gold is not None]
     if rows:
         with panel("rlhf-best-of-n", "Best of n", "n samples", "SFT standard deviations") as drawn:
             n = [r.n for r, _ in rows]
             proxies = [(r.n, r.proxy) for r, _ in rows if r.proxy is not None]
-            drawn.axes.plot([x for x, _ in proxies], [y for _, y in proxies], "s-", color=BLUE, label="proxy")
+            drawn.axes.plot([x for x, _ in proxies], [y for _, y in proxies], "s", color=BLUE, label="proxy")
             gold = [g for _, g in rows]
             with_interval(
-                drawn.axes,
-                n,
-                [g.value for g in gold],
-                [g.low for g in gold],
-                [g.high for g in gold],
-                GOLD,
-                fmt="o-",
+                drawn.axes, n, [g.value for g in gold], [g.low for g in gold], [g.high for g in gold], GOLD,
                 label="gold, 95%",
-            )
+            )  # fmt: skip
+            _best_of_n_laws(drawn.axes, facts, n[-1])
             _ticks_at(drawn.axes, n)
         panels.append(drawn.svg)
     panels += _reward_model(facts.reward_model) if facts.reward_model else []
@@ -158,6 +150,18 @@ def _proxy_and_gold(index: int, policy: PolicyFacts) -> str:
     return drawn.svg
 
 
+def _best_of_n_laws(axes: Axes, facts: AlignmentFacts, most: int) -> None:
+    """The fitted laws over n, from where a single sample stands."""
+    single = facts.best_of_n[0]
+    starts = {"proxy": (single.proxy, BLUE), "gold": (single.gold.value if single.gold else None, GOLD)}
+    grid = [most ** (i / 40) for i in range(41)]
+    for law in facts.laws:
+        start, color = starts[law.target]
+        if law.run == "best of n" and start is not None and single.n == 1:
+            gains = [start + law.gain(math.log(n) - (n - 1) / n) for n in grid]
+            axes.plot(grid, gains, color=color, linewidth=1.2, alpha=0.7)
+
+
 def _looks(axes: Axes, points: list[tuple[float, ...]], law: LawFacts | None, color: str, label: str) -> None:
     """Points of (KL, reward) with the law that was fitted to them, or joined in their order where there is none. A
     policy that is held back wanders about one KL: a line through its points would say nothing."""
@@ -167,7 +171,7 @@ def _looks(axes: Axes, points: list[tuple[float, ...]], law: LawFacts | None, co
     if law is None or not points:
         axes.plot(x, y, color=color, linewidth=1.2, alpha=0.6)
         return
-    grid = [max(x) * i / 60 for i in range(61)]
+    grid = [max(x) * (i / 60) ** 2 for i in range(61)]  # even in the law's d = √KL
     axes.plot(grid, [y[0] + law.gain(kl) for kl in grid], color=color, linewidth=1.2, alpha=0.7)
 
 

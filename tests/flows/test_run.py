@@ -138,6 +138,18 @@ def test_workers_run_branches_side_by_side(home: Home, console: Console) -> None
     assert abs((ended[0] - ended[1]).total_seconds()) < 0.9  # one after the other: 1 s apart
 
 
+def test_waiting_for_a_worker_is_no_part_of_a_stages_time(home: Home, console: Console) -> None:
+    def graph(cfg: ToyConfig, run: Graph) -> None:
+        for n in range(3):
+            count.submit(run, label=f"count{n}", config=Counting(2, 0.2), seed=n)
+
+    run(graph, home, console, ToyConfig(compute=ComputeConfig(workers=1)))
+    first, second, third = home.tables.read("stages").sort_by("started_at").to_pylist()
+    assert first["ended_at"] <= second["started_at"] and second["ended_at"] <= third["started_at"]
+    for row in (first, second, third):
+        assert row["seconds"] == pytest.approx((row["ended_at"] - row["started_at"]).total_seconds(), abs=0.1)
+
+
 def test_two_runs_at_once_make_each_artifact_once(home: Home) -> None:
     def graph(cfg: ToyConfig, run: Graph) -> None:
         scale.submit(run, numbers=count.submit(run, config=Counting(4, 0.2)), factor=1.0)

@@ -96,6 +96,15 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert Path(os.devnull).is_char_device()
 
 
+def test_intervals_read_as_time() -> None:
+    parts = [(0, 0, 125_500_000_000), (14, -1, 0), (0, 0, 0), (0, 2, -3_600_000_000_000)]
+    table = pa.table({"took": pa.array(parts, pa.month_day_nano_interval())})
+    text = ["00:02:05.500000", "14 months -1 day", "00:00:00", "2 days -01:00:00"]
+    assert written("csv", table).splitlines() == ["took", *text]
+    assert [row["took"] for row in json.loads(written("json", table))] == text
+    assert "00:02:05.500000" in written("table", table)
+
+
 def test_null_and_empty_text_differ_in_csv() -> None:
     table = pa.table({"a": ["", None, "x y", 'say "hi"'], "b": [True, False, None, True]})
     assert written("csv", table).splitlines() == ["a,b", '"",true', ",false", "x y,", '"say ""hi""",true']
