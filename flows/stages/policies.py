@@ -83,10 +83,12 @@ class _Bench:
         gold = mean_interval([self.gold(t, said(self.words, c)) for t, c in zip(texts, answers, strict=True)])
         scores_BM = ensemble_scores(self.proxy, [[*p, *c.tokens] for p, c in zip(prompts, answers, strict=True)])
         tokens_BT, _, mask_BA = pack_responses(prompts, [c.tokens for c in answers])
+        # KL of the distributions that were sampled; greedy answers have none of their own.
+        temperature = config.temperature or 1.0
         with torch.no_grad():
             log_ratio_BA = (
-                token_stats(policy, tokens_BT, mask_BA).log_probs_BA
-                - token_stats(self.reference, tokens_BT, mask_BA).log_probs_BA
+                token_stats(policy, tokens_BT, mask_BA, temperature).log_probs_BA
+                - token_stats(self.reference, tokens_BT, mask_BA, temperature).log_probs_BA
             )
         return {
             "proxy": float(scores_BM.mean()),
@@ -314,7 +316,7 @@ def dpo(
 
     bench = _Bench.open(work, sft, reward_model, preferences, tokenizer)
     judged, _ = read_preferences(work.open(preferences) / PREFERENCES)
-    pairs, _ = encode_pairs(judged, bench.words, bench.reference.cfg.context_length)
+    pairs, too_long = encode_pairs(judged, bench.words, bench.reference.cfg.context_length)
     state = algorithm.DPOState.start(bench.reference, config)
     if saved := work.load_state():
         state.load_tensors(saved[1])
@@ -335,6 +337,7 @@ def dpo(
         "mitigation": "DPO",
         "beta": config.beta,
         "num_pairs": len(pairs),
+        "num_too_long": len(too_long),
         "reward_accuracy": last.get("rewards/accuracy"),
         **state.guard.facts(),
         **bench.judge(state.policy, judging, seed + 1),

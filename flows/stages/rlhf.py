@@ -49,7 +49,7 @@ def train_reward_model(
 
     policy, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
     judged, _ = read_preferences(work.open(preferences) / PREFERENCES)
-    pairs, _ = encode_pairs(judged, words, policy.cfg.context_length)
+    pairs, too_long = encode_pairs(judged, words, policy.cfg.context_length)
     training, held_out = split_pairs(pairs, config.held_out, seed)
     state = rm.RewardState.start(policy, config, seed)
     if saved := work.load_state():
@@ -67,7 +67,12 @@ def train_reward_model(
         rm.calibrate(member, [tokens for pair in training for tokens in (pair.chosen, pair.rejected)])
     ensemble = rm.Ensemble(tuple(state.members))
     rm.save_reward_model(work.out, ensemble)
-    return {"num_pairs": len(training), **state.guard.facts(), **_worth(work, ensemble, judged, training, held_out)}
+    return {
+        "num_pairs": len(training),
+        "num_too_long": len(too_long),
+        **state.guard.facts(),
+        **_worth(work, ensemble, judged, training, held_out),
+    }
 
 
 def _worth(
