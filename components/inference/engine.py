@@ -144,6 +144,7 @@ class Engine:
         self._plain = np.zeros(slots, bool)  # needs no look at each token: no stop text, no top, not stepwise
         self._way = np.zeros(slots, np.int64)
         self._ways: list[SamplingParams] = []
+        self._recent: tuple[SamplingParams | None, int] = None, 0
         self._seeds, self._streams = np.zeros(slots, np.uint64), np.zeros(slots, np.uint64)
 
     # -- what a caller does ----------------------------------------------------------------------------------------
@@ -323,6 +324,12 @@ class Engine:
             params.stop or params.top_log_probs or params.prompt_log_probs or seat.request.stepwise
         )
         self._seeds[slot], self._streams[slot] = params.seed % 2**64, seat.request.stream
+        self._way[slot] = self._way_of(params)
+
+    def _way_of(self, params: SamplingParams) -> int:
+        """Number of this way of sampling: what of the parameters is the same for many requests."""
+        if params is self._recent[0]:
+            return self._recent[1]
         way = replace(params, seed=0, max_tokens=1, num_samples=1, stop=(), prompt_log_probs=False)
         if way not in self._cutoffs:
             if self._live.sum() == 1:  # alone: forget the ways of the past
@@ -330,7 +337,8 @@ class Engine:
                 self._ways.clear()
             self._cutoffs[way] = len(self._ways)
             self._ways.append(way)
-        self._way[slot] = self._cutoffs[way]
+        self._recent = params, self._cutoffs[way]
+        return self._cutoffs[way]
 
     def _longest_prefix(self, prompt: Rows) -> tuple[int, int]:
         """The slot that holds, or will hold, the longest useful prefix of `prompt`, and its length; else (-1, 0).
@@ -340,13 +348,20 @@ class Engine:
         most = len(prompt) - 1
         if most < 1:
             return -1, 0
-        other_BT = self._tokens_BT[:, :most] != prompt[:most]
-        common_B = np.where(other_BT.any(1), other_BT.argmax(1), most)
+        least = min(MIN_SHARED, most)
+        starts_B = (self._tokens_BT[:, 0] == prompt[0]) & (self._tokens_BT[:, least - 1] == prompt[least - 1])
+        if not starts_B.any():
+            return -1, 0
         there_B = np.where(self._live, np.maximum(self._prompt, self._done), self._done)
-        common_B = np.minimum(common_B, there_B)
-        source = int(common_B.argmax())
-        shared = int(common_B[source])
-        return (source, shared) if shared >= min(MIN_SHARED, most) else (-1, 0)
+        slots = np.flatnonzero(starts_B & (there_B >= least))
+        if not len(slots):
+            return -1, 0
+        other_BT = self._tokens_BT[slots, :most] != prompt[:most]
+        common_B = np.where(other_BT.any(1), other_BT.argmax(1), most)
+        common_B = np.minimum(common_B, there_B[slots])
+        best = int(common_B.argmax())
+        source, shared = int(slots[best]), int(common_B[best])
+        return (source, shared) if shared >= least else (-1, 0)
 
     def _vacate(self, seat: _Seat) -> None:
         self._follow()  # who waits for what this one has gets it now
@@ -535,7 +550,7 @@ def generate(
         return [[] for _ in prompts]
     capacity = min(limit, max(map(len, prompts)) + params.max_tokens)
     engine = Engine(model, min(max_batch, count), capacity, token_bytes)
-    results = [[Completion(index) for _ in range(params.num_samples)] for index in range(len(prompts))]
+    results = [[Completion() for _ in range(params.num_samples)] for _ in prompts]
     places: dict[int, tuple[int, int]] = {}
     # Short prompts first, equal ones together: they are in flight together, and computed once.
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), tuple(prompts[index])))
@@ -546,7 +561,8 @@ def generate(
             places[ticket] = index, sample
     for update in drain(engine):
         index, sample = places[update.ticket]
-        results[index][sample] = replace(update.completion, prompt_index=index)
+        update.completion.prompt_index = index
+        results[index][sample] = update.completion
     return results
 
 

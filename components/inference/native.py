@@ -23,7 +23,7 @@ from components.model.transformer import Attention, Block, FeedForward, Transfor
 SOURCE = Path(__file__).with_name("decode.c")
 # What a stage is known by is read from Python files; this line makes the C file a part of it.
 SOURCE_SHA256 = "35ce5359c574df015d65f22504b36f09aa9a654d13a90e496b193b1149c5f2d9"
-BLOCK_ROWS = 48  # sequences that go on together: their keys and values stay in the processor's caches
+BLOCK_ROWS = 18  # sequences that go on together: their keys and values stay in the processor's caches
 TILE_ROWS = 6  # that the matrix products take at once
 ROWS_OF_A_THREAD = 8  # fewer rows than this gain nothing from a second thread
 
