@@ -20,6 +20,7 @@ from flows.annotate import annotate, preferences
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from flows.access import Access
     from flows.run import RunResult
     from flows.services import Running
 
@@ -281,7 +282,7 @@ def ui(host: Host = "127.0.0.1", token_file: TokenFile = None) -> None:
 
         home, access = Home.from_env(), asked_for(host, token_file)
         if found := services.running(home):
-            _tell(services.suits(found, access))
+            _tell(services.suits(found, access), access)
             return
         with terminable():
             serve_pages(home, typer.echo, access)
@@ -295,14 +296,18 @@ def up(host: Host = "127.0.0.1", token_file: TokenFile = None) -> None:
         from flows.access import asked_for
         from storage.home import Home
 
-        _tell(services.up(Home.from_env(), typer.echo, asked_for(host, token_file)))
+        access = asked_for(host, token_file)
+        _tell(services.up(Home.from_env(), typer.echo, access), access)
 
 
-def _tell(group: Running) -> None:
-    from flows.access import told
+def _tell(group: Running, access: Access) -> None:
+    from flows.access import near, told
+    from flows.servers import newest_runs
 
     for service in group.services:
-        typer.echo(f"{service.name:8} {service.url or f'process {service.pid}'}")
+        port = service.url.rpartition(":")[2]
+        place = newest_runs(near(group.host, int(port)), access) if service.name == "MLflow" else ""
+        typer.echo(f"{service.name:8} {service.url + place or f'process {service.pid}'}")
     for line in told(group.host, group.asks):
         typer.echo(line)
 

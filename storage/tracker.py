@@ -369,7 +369,11 @@ class _Mirror:
                 # A server places artifacts itself; a database has only this machine's disk.
                 local = "://" in self.home.mlflow_uri and not self.home.mlflow_uri.startswith("http")
                 place = self.home.mlflow_artifacts.as_uri() if local else None
-                self._experiments[name] = self.client.create_experiment(name, artifact_location=place)
+                tags = {
+                    "mlflow.experimentKind": "custom_model_development",  # else its pages guess: traces of applications
+                    "mlflow.note.content": f"Lives with the profile `{name}`: a run each, a nested run a stage.",
+                }
+                self._experiments[name] = self.client.create_experiment(name, place, tags)
             else:
                 if found.lifecycle_stage == "deleted":  # its name stays taken; its deleted runs stay deleted
                     self.client.restore_experiment(found.experiment_id)

@@ -62,6 +62,10 @@ def test_a_life_is_mirrored_once_and_caught_up_later(tmp_path: Path, monkeypatch
     client = MlflowClient(home.mlflow_uri)
     place = client.get_experiment_by_name("laptop")
     assert place is not None and place.artifact_location == (tmp_path / "mlflow-artifacts").as_uri()
+    assert (
+        place.tags["mlflow.experimentKind"] == "custom_model_development"
+        and "laptop" in place.tags["mlflow.note.content"]
+    )
     runs = client.search_runs([place.experiment_id])
     parents = {run.data.tags["lifespan.run_id"]: run for run in runs if run.data.tags["lifespan.level"] == "run"}
     nested = {run.data.tags["lifespan.run_id"]: run for run in runs if run.data.tags["lifespan.level"] == "stage"}
