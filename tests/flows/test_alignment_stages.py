@@ -15,6 +15,9 @@ import components.rlhf.watch as watching
 from components.rlhf.config import WatchConfig
 from components.rlhf.watch import Alarm
 from components.statistics import Interval
+from flows.config import load_config
+from flows.graph import assemble
+from flows.lifecycle import lifecycle_graph
 from flows.work import Work
 from storage.artifacts import Artifact, Store
 
@@ -88,3 +91,13 @@ def test_the_reward_model_reports_its_worth_and_a_row_for_each_pair_it_did_not_s
     assert sum(b["chosen"]["n"] for b in facts["calibration"]["bins"]) == facts["n"]
     assert facts["disagreement"] > 0
     assert -1 <= facts["agreement_with_gold"] <= 1
+
+
+def test_remedies_come_on_top_of_the_default_life_and_leave_the_rest_of_it_as_it_is() -> None:
+    usual, more = (assemble(lifecycle_graph, load_config(name)).nodes for name in ("laptop", "remedies"))
+    remedies = {"ppo[worst]", "ppo[variance]", "ppo[length]", "dpo", "finetune[replay=0]"}
+    assert more.keys() - usual.keys() == remedies
+    assert remedies <= {*more["measure_forgetting"].needs}
+    again = {label for label, node in usual.items() if node.key != more[label].key}
+    policies = {"ppo[kl_coef=0.0]", "ppo[kl_coef=0.1]", "ppo[kl_coef=0.4]", "best_of_n"}
+    assert again == {"train_reward_model", "measure_forgetting", *policies}
