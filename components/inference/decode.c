@@ -314,7 +314,7 @@ static int64_t work_width(const Model *m) {
 
 /* Floats of workspace that a pass needs. */
 int64_t lifespan_workspace(const Model *m) {
-  return CHUNK * (m->d + normed_width(m) + work_width(m)) + m->capacity + BLOCK + (CHUNK + 1) * (int64_t)m->vocab;
+  return CHUNK * (m->d + normed_width(m) + work_width(m)) + m->capacity + BLOCK + (CHUNK + 2) * (int64_t)m->vocab;
 }
 
 /* Where the keys and values of a layer, slot and head begin. */
@@ -391,36 +391,91 @@ void lifespan_forward(const Model *m, int32_t n, const int32_t *tokens, const in
   }
 }
 
-/* The token of a row of logits, and its log-probability: the most probable one at temperature 0 (log-probabilities at
- * 1), else the first whose cumulative probability at that temperature passes `uniform`. `work` has room for a row. */
-static int choose(const float *row, int vocab, float temperature, double uniform, float *work, float *log_prob) {
-  const float inverse = temperature > 0 ? 1.0f / temperature : 1.0f;
-  float highest = row[0];
-  double total = 0.0, passed = 0.0;
-  int token = 0, i = 0;
-#pragma omp simd reduction(max : highest)
-  for (int t = 0; t < vocab; t++) highest = row[t] > highest ? row[t] : highest;
-  for (; i + LANES <= vocab; i += LANES) store(work + i, exponential((load(row + i) - splat(highest)) * splat(inverse)));
-  for (; i < vocab; i++) work[i] = expf((row[i] - highest) * inverse);
+/* `sampling.SamplingParams`, as far as it is about a single token. */
+typedef struct {
+  int32_t top_k, num_bans, raw;
+  float temperature, top_p, min_p;
+  const int32_t *bans;
+} Way;
+
+/* weights[t] = e^((row[t] - the highest) / temperature), and their sum. */
+static double weigh(const float *row, int vocab, float inverse, float *weights, float *highest) {
+  float top = row[0];
+  double total = 0.0;
+  int i = 0;
+#pragma omp simd reduction(max : top)
+  for (int t = 0; t < vocab; t++) top = row[t] > top ? row[t] : top;
+  for (; i + LANES <= vocab; i += LANES) store(weights + i, exponential((load(row + i) - splat(top)) * splat(inverse)));
+  for (; i < vocab; i++) weights[i] = expf((row[i] - top) * inverse);
 #pragma omp simd reduction(+ : total)
-  for (int t = 0; t < vocab; t++) total += work[t];
-  if (temperature > 0) {
-    const double threshold = uniform * total;
+  for (int t = 0; t < vocab; t++) total += weights[t];
+  *highest = top;
+  return total;
+}
+
+/* The least weight that is kept, where a token is kept if those that weigh more are fewer than `limit` (`counted`), or
+ * together weigh less than that. A bisection over the bits of numbers from 0 to 1: no sorting, equal weights alike. */
+static float least_kept(const float *weights, int vocab, int counted, double limit) {
+  uint32_t low = 0, high = 0x3F800000;
+  float x;
+  while (low < high) {
+    const uint32_t middle = (low + high) / 2;
+    double more = 0.0;
+    memcpy(&x, &middle, sizeof x);
+#pragma omp simd reduction(+ : more)
+    for (int t = 0; t < vocab; t++) more += weights[t] > x ? (counted ? 1.0f : weights[t]) : 0.0f;
+    if (more < limit) high = middle;
+    else low = middle + 1;
+  }
+  memcpy(&x, &high, sizeof x);
+  return x;
+}
+
+/* Weights below `least` become 0; the sum of the others. */
+static double cut(float *weights, int vocab, float least) {
+  double total = 0.0;
+#pragma omp simd reduction(+ : total)
+  for (int t = 0; t < vocab; t++) total += weights[t] = weights[t] < least ? 0.0f : weights[t];
+  return total;
+}
+
+/* `sampling.choose` for a row of logits: the most probable token at temperature 0, else the first whose cumulative
+ * probability passes `uniform`. `draw` has room for two rows. */
+static int choose(const Way *way, const float *logits, int vocab, double uniform, float *draw, float *log_prob) {
+  const float inverse = way->temperature > 0 ? 1.0f / way->temperature : 1.0f, *row = logits;
+  float *weights = draw, *allowed = draw + vocab, highest;
+  int token = 0;
+  if (way->num_bans) {
+    memcpy(allowed, logits, vocab * sizeof(float));
+    for (int i = 0; i < way->num_bans; i++) allowed[way->bans[i]] = -INFINITY;
+    row = allowed;
+  }
+  double total = weigh(row, vocab, inverse, weights, &highest), left = total, passed = 0.0;
+  for (int i = 0; i < way->num_bans; i++) weights[way->bans[i]] = 0.0f;
+  if (way->temperature > 0) {
+    if (way->top_k > 0 && way->top_k < vocab) left = cut(weights, vocab, least_kept(weights, vocab, 1, way->top_k));
+    if (way->top_p < 1) left = cut(weights, vocab, least_kept(weights, vocab, 0, way->top_p * left));
+    if (way->min_p > 0) left = cut(weights, vocab, way->min_p);
+    const double threshold = uniform * left;
     for (int t = 0; t < vocab && passed <= threshold; t++) {
-      passed += work[t];
-      token = work[t] > 0.0f ? t : token;
+      passed += weights[t];
+      token = weights[t] > 0.0f ? t : token;
     }
   } else
     while (token + 1 < vocab && row[token] < highest) token++;
-  *log_prob = (float)((double)(row[token] - highest) * inverse - log(total));
+  if (way->raw && (way->num_bans || inverse != 1.0f)) {
+    total = weigh(logits, vocab, 1.0f, weights, &highest);
+    *log_prob = (float)((double)(logits[token] - highest) - log(total));
+  } else
+    *log_prob = (float)((double)(row[token] - highest) * inverse - log(total));
   return token;
 }
 
 /* `choose` for each of `n` rows. */
-void lifespan_choose(const float *logits, int32_t n, int32_t vocab, float temperature, const double *uniform,
-                     int32_t *tokens, float *log_probs, float *work) {
+void lifespan_choose(const Way *way, const float *logits, int32_t n, int32_t vocab, const double *uniform,
+                     int32_t *tokens, float *log_probs, float *draw) {
   for (int r = 0; r < n; r++)
-    tokens[r] = choose(logits + (int64_t)r * vocab, vocab, temperature, uniform[r], work, log_probs + r);
+    tokens[r] = choose(way, logits + (int64_t)r * vocab, vocab, uniform[r], draw, log_probs + r);
 }
 
 static uint64_t finalized(uint64_t x) {
@@ -438,8 +493,8 @@ static double uniform_of(uint64_t seed, uint64_t stream, uint64_t step) {
 /* Sequences by slot, as an engine keeps them: tokens and log_probs [slots][stride], of which `known` are there and
  * `done` have keys and values. All are drawn in one way. */
 typedef struct {
+  Way way;
   int32_t stride, num_stops;
-  float temperature;
   int32_t *tokens, *known, *done;
   float *log_probs;
   const int32_t *prompt, *limit, *stops;
@@ -450,9 +505,9 @@ typedef struct {
 static int gain(const Model *m, const Crowd *g, int slot, const float *logits, float *draw) {
   const int known = g->known[slot]++;
   const double uniform =
-      g->temperature > 0 ? uniform_of(g->seeds[slot], g->streams[slot], (uint64_t)(known - g->prompt[slot])) : 0.0;
+      g->way.temperature > 0 ? uniform_of(g->seeds[slot], g->streams[slot], (uint64_t)(known - g->prompt[slot])) : 0.0;
   const int64_t at = (int64_t)slot * g->stride + known;
-  const int token = choose(logits, m->vocab, g->temperature, uniform, draw, g->log_probs + at);
+  const int token = choose(&g->way, logits, m->vocab, uniform, draw, g->log_probs + at);
   g->tokens[at] = token;
   int ended = known + 1 >= g->limit[slot];
   for (int s = 0; s < g->num_stops; s++) ended |= token == g->stops[s];
@@ -465,7 +520,7 @@ static int gain(const Model *m, const Crowd *g, int slot, const float *logits, f
 void lifespan_advance(const Model *m, const Crowd *g, int32_t n, const int32_t *slots, int32_t *next, int32_t width,
                       int32_t steps, float *workspace) {
   int32_t seated[CHUNK], left[CHUNK], tokens[CHUNK], row_slots[CHUNK], positions[CHUNK], rows[CHUNK], gaining[CHUNK];
-  float *draw = workspace + lifespan_workspace(m) - m->vocab, *logits = draw - CHUNK * (int64_t)m->vocab;
+  float *draw = workspace + lifespan_workspace(m) - 2 * m->vocab, *logits = draw - CHUNK * (int64_t)m->vocab;
   for (int count = 0;;) {
     for (int i; count < width && (i = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < n; count++) {
       seated[count] = slots[i];

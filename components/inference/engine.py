@@ -20,12 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.inference.decoders import Decoder, Rows, open_decoder
-from components.inference.native import Crowd, NativeDecoder, choose_natively, library
+from components.inference.native import Crowd, NativeDecoder, choose_natively, library, way_of
 from components.inference.sampling import SamplingParams, Top, choose, most_probable, uniforms
 from components.model.transformer import Transformer
 
 PREFILL_ROWS = 512  # prompt tokens a pass takes beside the steps: bounds how long running sequences wait
 LEAP = 64  # tokens that sequences gain in one call, where all that will come has come
+LEAP_TO_TEXT = 8  # where a stop text may end them: what is gained behind it is lost
 MIN_SHARED = 8  # a common prefix shorter than this is computed again rather than waited for
 
 
@@ -141,7 +142,8 @@ class Engine:
         self._known, self._done, self._prompt = (np.zeros(slots, np.int32) for _ in range(3))
         self._limit = np.zeros(slots, np.int32)  # tokens at which the sequence is as long as it may be
         self._live = np.zeros(slots, bool)
-        self._plain = np.zeros(slots, bool)  # needs no look at each token: no stop text, no top, not stepwise
+        # silent: nothing is told of it before its end. plain: nor may a text stop it, so no token needs a look.
+        self._silent, self._plain = np.zeros(slots, bool), np.zeros(slots, bool)
         self._way = np.zeros(slots, np.int64)
         self._ways: list[SamplingParams] = []
         self._recent: tuple[SamplingParams | None, int] = None, 0
@@ -198,8 +200,8 @@ class Engine:
         if self._waiting or self._steady is None:
             self._follow()
             self._admit()
-        if most > 1 and (groups := self._can_leap()):
-            return self._leap(groups, most)
+        if most > 1 and self._can_leap():
+            return self._leap(most)
         if crowd := self._steady:
             positions = self._done[crowd.slots]
             tokens = self._tokens_BT[crowd.slots, positions]
@@ -208,21 +210,20 @@ class Engine:
             return self._gain(crowd, logits_BV)
         return self._mixed_pass()
 
-    def _can_leap(self) -> list[tuple[SamplingParams, Rows]]:
-        """The slots by their way of sampling, if all can go on by themselves, in C; else nothing."""
-        if self._followers or not isinstance(self._decoder, NativeDecoder):
-            return []
-        slots = np.flatnonzero(self._live).astype(np.int32)
-        ways = np.unique(self._way[slots])
-        if not self._plain[slots].all() or not all(_drawn_in_c(self._ways[way]) for way in ways):
-            return []
-        return [(self._ways[way], slots[self._way[slots] == way]) for way in ways]
+    def _can_leap(self) -> bool:
+        """Whether all that are live can go on by themselves, in C."""
+        return isinstance(self._decoder, NativeDecoder) and not self._followers and bool(self._silent[self._live].all())
 
-    def _leap(self, groups: list[tuple[SamplingParams, Rows]], most: int) -> list[Update]:
-        """What is left of the prompts, and up to `most` tokens of each sequence, in one call."""
+    def _leap(self, most: int) -> list[Update]:
+        """What is left of the prompts, and up to `most` tokens of each sequence, in one call a way of sampling."""
         assert isinstance(self._decoder, NativeDecoder)
+        live = np.flatnonzero(self._live).astype(np.int32)
         updates = []
-        for params, slots in groups:
+        for number in np.unique(self._way[live]).tolist():
+            slots, params = live[self._way[live] == number], self._ways[number]
+            texts = [int(slot) for slot in slots[~self._plain[slots]]]  # those that a text may stop
+            before = self._known.copy()
+            way, _bans = way_of(params)
             stops = np.array(params.stop_ids, np.int32)
             arrays: dict[str, npt.NDArray[Any]] = {
                 "tokens": self._tokens_BT,
@@ -236,16 +237,35 @@ class Engine:
                 "streams": self._streams,
             }
             addresses = {name: array.ctypes.data for name, array in arrays.items()}
-            crowd = Crowd(self._tokens_BT.shape[1], len(stops), params.temperature, **addresses)
-            self._decoder.advance(crowd, slots, most)
-            known = self._known[slots]
-            stopped_B = np.isin(self._tokens_BT[slots, known - 1], stops)
-            for slot in slots[stopped_B | (known >= self._limit[slots])]:
+            crowd = Crowd(way, self._tokens_BT.shape[1], len(stops), **addresses)
+            self._decoder.advance(crowd, slots, min(most, LEAP_TO_TEXT) if texts else most)
+            stopped_B = np.isin(self._tokens_BT[slots, self._known[slots] - 1], stops)
+            over = dict.fromkeys(slots[stopped_B | (self._known[slots] >= self._limit[slots])].tolist())
+            stopped = set(slots[stopped_B].tolist())
+            for slot in texts:
+                if self._cut_at_text(slot, int(before[slot])):
+                    over[slot] = None
+                    stopped.add(slot)
+            for slot in over:
                 seat = self._seats[slot]
                 assert seat is not None
-                seat.completion.finished = bool(self._tokens_BT[slot, self._known[slot] - 1] in params.stop_ids)
-                updates.append(self._end(int(slot)))
+                seat.completion.finished = slot in stopped
+                updates.append(self._end(slot))
         return updates
+
+    def _cut_at_text(self, slot: int, before: int) -> bool:
+        """Whether the tokens from `before` on complete a stop text; what comes behind it is forgotten."""
+        seat = self._seats[slot]
+        assert seat is not None
+        for at in range(before, int(self._known[slot])):
+            token = int(self._tokens_BT[slot, at])
+            if token in seat.request.params.stop_ids:
+                return False
+            if stop := self._stop_text(seat, token):
+                seat.completion.stop = stop
+                self._known[slot], self._done[slot] = at + 1, min(at, int(self._done[slot]))
+                return True
+        return False
 
     def _mixed_pass(self) -> list[Update]:
         """A pass in which some prompts are read."""
@@ -320,9 +340,8 @@ class Engine:
         self._done[slot] = done
         self._limit[slot] = min(length + params.max_tokens, self.context_length)
         self._live[slot] = True
-        self._plain[slot] = not (
-            params.stop or params.top_log_probs or params.prompt_log_probs or seat.request.stepwise
-        )
+        self._silent[slot] = not (params.top_log_probs or params.prompt_log_probs or seat.request.stepwise)
+        self._plain[slot] = self._silent[slot] and not params.stop
         self._seeds[slot], self._streams[slot] = params.seed % 2**64, seat.request.stream
         self._way[slot] = self._way_of(params)
 
@@ -504,12 +523,6 @@ class Engine:
         return Update(seat.ticket, seat.completion, True)
 
 
-def _drawn_in_c(params: SamplingParams) -> bool:
-    """Whether nothing but a temperature is asked for, which is what `decode.c` knows."""
-    cut = params.top_k or params.top_p < 1 or params.min_p or params.ban_ids
-    return not cut and not (params.raw_log_probs and params.temperature not in (0, 1))
-
-
 def _chosen(
     logits_BV: Tensor,
     params: SamplingParams,
@@ -517,12 +530,12 @@ def _chosen(
     streams_B: npt.NDArray[np.uint64],
     steps_B: npt.NDArray[np.uint64],
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """`choose` with the draws of these sequences at these steps; in C where nothing but a temperature is asked for."""
+    """`choose` with the draws of these sequences at these steps; on a CPU in C."""
     greedy = params.temperature == 0
     uniform_B = torch.zeros(len(steps_B), dtype=torch.float64) if greedy else uniforms(seeds_B, streams_B, steps_B)
     plain = logits_BV.dtype == torch.float32 and logits_BV.device.type == "cpu"
-    if plain and _drawn_in_c(params) and library() is not None:
-        return choose_natively(logits_BV, params.temperature, uniform_B.numpy())
+    if plain and library() is not None:
+        return choose_natively(logits_BV, params, uniform_B.numpy())
     tokens_B, log_probs_B = choose(logits_BV, params, uniform_B)
     return tokens_B.cpu().numpy().astype(np.int32), log_probs_B.float().cpu().numpy()
 

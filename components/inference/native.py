@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from components.compiled import load
+from components.inference.sampling import SamplingParams
 from components.model.config import ModelConfig
 from components.model.transformer import Attention, Block, FeedForward, Transformer
 
 SOURCE = Path(__file__).with_name("decode.c")
 # What a stage is known by is read from Python files; this line makes the C file a part of it.
-SOURCE_SHA256 = "35ce5359c574df015d65f22504b36f09aa9a654d13a90e496b193b1149c5f2d9"
+SOURCE_SHA256 = "5682eae27cc1a55f09d283adc48547a016aee803624ba68efc7654d1e5f1cca5"
 BLOCK_ROWS = 18  # sequences that go on together: their keys and values stay in the processor's caches
 TILE_ROWS = 6  # that the matrix products take at once
 ROWS_OF_A_THREAD = 8  # fewer rows than this gain nothing from a second thread
@@ -33,13 +34,38 @@ _TABLES = ("embedding", "cos", "sin", "last_norm", "unembedding")
 _LAYERS = ("attention_norm", "qkv", "qkv_bias", "q_norm", "k_norm", "out", "mlp_norm", "gate_up", "down")
 
 
+class Way(ctypes.Structure):
+    """How a single token is drawn."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("top_k", "num_bans", "raw")),
+        *((name, ctypes.c_float) for name in ("temperature", "top_p", "min_p")),
+        ("bans", ctypes.c_void_p),
+    )
+
+
+def way_of(params: SamplingParams) -> tuple[Way, npt.NDArray[np.int32]]:
+    """What of the parameters is about a single token, and the array that it points to."""
+    bans = np.array(params.ban_ids, np.int32)
+    way = Way(
+        params.top_k,
+        len(bans),
+        params.raw_log_probs,
+        params.temperature,
+        params.top_p,
+        params.min_p,
+        bans.ctypes.data,
+    )
+    return way, bans
+
+
 class Crowd(ctypes.Structure):
     """Sequences by slot that are drawn in one way, as `lifespan_advance` goes on with them."""
 
     _fields_ = (
+        ("way", Way),
         ("stride", ctypes.c_int32),
         ("num_stops", ctypes.c_int32),
-        ("temperature", ctypes.c_float),
         *(
             (name, ctypes.c_void_p)
             for name in ("tokens", "known", "done", "log_probs", "prompt", "limit", "stops", "seeds", "streams")
@@ -66,14 +92,14 @@ def library() -> ctypes.CDLL | None:
     handle = load(SOURCE, SOURCE_SHA256, "generation runs through torch, several times slower")
     if handle is None:
         return None
-    number, long, single, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+    number, long, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
     handle.lifespan_workspace.restype = long
     signatures = {
         "sizes": [pointer],
         "workspace": [pointer],
         "pack": [pointer, long, long, number, pointer],
         "copy": [pointer, number, number, number],
-        "choose": [pointer, number, number, single, pointer, pointer, pointer, pointer],
+        "choose": [pointer, pointer, number, number, pointer, pointer, pointer, pointer],
         "forward": [pointer, number, pointer, pointer, pointer, number, pointer, pointer, pointer],
         "advance": [pointer, pointer, number, pointer, pointer, number, number, pointer],
     }
@@ -83,24 +109,26 @@ def library() -> ctypes.CDLL | None:
 
 
 def choose_natively(
-    logits_BV: Tensor, temperature: float, uniform_B: npt.NDArray[np.float64]
+    logits_BV: Tensor, params: SamplingParams, uniform_B: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """`sampling.choose` of the whole distribution, for float32 logits on the CPU; only where there is a `library()`."""
+    """`sampling.choose` for float32 logits on the CPU; only where there is a `library()`. Of tokens that are equally
+    probable top_p keeps all or none."""
     handle = library()
     assert handle is not None
     count, vocab = logits_BV.shape
     logits_BV = logits_BV.contiguous()
     tokens_B, log_probs_B = np.empty(count, np.int32), np.empty(count, np.float32)
-    work = np.empty(vocab, np.float32)
+    draw = np.empty(2 * vocab, np.float32)
+    way, _bans = way_of(params)
     handle.lifespan_choose(
+        ctypes.addressof(way),
         logits_BV.data_ptr(),
         count,
         vocab,
-        temperature,
         uniform_B.ctypes.data,
         tokens_B.ctypes.data,
         log_probs_B.ctypes.data,
-        work.ctypes.data,
+        draw.ctypes.data,
     )
     return tokens_B, log_probs_B
 

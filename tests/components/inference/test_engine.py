@@ -178,6 +178,52 @@ def test_requests_that_come_and_go_at_any_time_change_nothing_for_the_others() -
         assert steps[number] == ([*range(1, 16)] if number % 2 == 0 else [15])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_many_tokens_at_once_are_those_of_single_steps(threads: int) -> None:
+    ways: list[dict[str, Any]] = [
+        {"temperature": 0.0},
+        {"seed": 5, "stop_ids": (1, 2)},
+        {"seed": 6, "temperature": 0.8, "top_k": 6, "ban_ids": (3, 4), "raw_log_probs": True},
+        {"seed": 7, "top_p": 0.9, "min_p": 0.01, "stop": ("7", "AB", "C")},
+    ]
+    letters = [bytes([code]) for code in range(48, 88)]
+    requests = [
+        Request(tuple(prompt), SamplingParams(max_tokens=40, **ways[n % 4]), n) for n, prompt in enumerate(PROMPTS)
+    ]
+    slow = Engine(MODEL, 6, token_bytes=letters)
+    tickets = [slow.submit(request) for request in requests]
+    done = {}
+    while slow.num_waiting or slow.num_running:
+        done |= {update.ticket: update.completion for update in slow.step()}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        fast = Engine(MODEL, 30, token_bytes=letters)
+    finally:
+        torch.set_num_threads(before)
+    said = told(fast, requests)
+    assert said == [done[ticket] for ticket in tickets]
+    assert {c.stop for c in said} > {"", "7"} and {c.finished for c in said} == {True, False}
+
+
+@pytest.mark.skipif(library() is None, reason="no C compiler")
+def test_a_batch_that_nobody_watches_takes_no_step_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [[n, *range(10)] for n in range(20)]
+    params = SamplingParams(max_tokens=30, seed=1, top_p=0.9, stop_ids=(3,))
+    expected = generate(MODEL, prompts, params)
+    monkeypatch.setattr("components.inference.native.NativeDecoder.forward", None)
+    assert generate(MODEL, prompts, params, max_batch=7) == expected
+
+
+def test_weights_that_changed_between_two_calls_are_seen() -> None:
+    model = Transformer(MODEL.cfg, 1).eval()
+    params = SamplingParams(max_tokens=8, temperature=0.0)
+    first = generate(model, PROMPTS[:3], params)
+    model.load_state_dict(MODEL.state_dict())
+    second = generate(model, PROMPTS[:3], params)
+    assert second == generate(MODEL, PROMPTS[:3], params) != first
+
+
 def test_a_leader_that_leaves_costs_its_followers_nothing_but_time() -> None:
     prompt = tuple(GENERATOR.integers(0, 40, 40).tolist())
     params = SamplingParams(max_tokens=5, temperature=0.0)
@@ -223,16 +269,43 @@ def test_raw_log_probs_are_the_model_s_own_whatever_was_drawn_from() -> None:
     torch.testing.assert_close(torch.tensor(said.log_probs), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(temperature=0.0),
+        SamplingParams(temperature=0.7),
+        SamplingParams(),
+        SamplingParams(temperature=0.0, ban_ids=(3, 50), raw_log_probs=True),
+        SamplingParams(temperature=0.0, ban_ids=(3, 50)),
+        SamplingParams(temperature=1.3, ban_ids=(7, 8, 9)),
+        SamplingParams(temperature=0.7, raw_log_probs=True),
+        SamplingParams(top_k=1),
+        SamplingParams(top_k=9, temperature=2.0),
+        SamplingParams(top_p=0.6),
+        SamplingParams(min_p=0.1, temperature=1.5),
+        SamplingParams(top_k=20, top_p=0.8, min_p=0.02, ban_ids=(0,), temperature=0.9, raw_log_probs=True),
+        SamplingParams(top_k=500),
+    ],
+)
 @pytest.mark.skipif(library() is None, reason="no C compiler")
-def test_draws_in_c_are_those_of_torch(temperature: float) -> None:
+def test_draws_in_c_are_those_of_torch(params: SamplingParams) -> None:
     logits = torch.randn(4000, 101, generator=torch.Generator().manual_seed(0)) * 3
     random = uniforms(0, np.arange(4000, dtype=np.uint64), np.zeros(4000, dtype=np.uint64))
-    tokens, log_probs = choose(logits, SamplingParams(temperature=temperature), random)
-    ours, ours_log_probs = choose_natively(logits, temperature, random.numpy())
+    before = logits.clone()
+    tokens, log_probs = choose(logits, params, random)
+    ours, ours_log_probs = choose_natively(logits, params, random.numpy())
     same = tokens.numpy() == ours
     assert same.mean() > 0.999  # a draw on the very edge between two tokens may fall to either
-    np.testing.assert_allclose(ours_log_probs[same], log_probs.numpy()[same], atol=2e-6)
+    np.testing.assert_allclose(ours_log_probs[same], log_probs.numpy()[same], atol=3e-6)
+    assert torch.equal(before, logits)
+
+
+@pytest.mark.skipif(library() is None, reason="no C compiler")
+def test_equally_probable_tokens_are_all_kept() -> None:
+    logits = torch.tensor([[2.0, 1.0, 1.0, 1.0, -3.0]]).expand(500, -1)
+    random = np.linspace(0, 0.999, 500)
+    assert set(choose_natively(logits, SamplingParams(top_k=2), random)[0].tolist()) == {0, 1, 2, 3}
+    assert set(choose_natively(logits, SamplingParams(top_k=1), random)[0].tolist()) == {0}
 
 
 def test_min_p_drops_what_is_far_less_probable_than_the_best() -> None:
