@@ -52,12 +52,13 @@ check: $(READY)  ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: peers  ## speed of the hot paths, GRPO and PPO beside TRL's
+bench: peers  ## speed beside transformers, TRL and MLflow, and what orchestration costs (about 25 minutes)
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/training_speed.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/hot_paths.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/generation_speed.py 2>/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/rlhf_speed.py 2>/dev/null
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/benchmarks/sql_speed.py 2>/dev/null
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/orchestration.py
 
 chaos: $(READY)  ## kill one smoke life fifty times; it must end as an undisturbed one does (about 15 minutes)
 	rm -rf .lifespan-chaos
