@@ -3,73 +3,7 @@
 // Shapes: B batch, T positions, H query heads, K key heads, C head dimension, D width, F hidden width, V vocabulary.
 // Every sum has a fixed order for a given number of threads, so a step gives the same bits each time.
 // No finite-math flags: a NaN must reach the loss.
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#if defined(__AVX512F__)
-#define LANES 16
-#elif defined(__AVX2__)
-#define LANES 8
-#else
-#define LANES 4
-#endif
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-#define INLINE inline __attribute__((always_inline))
-#define PARALLEL _Pragma("omp parallel for num_threads(threads) if (threads > 1) schedule(static)")
-#define SIMD _Pragma("omp simd")
-#define TEXT(x) #x
-#define SUM(x) _Pragma(TEXT(omp simd reduction(+ : x)))
-
-static INLINE vec either(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
-
-// Relative error below 2e-7; 0 below -87, finite above 88, NaN stays NaN.
-static INLINE vec exponential(vec x) {
-    ivec tiny = x < -87.0f;
-    x = either(tiny, (vec){0} - 87.0f, either(x > 88.0f, (vec){0} + 88.0f, x));
-    ivec exponent = __builtin_convertvector(x * 1.44269504f + 127.5f, ivec);
-    vec n = __builtin_convertvector(exponent, vec) - 127.0f;
-    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return either(tiny, (vec){0}, p * (vec)(exponent << 23));
-}
-
-// y = exp(x * scale - top), and the sum
-static INLINE float powers_of(const float* x, float* y, long n, float scale, float top) {
-    vec total = {0};
-    long i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        vec e = exponential(*(const vec*)(x + i) * scale - top);
-        *(vec*)(y + i) = e;
-        total += e;
-    }
-    float sum = 0, rest[LANES];
-    for (int l = 0; l < LANES; l++) rest[l] = i + l < n ? x[i + l] * scale - top : -__builtin_inff();
-    vec e = exponential(*(vec*)rest);
-    total += e;
-    for (; i < n; i++) y[i] = e[i % LANES];
-    for (int l = 0; l < LANES; l++) sum += total[l];
-    return sum;
-}
-
-static INLINE vec load(const float* x, long n) {  // zeros past n
-    if (n >= LANES) return *(const vec*)x;
-    float some[LANES] = {0};
-    for (long i = 0; i < n; i++) some[i] = x[i];
-    return *(vec*)some;
-}
-
-static INLINE void store(float* x, long n, vec value) {
-    if (n >= LANES) *(vec*)x = value;
-    else
-        for (long i = 0; i < n; i++) x[i] = value[i];
-}
+#include "vectors.h"
 
 static INLINE float largest(const float* x, long n) {
     float lane[8];
@@ -86,13 +20,6 @@ static INLINE float inverse_rms(const float* x, long d, float eps) {
     float square = 0;
     SUM(square) for (long i = 0; i < d; i++) square += x[i] * x[i];
     return 1.0f / __builtin_sqrtf(square / d + eps);
-}
-
-static void add_parts(const float* parts, float* out, long d, int threads) {
-    for (int p = 0; p < threads; p++) {
-        const float* part = parts + p * d;
-        SIMD for (long i = 0; i < d; i++) out[i] += part[i];
-    }
 }
 
 // total = x + delta (delta may be null: total is not written), y = total / rms(total) * w
@@ -134,7 +61,7 @@ void norm_backward(const float* x, const float* w, const float* rstd, const floa
             }
         }
     }
-    add_parts(parts, dw, d, threads);
+    add_parts(parts, dw, d, threads, 1);
     free(parts);
 }
 
@@ -258,10 +185,8 @@ static void pad_transposed(const float* x, float* y, long rows, long C, long pad
     }
 }
 
-static inline long whole(long n) { return (n + 2 * LANES - 1) / (2 * LANES) * (2 * LANES); }
-
 // Keys are padded to a multiple of this; the caller allocates probabilities [B, H, T, whole(T)].
-long attention_padding(void) { return 2 * LANES; }
+long attention_padding(void) { return COLUMNS; }
 
 // q [B, H, T, C], k and v [B, K, T, C] -> out [B, T, H, C]. mask [T, T] with batch stride; null: causal, and then only
 // the tiles on and below the diagonal are computed (or read on the way back).
@@ -337,136 +262,6 @@ void attention_backward(const float* q, const float* k, const float* v, const fl
             memcpy(dv + (kv * T + i) * C, dvp + i * Cp, C * sizeof(float));
         }
         free(scratch);
-    }
-}
-
-// --- Matrix products, for processors on which torch's library leaves some of the peak unused -------------------------
-
-#define ROWS 6
-#define COLUMNS (2 * LANES)
-#define DEPTH 256  // of one chunk: a panel of it stays in the first cache
-#define BLOCK 96   // rows that a thread packs at a time
-
-// A tile from packed a [depth][ROWS] and b [depth][COLUMNS]
-static INLINE void packed_tile(const float* a, const float* b, float* c, long c_row, long depth, int add) {
-    vec sum[ROWS][2];
-    for (int r = 0; r < ROWS; r++)
-        for (int i = 0; i < 2; i++) sum[r][i] = add ? *(vec*)(c + r * c_row + i * LANES) : (vec){0};
-    for (long k = 0; k < depth; k++) {
-        vec first = *(const vec*)(b + k * COLUMNS), second = *(const vec*)(b + k * COLUMNS + LANES);
-        _Pragma("GCC unroll 6") for (int r = 0; r < ROWS; r++) {
-            float x = a[k * ROWS + r];
-            sum[r][0] += x * first;
-            sum[r][1] += x * second;
-        }
-    }
-    for (int r = 0; r < ROWS; r++)
-        for (int i = 0; i < 2; i++) *(vec*)(c + r * c_row + i * LANES) = sum[r][i];
-}
-
-// The same from unpacked rows of a
-static INLINE void direct_tile(const float* a, long a_row, const float* b, float* c, long c_row, long depth, int add) {
-    vec sum[ROWS][2];
-    for (int r = 0; r < ROWS; r++)
-        for (int i = 0; i < 2; i++) sum[r][i] = add ? *(vec*)(c + r * c_row + i * LANES) : (vec){0};
-    const float *a0 = a, *a1 = a + a_row, *a2 = a1 + a_row, *a3 = a2 + a_row, *a4 = a3 + a_row, *a5 = a4 + a_row;
-    for (long k = 0; k < depth; k++) {
-        vec first = *(const vec*)(b + k * COLUMNS), second = *(const vec*)(b + k * COLUMNS + LANES);
-        sum[0][0] += a0[k] * first, sum[0][1] += a0[k] * second;
-        sum[1][0] += a1[k] * first, sum[1][1] += a1[k] * second;
-        sum[2][0] += a2[k] * first, sum[2][1] += a2[k] * second;
-        sum[3][0] += a3[k] * first, sum[3][1] += a3[k] * second;
-        sum[4][0] += a4[k] * first, sum[4][1] += a4[k] * second;
-        sum[5][0] += a5[k] * first, sum[5][1] += a5[k] * second;
-    }
-    for (int r = 0; r < ROWS; r++)
-        for (int i = 0; i < 2; i++) *(vec*)(c + r * c_row + i * LANES) = sum[r][i];
-}
-
-static void pack_columns(const float* b, long row, long column, float* to, long n, long depth) {
-    if (column == 1 && n == COLUMNS)
-        for (long k = 0; k < depth; k++) memcpy(to + k * COLUMNS, b + k * row, COLUMNS * sizeof(float));
-    else
-        for (long j = 0; j < COLUMNS; j++)
-            for (long k = 0; k < depth; k++) to[k * COLUMNS + j] = j < n ? b[k * row + j * column] : 0;
-}
-
-static void pack_rows(const float* a, long row, long column, float* to, long m, long depth) {
-    if (m == ROWS && row == 1)
-        for (long k = 0; k < depth; k++) memcpy(to + k * ROWS, a + k * column, ROWS * sizeof(float));
-    else
-        for (long k = 0; k < depth; k++)
-            for (int r = 0; r < ROWS; r++) to[k * ROWS + r] = r < m ? a[r * row + k * column] : 0;
-}
-
-// c [M, N] = a [M, K] b [K, N], a and b by strides, after Goto & van de Geijn (2008)
-void product(const float* a, long a_row, long a_column, const float* b, long b_row, long b_column, float* c, long M,
-             long N, long K, int threads) {
-    long panels = (N + COLUMNS - 1) / COLUMNS, strips = (M + ROWS - 1) / ROWS, per_block = BLOCK / ROWS;
-    float* packed = malloc((panels * COLUMNS * K + 1) * sizeof(float));
-    PARALLEL for (long p = 0; p < panels; p++)
-        for (long k0 = 0; k0 < K; k0 += DEPTH) {
-            long depth = K - k0 < DEPTH ? K - k0 : DEPTH, n = N - p * COLUMNS < COLUMNS ? N - p * COLUMNS : COLUMNS;
-            float* to = packed + k0 * panels * COLUMNS + p * COLUMNS * depth;
-            pack_columns(b + k0 * b_row + p * COLUMNS * b_column, b_row, b_column, to, n, depth);
-        }
-    PARALLEL for (long s0 = 0; s0 < strips; s0 += per_block) {
-        long s1 = s0 + per_block < strips ? s0 + per_block : strips;
-        float buffer[BLOCK * DEPTH], edge[ROWS * COLUMNS] = {0};
-        for (long k0 = 0; k0 < K; k0 += DEPTH) {
-            long depth = K - k0 < DEPTH ? K - k0 : DEPTH;
-            for (long s = s0; s < s1; s++) {
-                long m = M - s * ROWS < ROWS ? M - s * ROWS : ROWS;
-                if (a_column == 1 && m == ROWS) continue;  // read where it lies
-                pack_rows(a + s * ROWS * a_row + k0 * a_column, a_row, a_column, buffer + (s - s0) * ROWS * depth, m,
-                          depth);
-            }
-            for (long p = 0; p < panels; p++) {
-                const float* right = packed + k0 * panels * COLUMNS + p * COLUMNS * depth;
-                long n = N - p * COLUMNS < COLUMNS ? N - p * COLUMNS : COLUMNS;
-                for (long s = s0; s < s1; s++) {
-                    long m = M - s * ROWS < ROWS ? M - s * ROWS : ROWS;
-                    int full = m == ROWS && n == COLUMNS;
-                    float *place = c + s * ROWS * N + p * COLUMNS, *out = full ? place : edge;
-                    long out_row = full ? N : COLUMNS;
-                    for (long r = 0; r < m; r++)
-                        if (!full && k0) memcpy(edge + r * COLUMNS, place + r * N, n * sizeof(float));
-                    if (a_column == 1 && m == ROWS)
-                        direct_tile(a + s * ROWS * a_row + k0, a_row, right, out, out_row, depth, k0 > 0);
-                    else
-                        packed_tile(buffer + (s - s0) * ROWS * depth, right, out, out_row, depth, k0 > 0);
-                    for (long r = 0; r < m; r++)
-                        if (!full) memcpy(place + r * N, edge + r * COLUMNS, n * sizeof(float));
-                }
-            }
-        }
-    }
-    free(packed);
-}
-
-// --- What lies between the products ----------------------------------------------------------------------------------
-
-// y = silu(gate) * up of rows [gate | up]
-void swiglu_forward(const float* x, float* y, long rows, long F, int threads) {
-    PARALLEL for (long row = 0; row < rows; row++) {
-        const float *gate = x + row * 2 * F, *up = gate + F;
-        float* out = y + row * F;
-        for (long i = 0; i < F; i += LANES) {
-            vec g = load(gate + i, F - i);
-            store(out + i, F - i, g / (1.0f + exponential(-g)) * load(up + i, F - i));
-        }
-    }
-}
-
-void swiglu_backward(const float* x, const float* dy, float* dx, long rows, long F, int threads) {
-    PARALLEL for (long row = 0; row < rows; row++) {
-        const float *gate = x + row * 2 * F, *up = gate + F, *g = dy + row * F;
-        float *dgate = dx + row * 2 * F, *dup = dgate + F;
-        for (long i = 0; i < F; i += LANES) {
-            vec z = load(gate + i, F - i), back = load(g + i, F - i), s = 1.0f / (1.0f + exponential(-z));
-            store(dup + i, F - i, back * z * s);
-            store(dgate + i, F - i, back * load(up + i, F - i) * s * (1.0f + z * (1.0f - s)));
-        }
     }
 }
 

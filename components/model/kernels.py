@@ -77,7 +77,7 @@ class _Linear(torch.autograd.Function):
 
 
 def product(a_MK: Tensor, b_KN: Tensor) -> Tensor:
-    """The matrix product by `kernels.c`; any strides."""
+    """The matrix product by `products.c`; any strides."""
     c_MN = a_MK.new_empty(a_MK.shape[0], b_KN.shape[1])
     sizes = *c_MN.shape, a_MK.shape[1], torch.get_num_threads()
     _call("product", a_MK, *a_MK.stride(), b_KN, *b_KN.stride(), c_MN, *sizes)
@@ -256,8 +256,37 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         dx, width = torch.empty_like(x), x.shape[-1] // 2
-        _call("swiglu_backward", x, dy.contiguous(), dx, dy.numel() // width, width, torch.get_num_threads())
+        _call("swiglu_backward", x, dy.contiguous(), dx, None, dy.numel() // width, width, torch.get_num_threads())
         return dx
+
+
+def feed_forward(x: Tensor, wide: Tensor, narrow: Tensor) -> Tensor:
+    """swiglu(x · wideᵀ) · narrowᵀ with wide [2F, D] and narrow [D, F]."""
+    if x.numel() >= OWN_ROWS * x.shape[-1] and fused(x, wide, narrow) and native.own_products().feed_forward:
+        return _FeedForward.apply(x, wide, narrow)
+    return linear(swiglu(linear(x, wide)), narrow)
+
+
+class _FeedForward(torch.autograd.Function):
+    """What lies between the two products is kept before the nonlinearity alone; the rest stays in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, wide: Tensor, narrow: Tensor) -> Tensor:
+        x, wide, narrow = x.contiguous(), wide.contiguous(), narrow.contiguous()
+        d, hidden = narrow.shape
+        rows = x.numel() // d
+        gate_up, y = x.new_empty(rows, 2 * hidden), torch.empty_like(x)
+        _call("feed_forward", x, wide, narrow, gate_up, y, rows, d, hidden, torch.get_num_threads())
+        ctx.save_for_backward(x, wide, narrow, gate_up)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, wide, narrow, gate_up = ctx.saved_tensors
+        grads = torch.empty_like(x), torch.empty_like(wide), torch.empty_like(narrow)
+        sizes = len(gate_up), *narrow.shape, torch.get_num_threads()
+        _call("feed_forward_backward", x, wide, narrow, gate_up, dy.contiguous(), *grads, *sizes)
+        return grads
 
 
 def grouped_product(rows_NI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The C kernels of `kernels.c`, compiled once for this machine; `library()` is None where that cannot be.
+"""The kernels written in C, compiled once for this machine; `library()` is None where that cannot be.
 
 Between the matrix products an eager step of a small model is a hundred passes over memory. These loops make one pass
 each. Compiling takes a few seconds and is kept in the user's cache folder. LIFESPAN_NATIVE=0 switches the kernels off.
@@ -15,15 +15,17 @@ import logging
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-SOURCE = Path(__file__).with_name("kernels.c")
-# What a stage is known by is read from Python files; this line makes the C file a part of it.
-SOURCE_SHA256 = "8907a7154e2de764b4a1584f464175fd5bccb3e0a9fa87d1cf846d11da58b0e7"
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "kernels.c", "products.c"))
+# What a stage is known by is read from Python files; this line makes the C files a part of it.
+SOURCE_SHA256 = "29b88cd06c2ac44180dbeff60c126a4cae7c8f5e4c328335708e0c24ed23a1bc"
 FLAGS = (
     *("-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
     *("-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),
@@ -49,9 +51,9 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None (told once) where they cannot be had."""
     if disabled():
         return None
-    source = SOURCE.read_bytes()
+    source = b"".join(path.read_bytes() for path in SOURCES)
     if (found := hashlib.sha256(source).hexdigest()) != SOURCE_SHA256:
-        raise RuntimeError(f"{SOURCE.name} was edited: set SOURCE_SHA256 in {Path(__file__).name} to {found}")
+        raise RuntimeError(f"a kernel's source was edited: set SOURCE_SHA256 in {Path(__file__).name} to {found}")
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler:
         _log.warning("no C compiler (cc): training runs through plain torch, slower")
@@ -60,7 +62,7 @@ def library() -> ctypes.CDLL | None:
         handle = ctypes.CDLL(str(_compiled(compiler, source)))
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or error
-        _log.warning("%s could not be compiled, training runs through plain torch, slower: %s", SOURCE.name, told)
+        _log.warning("the kernels could not be compiled, training runs through plain torch, slower: %s", told)
         return None
     _keep_memory()
     pointer, long, single, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
@@ -73,7 +75,9 @@ def library() -> ctypes.CDLL | None:
         "attention_backward": [pointer] * 5 + [integer] + [pointer] * 3 + [long] * 5 + [single, integer],
         "product": [pointer, long, long] * 2 + [pointer] + [long] * 3 + [integer],
         "swiglu_forward": [pointer] * 2 + [long] * 2 + [integer],
-        "swiglu_backward": [pointer] * 3 + [long] * 2 + [integer],
+        "feed_forward": [pointer] * 5 + [long] * 3 + [integer],
+        "feed_forward_backward": [pointer] * 8 + [long] * 3 + [integer],
+        "swiglu_backward": [pointer] * 4 + [long] * 2 + [integer],
         "entropy_forward": [pointer] * 3 + [long] + [pointer] * 3 + [long] * 2 + [integer],
         "entropy_backward": [pointer] * 4 + [long] + [single] * 2 + [pointer] + [long] * 2 + [integer],
         "embedding_backward": [pointer] * 3 + [long] * 2,
@@ -97,23 +101,24 @@ def _keep_memory() -> None:
 
 
 class OwnProducts(NamedTuple):
-    """Which products of a linear map go through `product` of kernels.c: x Wᵀ, dy W and dyᵀ x."""
+    """What goes through products.c: a linear map's x Wᵀ, dy W and dyᵀ x, and the feed-forward layer as a whole."""
 
     forward: bool = False
     inputs: bool = False
     weights: bool = False
+    feed_forward: bool = False
 
 
 @functools.cache
 def own_products() -> OwnProducts:
-    """Those in which it beats torch's library, as most do on AMD cores. Measured once (0.1 s) and kept beside the
+    """Those in which it beats torch's library, as most do on AMD cores. Measured once (a second) and kept beside the
     compiled kernels, so that the same machine always gives the same bits."""
     handle = library()
     if handle is None:
         return OwnProducts()
     kept = Path(handle._name).with_suffix(".json")
     if not kept.is_file():
-        faster = {name: ours > 1.05 * theirs for name, (ours, theirs) in product_speeds(handle).items()}
+        faster = {name: ours > theirs for name, (ours, theirs) in product_speeds(handle).items()}
         part = kept.with_name(f"{kept.name}.{os.getpid()}")
         part.write_text(json.dumps(faster), encoding="utf-8")
         with contextlib.suppress(FileExistsError):  # of processes that measure at once the first decides for all
@@ -122,28 +127,50 @@ def own_products() -> OwnProducts:
     return OwnProducts(**json.loads(kept.read_text(encoding="utf-8")))
 
 
-def product_speeds(handle: ctypes.CDLL, repeats: int = 6) -> dict[str, tuple[float, float]]:
-    """FLOP/s of one thread in `product` and in torch's library for each product of a linear map, the best of `repeats`
-    taken in turn."""
+def product_speeds(handle: ctypes.CDLL, repeats: int = 15) -> dict[str, tuple[float, float]]:
+    """Runs a second of one thread in products.c and in torch's library, the median of `repeats` taken in turn."""
     import torch
+    from torch import Tensor
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    x, weight, dy = torch.rand(2048, 128), torch.rand(352, 128), torch.rand(2048, 352)
-    result = {}
-    for name, a, b in (("forward", x, weight.T), ("inputs", dy, weight), ("weights", dy.T, x)):
-        c, best = torch.empty(a.shape[0], b.shape[1]), [float("inf"), float("inf")]
-        arguments = a.data_ptr(), *a.stride(), b.data_ptr(), *b.stride(), c.data_ptr(), *c.shape, a.shape[1], 1
+    rows, d, hidden = 1024, 128, 352
+    x, dy, wide, narrow = (torch.rand(*size) for size in ((rows, d), (rows, d), (2 * hidden, d), (d, hidden)))
+    gate_up, d_gate_up = torch.rand(rows, 2 * hidden), torch.rand(rows, 2 * hidden)
+    grads = torch.empty_like(x), torch.empty_like(wide), torch.empty_like(narrow)
+
+    def product(a: Tensor, b: Tensor) -> None:
+        c = torch.empty(a.shape[0], b.shape[1])
+        handle.product(a.data_ptr(), *a.stride(), b.data_ptr(), *b.stride(), c.data_ptr(), *c.shape, a.shape[1], 1)
+
+    def fused() -> None:
+        places = [tensor.data_ptr() for tensor in (x, wide, narrow, gate_up)]
+        handle.feed_forward(*places, grads[0].data_ptr(), rows, d, hidden, 1)
+        outputs = [tensor.data_ptr() for tensor in (dy, *grads)]
+        handle.feed_forward_backward(*places, *outputs, rows, d, hidden, 1)
+
+    def plain() -> None:
+        mixed, y = torch.mm(x, wide.T), torch.empty(rows, hidden)
+        handle.swiglu_forward(mixed.data_ptr(), y.data_ptr(), rows, hidden, 1)
+        torch.mm(y, narrow.T), torch.mm(dy.T, y)
+        back, mixed_back = torch.mm(dy, narrow), torch.empty(rows, 2 * hidden)
+        handle.swiglu_backward(mixed.data_ptr(), back.data_ptr(), mixed_back.data_ptr(), None, rows, hidden, 1)
+        torch.mm(mixed_back, wide), torch.mm(mixed_back.T, x)
+
+    sides: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {"feed_forward": (fused, plain)}
+    for name, a, b in (("forward", x, wide.T), ("inputs", d_gate_up, wide), ("weights", d_gate_up.T, x)):
+        sides[name] = functools.partial(product, a, b), functools.partial(torch.mm, a, b)
+    speeds = {}
+    for name, pair in sides.items():
+        seconds: tuple[list[float], list[float]] = [], []
         for _ in range(repeats):
-            began = time.perf_counter()
-            handle.product(*arguments)
-            middle = time.perf_counter()
-            torch.mm(a, b, out=c)
-            best = [min(best[0], middle - began), min(best[1], time.perf_counter() - middle)]
-        flops = 2 * c.numel() * a.shape[1]
-        result[name] = (flops / best[0], flops / best[1])
+            for run, taken in zip(pair, seconds, strict=True):
+                began = time.thread_time()  # of the processor: other programs do not count
+                run()
+                taken.append(time.thread_time() - began)
+        speeds[name] = (1 / statistics.median(seconds[0]), 1 / statistics.median(seconds[1]))
     torch.set_num_threads(before)
-    return result
+    return speeds
 
 
 def _compiled(compiler: str, source: bytes) -> Path:
@@ -161,8 +188,9 @@ def _compiled(compiler: str, source: bytes) -> Path:
     if not target.is_file():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / target.name
+            files = [str(path) for path in SOURCES if path.suffix == ".c"]
             for way in WAYS:
-                command = [compiler, *way, *FLAGS, "-o", str(made), str(SOURCE)]
+                command = [compiler, *way, *FLAGS, "-o", str(made), *files]
                 done = subprocess.run(command, capture_output=True, text=True, timeout=300)
                 if done.returncode == 0:
                     break

@@ -19,6 +19,7 @@ from components.model.kernels import (
     attend,
     causal_mask,
     embedding,
+    feed_forward,
     linear,
     softcap,
     split_heads,
@@ -147,7 +148,9 @@ class FeedForward(nn.Module):
         self.down = Linear(d_ff, d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down(swiglu(self.gate_up(x_BTD)))
+        if type(self.gate_up) is Linear and type(self.down) is Linear:
+            return feed_forward(x_BTD, self.gate_up.weight, self.down.weight)
+        return self.down(swiglu(self.gate_up(x_BTD)))  # with adapters
 
 
 class Block(nn.Module):

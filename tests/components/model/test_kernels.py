@@ -84,11 +84,32 @@ def test_products_of_any_layout_are_those_of_float64(m: int, n: int, k: int, thr
 
 
 @pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
+@pytest.mark.parametrize(("rows", "d", "hidden"), [(1, 1, 1), (7, 5, 3), (261, 34, 19), (530, 48, 300)])
+def test_the_feed_forward_layer_is_that_of_float64(
+    rows: int, d: int, hidden: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "OWN_ROWS", 1)
+    monkeypatch.setattr(native, "own_products", lambda: native.OwnProducts(feed_forward=True))
+    generator = torch.Generator().manual_seed(rows)
+    sizes = (rows, d), (2 * hidden, d), (d, hidden), (rows, d)
+    x, wide, narrow, dy = (torch.randn(size, generator=generator) for size in sizes)
+    found = [tensor.requires_grad_() for tensor in (x, wide, narrow)]
+    right = [tensor.detach().double().requires_grad_() for tensor in found]
+    results = []
+    for inputs in (found, right):
+        y = kernels.feed_forward(*inputs)
+        results.append([y, *torch.autograd.grad(y, inputs, dy.to(y.dtype))])
+    for one, two in zip(*results, strict=True):
+        scale = max(1.0, two.abs().max().item())
+        torch.testing.assert_close(one.double() / scale, two / scale, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
 def test_a_model_trains_alike_whichever_library_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "OWN_ROWS", 1)
     batch = batch_of(37, False, False)
     right = gradients(Transformer(CONFIGS[3], 2).double(), batch)
-    for own in (native.OwnProducts(), native.OwnProducts(True, True, True), native.OwnProducts(inputs=True)):
+    for own in (native.OwnProducts(), native.OwnProducts(True, True, True, True), native.OwnProducts(inputs=True)):
         monkeypatch.setattr(native, "own_products", lambda own=own: own)
         found = gradients(Transformer(CONFIGS[3], 2), batch)
         for name, value in right.items():
@@ -100,12 +121,12 @@ def test_a_model_trains_alike_whichever_library_multiplies(monkeypatch: pytest.M
 def test_which_library_multiplies_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     handle, place = native.library(), tmp_path / "kernels-0.so"
     monkeypatch.setattr(native, "library", lambda: SimpleNamespace(_name=str(place)))
-    speeds = {"forward": (3.0, 2.0), "inputs": (2.0, 2.0), "weights": (9.0, 2.0)}
+    speeds = {"forward": (3.0, 2.0), "inputs": (2.0, 2.0), "weights": (9.0, 2.0), "feed_forward": (1.0, 2.0)}
     monkeypatch.setattr(native, "product_speeds", lambda handle: speeds)
     decide = native.own_products.__wrapped__  # without what this process remembers
-    assert decide() == native.OwnProducts(True, False, True)
+    assert decide() == native.OwnProducts(True, False, True, False)
     monkeypatch.setattr(native, "product_speeds", lambda handle: pytest.fail("measured again"))
-    assert decide() == native.OwnProducts(True, False, True)
+    assert decide() == native.OwnProducts(True, False, True, False)
     monkeypatch.undo()
     real = native.product_speeds(handle, repeats=1)
     assert real.keys() == speeds.keys()

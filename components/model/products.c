@@ -1,0 +1,207 @@
+// Matrix products, and the feed-forward layer that is made of them: `kernels.py` calls these.
+//
+// After Goto & van de Geijn (2008): the right side is packed into panels of two vectors, of which one stays in the
+// first cache; the left side is read where it lies, or packed where its rows are not contiguous.
+// Every sum has a fixed order for a given number of threads, so a step gives the same bits each time.
+#include "vectors.h"
+
+#define ROWS 6
+#define DEPTH 256                  // of one chunk: a panel of it stays in the first cache
+#define BLOCK 96                   // rows of the left side that stay in the second
+#define STRIP (ROWS * DEPTH + 16)  // of a packed block; more than a power of two, which would fill one set of a cache
+#define CHUNK 256                  // rows that go through the feed-forward layer together
+
+static inline long least(long a, long b) { return a < b ? a : b; }
+
+// One tile of c (+)= a b: six rows of a by strides, one panel of b
+static INLINE void tile(const float* a, const long row, const long step, const float* b, float* c, long c_row,
+                        long depth, int add) {
+    vec sum[ROWS][2];
+    for (int r = 0; r < ROWS; r++) {
+        __builtin_prefetch(c + r * c_row, 1);
+        for (int i = 0; i < 2; i++) sum[r][i] = (vec){0};
+    }
+    for (long k = 0; k < depth; k++) {
+        vec first = *(const vec*)(b + k * COLUMNS), second = *(const vec*)(b + k * COLUMNS + LANES);
+        _Pragma("GCC unroll 6") for (int r = 0; r < ROWS; r++) {
+            float x = a[k * step + r * row];
+            sum[r][0] += x * first;
+            sum[r][1] += x * second;
+        }
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int i = 0; i < 2; i++) {
+            vec* to = (vec*)(c + r * c_row + i * LANES);
+            *to = add ? (vec)(*to + sum[r][i]) : sum[r][i];
+        }
+}
+
+// The right side b [K, N] in chunks of DEPTH, each in panels [depth, COLUMNS]: K * whole(N) numbers
+static void pack(const float* b, long row, long column, float* to, long N, long K, int threads) {
+    PARALLEL for (long j = 0; j < whole(N); j += COLUMNS) {
+        long n = least(N - j, COLUMNS);
+        for (long k0 = 0; k0 < K; k0 += DEPTH) {
+            long depth = least(K - k0, DEPTH);
+            float* panel = to + k0 * whole(N) + j * depth;
+            const float* from = b + k0 * row + j * column;
+            if (column == 1 && n == COLUMNS)
+                for (long k = 0; k < depth; k++) memcpy(panel + k * COLUMNS, from + k * row, COLUMNS * sizeof(float));
+            else
+                for (long i = 0; i < COLUMNS; i++)
+                    for (long k = 0; k < depth; k++) panel[k * COLUMNS + i] = i < n ? from[k * row + i * column] : 0;
+        }
+    }
+}
+
+// Rows of the left side in strips [depth, ROWS], eight steps of the depth at a time
+static void pack_left(const float* a, long row, long column, float* to, long rows, long depth) {
+    for (long k0 = 0; k0 < depth; k0 += 8)
+        for (long s = 0; s < rows; s += ROWS) {
+            float* strip = to + s / ROWS * STRIP;
+            for (long k = k0; k < least(k0 + 8, depth); k++) {
+                const float* from = a + s * row + k * column;
+                if (row == 1 && s + ROWS <= rows) memcpy(strip + k * ROWS, from, ROWS * sizeof(float));
+                else
+                    for (long r = 0; r < ROWS; r++) strip[k * ROWS + r] = s + r < rows ? from[r * row] : 0;
+            }
+        }
+}
+
+// c [M, N] (+)= a [M, K] b on one thread, a by strides and b packed
+static void multiply(const float* a, long row, long column, const float* b, float* c, long M, long N, long K, int add) {
+    float packed[BLOCK / ROWS * STRIP], edge[ROWS * COLUMNS];
+    // Where a chunk of the right side fits into the second cache, rows are finished one strip after the other.
+    long block = column == 1 && whole(N) * least(K, DEPTH) <= 65536 ? ROWS : BLOCK;
+    for (long i = 0; i < M; i += block)
+        for (long k = 0; k < K; k += DEPTH) {
+            long depth = least(K - k, DEPTH), rows = least(M - i, block), direct = column == 1 ? rows / ROWS * ROWS : 0;
+            const float* from = a + i * row + k * column;
+            pack_left(from + direct * row, row, column, packed + direct / ROWS * STRIP, rows - direct, depth);
+            for (long j = 0; j < N; j += COLUMNS)
+                for (long s = 0; s < rows; s += ROWS) {
+                    long m = least(rows - s, ROWS), n = least(N - j, COLUMNS);
+                    int full = m == ROWS && n == COLUMNS, more = full && (add || k);
+                    float *place = c + (i + s) * N + j, *to = full ? place : edge;
+                    const float* right = b + k * whole(N) + j * depth;
+                    long to_row = full ? N : COLUMNS;
+                    if (s < direct) tile(from + s * row, row, 1, right, to, to_row, depth, more);
+                    else tile(packed + s / ROWS * STRIP, 1, ROWS, right, to, to_row, depth, more);
+                    for (long r = 0; r < m && !full; r++)
+                        for (long l = 0; l < n; l++)
+                            place[r * N + l] = edge[r * COLUMNS + l] + (add || k ? place[r * N + l] : 0);
+                }
+        }
+}
+
+// c [M, N] = aᵀ b over K rows of both, one chunk at a time, so that only chunks are packed
+static void multiply_rows(const float* a, long row, long column, const float* b, long b_row, long b_column, float* c,
+                          long M, long N, long K, int add, float* packed) {
+    for (long k = 0; k < K; k += DEPTH) {
+        long depth = least(K - k, DEPTH);
+        pack(b + k * b_row, b_row, b_column, packed, N, depth, 1);
+        multiply(a + k * column, row, column, packed, c, M, N, depth, add || k);
+    }
+}
+
+// c [M, N] = a [M, K] b [K, N], a and b by strides; a deep product is divided among threads by its depth
+void product(const float* a, long a_row, long a_column, const float* b, long b_row, long b_column, float* c, long M,
+             long N, long K, int threads) {
+    if (a_column == 1 || K <= M) {
+        float* packed = malloc((whole(N) * K + 1) * sizeof(float));
+        pack(b, b_row, b_column, packed, N, K, threads);
+        PARALLEL for (int part = 0; part < threads; part++) {
+            long from = M * part / threads / ROWS * ROWS, to = M * (part + 1) / threads / ROWS * ROWS;
+            if (part + 1 == threads) to = M;
+            multiply(a + from * a_row, a_row, a_column, packed, c + from * N, to - from, N, K, 0);
+        }
+        free(packed);
+        return;
+    }
+    float *parts = malloc(((threads - 1) * M * N + 1) * sizeof(float));
+    float *packed = malloc(threads * whole(N) * DEPTH * sizeof(float));
+    PARALLEL for (int part = 0; part < threads; part++) {
+        long from = K * part / threads, to = K * (part + 1) / threads;
+        float* out = part ? parts + (part - 1) * M * N : c;
+        if (from == to) memset(out, 0, M * N * sizeof(float));
+        multiply_rows(a + from * a_column, a_row, a_column, b + from * b_row, b_row, b_column, out, M, N, to - from, 0,
+                      packed + part * whole(N) * DEPTH);
+    }
+    add_parts(parts, c, M * N, threads - 1, threads);
+    free(parts), free(packed);
+}
+
+// y = silu(gate) * up of rows [gate | up]
+void swiglu_forward(const float* x, float* y, long rows, long F, int threads) {
+    PARALLEL for (long row = 0; row < rows; row++) {
+        const float *gate = x + row * 2 * F, *up = gate + F;
+        float* out = y + row * F;
+        for (long i = 0; i < F; i += LANES) {
+            vec g = load(gate + i, F - i);
+            store(out + i, F - i, g / (1.0f + exponential(-g)) * load(up + i, F - i));
+        }
+    }
+}
+
+// dx [gate | up]; and y again, unless null (it may lie where dy does)
+void swiglu_backward(const float* x, const float* dy, float* dx, float* y, long rows, long F, int threads) {
+    PARALLEL for (long row = 0; row < rows; row++) {
+        const float *gate = x + row * 2 * F, *up = gate + F, *g = dy + row * F;
+        float *dgate = dx + row * 2 * F, *dup = dgate + F;
+        for (long i = 0; i < F; i += LANES) {
+            vec z = load(gate + i, F - i), back = load(g + i, F - i), u = load(up + i, F - i);
+            vec s = 1.0f / (1.0f + exponential(-z)), silu = z * s;
+            store(dup + i, F - i, back * silu);
+            store(dgate + i, F - i, back * u * (s + silu * (1.0f - s)));
+            if (y) store(y + row * F + i, F - i, silu * u);
+        }
+    }
+}
+
+// gate_up [R, 2F] = x [R, D] wide [2F, D]ᵀ and y [R, D] = swiglu(gate_up) narrow [D, F]ᵀ, rows by chunks that stay in
+// the cache between the two products
+void feed_forward(const float* x, const float* wide, const float* narrow, float* gate_up, float* y, long R, long D,
+                  long F, int threads) {
+    float *first = malloc((whole(2 * F) * D + 1) * sizeof(float)), *second = malloc((whole(D) * F + 1) * sizeof(float));
+    float* scratch = malloc(threads * CHUNK * F * sizeof(float));
+    pack(wide, 1, D, first, 2 * F, D, threads), pack(narrow, 1, F, second, D, F, threads);
+    PARALLEL for (int part = 0; part < threads; part++) {
+        float* hidden = scratch + part * CHUNK * F;
+        for (long i = R * part / threads, end = R * (part + 1) / threads; i < end; i += CHUNK) {
+            long rows = least(end - i, CHUNK);
+            multiply(x + i * D, D, 1, first, gate_up + i * 2 * F, rows, 2 * F, D, 0);
+            swiglu_forward(gate_up + i * 2 * F, hidden, rows, F, 1);
+            multiply(hidden, F, 1, second, y + i * D, rows, D, F, 0);
+        }
+    }
+    free(first), free(second), free(scratch);
+}
+
+// dx [R, D], dwide and dnarrow from dy [R, D]; what lies between is computed again or never leaves the cache
+void feed_forward_backward(const float* x, const float* wide, const float* narrow, const float* gate_up,
+                           const float* dy, float* dx, float* dwide, float* dnarrow, long R, long D, long F,
+                           int threads) {
+    long weights = 3 * F * D, room = CHUNK * (4 * F + whole(F > D ? F : D));
+    float *first = malloc((whole(D) * 2 * F + 1) * sizeof(float)), *second = malloc((whole(F) * D + 1) * sizeof(float));
+    float *scratch = malloc(threads * room * sizeof(float)), *parts = malloc(threads * weights * sizeof(float));
+    pack(wide, D, 1, first, D, 2 * F, threads), pack(narrow, F, 1, second, F, D, threads);
+    PARALLEL for (int part = 0; part < threads; part++) {
+        float *dhidden = scratch + part * room, *hidden = dhidden + CHUNK * F, *dgate_up = hidden + CHUNK * F;
+        float *packed = dgate_up + CHUNK * 2 * F, *more = parts + (part - 1) * weights;
+        float *to_wide = part ? more : dwide, *to_narrow = part ? more + 2 * F * D : dnarrow;
+        long begin = R * part / threads, end = R * (part + 1) / threads;
+        if (begin == end) memset(to_wide, 0, 2 * F * D * sizeof(float)), memset(to_narrow, 0, F * D * sizeof(float));
+        for (long i = begin; i < end; i += CHUNK) {
+            long rows = least(end - i, CHUNK);
+            multiply(dy + i * D, D, 1, second, dhidden, rows, F, D, 0);
+            swiglu_backward(gate_up + i * 2 * F, dhidden, dgate_up, hidden, rows, F, 1);
+            multiply(dgate_up, 2 * F, 1, first, dx + i * D, rows, D, 2 * F, 0);
+            multiply_rows(dy + i * D, 1, D, hidden, F, 1, to_narrow, D, F, rows, i > begin, packed);
+            multiply_rows(dgate_up, 1, 2 * F, x + i * D, D, 1, to_wide, 2 * F, D, rows, i > begin, packed);
+        }
+    }
+    for (int part = 1; part < threads; part++) {
+        const float* more = parts + (part - 1) * weights;
+        add_parts(more, dwide, 2 * F * D, 1, threads), add_parts(more + 2 * F * D, dnarrow, F * D, 1, threads);
+    }
+    free(first), free(second), free(scratch), free(parts);
+}
