@@ -11,7 +11,7 @@ from components.model.config import forward_flops_per_token, training_flops_per_
 from components.rlhf.config import DPOConfig, JudgingConfig, PPOConfig, WatchConfig
 from flows.stage import stage
 from flows.stages.preferences import PREFERENCES, SCALE
-from flows.stages.rlhf import asked, count_generation, said
+from flows.stages.rlhf import asked, count_generation, said, skips
 from flows.work import Work
 from storage.artifacts import Artifact
 
@@ -172,7 +172,8 @@ def ppo(
             * forward_flops_per_token(bench.reference.cfg, bench.reference.cfg.context_length)
         )
         work.usage(tokens=metrics["tokens"], flops=flops)
-        work.progress(step, config.num_iterations, reward=metrics["objective/score"], gold=history[-1].gold.value)  # type: ignore[union-attr]
+        shown = {"reward": metrics["objective/score"], "gold": history[-1].gold.value}  # type: ignore[union-attr]
+        work.progress(step, config.num_iterations, **shown, **skips(step, metrics, state.guard))
         if alarm and stopping:
             state.policy.load_state_dict(best)
             break
@@ -329,7 +330,8 @@ def dpo(
         cfg = bench.reference.cfg
         each = training_flops_per_token(cfg, cfg.context_length) + forward_flops_per_token(cfg, cfg.context_length)
         work.usage(tokens=record["tokens"], flops=record["tokens"] * each)
-        work.progress(step, total, loss=record["loss/policy"], accuracy=record["rewards/accuracy"])
+        shown = {"loss": record["loss/policy"], "accuracy": record["rewards/accuracy"]}
+        work.progress(step, total, **shown, **skips(step, record, state.guard))
         if step < total and work.state_due():
             work.save_state(step, state.tensors(), {})
     save_model(work.out, state.policy)

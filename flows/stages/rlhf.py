@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from components.model.config import forward_flops_per_token, training_flops_per_token
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from components.rlhf.pairs import TokenPair
     from components.rlhf.preferences import Preference
     from components.rlhf.reward_model import Ensemble
+    from components.training.guard import Guard
 
 
 def asked(words: Tokenizer, texts: list[str]) -> list[list[int]]:
@@ -34,6 +36,19 @@ def said(words: Tokenizer, completion: Completion) -> str:
 
 def count_generation(work: Work, model: Transformer, num_tokens: float) -> None:
     work.usage(tokens=num_tokens, flops=num_tokens * forward_flops_per_token(model.cfg, model.cfg.context_length))
+
+
+def skips(step: int, metrics: Mapping[str, float], guard: Guard) -> dict[str, Any]:
+    """Tell the log of updates that were not finite; what the live view shows of all so far."""
+    skipped, back = (
+        next((value for name, value in metrics.items() if name.endswith(end)), 0.0)
+        for end in ("/skipped_updates", "/rolled_back")
+    )
+    if skipped:
+        print(f"step {step}: {skipped:g} updates skipped: loss or gradient was not finite")
+    if back:
+        print(f"step {step}: back to the last snapshot, {guard.rate:g} of the rate from here on")
+    return {"skipped": guard.skipped} if guard.skipped else {}
 
 
 @stage(produces="reward_model", group="rlhf", seconds=20)
@@ -60,7 +75,7 @@ def train_reward_model(
         work.log(step, {name: value for name, value in record.items() if name != "step"})
         flops = record["tokens"] * training_flops_per_token(policy.cfg, policy.cfg.context_length)
         work.usage(tokens=record["tokens"], flops=flops)
-        work.progress(step, total, loss=record["loss/reward"])
+        work.progress(step, total, loss=record["loss/reward"], **skips(step, record, state.guard))
         if step < total and work.state_due():
             work.save_state(step, state.tensors(len(training)), {})
     for member in state.members:
@@ -260,7 +275,8 @@ def grpo(
         passes = 1 + 3 * config.num_epochs
         flops = metrics["tokens"] * passes * forward_flops_per_token(reference.cfg, reference.cfg.context_length)
         work.usage(tokens=metrics["tokens"], flops=flops)
-        work.progress(step, config.num_iterations, reward=metrics["objective/reward"])
+        told = skips(step, metrics, state.guard)
+        work.progress(step, config.num_iterations, reward=metrics["objective/reward"], **told)
         if step < config.num_iterations and work.state_due():
             work.save_state(step, state.tensors(), {})
     save_model(work.out, state.policy)

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from toy_alignment import CASES, PPO, make_world
 
 import components.rlhf.watch as watching
-from components.rlhf.config import WatchConfig
+from components.rlhf.config import DPOConfig, WatchConfig
 from components.rlhf.watch import Alarm
 from components.statistics import Interval
+from components.training.config import NonFiniteConfig, OptimizerConfig
 from flows.config import load_config
 from flows.graph import assemble
 from flows.lifecycle import lifecycle_graph
@@ -101,3 +102,25 @@ def test_remedies_come_on_top_of_the_default_life_and_leave_the_rest_of_it_as_it
     again = {label for label, node in usual.items() if node.key != more[label].key}
     policies = {"ppo[kl_coef=0.0]", "ppo[kl_coef=0.1]", "ppo[kl_coef=0.4]", "best_of_n"}
     assert again == {"train_reward_model", "measure_forgetting", *policies}
+
+
+def test_updates_that_were_not_finite_are_told_in_the_log_the_metrics_and_the_facts(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first update makes the weights infinite; the two after it are skipped, then the run goes back."""
+    config = DPOConfig(
+        epochs=2,
+        batch_pairs=8,
+        max_grad_norm=1e9,
+        optimizer=OptimizerConfig(muon_lr=0.0, adamw_lr=3e38),
+        non_finite=NonFiniteConfig(max_in_a_row=2, rate_factor=1e-41),
+    )
+    work, facts = run("dpo", tmp_path, world, config=config)
+    assert (facts["skipped_steps"], facts["rollbacks"]) == (2, 1)
+    metrics = {(step, name): value for step, name, value, _ in work.metrics()}
+    assert [metrics[step, "policy/skipped_updates"] for step in (1, 2, 3, 4)] == [0, 1, 1, 0]
+    assert [metrics[step, "policy/rolled_back"] for step in (1, 2, 3, 4)] == [0, 0, 1, 0]
+    said = capsys.readouterr().out
+    assert said.count("updates skipped") == 2 and "step 3: back to the last snapshot" in said
+    kept = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(x.isfinite().all() for x in kept.values())
