@@ -58,9 +58,12 @@ def alignment_section(facts: AlignmentFacts) -> Section:
             if raised and reason
         ),
     )
+    counted_skips = [(p.name, p.skipped) for p in facts.policies]
+    if facts.reward_model is not None:
+        counted_skips.append(("reward model", facts.reward_model.skipped))
     skipped = listing(
         "Updates that were not finite, and skipped",
-        ((p.name, wording.count(p.skipped)) for p in facts.policies if p.skipped),
+        ((name, wording.count(number)) for name, number in counted_skips if number),
     )
     best_of_n = Table(
         "Best of n by the reward model (SFT standard deviations)",
@@ -157,5 +160,6 @@ def grpo_section(facts: GrpoFacts) -> Section:
             "groups without signal, last",
             wording.percent(facts.zero_std_curve.values[-1] if facts.zero_std_curve else None),
         ),
+        ("updates skipped, not finite", wording.count(facts.skipped or None)),
     ]
     return body(meaning, (listing("In numbers", pairs),), facts.effects)

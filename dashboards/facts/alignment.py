@@ -272,6 +272,7 @@ class GrpoFacts:
     accuracy_curve: Series
     reward_curve: Series
     zero_std_curve: Series
+    skipped: int
     effects: tuple[Effect, ...]
 
 
@@ -286,6 +287,7 @@ def grpo_facts(rows: RunRows) -> GrpoFacts | Missing:
         accuracy_curve=rows.metric(stage, "greedy_accuracy"),
         reward_curve=rows.metric(stage, "objective/reward"),
         zero_std_curve=rows.metric(stage, "groups/zero_variance"),
+        skipped=whole(stage.facts, "skipped_steps") or 0,
         effects=(_grpo_effect(rows, before, after),),
     )
 

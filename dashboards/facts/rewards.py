@@ -31,7 +31,8 @@ class Bin:
 @dataclass(frozen=True)
 class RewardModelFacts:
     """`accuracy` on held-out pairs against their noisy labels; `agreement_with_gold` against the true preference, over
-    held-out answers. `score_by_length`: (tokens, score) of held-out answers. `disagreement`: of an ensemble."""
+    held-out answers. `score_by_length`: (tokens, score) of held-out answers. `disagreement`: of an ensemble. skipped:
+    updates whose loss was not finite."""
 
     accuracy: Interval | None
     agreement_with_gold: float | None
@@ -48,6 +49,7 @@ class RewardModelFacts:
     accuracy_shorter: Interval | None = None
     score_by_length: tuple[tuple[float, float], ...] = ()
     disagreement: float | None = None
+    skipped: int = 0
 
 
 def reward_model_facts(rows: RunRows) -> RewardModelFacts | None:
@@ -82,6 +84,7 @@ def reward_model_facts(rows: RunRows) -> RewardModelFacts | None:
         accuracy_shorter=stated(length, "accuracy_shorter"),
         score_by_length=_points(stage.facts.get("score_by_length")),
         disagreement=number(stage.facts, "disagreement"),
+        skipped=whole(stage.facts, "skipped_steps") or 0,
     )
 
 

@@ -59,12 +59,16 @@ def test_mitigations_and_dpo_are_named_and_only_the_free_run_is_the_positive_con
     life.stage("ppo[worst]", "rlhf", 1, kept | {"kl_coef": 0.0, "mitigation": "worst"})
     life.stage("ppo[kl_coef=0.0]", "rlhf", 1, hacked | {"kl_coef": 0.0, "mitigation": "KL penalty", "stopped": True})
     life.stage("dpo", "rlhf", 1, kept | {"mitigation": "DPO", "skipped_steps": 2})
+    life.stage("train_reward_model", "rlhf", 1, {"accuracy": 0.7, "skipped_steps": 3}, kind="reward_model")
+    life.stage("grpo", "rlhf", 1, {"skipped_steps": 4})
     life.end()
     report = collect(life.home)
     section = next(part for part in sections(report) if part.slug == "rlhf")
     rows = table(section, "Policies").rows
     assert [row[0] for row in rows] == ["KL coefficient 0", "worst case", "DPO"]
-    assert table(section, "Updates that were not finite").rows == (("DPO", "2"),)
+    assert table(section, "Updates that were not finite").rows == (("DPO", "2"), ("reward model", "3"))
+    practised = next(part for part in sections(report) if part.slug == "grpo")
+    assert dict(table(practised, "In numbers").rows)["updates skipped, not finite"] == "4"
     assert "remedies" not in section.meaning
     remedy = report.effects["remedy_worst"]
     assert remedy.seen and remedy.interval is not None
