@@ -180,18 +180,17 @@ def grpo(
         mask_BA = rollout.mask_BA & rollout.finished_B[:, None] if config.mask_truncated else rollout.mask_BA
         needs_all = config.kl_coef > 0 or state.policy.cfg.moe is not None
 
-        # 3. Old and reference log-probabilities, in the passes that the first epoch will repeat. With a single update
-        #    the old ones are the new ones without gradient, and need no pass of their own.
+        # 3. Old and reference log-probabilities, in the passes that the first epoch will repeat. Of the first minibatch the
+        #    old ones are the new ones without gradient, and need no pass of their own.
         partition = minibatch_rows(len(rollout), config.num_minibatches, seeded(seed, iteration, 2, 0))
-        single = config.num_epochs == 1 and len(partition) == 1
         old_BA, ref_BA = torch.zeros(mask_BA.shape), torch.zeros(mask_BA.shape)
         with torch.no_grad():
-            for rows in partition:
+            for place, rows in enumerate(partition):
                 for micro in _passes(rows, advantages_B, config.micro_batch_size, needs_all):
-                    if single and not config.kl_coef:
+                    if not (place or config.kl_coef):
                         break
                     tokens, mask, a = rollout.trimmed(micro)
-                    if not single:
+                    if place:
                         old_BA[micro, :a] = token_stats(state.policy, tokens, mask, config.temperature).log_probs_BA
                     if config.kl_coef:
                         ref_BA[micro, :a] = token_stats(reference, tokens, mask, config.temperature).log_probs_BA
@@ -215,7 +214,7 @@ def grpo(
                 for micro in micros:
                     tokens, mask, a = rollout.trimmed(micro)
                     new = token_stats(state.policy, tokens, mask, config.temperature, entropy=True)
-                    if single:
+                    if not epoch and not place:
                         old_BA[micro, :a] = new.log_probs_BA.detach()
                     old, ref = old_BA[micro, :a], ref_BA[micro, :a]
                     each = token_losses(new.log_probs_BA, old, ref, advantages_B[micro], mask, config)
