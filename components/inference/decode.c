@@ -64,6 +64,22 @@ INLINE vec exponential(vec x) {
   return y * (vec)bits;
 }
 
+/* Over the lanes, halves by halves. */
+INLINE float sum_of(vec x) {
+  float t[LANES];
+  store(t, x);
+  for (int w = LANES / 2; w; w /= 2)
+    for (int i = 0; i < w; i++) t[i] += t[i + w];
+  return t[0];
+}
+INLINE float highest_of(vec x) {
+  float t[LANES];
+  store(t, x);
+  for (int w = LANES / 2; w; w /= 2)
+    for (int i = 0; i < w; i++) t[i] = t[i] > t[i + w] ? t[i] : t[i + w];
+  return t[0];
+}
+
 INLINE vec capped(vec x, float cap) {
   vec e = exponential(splat(2.0f / cap) * x);
   return splat(cap) * (splat(1.0f) - splat(2.0f) / (e + splat(1.0f)));
@@ -192,11 +208,10 @@ INLINE float inverse_rms(const float *x, int width, float eps) {
   for (; i + LANES <= width; i += LANES) sums[0] += load(x + i) * load(x + i);
   for (; i < width; i++) sum += x[i] * x[i];
   sums[0] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  for (int l = 0; l < LANES; l++) sum += sums[0][l];
-  return 1.0f / sqrtf(sum / width + eps);
+  return 1.0f / sqrtf((sum + sum_of(sums[0])) / width + eps);
 }
 
-static void rms_norm(const float *x, const float *weight, float *y, int width, float eps) {
+INLINE void rms_norm(const float *x, const float *weight, float *y, int width, float eps) {
   const float scale = inverse_rms(x, width, eps);
   int i = 0;
   for (; i + LANES <= width; i += LANES) store(y + i, load(x + i) * splat(scale) * load(weight + i));
@@ -285,14 +300,12 @@ static void attend(const float *q, const float *keys, const float *values, float
   for (int s = to; s < end; s++) scores[s] = -INFINITY; /* slots that hold nothing yet */
   vec top = splat(-INFINITY), sum = (vec){};
   for (int s = start; s < end; s += LANES) top = larger(load(scores + s), top);
-  float highest = top[0], total = 0.0f;
-  for (int i = 1; i < LANES; i++) highest = top[i] > highest ? top[i] : highest;
+  const float highest = highest_of(top);
   for (int s = start; s < end; s += LANES) {
     vec e = exponential(load(scores + s) - splat(highest));
     store(scores + s, e);
     sum += e;
   }
-  for (int i = 0; i < LANES; i++) total += sum[i];
   int done = 0;
   for (; done + 4 * LANES <= c; done += 4 * LANES) mix(4, scores, values + done, y + done, from, to, c, ahead);
   for (; done + LANES <= c; done += LANES) mix(1, scores, values + done, y + done, from, to, c, ahead);
@@ -301,7 +314,7 @@ static void attend(const float *q, const float *keys, const float *values, float
     for (int s = from; s < to; s++) one += scores[s] * values[(int64_t)s * c + done];
     y[done] = one;
   }
-  float scale = 1.0f / total;
+  const float scale = 1.0f / sum_of(sum);
   for (int i = 0; i < c; i++) y[i] *= scale;
 }
 

@@ -23,8 +23,10 @@ from components.model.transformer import Attention, Block, FeedForward, Transfor
 
 SOURCE = Path(__file__).with_name("decode.c")
 # What a stage is known by is read from Python files; this line makes the C file a part of it.
-SOURCE_SHA256 = "5682eae27cc1a55f09d283adc48547a016aee803624ba68efc7654d1e5f1cca5"
-BLOCK_ROWS = 18  # sequences that go on together: their keys and values stay in the processor's caches
+SOURCE_SHA256 = "ce0aab857484f595c0f639c713d7fd084da3461fbe8742062bf5bc89374b6392"
+# Sequences that go on together: the fewer, the nearer their keys and values stay; the more, the less often weights that
+# no cache holds are read again.
+FEW_ROWS, MANY_ROWS, SMALL_WEIGHTS = 12, 96, 6 << 20  # bytes
 TILE_ROWS = 6  # that the matrix products take at once
 ROWS_OF_A_THREAD = 8  # fewer rows than this gain nothing from a second thread
 
@@ -149,6 +151,7 @@ class NativeDecoder:
         assert size == ctypes.sizeof(_Model)
         self.capacity = -(-capacity // block) * block
         self._kept: list[Any] = []  # what C holds addresses of
+        self._weights = 0  # bytes of packed ones
         cache = (2, cfg.num_layers, slots, cfg.kv_heads, self.capacity * cfg.per_head)
         keys, values = np.empty(cache, np.float32)  # pages that are never written are never real
         blocks = [self._block(block) for block in model.blocks if isinstance(block, Block)]
@@ -214,6 +217,7 @@ class NativeDecoder:
         outputs, inputs = plain.shape
         packed = np.empty(-(-outputs // self._panel) * self._panel * inputs + gated * self._panel * inputs, np.float32)
         self._library.lifespan_pack(plain.data_ptr(), outputs, inputs, gated, packed.ctypes.data)
+        self._weights += packed.nbytes
         return self._address(packed)
 
     def _pointers(self, addresses: list[int | None]) -> int:
@@ -275,9 +279,10 @@ class NativeDecoder:
 
     def advance(self, crowd: Crowd, slots: npt.NDArray[np.int32], steps: int) -> None:
         """Let each of these slots gain `steps` tokens, or as many as it takes to end."""
-        blocks = -(-len(slots) // BLOCK_ROWS)
+        most = FEW_ROWS if self._weights < SMALL_WEIGHTS else MANY_ROWS
+        blocks = -(-len(slots) // most)
         blocks = -(-blocks // self._threads) * self._threads  # so that no thread waits for another's last one
-        width = min(-(-len(slots) // blocks // TILE_ROWS) * TILE_ROWS, BLOCK_ROWS)
+        width = min(-(-len(slots) // blocks // TILE_ROWS) * TILE_ROWS, most)
         turn = ctypes.c_int32(0)
 
         def run(workspace: npt.NDArray[np.float32]) -> None:
