@@ -180,8 +180,8 @@ def grpo(
         mask_BA = rollout.mask_BA & rollout.finished_B[:, None] if config.mask_truncated else rollout.mask_BA
         needs_all = config.kl_coef > 0 or state.policy.cfg.moe is not None
 
-        # 3. Old and reference log-probabilities, in the passes that the first epoch will repeat. The first minibatch's old
-        #    ones are its new ones without gradient, and need no pass of their own.
+        # 3. Old and reference log-probabilities, in the passes that the first epoch will repeat. Those of the first
+        #    minibatch are its new ones without gradient, and need no pass of their own.
         partition = minibatch_rows(len(rollout), config.num_minibatches, seeded(seed, iteration, 2, 0))
         old_BA, ref_BA = torch.zeros(mask_BA.shape), torch.zeros(mask_BA.shape)
         with torch.no_grad():
