@@ -5,8 +5,10 @@ Only dense models run there, in float32 on the CPU; `open_decoder` in `decoders.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ SOURCE_SHA256 = "ce0aab857484f595c0f639c713d7fd084da3461fbe8742062bf5bc89374b639
 # Sequences that go on together: the fewer, the nearer their keys and values stay; the more, the less often weights that
 # no cache holds are read again.
 FEW_ROWS, MANY_ROWS, SMALL_WEIGHTS = 12, 96, 6 << 20  # bytes
+SPARE_BYTES = 256 << 20  # memory of a decoder that is gone which is kept for the next
 TILE_ROWS = 6  # that the matrix products take at once
 ROWS_OF_A_THREAD = 8  # fewer rows than this gain nothing from a second thread
 
@@ -135,6 +138,23 @@ def choose_natively(
     return tokens_B, log_probs_B
 
 
+_spare: list[npt.NDArray[np.float32]] = []
+
+
+def _memory(floats: int) -> npt.NDArray[np.float32]:
+    """Memory for keys and values, whatever is in it: that of a decoder which is gone, where it fits. A system clears
+    fresh memory first, which took 3% of the time where one batch follows another."""
+    with contextlib.suppress(IndexError):
+        if floats <= (kept := _spare.pop()).size <= 4 * floats:
+            return kept
+    return np.empty(floats, np.float32)  # pages that are never written are never real
+
+
+def _keep(memory: npt.NDArray[np.float32]) -> None:
+    if not _spare and memory.nbytes <= SPARE_BYTES:
+        _spare.append(memory)
+
+
 class NativeDecoder:
     """A dense model's weights, packed, and the keys and values of `slots` sequences of at most `capacity` tokens.
 
@@ -152,8 +172,9 @@ class NativeDecoder:
         self.capacity = -(-capacity // block) * block
         self._kept: list[Any] = []  # what C holds addresses of
         self._weights = 0  # bytes of packed ones
-        cache = (2, cfg.num_layers, slots, cfg.kv_heads, self.capacity * cfg.per_head)
-        keys, values = np.empty(cache, np.float32)  # pages that are never written are never real
+        half = cfg.num_layers * slots * cfg.kv_heads * self.capacity * cfg.per_head
+        self._cache = _memory(2 * half)
+        weakref.finalize(self, _keep, self._cache)
         blocks = [self._block(block) for block in model.blocks if isinstance(block, Block)]
         unembedding = model.embedding.weight if model.unembedding is None else model.unembedding.weight
         self._model = _Model(
@@ -177,8 +198,8 @@ class NativeDecoder:
                 "sin": self._plain(model.sin),
                 "last_norm": self._plain(model.norm.weight),
                 "unembedding": self._packed(unembedding),
-                "keys": self._address(keys),
-                "values": self._address(values),
+                "keys": self._address(self._cache[:half]),
+                "values": self._address(self._cache[half:]),
             },
             **{name: self._pointers([layer[name] for layer in blocks]) for name in _LAYERS},
         )

@@ -106,6 +106,21 @@ def test_bits_of_a_sequence_do_not_depend_on_what_runs_beside_it(threads: int) -
         assert torch.equal(alone, together[torch.from_numpy(slots == slot)])
 
 
+@pytest.mark.skipif(library() is None, reason="no C compiler")
+def test_what_an_earlier_decoder_left_in_memory_is_never_read() -> None:
+    model = random_model(PLAIN)
+    ids = np.random.default_rng(0).integers(0, 45, 30).tolist()
+    first = NativeDecoder(model, 6, 70)
+    expected = first.forward(*rows([(2, 0, ids)]), np.array([29], np.int32))
+    memory = first._cache
+    memory.fill(np.nan)
+    del first
+    again = NativeDecoder(model, 6, 70)
+    assert again._cache is memory
+    assert torch.equal(again.forward(*rows([(2, 0, ids)]), np.array([29], np.int32)), expected)
+    assert NativeDecoder(model, 6, 70)._cache is not memory
+
+
 def test_a_model_of_experts_and_a_missing_compiler_run_on_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     experts = dataclasses.replace(PLAIN, moe=MoEConfig(num_experts=2, d_ff=16))
     assert isinstance(open_decoder(Transformer(experts), 2, 20), TorchDecoder)
