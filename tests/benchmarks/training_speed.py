@@ -9,6 +9,7 @@ and take turns in one run; the table gives medians. Nothing is asserted: `make b
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from components.model.transformer import Transformer
 from components.training.config import OptimizerConfig, TrainConfig
 from components.training.language_model import LMBatch, train
 from components.training.optimizers import Optimizer
+from flows.pace import measure
 
 VOCAB, LAYERS, ROWS, LENGTH, STEPS = 512, 4, 32, 128, 2
 Step = Callable[[], None]
@@ -232,6 +234,20 @@ def moe_line(rounds: int, d: int = 64) -> str:
     )
 
 
+def workers_lines(widths: list[int], rounds: int) -> Iterator[str]:
+    """Processes side by side beside threads within one, as a run measures them that is to choose (`flows/pace.py`)."""
+    cores = os.cpu_count() or 1
+    one, many = (1, cores), (cores, 1)
+    for d in widths:
+        rates = [
+            statistics.median(each) for each in zip(*(measure([one, many], d) for _ in range(rounds)), strict=True)
+        ]
+        yield (
+            f"train d{d}: {cores} workers of one thread {rates[1]:,.0f} tokens/s, one of {cores} {rates[0]:,.0f}, "
+            f"{rates[1] / rates[0]:.2f}x"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256])
@@ -240,6 +256,8 @@ def main() -> None:
     parser.add_argument("--eager-only", action="store_true")
     given = parser.parse_args()
     for line in lines(given.widths, given.threads, given.rounds, not given.eager_only):
+        print(line, flush=True)
+    for line in workers_lines(given.widths, given.rounds):
         print(line, flush=True)
     try:
         print(moe_line(given.rounds))
