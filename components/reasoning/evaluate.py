@@ -52,6 +52,11 @@ class Answered:
         """Mean prompt tokens an item."""
         return float(np.mean([outcome.prompt_tokens for outcome in self.outcomes]))
 
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of all items, generated and read."""
+        return sum(outcome.completion_tokens + outcome.prompt_tokens for outcome in self.outcomes)
+
 
 def run_strategies(generate: Generate, items: Sequence[Item], strategies: Mapping[str, Strategy]) -> Iterator[Answered]:
     """Run each named strategy on all items and yield it when it is done."""

@@ -78,7 +78,7 @@ def evaluate_reasoning(
         chosen = [dataclasses.asdict(policy) for policy in policies]
         (work.out / "policies.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
     per_token = forward_flops_per_token(network.cfg, network.cfg.context_length)
-    tokens = sum((one.tokens + one.prompt_tokens) * len(items) for one in paid)
+    tokens = sum(one.total_tokens for one in paid)
     work.usage(tokens=tokens, flops=tokens * per_token)
     strategies = []
     for one in [*answered, *votes]:
@@ -132,7 +132,7 @@ def search_puzzles(work: Work, *, config: PuzzleStudyConfig, model: Artifact, to
         if f"best_of@{size}" not in {one.strategy for one in rivals}:
             rivals.append(Answered(f"best_of@{size}", tuple(items), tuple(best_of_k(samples, size)), 0.0))
     paid += trees
-    tokens = sum((one.tokens + one.prompt_tokens) * len(items) for one in paid)
+    tokens = sum(one.total_tokens for one in paid)
     work.usage(tokens=tokens, flops=tokens * forward_flops_per_token(network.cfg, network.cfg.context_length))
     strategies, comparisons = [], []
     for one in [*rivals, *trees]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -63,6 +64,15 @@ def test_direct_and_worked_ask_differently_and_are_judged_by_the_last_number() -
     (at_once,), (worked,) = direct(generate, [EASY]), chain_of_thought(generate, [EASY])
     assert (at_once.correct, at_once.answer, at_once.completion_tokens) == (False, "5", 1)
     assert (worked.correct, worked.answer, worked.completion_tokens, worked.prompt_tokens) == (True, "2", 5, 10)
+
+
+def test_tokens_of_all_items_are_counted_and_not_a_mean_times_their_number() -> None:
+    """The mean of 200 counts times 200 was once 1047443.0000000001, which is no count of tokens."""
+    items = tuple(replace(EASY, item_id=str(n)) for n in range(200))
+    outcomes = [direct(scripted({EASY.direct: [said("x" * (n * 7 % 31))]}), [item])[0] for n, item in enumerate(items)]
+    answered = Answered("direct", items, tuple(outcomes), 0.0)
+    assert answered.total_tokens == sum(n * 7 % 31 for n in range(200)) + 200 * 10
+    assert isinstance(answered.total_tokens, int)
 
 
 def test_shots_reach_the_generator() -> None:
