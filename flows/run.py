@@ -31,7 +31,7 @@ from storage.secrecy import masked
 if TYPE_CHECKING:
     from storage import tracker
 
-SYNC_SECONDS = 20.0  # how often the tracker is brought up to date while stages run
+SYNC_SECONDS = 30.0  # how often the tracker is brought up to date while stages run
 LAST_SECONDS = 60.0  # how long the end of a run waits for Prefect and the tracker
 LAST_SECONDS_INTERRUPTED = 3.0
 RECENT_RUNS = 5  # the tracker is brought up to date with these too: an interrupted run had no time for it

@@ -163,7 +163,8 @@ def show_live(home: Home, run_id: str, stages: Sequence[Live]) -> None:
         if not parents:
             return
         place, parent = parents[0].info.experiment_id, parents[0].info.run_id
-        found = client.search_runs([place], f"{mark} = 'stage'", max_results=1000)
+        # Of runs that have ended MLflow would read all parameters and metrics as well.
+        found = client.search_runs([place], f"{mark} = 'stage' AND attributes.status = 'RUNNING'", max_results=1000)
         there = {run.data.tags["lifespan.label"]: run for run in found}
         mirror = _Mirror(home, SyncResult())
         for stage in stages:
