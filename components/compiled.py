@@ -15,46 +15,70 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fopenmp-simd")
-# Tried in turn: for this very processor, then for any.
-WAYS: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
 _log = logging.getLogger(__name__)
 
 
-@functools.cache
-def load(source: Path, sha256: str, without: str) -> ctypes.CDLL | None:
-    """The compiled `source`, or None (told once) where it cannot be had.
+@dataclass(frozen=True)
+class Program:
+    """C files that become one library. Headers are named too, so that an edit of one is seen.
 
     Args:
-        sha256: of the file. What a stage is known by is read from Python files; the digest there makes the C file a
-            part of it, and a file that was edited without it raises RuntimeError.
+        sources: the files.
+        sha256: of the files one after another. What a stage is known by is read from Python files; the digest there
+            makes the C files a part of it.
+        flags: of the compiler.
+        ways: more flags, tried in turn until one compiles: for this very processor, then for any.
         without: what a user is told that its lack means.
     """
-    if os.environ.get("LIFESPAN_NATIVE", "1") == "0":
+
+    sources: tuple[Path, ...]
+    sha256: str
+    flags: tuple[str, ...]
+    ways: tuple[tuple[str, ...], ...]
+    without: str
+
+    @property
+    def name(self) -> str:
+        """The first C file's, which the library gets."""
+        return next(path.stem for path in self.sources if path.suffix == ".c")
+
+
+def disabled() -> bool:
+    """Whether the user switched compiled code off."""
+    return os.environ.get("LIFESPAN_NATIVE", "1") == "0"
+
+
+@functools.cache
+def load(program: Program) -> ctypes.CDLL | None:
+    """The compiled program, or None (told once) where it cannot be had.
+
+    Raises RuntimeError when its files were edited without the digest.
+    """
+    if disabled():
         return None
-    text = source.read_bytes()
-    if (found := hashlib.sha256(text).hexdigest()) != sha256:
-        raise RuntimeError(
-            f"{source} was edited: its SHA-256 is now {found}, and the Python file that loads it says so"
-        )
+    text = b"".join(path.read_bytes() for path in program.sources)
+    if (found := hashlib.sha256(text).hexdigest()) != program.sha256:
+        files = ", ".join(path.name for path in program.sources)
+        raise RuntimeError(f"{files}: edited; set SOURCE_SHA256 in the Python file that loads them to {found}")
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler:
-        _log.warning("no C compiler (cc): %s", without)
+        _log.warning("no C compiler (cc): %s", program.without)
         return None
     try:
-        return ctypes.CDLL(str(_compiled(compiler, source, text)))
+        return ctypes.CDLL(str(_compiled(compiler, program, text)))
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or error
-        _log.warning("%s could not be compiled: %s (%s)", source.name, without, told)
+        _log.warning("%s.c could not be compiled: %s (%s)", program.name, program.without, told)
         return None
 
 
-def _compiled(compiler: str, source: Path, text: bytes) -> Path:
-    """The shared library of this source, compiler and processor; made when it is not there yet."""
+def _compiled(compiler: str, program: Program, text: bytes) -> Path:
+    """The shared library of these sources, compiler and processor; made when it is not there yet."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    identity = "\n".join([version, _processor(), *FLAGS, *map(str, WAYS)]).encode() + text
+    identity = "\n".join([version, _processor(), *program.flags, *map(str, program.ways)]).encode() + text
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lifespan"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -62,12 +86,13 @@ def _compiled(compiler: str, source: Path, text: bytes) -> Path:
             raise PermissionError(folder)
     except (OSError, RuntimeError):
         folder = Path(tempfile.mkdtemp(prefix="lifespan-"))  # nobody else can write there; compiled in every process
-    target = folder / f"{source.stem}-{hashlib.sha256(identity).hexdigest()[:24]}.so"
+    target = folder / f"{program.name}-{hashlib.sha256(identity).hexdigest()[:24]}.so"
     if not target.is_file():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / target.name
-            for way in WAYS:
-                command = [compiler, *way, *FLAGS, "-o", str(made), str(source), "-lm"]
+            files = [str(path) for path in program.sources if path.suffix == ".c"]
+            for way in program.ways:
+                command = [compiler, *way, *program.flags, "-o", str(made), *files, "-lm"]
                 done = subprocess.run(command, capture_output=True, text=True, timeout=300)
                 if done.returncode == 0:
                     break

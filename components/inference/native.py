@@ -18,14 +18,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from components.compiled import load
+from components.compiled import Program, load
 from components.inference.sampling import SamplingParams
 from components.model.config import ModelConfig
 from components.model.transformer import Attention, Block, FeedForward, Transformer
 
-SOURCE = Path(__file__).with_name("decode.c")
 # What a stage is known by is read from Python files; this line makes the C file a part of it.
 SOURCE_SHA256 = "ce0aab857484f595c0f639c713d7fd084da3461fbe8742062bf5bc89374b6392"
+PROGRAM = Program(
+    (Path(__file__).with_name("decode.c"),),
+    SOURCE_SHA256,
+    flags=("-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fopenmp-simd"),
+    ways=(("-march=native",), ("-mcpu=native",), ()),
+    without="generation runs through torch, several times slower",
+)
 # Sequences that go on together: the fewer, the nearer their keys and values stay; the more, the less often weights that
 # no cache holds are read again.
 FEW_ROWS, MANY_ROWS, SMALL_WEIGHTS = 12, 96, 6 << 20  # bytes
@@ -94,7 +100,7 @@ def runs_natively(cfg: ModelConfig) -> bool:
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled `decode.c`, or None (told once) where it cannot be had."""
-    handle = load(SOURCE, SOURCE_SHA256, "generation runs through torch, several times slower")
+    handle = load(PROGRAM)
     if handle is None:
         return None
     number, long, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p

@@ -9,60 +9,37 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import hashlib
 import json
-import logging
 import os
-import platform
-import shutil
 import statistics
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from components.compiled import Program, load
+
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "kernels.c", "products.c"))
 # What a stage is known by is read from Python files; this line makes the C files a part of it.
 SOURCE_SHA256 = "29b88cd06c2ac44180dbeff60c126a4cae7c8f5e4c328335708e0c24ed23a1bc"
-FLAGS = (
-    *("-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),
+PROGRAM = Program(
+    SOURCES,
+    SOURCE_SHA256,
+    flags=(
+        *("-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
+        *("-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),
+    ),
+    # With threads and for this very processor, then with less.
+    ways=(("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ()),
+    without="training runs through plain torch, slower",
 )
-# Tried in turn: with threads and for this very processor, then with less.
-WAYS: tuple[list[str], ...] = (
-    ["-march=native", "-fopenmp"],
-    ["-mcpu=native", "-fopenmp"],
-    ["-march=native"],
-    ["-mcpu=native"],
-    [],
-)
-_log = logging.getLogger(__name__)
-
-
-def disabled() -> bool:
-    """Whether the user switched compiled code off."""
-    return os.environ.get("LIFESPAN_NATIVE", "1") == "0"
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None (told once) where they cannot be had."""
-    if disabled():
-        return None
-    source = b"".join(path.read_bytes() for path in SOURCES)
-    if (found := hashlib.sha256(source).hexdigest()) != SOURCE_SHA256:
-        raise RuntimeError(f"a kernel's source was edited: set SOURCE_SHA256 in {Path(__file__).name} to {found}")
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if not compiler:
-        _log.warning("no C compiler (cc): training runs through plain torch, slower")
-        return None
-    try:
-        handle = ctypes.CDLL(str(_compiled(compiler, source)))
-    except (OSError, subprocess.SubprocessError) as error:
-        told = getattr(error, "stderr", None) or error
-        _log.warning("the kernels could not be compiled, training runs through plain torch, slower: %s", told)
+    handle = load(PROGRAM)
+    if handle is None:
         return None
     _keep_memory()
     pointer, long, single, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
@@ -120,10 +97,13 @@ def own_products() -> OwnProducts:
     if not kept.is_file():
         faster = {name: ours > theirs for name, (ours, theirs) in product_speeds(handle).items()}
         part = kept.with_name(f"{kept.name}.{os.getpid()}")
-        part.write_text(json.dumps(faster), encoding="utf-8")
-        with contextlib.suppress(FileExistsError):  # of processes that measure at once the first decides for all
-            os.link(part, kept)
-        part.unlink()
+        with contextlib.suppress(OSError):
+            part.write_text(json.dumps(faster), encoding="utf-8")
+            with contextlib.suppress(FileExistsError):  # of processes that measure at once the first decides for all
+                os.link(part, kept)
+        part.unlink(missing_ok=True)
+        if not kept.is_file():  # a full disk, or one without links: torch's, as another process might measure otherwise
+            return OwnProducts()
     return OwnProducts(**json.loads(kept.read_text(encoding="utf-8")))
 
 
@@ -171,37 +151,3 @@ def product_speeds(handle: ctypes.CDLL, repeats: int = 15) -> dict[str, tuple[fl
         speeds[name] = (1 / statistics.median(seconds[0]), 1 / statistics.median(seconds[1]))
     torch.set_num_threads(before)
     return speeds
-
-
-def _compiled(compiler: str, source: bytes) -> Path:
-    """The shared library of this source, compiler and processor; made when it is not there yet."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    identity = "\n".join([version, _processor(), *FLAGS]).encode() + source
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lifespan"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(folder)
-    except (OSError, RuntimeError):
-        folder = Path(tempfile.mkdtemp(prefix="lifespan-"))  # nobody else can write there; compiled in every process
-    target = folder / f"kernels-{hashlib.sha256(identity).hexdigest()[:24]}.so"
-    if not target.is_file():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / target.name
-            files = [str(path) for path in SOURCES if path.suffix == ".c"]
-            for way in WAYS:
-                command = [compiler, *way, *FLAGS, "-o", str(made), *files]
-                done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-                if done.returncode == 0:
-                    break
-            done.check_returncode()
-            made.replace(target)
-    return target
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"

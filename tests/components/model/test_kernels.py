@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from components.compiled import disabled
 from components.model import kernels, native
 from components.model.config import ModelConfig, MoEConfig
 from components.model.transformer import Transformer
@@ -61,7 +62,7 @@ def test_loss_and_gradients_are_those_of_float64(
     config: ModelConfig, length: int, packed: bool, weighted: bool, threads: int
 ) -> None:
     batch = batch_of(length, packed, weighted)
-    assert native.library() is not None or native.disabled(), "the kernels did not compile"
+    assert native.library() is not None or disabled(), "the kernels did not compile"
     fast, plain = Transformer(config, 1), Transformer(config, 1).double()
     with torch.no_grad():
         for one, two in zip(fast.parameters(), plain.parameters(), strict=True):
@@ -131,6 +132,22 @@ def test_which_library_multiplies_is_measured_once_and_kept(monkeypatch: pytest.
     real = native.product_speeds(handle, repeats=1)
     assert real.keys() == speeds.keys()
     assert min(min(pair) for pair in real.values()) > 0
+
+
+@pytest.mark.parametrize("call", ["link", "write"])
+def test_a_choice_that_cannot_be_kept_is_torch_everywhere(
+    call: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Measured in every process it could differ between a run and the one that resumes it."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(native, "library", lambda: SimpleNamespace(_name=str(tmp_path / "kernels-0.so")))
+    monkeypatch.setattr(native, "product_speeds", lambda handle: {"forward": (3.0, 2.0)})
+    monkeypatch.setattr(*((native.os, "link", refuse) if call == "link" else (Path, "write_text", refuse)))
+    assert native.own_products.__wrapped__() == native.OwnProducts()
+    assert not list(tmp_path.iterdir())
 
 
 def test_contexts_past_the_limit_of_kept_scores_give_the_same() -> None:
