@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,16 +45,16 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
             shards=shards,
             tokenizer=tokenizer,
         )
-    sft = training.finetune.submit(
+    finetune = partial(
+        training.finetune.submit,
         run,
-        config=cfg.finetune,
         weights=cfg.data.weights_by_source,
         seed=seed,
         base=base,
-        conversations=conversations,
         shards=shards,
         tokenizer=tokenizer,
     )
+    sft = finetune(config=cfg.finetune, conversations=conversations)
 
     alignment_graph(cfg, run, base, sft, tokenizer, shards)
     practised = rlhf.grpo.submit(
@@ -61,31 +62,12 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     )
 
     puzzles = data.make_puzzles.submit(run, config=cfg.puzzles, seed=seed)
-    solver = training.finetune.submit(
-        run,
-        label="finetune[puzzles]",
-        config=cfg.finetune_on_puzzles,
-        weights=cfg.data.weights_by_source,
-        seed=seed,
-        base=base,
-        conversations=puzzles,
-        shards=shards,
-        tokenizer=tokenizer,
-    )
+    solver = finetune(label="finetune[puzzles]", config=cfg.finetune_on_puzzles, conversations=puzzles)
     reasoning.search_puzzles.submit(run, config=cfg.puzzles, model=solver, tokenizer=tokenizer)
 
     for share in cfg.forgetting.compare_replay:
-        training.finetune.submit(
-            run,
-            label=f"finetune[replay={share:g}]",
-            config=replace(cfg.finetune, replay=share),
-            weights=cfg.data.weights_by_source,
-            seed=seed,
-            base=base,
-            conversations=conversations,
-            shards=shards,
-            tokenizer=tokenizer,
-        )
+        config = replace(cfg.finetune, replay=share)
+        finetune(label=f"finetune[replay={share:g}]", config=config, conversations=conversations)
 
     checkpoints, before = forgetting.trained_checkpoints(run)
     forgetting.measure_forgetting.submit(
