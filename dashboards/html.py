@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -162,7 +163,7 @@ def _section(part: Section, figure: Figure | None) -> str:
     if part.missing:
         body = f'<p class="missing">{escape(part.missing)}</p>'
     else:
-        body = f'<p class="meaning">{escape(part.meaning)}</p>'
+        body = f'<p class="meaning">{_prose(part.meaning)}</p>'
         if figure is not None:
             body += _figure(figure)
         if part.effects:
@@ -170,6 +171,11 @@ def _section(part: Section, figure: Figure | None) -> str:
             body += f'<ul class="effects">{items}</ul>'
         body += f'<div class="tables">{"".join(_table(table) for table in part.tables)}</div>'
     return f'<section id="{part.slug}"><h2>{escape(part.title)}</h2>{body}</section>'
+
+
+def _prose(text: str) -> str:
+    """A sentence, with what stands between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _figure(figure: Figure) -> str:

@@ -72,6 +72,12 @@ def test_figures_take_their_colours_from_the_theme(page: str) -> None:
     assert set(re.findall(r"var\((--[a-z0-9-]+)\)", page)) <= defined
 
 
+def test_a_command_in_a_sentence_is_shown_as_code(page: str) -> None:
+    assert "<code>lifespan run remedies</code>" in page
+    for sentence in re.findall('<p class="meaning">(.*?)</p>', page):
+        assert "`" not in sentence
+
+
 def test_text_of_models_and_users_is_shown_not_run(life) -> None:
     bad = "<script>alert('x')</script>&\"<b>"
     sample = {"prompt": bad, "completion": bad, "scores_json": {bad: 1}}
