@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.command import told_plainly
+
 if TYPE_CHECKING:
     from components.rlhf.formats import Imported
     from storage.home import Home
@@ -41,8 +43,6 @@ def serve(
     """Open the page until Ctrl-C."""
     if ctx.invoked_subcommand is not None:
         return
-    from flows.cli import told_plainly
-
     with told_plainly():
         run_server(host, port, instructions, allow_host or [], open_page, typer.echo)
 
@@ -159,8 +159,6 @@ class _TableWriter:
 @annotate.command()
 def add(name: str) -> None:
     """Let someone annotate, and print their token once."""
-    from flows.cli import told_plainly
-
     with told_plainly():
         from storage.home import Home
 
@@ -171,8 +169,6 @@ def add(name: str) -> None:
 @annotate.command()
 def remove(name: str) -> None:
     """Make someone's token void; what they judged stays."""
-    from flows.cli import told_plainly
-
     with told_plainly():
         from storage.home import Home
 
@@ -183,8 +179,6 @@ def remove(name: str) -> None:
 @annotate.command("list")
 def list_annotators() -> None:
     """Who may annotate, and how far each batch is."""
-    from flows.cli import told_plainly
-
     with told_plainly():
         from components.rlhf.judgements import Item, Judgement, progress
         from storage.home import Home
@@ -209,8 +203,6 @@ def load(
     overlap: Annotated[int, typer.Option(min=1, help="How many annotators each prompt is for.")] = 2,
 ) -> None:
     """Let people judge your own: JSONL or Parquet lines {"prompt", "answers": [text, or {"text", "model"}]}."""
-    from flows.cli import told_plainly
-
     with told_plainly():
         from components.rlhf.formats import read_answers
         from components.rlhf.judgements import batch_id
@@ -232,8 +224,6 @@ def load(
 @annotate.command()
 def report() -> None:
     """How annotators agree, how long they take, whether position sways them, and which model they prefer."""
-    from flows.cli import told_plainly
-
     with told_plainly():
         from rich.console import Console
         from rich.table import Table
@@ -271,8 +261,6 @@ def import_file(
     max_prompt_chars: Annotated[int, typer.Option(min=1, help="Longer prompts are left out.")] = 100_000,
 ) -> None:
     """Check a file of preferences and keep its good lines for `preferences.source = "file"`."""
-    from flows.cli import told_plainly
-
     with told_plainly():
         from components.rlhf.formats import read_file
         from components.rlhf.preferences import write_preferences
@@ -327,8 +315,6 @@ def export_file(
     format: Annotated[str, typer.Option(help="trl, trl-chat, hh or ultrafeedback")] = "trl",
 ) -> None:
     """Write the newest collected preferences to a .jsonl or .parquet file."""
-    from flows.cli import told_plainly
-
     with told_plainly():
         from components.rlhf.formats import FORMATS, write_file
         from components.rlhf.preferences import read_preferences
