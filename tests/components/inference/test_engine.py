@@ -229,14 +229,14 @@ def test_a_leader_that_leaves_costs_its_followers_nothing_but_time() -> None:
     params = SamplingParams(max_tokens=5, temperature=0.0)
     engine = Engine(MODEL, 3)
     leader, follower = (engine.submit(Request(prompt, params)) for _ in range(2))
-    engine._admit()  # both sit, nothing is computed yet
+    engine._slots.admit(engine._waiting)  # both sit, nothing is computed yet
     engine.cancel(leader)
     done = {update.ticket: update.completion for update in drain(engine)}
     assert done[follower].tokens == told(Engine(MODEL, 1), [Request(prompt, params)])[0].tokens
 
 
 def test_long_prompts_are_read_in_pieces_while_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.inference.engine.PREFILL_ROWS", 7)
+    monkeypatch.setattr("components.inference.slots.PREFILL_ROWS", 7)
     requests = [Request(tuple(p), SamplingParams(max_tokens=6, seed=2, prompt_log_probs=True), 1) for p in PROMPTS]
     pieces = told(Engine(MODEL, 4), requests)
     monkeypatch.undo()
