@@ -41,7 +41,8 @@ class ApiError(Exception):
         """The JSON of the answer."""
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
         kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        param = None if self.param is None else _sendable(self.param)
+        return {"error": {"message": _sendable(str(self)), "type": kind, "param": param, "code": self.code}}
 
 
 @dataclass(frozen=True)
@@ -250,7 +251,10 @@ def _messages(value: Any) -> list[dict[str, Any]]:
             content = "".join(map(str, parts))
         if not isinstance(content, str):
             raise ApiError(400, f"messages[{index}].content is {_kind(content)}; it takes text", "messages")
-        messages.append({"role": message.get("role"), "content": content})
+        role = message.get("role")
+        if not isinstance(role, str):
+            raise ApiError(400, f"messages[{index}].role is {_shown(role)}; it takes text", "messages")
+        messages.append({"role": role, "content": content})
     return messages
 
 
@@ -261,6 +265,9 @@ def _stops(value: Any) -> tuple[str, ...]:
     if len(stops) > MAX_STOPS or any(not 0 < len(stop) <= MAX_STOP_CHARACTERS for stop in stops):
         told = f"stop takes up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters"
         raise ApiError(400, told, "stop")
+    for stop in stops:
+        if _sendable(stop) != stop:
+            raise ApiError(400, f"stop is {_shown(stop)}, which holds a lone surrogate and so is no text", "stop")
     return tuple(stops)
 
 
@@ -280,6 +287,11 @@ def _check_room(ask: Ask, limits: Limits, prompt_name: str, limit_name: str) -> 
         )
         name = prompt_name if longest >= whole else limit_name
         raise ApiError(400, told, name, "context_length_exceeded")
+
+
+def _sendable(text: str) -> str:
+    """The text as UTF-8 can hold it: JSON's escapes may spell half a character, which it cannot."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _kind(value: Any) -> str:

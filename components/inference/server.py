@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from components.inference.requests import ApiError, Ask, Limits, read_chat, read
 from components.inference.service import Service
 from components.inference.streams import TextStream
 
+_log = logging.getLogger(__name__)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -147,6 +149,9 @@ def _endpoint(context: Context, answer: Endpoint, is_open: bool = False) -> Call
             response = _error(error)
         except ClientDisconnect:
             response = Response(status_code=499)  # nobody reads it; the count shows it
+        except Exception:
+            _log.exception("a request could not be answered")
+            response = _error(ApiError(500, "the server failed on this request; see its log"))
         path = str(request.scope["route"].path)
         context.metrics.requests.labels(path, response.status_code).inc()
         if not isinstance(response, StreamingResponse):
@@ -206,14 +211,14 @@ async def models(context: Context, request: Request) -> Response:
 async def completions(context: Context, request: Request) -> Response:
     """Go on with texts or token ids."""
     body = await _json(context.limits, request)
-    ask = read_completion(body, context.name, context.tokenizer, context.request_limits)
+    ask = await asyncio.to_thread(read_completion, body, context.name, context.tokenizer, context.request_limits)
     return await _answered(context, request, ask)
 
 
 async def chat_completions(context: Context, request: Request) -> Response:
     """Answer a conversation."""
     body = await _json(context.limits, request)
-    ask = read_chat(body, context.name, context.tokenizer, context.request_limits)
+    ask = await asyncio.to_thread(read_chat, body, context.name, context.tokenizer, context.request_limits)
     return await _answered(context, request, ask)
 
 

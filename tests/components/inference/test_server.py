@@ -58,7 +58,8 @@ def serve(model: Transformer, tokenizer: Tokenizer) -> Iterator[Callable[..., Te
 
 
 def complete(client: TestClient, path: str = "completions", **body: Any) -> Any:
-    return client.post(f"/v1/{path}", json={"model": "tiny", **body})
+    sent = json.dumps({"model": "tiny", **body})  # in ASCII, as a lone surrogate can be sent only so
+    return client.post(f"/v1/{path}", content=sent, headers={"content-type": "application/json"})
 
 
 def events(answer: Any) -> list[Any]:
@@ -178,6 +179,7 @@ WRONG = [
     ({"prompt": "a", "logprobs": 21}, 400, "logprobs"),
     ({"prompt": "a", "stop": [""]}, 400, "stop"),
     ({"prompt": "a", "stop": 3}, 400, "stop"),
+    ({"prompt": "a", "stop": ["b", "\ud800"]}, 400, "stop"),
     ({"prompt": "a", "stream_options": {"include_usage": True}}, 400, "stream_options"),
     ({"prompt": "a", "frequency_penalty": 1}, 400, "frequency_penalty"),
     ({"prompt": []}, 400, "prompt"),
@@ -187,6 +189,8 @@ WRONG = [
     ({"prompt": None}, 400, "prompt"),
     ({"messages": []}, 400, "messages"),
     ({"messages": [{"role": "system", "content": "x"}]}, 400, "messages"),
+    ({"messages": [{"role": ["user"], "content": "x"}]}, 400, "messages"),
+    ({"messages": [{"content": "x"}]}, 400, "messages"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages"),
     ({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 1}, 400, "top_logprobs"),
     ({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, 400, "tools"),
@@ -203,6 +207,9 @@ def test_what_is_wrong_is_named(serve: Callable[..., TestClient]) -> None:
     for sent, status in (({"content": b"{"}, 400), ({"content": b"[]"}, 400)):
         answer = client.post("/v1/completions", headers={"content-type": "application/json"}, **sent)
         assert answer.status_code == status and answer.json()["error"]["type"] == "invalid_request_error"
+    for half in ({"\ud800": 1}, {"stream": True, "stream_options": {"\ud800": True}}):
+        answer = complete(client, prompt="a", **half)
+        assert answer.status_code == 400 and "\\ud800 is" in answer.json()["error"]["message"]
     assert client.post("/v1/completions", content=b"{}").status_code == 415
     assert client.get("/v1/nothing").json()["error"]["message"] == "there is no /v1/nothing"
     assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
@@ -287,6 +294,20 @@ def test_an_engine_that_fails_costs_the_requests_of_that_moment_alone(serve: Cal
     assert answer.status_code == 500
     assert "secret" not in answer.text and answer.json()["error"]["type"] == "server_error"
     assert complete(client, prompt="a").status_code == 200
+
+
+def test_what_nobody_foresaw_is_told_and_counted(
+    serve: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("secret path /home/x")
+
+    client = serve()
+    monkeypatch.setattr("components.inference.server.read_completion", broken)
+    answer = complete(client, prompt="a")
+    assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
+    assert "secret" not in answer.text
+    assert 'lifespan_requests_total{endpoint="/v1/completions",status="500"} 1.0' in client.get("/metrics").text
 
 
 def test_a_client_that_leaves_after_a_failure_takes_no_other_clients_answer(
