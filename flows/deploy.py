@@ -7,6 +7,7 @@ resumed), and automations that mark runs without a sign of life as crashed, and 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -229,8 +230,6 @@ def add_schedule(
     Raises:
         ConfigError: an unknown flow, profile or time zone, a broken cron line, a slug that is taken, or no deployment.
     """
-    from pydantic import ValidationError
-
     from flows.config import load_config
 
     connect(home)
@@ -243,23 +242,13 @@ def add_schedule(
     load_config(profile, settings or [])  # a mistake is told now, not at two in the morning
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate
-    from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
     from prefect.exceptions import ObjectNotFound
 
     taken = {schedule.slug for schedule in schedules(home)}
     name = slug or next(n for k in range(1, len(taken) + 2) if (n := f"{flow}-{k}") not in taken)
     if name in taken:
         raise ConfigError(f"there is a schedule {name!r} already: `lifespan schedule remove {name}` first")
-    try:
-        when = (
-            CronSchedule(cron=cron, timezone=timezone)
-            if cron
-            else IntervalSchedule(interval=timedelta(seconds=every), timezone=timezone)
-        )
-    except ValidationError as error:
-        raise ConfigError(
-            f"schedule {cron or every!r} in {timezone}: {error.errors()[0]['msg'].removeprefix('Value error, ')}"
-        ) from None
+    when = _times(cron, every, timezone)
     created = DeploymentScheduleCreate(
         schedule=when, active=active, slug=name, parameters={"profile": profile, "settings": settings or []}
     )
@@ -270,6 +259,30 @@ def add_schedule(
             raise ConfigError(f"{flow}/{NAME} is not deployed: `lifespan deploy` first") from None
         client.create_deployment_schedules(deployment.id, [created])
     return name
+
+
+def _times(cron: str, every: float, timezone: str) -> Any:
+    """When a schedule fires, as Prefect takes it; ConfigError for what it would refuse, or what would never fire."""
+    from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+    from pydantic import ValidationError
+
+    told = f"schedule {cron or every!r} in {timezone}"
+    try:
+        if not cron:
+            return IntervalSchedule(interval=timedelta(seconds=every), timezone=timezone)
+        when = CronSchedule(cron=cron, timezone=timezone)
+    except ValidationError as error:
+        raise ConfigError(f"{told}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    except (OverflowError, ValueError):  # infinite, or no number
+        raise ConfigError(f"{told}: takes a number of seconds") from None
+    # Prefect's scheduler stumbles over a date that never comes, and then makes no runs of other schedules either.
+    from prefect.server.schemas.schedules import CronSchedule as Computed
+
+    try:
+        asyncio.run(Computed(cron=cron, timezone=timezone).get_dates(1))
+    except Exception:  # of the cron library that Prefect carries
+        raise ConfigError(f"{told}: that date never comes") from None
+    return when
 
 
 def change_schedule(home: Home, slug: str, *, active: bool | None = None, remove: bool = False) -> Schedule:
