@@ -190,7 +190,8 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; never a special one, whatever the text spells. No bos is added."""
         try:
-            return list(self.backend.encode(text, add_special_tokens=False).ids)
+            # As a batch, which lets go of the interpreter's lock: a text of megabytes holds up no other thread.
+            return list(self.backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
         except (TypeError, UnicodeEncodeError) as error:
             raise _bad_text(text, error) from error
 
@@ -306,7 +307,7 @@ class Tokenizer:
     def _encode_rendered(self, text: str) -> tuple[list[int], list[int]]:
         """Ids of what a template wrote, and where in it each begins."""
         if not has_marks(text):
-            whole = self._reading_specials.encode(text, add_special_tokens=False)
+            [whole] = self._reading_specials.encode_batch([text], add_special_tokens=False)
             return list(whole.ids), [start for start, _ in whole.offsets]
         ids: list[int] = []
         starts: list[int] = []
@@ -315,7 +316,7 @@ class Tokenizer:
                 ids.append(self._id_of(piece))
                 starts.append(places[0])
                 continue
-            encoded = self.backend.encode(piece, add_special_tokens=False)
+            [encoded] = self.backend.encode_batch([piece], add_special_tokens=False)
             ids += encoded.ids
             starts += [places[min(start, len(places) - 1)] for start, _ in encoded.offsets]
         return ids, starts

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,21 @@ def test_bad_input_is_refused_with_a_reason(tmp_path: Path, tokenizer: Tokenizer
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match="not a tokenizer"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_long_text_holds_up_no_other_thread(tokenizer: Tokenizer) -> None:
+    """A server reads requests beside streams that have to go on."""
+    beats = 0
+    done = threading.Event()
+
+    def beat() -> None:
+        nonlocal beats
+        while not done.wait(0.001):
+            beats += 1
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    tokenizer.encode("the word " * 40_000)
+    done.set()
+    thread.join()
+    assert beats > 20
