@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from flows.runner import Outcome, Runner
 
 FLUSH_SECONDS = 5.0  # how long to wait until the server has written the last task states
-PROGRESS_SECONDS = 5.0  # how often the page of a running stage is told how far it is
+PROGRESS_SECONDS = 15.0  # how often the page of a running stage is told; each time takes some 40 ms of the cores
 _log = logging.getLogger(__name__)
 _runners: dict[str, Runner] = {}  # runs of this process; a flow's parameters must be JSON, so it gets the id
 

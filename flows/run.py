@@ -24,7 +24,7 @@ from flows.runner import Outcome, Runner, summary
 from flows.settings import Settings, to_json
 from flows.start import Start, starting
 from flows.work import now
-from storage.durable import DiskFull, LockTimeout, write_bytes
+from storage.durable import DiskFull, LockTimeout
 from storage.home import Home
 from storage.secrecy import masked
 
@@ -209,11 +209,12 @@ def _keep_tracked(home: Home, runner: Runner, stop: threading.Event, shown: Sequ
     tracker.migrate(home)  # the first time takes seconds: while stages run
     recent = sorted(set(home.tables.read("runs", ["run_id"]).column("run_id").to_pylist()))[-RECENT_RUNS:]
     tracker.sync(home, recent)
+    level: set[str] = set()
     while not stop.wait(SYNC_SECONDS):
-        if not tracker.sync(home, [run_id]).problem:
+        if not tracker.sync(home, [run_id], level=level).problem:
             with contextlib.suppress(Exception):  # a server that went away meanwhile; the next sync tells
                 tracker.show_live(home, run_id, _live(runner))
-    if problem := tracker.sync(home, [run_id]).problem:
+    if problem := tracker.sync(home, [run_id], level=level).problem:
         raise RuntimeError(f"{problem}; `lifespan sync` catches up later")
     for showcase in shown:
         registry.publish(home, run_id, showcase)
@@ -260,12 +261,14 @@ def registered(home: Home, run_id: str, board: Board, cfg: Settings, profile: st
     """Tell other processes of this run: a lock while it lives, its board once a second, its row in `runs`."""
     close_dead_runs(home)
     folder = home.local / "running" / run_id
+    fresh = folder / ".board.json"
     stop = threading.Event()
 
     def publish() -> None:
         while True:
             with contextlib.suppress(OSError):  # a full disk must not end the run here
-                write_bytes(folder / "board.json", json.dumps({"pid": os.getpid(), **board.snapshot()}).encode())
+                fresh.write_text(json.dumps({"pid": os.getpid(), **board.snapshot()}), encoding="utf-8")
+                fresh.replace(folder / "board.json")  # in one step for readers; after a power cut nobody wants it
             if stop.wait(1.0):
                 return
 

@@ -55,7 +55,11 @@ def forget_sources() -> None:
 def _fingerprint(file: Path, line: int, name: str, module: str, packages: tuple[str, ...]) -> dict[str, str]:
     source = _read(file, module, is_package=file.name == "__init__.py")
     reached = _reach(source, _statement_at(source, line, name))
-    digests = {f"{module}:{label}": _digest(nodes) for label, nodes in reached.definitions.items()}
+    digests = {}
+    for label, nodes in reached.definitions.items():
+        pieces: list[str] = []
+        _dump(nodes, pieces, [])
+        digests[f"{module}:{label}"] = _digest(pieces)
     for target in _closure(reached.modules(source, packages), packages):
         digests[target] = _module(target).digest
     return dict(sorted(digests.items()))
@@ -100,28 +104,28 @@ class _Reached:
 
 
 def _read(file: Path, module: str, *, is_package: bool) -> _Source:
-    tree = _Strip().visit(ast.parse(file.read_bytes(), filename=str(file)))
-    return _Source(module, is_package, file, tree.body)
+    tree = ast.parse(file.read_bytes(), filename=str(file))
+    return _Source(module, is_package, file, _stripped(tree.body, may_open_with_text=True))
 
 
-class _Strip(ast.NodeTransformer):
-    """Takes out docstrings and what only a type checker sees."""
-
-    def generic_visit(self, node: ast.AST) -> Any:
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:]
-        return super().generic_visit(node)
-
-    def visit_If(self, node: ast.If) -> Any:
-        if _last_name(node.test) == "TYPE_CHECKING":
-            return self.generic_visit(ast.Module(body=node.orelse, type_ignores=[])).body
-        return self.generic_visit(node)
+def _stripped(body: list[ast.stmt], *, may_open_with_text: bool = False) -> list[ast.stmt]:
+    """Statements without docstrings and without what only a type checker sees. Changes what they contain in place."""
+    first = body[0] if body else None
+    if may_open_with_text and isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        body = body[1:] if isinstance(first.value.value, str) else body
+    kept: list[ast.stmt] = []
+    for item in body:
+        if isinstance(item, ast.If) and _last_name(item.test) == "TYPE_CHECKING":
+            kept += _stripped(item.orelse)
+            continue
+        opens_with_text = isinstance(item, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        parts = [item, *getattr(item, "handlers", ()), *getattr(item, "cases", ())]  # of `try`, of `match`
+        for part in parts:
+            for name in ("body", "orelse", "finalbody"):
+                if inner := getattr(part, name, None):
+                    setattr(part, name, _stripped(inner, may_open_with_text=opens_with_text))
+        kept.append(item)
+    return kept
 
 
 def _last_name(node: ast.AST) -> str | None:
@@ -263,8 +267,11 @@ def _module(name: str) -> _Module:
     file = _locate(name)
     assert file is not None
     source = _read(file, name, is_package=file.name == "__init__.py")
-    imports = {target for item in source.body for node in ast.walk(item) for target in _imported(node, source)}
-    return _Module(_digest(source.body), frozenset(imports), all(_is_import(item) for item in source.body))
+    pieces: list[str] = []
+    importing: list[ast.AST] = []
+    _dump(source.body, pieces, importing)
+    imports = {target for node in importing for target in _imported(node, source)}
+    return _Module(_digest(pieces), frozenset(imports), all(_is_import(item) for item in source.body))
 
 
 def _is_import(item: ast.stmt) -> bool:
@@ -293,15 +300,18 @@ def _locate(name: str) -> Path | None:
 # From trees to digests
 
 
-def _digest(body: list[ast.stmt]) -> str:
-    pieces: list[str] = []
-    _dump(body, pieces)
+def _digest(pieces: list[str]) -> str:
     return hashlib.sha256("".join(pieces).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _dump(node: Any, pieces: list[str]) -> None:
-    """Like `ast.dump`, but without empty fields, which come and go between Python versions."""
+def _dump(node: Any, pieces: list[str], importing: list[ast.AST]) -> None:
+    """Like `ast.dump`, but without empty fields, which come and go between Python versions.
+
+    Adds the text to `pieces`, and to `importing` the nodes that may import something.
+    """
     if isinstance(node, ast.AST):
+        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Call)):
+            importing.append(node)
         pieces.append(f"{type(node).__name__}(")
         for name in node._fields:
             value = getattr(node, name, None)
@@ -310,11 +320,11 @@ def _dump(node: Any, pieces: list[str]) -> None:
             if name in ("kind", "ctx", "type_comment"):  # the u of u"", what the place tells, a comment
                 continue
             pieces.append(f"{name}=")
-            _dump(value, pieces)
+            _dump(value, pieces, importing)
         pieces.append(")")
     elif isinstance(node, list):
         for item in node:
-            _dump(item, pieces)
+            _dump(item, pieces, importing)
             pieces.append(",")
     else:
         pieces.append(repr(node))

@@ -34,6 +34,7 @@ _PER_BATCH = 1000  # MLflow's limits for one request
 _PARAMS_PER_BATCH = 100
 _LONGEST_VALUE = 500
 _LONGEST_NAME = 250
+_ASKED_FOR_SINGLY = 8  # nested runs that are looked for one by one; above, all of a run are read at once
 _STATUS = {
     "running": "RUNNING",
     "completed": "FINISHED",
@@ -55,7 +56,9 @@ class SyncResult:
     problem: str | None = field(default=None)
 
 
-def sync(home: Home, run_ids: Sequence[str] | None = None, experiment: str | None = None) -> SyncResult:
+def sync(
+    home: Home, run_ids: Sequence[str] | None = None, experiment: str | None = None, level: set[str] | None = None
+) -> SyncResult:
     """Mirror runs, their finished stages and their metrics into the MLflow of `home.mlflow_uri`.
 
     Idempotent and incremental; a run that a user deleted in MLflow stays deleted. Of a cached stage the nested run
@@ -65,6 +68,8 @@ def sync(home: Home, run_ids: Sequence[str] | None = None, experiment: str | Non
         home: whose tables.
         run_ids: only these runs; None: all.
         experiment: name of the MLflow experiment; None: the profile of each run.
+        level: states of stages that are mirrored, for a caller who calls again and again: MLflow is not asked for
+            these. This call adds those that it has mirrored.
 
     Returns:
         Counts; `problem` says why MLflow could not be brought up to date. Nothing is raised then, for a tracking
@@ -77,7 +82,7 @@ def sync(home: Home, run_ids: Sequence[str] | None = None, experiment: str | Non
             runs = [run for run in runs if run_ids is None or run["run_id"] in run_ids]
             if runs:
                 with _quiet():
-                    _Mirror(home, result).bring_up_to_date(runs, experiment)
+                    _Mirror(home, result, level).bring_up_to_date(runs, experiment)
     except Exception as error:
         lines = str(_root(error)).strip().splitlines()
         result.problem = masked(f"MLflow at {home.mlflow_uri} is behind: {lines[0] if lines else type(error).__name__}")
@@ -196,24 +201,24 @@ def _client(home: Home) -> MlflowClient:
 class _Mirror:
     """One `sync` under way."""
 
-    def __init__(self, home: Home, result: SyncResult) -> None:
+    def __init__(self, home: Home, result: SyncResult, level: set[str] | None = None) -> None:
         self.home, self.result = home, result
+        self.level = set() if level is None else level
         self.client = _client(home)
         self._experiments: dict[str, str] = {}
 
     def bring_up_to_date(self, runs: list[dict[str, Any]], experiment: str | None) -> None:
         stages = self._by_run("run_stages", [run["run_id"] for run in runs])
-        known: dict[str, dict[str, Run]] = {}
+        places: dict[str, list[dict[str, Any]]] = {}
         for run in runs:
-            name = experiment or run["profile"] or "lifespan"
-            place = self._experiment(name)
-            if place not in known:
-                known[place] = self._runs(place, "tags.`lifespan.level` = 'run'", "lifespan.run_id")
-            own = stages.get(run["run_id"], [])
-            state = self._state_of(run, own)
-            there = known[place].get(run["run_id"])
-            if there is None or (_is_active(there) and there.data.tags.get("lifespan.state") != state):
-                self._mirror_run(place, there, run, own, state)
+            places.setdefault(self._experiment(experiment or run["profile"] or "lifespan"), []).append(run)
+        for place, lives in places.items():
+            there = self._runs(place, "tags.`lifespan.level` = 'run'", "lifespan.run_id", [r["run_id"] for r in lives])
+            for run in lives:
+                own = stages.get(run["run_id"], [])
+                state = self._state_of(run, own)
+                if not _is_level(there.get(run["run_id"]), state):
+                    self._mirror_run(place, there.get(run["run_id"]), run, own, state)
 
     def behind(self, runs: list[dict[str, Any]]) -> list[str]:
         """Ids of the runs that `bring_up_to_date` would change."""
@@ -228,7 +233,7 @@ class _Mirror:
         for run in runs:
             own = there.get(run["run_id"])
             state = self._state_of(run, stages.get(run["run_id"], []))
-            if own is None or (_is_active(own) and own.data.tags.get("lifespan.state") != state):
+            if not _is_level(own, state):
                 late.append(str(run["run_id"]))
         return late
 
@@ -246,6 +251,7 @@ class _Mirror:
         start = _milliseconds(run["started_at"])
         params: dict[str, str] = {}
         if there is None:
+            self.level.clear()  # of stages in a database that has gone, perhaps
             tags = {"lifespan.level": "run", "lifespan.run_id": run["run_id"], "lifespan.profile": run["profile"] or ""}
             there = self.client.create_run(place, start_time=start, tags=_with_source(tags), run_name=_run_name(run))
             self.result.runs += 1
@@ -263,18 +269,19 @@ class _Mirror:
         self.log(parent, counts, params, {"lifespan.status": run["status"], "lifespan.state": state})
 
     def _mirror_stages(self, place: str, parent: str, stages: list[dict[str, Any]]) -> None:
-        there = self._runs(place, f"tags.`mlflow.parentRunId` = '{parent}'", "lifespan.label")
+        states = {stage["label"]: digest(_state(stage)) for stage in stages}
+        unknown = [label for label, state in states.items() if state not in self.level]
+        there = self._runs(place, f"tags.`mlflow.parentRunId` = '{parent}'", "lifespan.label", unknown)
         behind = [
             stage
             for stage in stages
-            if stage["label"] not in there
-            or (
-                _is_active(there[stage["label"]])
-                and there[stage["label"]].data.tags.get("lifespan.state") != digest(_state(stage))
-            )
+            if stage["label"] in unknown and not _is_level(there.get(stage["label"]), states[stage["label"]])
         ]
-        if not behind:
-            return
+        if behind:
+            self._mirror_late(place, parent, behind, there)
+        self.level.update(states.values())
+
+    def _mirror_late(self, place: str, parent: str, behind: list[dict[str, Any]], there: Mapping[str, Run]) -> None:
         keys = [stage["key"] for stage in behind]
         metrics = self._metrics(keys)
         costs = {
@@ -381,18 +388,27 @@ class _Mirror:
                 self._experiments[name] = found.experiment_id
         return self._experiments[name]
 
-    def _runs(self, place: str, condition: str, tag: str) -> dict[str, Run]:
-        """Runs of an experiment that fulfil a condition, by the value of a tag; deleted ones too."""
+    def _runs(self, place: str, condition: str, tag: str, values: Sequence[str] | None = None) -> dict[str, Run]:
+        """Runs of an experiment that fulfil a condition, by the value of a tag (None: any); deleted ones too.
+
+        MLflow reads all parameters and last metrics of what it finds, 8 ms a run, so a few are asked for one by one.
+        """
         from mlflow.entities import ViewType
 
+        if values is None or len(values) > _ASKED_FOR_SINGLY or any("'" in value for value in values):
+            conditions = [condition]
+        else:
+            conditions = [f"{condition} AND tags.`{tag}` = '{value}'" for value in values]
         found: dict[str, Run] = {}
-        token: str | None = None
-        while True:
-            page = self.client.search_runs([place], condition, ViewType.ALL, max_results=1000, page_token=token)
-            found.update({run.data.tags[tag]: run for run in page if tag in run.data.tags})
-            token = page.token
-            if not token:
-                return found
+        for asked in conditions:
+            token: str | None = None
+            while True:
+                page = self.client.search_runs([place], asked, ViewType.ALL, max_results=1000, page_token=token)
+                found.update({run.data.tags[tag]: run for run in page if tag in run.data.tags})
+                token = page.token
+                if not token:
+                    break
+        return found
 
     def log(
         self,
@@ -467,6 +483,11 @@ def _state(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_active(run: Run) -> bool:
     return bool(run.info.lifecycle_stage == "active")
+
+
+def _is_level(there: Run | None, state: str) -> bool:
+    """Whether what MLflow has needs nothing: it is of this state, or a user deleted it."""
+    return there is not None and (not _is_active(there) or there.data.tags.get("lifespan.state") == state)
 
 
 def _milliseconds(time: datetime.datetime | None) -> int:

@@ -129,11 +129,23 @@ def test_a_stage_is_shown_while_it_runs_and_completed_later(tmp_path: Path, monk
         assert [(point.step, point.value) for point in curve] == [(5, 25.0), (10, 20.0)]
         assert run.data.metrics["live/progress"] == 0.5
     home.tables.write("stages", "r1-sft", [stage("r1", "sft", SFT, "ran")])
-    assert tracker.sync(home).stages == 1
+    level: set[str] = set()
+    assert tracker.sync(home, level=level).stages == 1
     with tracker.connected(home) as client:
         (run,) = client.search_runs(["1"], "tags.`lifespan.label` = 'sft'")  # the same one
         assert run.info.status == "FINISHED"
         assert run.data.params["ppo.kl_coef"] == "0.1"
+    # Who remembers what it has mirrored still sees what another has.
+    home.tables.write("stages", "r1-ppo", [stage("r1", "ppo[model='a']", PPO, "ran")])
+    assert tracker.sync(home).stages == 1
+    assert tracker.sync(home, level=level).stages == 0
+    home.tables.write("stages", "r1-ppo", [stage("r1", "ppo[model='a']", PPO, "failed")])
+    assert tracker.sync(home, level=level).stages == 1
+    with tracker.connected(home) as client:
+        (experiment,) = client.search_experiments(filter_string="name = 'laptop'")
+        assert len(client.search_runs([experiment.experiment_id])) == 3
+        client.rename_experiment(experiment.experiment_id, "another")
+    assert tracker.sync(home, level=level).stages == 2  # as when the database is lost
 
 
 def test_a_home_without_runs_needs_no_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
