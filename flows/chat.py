@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,8 @@ class Conversation:
     def answer(self, text: str) -> Iterator[str]:
         """Pieces of the answer as they come. The oldest exchanges are dropped where the context has no room for them.
 
-        An answer that is not taken to its end stays in the conversation as far as it came. Raises ValueError when the
-        text alone is too long.
+        An answer that is not taken to its end stays in the conversation as far as it came. Raises ValueError for a text
+        that is too long by itself or that the chat template refuses; it is forgotten then.
         """
         from components.inference.engine import Request
         from components.inference.sampling import SamplingParams
@@ -43,16 +44,11 @@ class Conversation:
         tokenizer, whole = self.opened.tokenizer, self.engine.context_length
         wanted = min(self.max_tokens or whole // 2, whole // 2)
         self.turns.append({"role": "user", "content": text})
-        self.dropped = 0
-        while True:
-            prompt, _ = tokenizer.render_chat(self.turns, add_generation_prompt=True)
-            if len(prompt) + (wanted if len(self.turns) > 1 else 1) <= whole:
-                break
-            if len(self.turns) == 1:
-                self.turns.clear()
-                raise ValueError(f"that is {len(prompt)} tokens; the model's context has {whole}")
-            del self.turns[:2]
-            self.dropped += 1
+        try:
+            prompt = self._prompt(wanted, whole)
+        except ValueError:
+            self.turns.pop()
+            raise
         ends = {tokenizer.end_id, tokenizer.eos_id}
         params = SamplingParams(
             max_tokens=min(self.max_tokens or whole, whole - len(prompt)),
@@ -76,6 +72,18 @@ class Conversation:
         finally:
             self.engine.cancel(ticket)
             self.turns.append({"role": "assistant", "content": said})
+
+    def _prompt(self, wanted: int, whole: int) -> list[int]:
+        """The turns as ids, without the oldest exchanges where a context of `whole` has no room for `wanted` more."""
+        self.dropped = 0
+        while True:
+            prompt, _ = self.opened.tokenizer.render_chat(self.turns, add_generation_prompt=True)
+            if len(prompt) + (wanted if len(self.turns) > 1 else 1) <= whole:
+                return prompt
+            if len(self.turns) == 1:
+                raise ValueError(f"that is {len(prompt)} tokens; the model's context has {whole}")
+            del self.turns[:2]
+            self.dropped += 1
 
     def reset(self) -> None:
         """Forget all turns."""
@@ -124,11 +132,18 @@ def _exchange(conversation: Conversation, text: str, console: Console, shown: bo
 
 
 def reader(console: Console) -> Callable[[], str | None]:
-    """Lines of the user, None at their end (Ctrl-D, Ctrl-C at the prompt, or the end of a pipe)."""
+    """Lines of the user, None at their end (Ctrl-D, Ctrl-C at the prompt, or the end of a pipe).
+
+    In a terminal they can be edited and called back, and are not cut at the 4096 bytes that a terminal holds itself.
+    """
+    asks = console.is_terminal and sys.stdin.isatty()
+    if asks:
+        with suppress(ImportError):  # some builds of Python have none
+            import readline  # noqa: F401 - `input` finds it
 
     def read() -> str | None:
         try:
-            return console.input("[bold]> [/bold]") if console.is_terminal and sys.stdin.isatty() else next(sys.stdin)
+            return input("> ") if asks else next(sys.stdin)
         except (EOFError, StopIteration):
             return None
         except KeyboardInterrupt:

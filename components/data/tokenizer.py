@@ -272,7 +272,7 @@ class Tokenizer:
 
         The mask is 1 on an assistant's content and on the ``<|end|>`` that closes it, 0 elsewhere: it marks the tokens
         to be predicted, so shift it together with the targets. With `add_generation_prompt` a closing ``<|assistant|>``
-        asks for the next answer. Raises ValueError naming the message for an unknown role or content that is not text.
+        asks for the next answer; of such a prompt nothing is to be predicted, and the mask is 0. Raises ValueError naming the message for an unknown role or content that is not text.
         An imported tokenizer does the same with its own template and end of turn; that also says which roles there are.
         """
         if self.conventions is not None:
@@ -289,7 +289,7 @@ class Tokenizer:
             mask += [0, *([int(role == "assistant")] * len(body))]
         if add_generation_prompt:
             ids.append(self.assistant_id)
-            mask.append(0)
+            mask = [0] * len(ids)
         return ids, mask
 
     def _render_imported(
@@ -297,10 +297,16 @@ class Tokenizer:
     ) -> tuple[list[int], list[int]]:
         for index, message in enumerate(messages):
             for name in ("role", "content"):
-                if not isinstance(message.get(name), str):
-                    raise ValueError(f"messages[{index}]: {name} is {type(message.get(name)).__name__}, not text")
+                value = message.get(name)
+                if not isinstance(value, str):
+                    raise ValueError(f"messages[{index}]: {name} is {type(value).__name__}, not text")
+                try:
+                    value.encode()
+                except UnicodeEncodeError as error:
+                    raise ValueError(f"messages[{index}]: {_bad_text(value, error)}") from None
         text = self._chat.render(messages, add_generation_prompt)
-        spans = list(self._chat.said(messages, text, self.token(self.end_id)))
+        # A template may render what was said before differently once more is said; for a prompt it does not matter.
+        spans = [] if add_generation_prompt else list(self._chat.said(messages, text, self.token(self.end_id)))
         ids, starts = self._encode_rendered(text)
         return ids, [int(any(a <= start < b for a, b in spans)) for start in starts]
 

@@ -177,6 +177,10 @@ def test_a_conversation_remembers_forgets_and_drops_what_no_longer_fits(opened: 
     with pytest.raises(ValueError, match="the model's context has 64"):
         list(talk.answer("3+4=7;" * 20))
     assert talk.turns == []
+    list(talk.answer("3+4"))
+    with pytest.raises(ValueError, match="surrogate"):
+        list(talk.answer("\udcff"))  # what a byte that is no UTF-8 is read as
+    assert len(talk.turns) == 2
 
 
 def test_an_answer_that_is_broken_off_frees_the_engine(opened: Opened) -> None:

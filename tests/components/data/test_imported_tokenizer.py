@@ -77,7 +77,16 @@ def test_a_prompt_asks_for_the_next_answer_and_is_how_training_began() -> None:
     prompt, mask = tokenizer.render_chat(TURNS[:3], add_generation_prompt=True)
     whole, _ = tokenizer.render_chat(TURNS)
     assert whole[: len(prompt)] == prompt
-    assert [bool(m) for m in mask].count(True) == len(tokenizer.encode("three")) + 1
+    assert not any(mask)
+
+
+def test_a_conversation_goes_on_though_its_template_drops_what_was_thought() -> None:
+    """As those of reasoning models do: an answer begins with a mark that is gone from the turns before."""
+    tokenizer = chatml(CHATML + "{% if add_generation_prompt %}<think>{% endif %}")
+    ids, _ = tokenizer.render_chat(TURNS[:4], add_generation_prompt=True)
+    assert tokenizer.decode(ids, skip_special=False).endswith("<|im_start|>assistant\n<think>")
+    with pytest.raises(ValueError, match="cannot be told what the assistant says"):
+        tokenizer.render_chat(TURNS)
 
 
 SPELLINGS = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "a", " ", "\n", "é", "|>", "\ue000"]
@@ -195,6 +204,7 @@ def test_a_folder_that_leaves_something_open_says_what(files: dict[str, Any], na
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", TURNS, "refuses the conversation"),
         (CHATML, [{"role": "user", "content": 5}], r"messages\[0\]: content is int"),
         (CHATML, [{"role": None, "content": ""}], r"messages\[0\]: role is NoneType"),
+        (CHATML, [{"role": "user", "content": "a\ud800"}], r"messages\[0\]: character 1 .* lone surrogate"),
         ("{{ messages | length }}" + CHATML, TURNS, r"messages\[1\]: the chat template renders the turns before it"),
     ],
 )
