@@ -272,8 +272,10 @@ class Tokenizer:
 
         The mask is 1 on an assistant's content and on the ``<|end|>`` that closes it, 0 elsewhere: it marks the tokens
         to be predicted, so shift it together with the targets. With `add_generation_prompt` a closing ``<|assistant|>``
-        asks for the next answer; of such a prompt nothing is to be predicted, and the mask is 0. Raises ValueError naming the message for an unknown role or content that is not text.
-        An imported tokenizer does the same with its own template and end of turn; that also says which roles there are.
+        asks for the next answer; of such a prompt nothing is to be predicted, and the mask is 0.
+
+        Raises ValueError naming the message for an unknown role or content that is not text. An imported tokenizer does
+        the same with its own template and end of turn; that also says which roles there are.
         """
         if self.conventions is not None:
             return self._render_imported(messages, add_generation_prompt)
