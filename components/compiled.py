@@ -32,6 +32,7 @@ class Program:
         flags: of the compiler.
         ways: more flags, tried in turn until one compiles: for this very processor, then for any.
         without: what a user is told that its lack means.
+        borrowed: headers of another program, which has them in its digest.
     """
 
     sources: tuple[Path, ...]
@@ -39,6 +40,7 @@ class Program:
     flags: tuple[str, ...]
     ways: tuple[tuple[str, ...], ...]
     without: str
+    borrowed: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
@@ -68,7 +70,8 @@ def load(program: Program) -> ctypes.CDLL | None:
         _log.warning("no C compiler (cc): %s", program.without)
         return None
     try:
-        return ctypes.CDLL(str(_compiled(compiler, program, text)))
+        borrowed = b"".join(path.read_bytes() for path in program.borrowed)
+        return ctypes.CDLL(str(_compiled(compiler, program, text + borrowed)))
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or error
         _log.warning("%s.c could not be compiled: %s (%s)", program.name, program.without, told)

@@ -23,14 +23,18 @@ from components.inference.sampling import SamplingParams
 from components.model.config import ModelConfig
 from components.model.transformer import Attention, Block, FeedForward, Transformer
 
-# What a stage is known by is read from Python files; this line makes the C file a part of it.
-SOURCE_SHA256 = "ce0aab857484f595c0f639c713d7fd084da3461fbe8742062bf5bc89374b6392"
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("decode.c", "decode.h", "panels.c", "attention.c", "draw.c")
+)
+# What a stage is known by is read from Python files; this line makes the C files a part of it.
+SOURCE_SHA256 = "8726763997802d44c91b92354f98f8d8a06c95eefba0ccf7cea24771ee2f9131"
 PROGRAM = Program(
-    (Path(__file__).with_name("decode.c"),),
+    SOURCES,
     SOURCE_SHA256,
     flags=("-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fopenmp-simd"),
     ways=(("-march=native",), ("-mcpu=native",), ()),
     without="generation runs through torch, several times slower",
+    borrowed=(Path(__file__).parents[1] / "model" / "vectors.h",),
 )
 # Sequences that go on together: the fewer, the nearer their keys and values stay; the more, the less often weights that
 # no cache holds are read again.
