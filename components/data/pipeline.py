@@ -8,6 +8,7 @@ document moves no other one between training and validation.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -71,7 +72,10 @@ class DataConfig:
 
 
 def _stem(path: str) -> str:
-    """The last part of a path that is not a pattern, without its ending."""
+    """The last part of a path that is not a pattern, without its ending; of an address no user, password or token."""
+    if "://" in path:
+        path = re.split("[?#]", path.rpartition("://")[2])[0]
+        path = re.sub("^[^/]*@", "", path)
     parts = [part for part in path.split("/") if part.strip(".") and not any(c in part for c in "*?[")]
     return parts[-1].partition(".")[0] or parts[-1] if parts else "own"
 

@@ -202,3 +202,17 @@ def test_own_text_becomes_sources_named_after_its_files(tmp_path: Path) -> None:
     assert config.weights_by_source == {"stories": 1.0, "mail": 0.25, "notes": 0.25, "r": 0.25}
     with pytest.raises(ValueError, match="'notes' is named twice"):
         DataConfig((), own=("a/notes", "b/notes"))
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("https://me:pass@word@127.0.0.1:80/a/notes.jsonl?token=secret", "notes"),
+        ("s3://key:secret@bucket/mail/*.jsonl", "mail"),
+        ("s3://key:secret@bucket/*", "bucket"),
+        ("zip://notes.txt::https://secret@example.org/all.zip#secret", "all"),
+    ],
+)
+def test_a_source_is_not_named_after_a_secret(address: str, name: str) -> None:
+    (source,) = DataConfig((), own=(address,)).all_sources
+    assert (source.name, source.path) == (name, address)
