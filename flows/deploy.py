@@ -8,7 +8,9 @@ resumed), and automations that mark runs without a sign of life as crashed, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +29,15 @@ NIGHTLY = "nightly-evaluation"
 WEBHOOK = "lifespan-webhook"
 HEARTBEAT_SECONDS = 30
 LOST_SECONDS = 90  # three heartbeats
+ENDS = ("completed", "failed", "cancelled", "waiting")  # how a run ends, as `lifespan.run.…` tells
+# What a webhook is sent: "reasoning smoke: 3 failed …". Chat services show the field `text`.
+PAYLOAD = """
+{%- set text -%}
+{% for each in event.related if each.role == 'flow' %}{{ each.name }} {% endfor %}{{ event.resource.name }}: {{ "" -}}
+{{ event.payload.message or event.resource['prefect.state-message'] or event.event }}
+{%- endset -%}
+{"subject": "Lifespan", "event": {{ event.event | tojson }}, "text": {{ text | tojson }}}
+""".strip()
 
 
 class NoServer(ConfigError):
@@ -56,8 +67,19 @@ def connect(home: Home) -> None:
         raise NoServer("no Prefect server: start one with `lifespan up`, or name yours in PREFECT_API_URL")
 
 
-def deploy(home: Home, profile: str, webhook: str = "") -> list[str]:
-    """Register every flow with its defaults; the deployments' names. Registering again updates them."""
+def deploy(home: Home, profile: str, webhook: str | None = None) -> list[str]:
+    """Register every flow with its defaults; the deployments' names. Registering again updates them.
+
+    Args:
+        home: where the runs will live.
+        profile: that they take unless told otherwise.
+        webhook: http(s) address that is told of failures and of cost drift; None keeps the one there is, "" none.
+
+    Raises:
+        ConfigError: `webhook` is no such address.
+    """
+    if webhook and not re.match(r"(?i)https?://[^/\s]", webhook):
+        raise ConfigError("--webhook takes an address that begins with http:// or https://")
     connect(home)
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.deployments.runner import EntrypointType
@@ -111,20 +133,21 @@ def _home_of(home: Home) -> dict[str, str]:
     return {"LIFESPAN_HOME": home.root} if masked_addresses(home.root) == home.root else {}
 
 
-def _automate(webhook: str) -> None:
-    """Create or update the automations; they notify `webhook` where it is given."""
+def _automate(webhook: str | None) -> None:
+    """Create or update the automations; they call `webhook` where it is given."""
     from prefect.automations import AutomationCore, ChangeFlowRunState, DoNothing, EventTrigger, Posture
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import StateType
-    from prefect.events.actions import SendNotification
+    from prefect.events.actions import CallWebhook
     from prefect.events.schemas.events import ResourceSpecification
 
     flow_runs = ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]})
     ended = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Crashed", "Cancelled")}
-    told: DoNothing | SendNotification = DoNothing()
-    if webhook:
-        body = "{{ event.event }} {{ event.resource.name }} {{ event.payload.message }}"
-        told = SendNotification(block_document_id=_webhook_block(webhook), subject="Lifespan", body=body)
+    # Prefect's events of a run that a schedule made wait for one that never comes, and count a quarter of an hour late;
+    # `lifespan.run.…` are those that our flows tell themselves.
+    ended |= {f"lifespan.run.{state}" for state in ENDS}
+    block = _webhook_block(webhook)
+    told = CallWebhook(block_document_id=block, payload=PAYLOAD) if block else DoNothing()
     automations = [
         AutomationCore(
             name="lifespan: a run without a sign of life has crashed",
@@ -149,7 +172,7 @@ def _automate(webhook: str) -> None:
         AutomationCore(
             name="lifespan: tell of runs that failed",
             trigger=EventTrigger(
-                expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+                expect={"lifespan.run.failed", "prefect.flow-run.Crashed"},
                 match=flow_runs,
                 posture=Posture.Reactive,
             ),
@@ -170,14 +193,20 @@ def _automate(webhook: str) -> None:
                 client.create_automation(automation)
 
 
-def _webhook_block(url: str) -> UUID:
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+def _webhook_block(url: str | None) -> UUID | None:
+    """The block with the webhook's address: as it is, or made anew where an address is given."""
+    from prefect.blocks.webhook import Webhook
 
-    # An address is what lets one post there, so it is kept as a secret and shown to nobody.
-    told = {"subject": "{{subject}}", "body": "{{body}}"}
-    fields = {"name": "lifespan", "url": "{{address}}", "json_data": told, "secrets": {"address": url}}
-    block = CustomWebhookNotificationBlock.model_validate(fields)
-    return cast(UUID, block.save(WEBHOOK, overwrite=True))
+    # An address is what lets one post there, so it is kept as a secret and shown to nobody. Prefect's notification
+    # blocks would write it to the server's log when the other side answers with an error.
+    if url:
+        headers = {"Content-Type": "application/json"}
+        block = Webhook.model_validate({"url": url, "headers": headers})
+        return cast(UUID, block.save(WEBHOOK, overwrite=True))
+    if url is None:
+        with contextlib.suppress(ValueError):  # there is none
+            return cast(Webhook, Webhook.load(WEBHOOK))._block_document_id
+    return None
 
 
 # --- schedules -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import os
+import sys
+import traceback
 from typing import Any
 
 from flows import hermetic
@@ -18,11 +20,13 @@ from prefect import Flow, flow, runtime  # noqa: E402 - the environment comes fi
 from prefect.artifacts import create_link_artifact, create_table_artifact  # noqa: E402
 from prefect.concurrency.sync import concurrency  # noqa: E402
 from prefect.events import emit_event  # noqa: E402
-from prefect.states import Cancelled, Completed, Failed  # noqa: E402
+from prefect.states import Cancelled, Completed, Failed, State  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
 from flows.catalogue import FLOWS  # noqa: E402
 from flows.orchestrate import show_stages  # noqa: E402
+from flows.settings import ConfigError  # noqa: E402
+from storage.secrecy import masked  # noqa: E402
 
 MOST_STAGES = 1000  # a waiting task is a waiting thread
 ACCELERATOR = "accelerator"  # a global concurrency limit: as many runs at once as there are devices
@@ -35,53 +39,63 @@ def device_to_itself(device: str) -> contextlib.AbstractContextManager[None]:
     return concurrency(ACCELERATOR, occupy=1)  # a server that knows no such limit lets it pass
 
 
+def _live(groups: list[str], profile: str, settings: list[str]) -> State[Any]:
+    """Run the stages of these groups, all if there are none, and show them; the flow run's last state."""
+    from flows.config import load_config
+    from flows.drift import cost_drift
+    from flows.lifecycle import report_path, run_lifecycle
+    from storage.home import Home
+
+    home, cfg = Home.from_env(), load_config(profile, settings)
+    here = contextvars.copy_context()  # the flow run, for the thread that shows the stages
+    with device_to_itself(cfg.compute.device):
+        result = run_lifecycle(
+            cfg,
+            home=home,
+            profile=profile,
+            only=groups or None,
+            show=lambda runner: here.run(show_stages, runner),
+        )
+    if result.report is not None:
+        page = report_path(home, result.run_id).resolve()
+        create_link_artifact(link=page.as_uri(), link_text="the report", key="report", description=result.summary)
+        seen = [effect for effect in result.report.headlines if effect.verdict != "not measured"]
+        lines = [{"what": e.title, "verdict": e.verdict, "found": f"{e.numbers} {e.difference}".strip()} for e in seen]
+        create_table_artifact(table=lines, key="headlines", description="what this run shows")
+    if drift := cost_drift(home, result.run_id):
+        _tell("lifespan.cost.drift", drift.text, ratio=drift.ratio, run_id=result.run_id)
+    message = f"run {result.run_id}: {result.summary}"
+    if result.status == "interrupted":
+        return Cancelled(message=f"{message}; the next run goes on from here")
+    if result.status == "waiting":
+        return Cancelled(name="Waiting", message="; ".join(result.waiting.values())[:1000])
+    if result.status == "failed":
+        return Failed(message="; ".join([message, *result.failures.values()])[:1000])
+    return Completed(message=message)
+
+
+def _tell(event: str, message: str, **payload: Any) -> None:
+    """An event of this flow run, for the automations."""
+    resource = {
+        "prefect.resource.id": f"prefect.flow-run.{runtime.flow_run.id}",
+        "prefect.resource.name": str(runtime.flow_run.name),
+    }
+    emit_event(event, resource=resource, payload={"message": message, **payload})
+
+
 def _flow(name: str) -> Flow[Any, Any]:
     groups, doc = FLOWS[name]
 
     def body(profile: str = "laptop", settings: list[str] | None = None) -> Any:
-        from flows.config import load_config
-        from flows.drift import cost_drift
-        from flows.lifecycle import report_path, run_lifecycle
-        from storage.home import Home
-
-        home, cfg = Home.from_env(), load_config(profile, settings or [])
-        here = contextvars.copy_context()  # the flow run, for the thread that shows the stages
-        with device_to_itself(cfg.compute.device):
-            result = run_lifecycle(
-                cfg,
-                home=home,
-                profile=profile,
-                only=list(groups) or None,
-                show=lambda runner: here.run(show_stages, runner),
-            )
-        if result.report is not None:
-            page = report_path(home, result.run_id).resolve()
-            create_link_artifact(link=page.as_uri(), link_text="the report", key="report", description=result.summary)
-            seen = [effect for effect in result.report.headlines if effect.verdict != "not measured"]
-            lines = [
-                {"what": e.title, "verdict": e.verdict, "found": f"{e.numbers} {e.difference}".strip()} for e in seen
-            ]
-            create_table_artifact(table=lines, key="headlines", description="what this run shows")
-        if drift := cost_drift(home, result.run_id):
-            emit_event(
-                "lifespan.cost.drift",
-                resource={"prefect.resource.id": f"lifespan.profile.{profile}", "prefect.resource.name": profile},
-                related=[
-                    {
-                        "prefect.resource.id": f"prefect.flow-run.{runtime.flow_run.id}",
-                        "prefect.resource.role": "flow-run",
-                    }
-                ],
-                payload={"message": drift.text, "ratio": drift.ratio, "run_id": result.run_id},
-            )
-        message = f"run {result.run_id}: {result.summary}"
-        if result.status == "interrupted":
-            return Cancelled(message=f"{message}; the next run goes on from here")
-        if result.status == "waiting":
-            return Cancelled(name="Waiting", message="; ".join(result.waiting.values())[:1000])
-        if result.status == "failed":
-            return Failed(message="; ".join([message, *result.failures.values()])[:1000])
-        return Completed(message=message)
+        try:
+            state = _live(list(groups), profile, settings or [])
+        except Exception as error:
+            # Prefect would keep the message, and its log the traceback, with all that is secret in them.
+            print(masked(traceback.format_exc()), file=sys.stderr)
+            kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+            state = Failed(message=masked(f"{kind}{error}")[:1000])
+        _tell(f"lifespan.run.{str(state.name).lower()}", str(state.message))
+        return state
 
     body.__name__ = body.__qualname__ = name  # a deployment's entrypoint is the function's name in this module
     decorate = flow(

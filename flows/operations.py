@@ -76,7 +76,14 @@ def down() -> None:
 @operations.command()
 def deploy(
     profile: Profile = "laptop",
-    webhook: Annotated[str, typer.Option(help="Address that is told of failures and of cost drift.")] = "",
+    webhook: Annotated[
+        str | None,
+        typer.Option(
+            envvar="LIFESPAN_WEBHOOK",
+            show_envvar=True,
+            help="Address that is told of failures and of cost drift; without, it stays as it was.",
+        ),
+    ] = None,
 ) -> None:
     """Register every flow with the Prefect server, so that it can be started and scheduled there."""
     with told_plainly():

@@ -14,7 +14,7 @@ from typing import Any
 
 MASK = "***"
 _SHORTEST = 8  # a shorter value of a variable would be found by chance
-_SECRET_VARIABLE = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY|AUTH_STRING|CREDENTIALS?)$")
+_SECRET_VARIABLE = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY|AUTH_STRING|CREDENTIALS?|WEBHOOK)$")
 # scheme://user:password@, and scheme://token@: up to the last @ before the path
 _USER = re.compile(r"(?<=://)[^/\s\"'<>?#]+(?=@)")
 _PARAMETER = re.compile(

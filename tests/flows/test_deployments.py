@@ -50,3 +50,63 @@ def test_a_schedule_that_could_not_fire_is_refused(home: Home, cron: str, every:
     with pytest.raises(ConfigError, match=told):
         _times(cron, every, "UTC")
     assert _times("0 0 29 2 *", 0.0, "Europe/Berlin").cron == "0 0 29 2 *"  # in some years
+
+
+def test_what_a_webhook_is_sent_names_flow_run_and_reason() -> None:
+    import datetime
+    import json
+    import uuid
+
+    from prefect.server.events.schemas.events import ReceivedEvent
+    from prefect.server.utilities.user_templates import render_user_template_sync
+
+    from flows.deploy import PAYLOAD
+
+    def sent(event: str, **payload: str) -> dict[str, str]:
+        resource = {"prefect.resource.id": "prefect.flow-run.1", "prefect.resource.name": "smoke"}
+        flow = {"prefect.resource.id": "prefect.flow.1", "prefect.resource.name": "cost"}
+        happened = ReceivedEvent.model_validate(
+            {
+                "id": uuid.uuid4(),
+                "occurred": datetime.datetime.now(datetime.UTC),
+                "event": event,
+                "resource": {**resource, "prefect.state-message": "no sign of life"},
+                "related": [{**flow, "prefect.resource.role": "flow"}],
+                "payload": payload,
+            }
+        )
+        sent: dict[str, str] = json.loads(render_user_template_sync(PAYLOAD, {"event": happened}))
+        return sent
+
+    assert sent("prefect.flow-run.Crashed")["text"] == "cost smoke: no sign of life"
+    assert sent("lifespan.run.failed", message='a "name" <b>\n1 failed')["text"] == 'cost smoke: a "name" <b>\n1 failed'
+
+
+@pytest.mark.parametrize("address", ["hooks.example.org/x", "ftp://example.org", "http:///x", "https:// x"])
+def test_a_webhook_that_is_no_address_is_refused(home: Home, address: str) -> None:
+    from flows.deploy import deploy
+
+    with pytest.raises(ConfigError, match="http:// or https://") as caught:
+        deploy(home, "smoke", address)
+    assert address not in str(caught.value)  # it may be half a secret
+
+
+def test_what_fails_before_the_first_stage_is_told_without_its_secrets(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows import deployments
+
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-s3-secret")
+    told: list[tuple[str, str]] = []
+
+    def fail(*arguments: object) -> None:
+        raise OSError("s3://me:planted-password@bucket refused planted-s3-secret")
+
+    monkeypatch.setattr(deployments, "_live", fail)
+    monkeypatch.setattr(deployments, "_tell", lambda event, message: told.append((event, message)))
+    state = deployments.cost.fn()
+    assert state.is_failed()
+    assert state.message == "OSError: s3://***@bucket refused ***"
+    assert told == [("lifespan.run.failed", state.message)]
+    error = capsys.readouterr().err
+    assert "Traceback" in error and "s3://***@bucket" in error and "planted-s3-secret" not in error

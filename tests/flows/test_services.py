@@ -3,11 +3,13 @@ is killed comes back or leaves nothing behind."""
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -129,6 +131,65 @@ def test_a_schedule_makes_runs_that_complete_and_down_leaves_nothing(user: User)
     wait_until(back, 60)
     assert user("down").strip() == "ended"
     wait_until(lambda: not user.processes(), 30)
+
+
+@pytest.fixture
+def told() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """The address of a webhook that has a secret in it, and what was posted there; it answers with an error."""
+    posted: list[dict[str, str]] = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_error(404)
+
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", posted
+        server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_scheduled_run_that_fails_is_told_and_no_secret_of_it_stays(
+    user: User, told: tuple[str, list[dict[str, str]]], tmp_path: Path
+) -> None:
+    address, posted = told
+    secrets = [f"planted-{what}-61d0" for what in ("hook-path", "hook-token", "password", "parameter", "s3-secret")]
+    path, token, password, parameter, s3 = secrets
+    user.environment |= {"LIFESPAN_WEBHOOK": f"{address}/{path}?token={token}", "AWS_SECRET_ACCESS_KEY": s3}
+    mine = tmp_path / "mine.toml"
+    source = f"{address.replace('//', f'//me:{password}@')}/notes.jsonl?token={parameter}"
+    mine.write_text(f'extends = "smoke"\nname = "mine"\n[data]\nown = ["{source}"]\n')
+    user("up")
+    user("deploy", str(mine))
+    user("deploy", "smoke")  # the address stays
+    del user.environment["LIFESPAN_WEBHOOK"]
+    user("deploy", "smoke")
+    user("schedule", "add", "data", "--every", "45", "--profile", str(mine), "--name", "soon")
+    # Prefect's own event of a scheduled run's failure counts a quarter of an hour late.
+    wait_until(lambda: posted, 240)
+    user("schedule", "pause", "soon")
+    assert posted[0]["event"] == "lifespan.run.failed"
+    assert posted[0]["text"].startswith(f"data {mine}: ")
+    assert "***@127.0.0.1" in posted[0]["text"]
+    commands = user.processes()
+    assert commands and not [line for line in commands for secret in secrets if secret in line]
+    shown = user("status") + user("schedule", "list") + user("doctor")
+    user("down")
+    files = [file for file in user.home.local.rglob("*") if file.is_file()]
+    assert {"prefect.db", "mlflow.db", "prefect-ui.log", "worker.log"} <= {file.name for file in files}
+    found = {str(f): [s for s in secrets if s.encode() in f.read_bytes()] for f in files}
+    assert {file: secrets for file, secrets in found.items() if secrets} == {}
+    assert not [secret for secret in secrets if secret in shown + str(posted)]
 
 
 @pytest.mark.slow

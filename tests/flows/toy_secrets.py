@@ -13,6 +13,7 @@ from flows.work import Work
 
 class SecretConfig(Settings):
     path: str = ""
+    bucket: str = ""
 
 
 @stage(produces="corpus", group="data")
@@ -32,9 +33,10 @@ def read(work: Work, *, source: SourceConfig) -> dict[str, Any]:
 @stage(produces="corpus", group="data")
 def refuse(work: Work, *, path: str) -> dict[str, Any]:
     """Fails as a library would: with the address and the key in its message."""
-    raise RuntimeError(f"{path} refused the key {os.environ['HF_TOKEN']}")
+    keys = f"{os.environ['HF_TOKEN']}, {os.environ['AWS_SECRET_ACCESS_KEY']} or {os.environ['LIFESPAN_WEBHOOK']}"
+    raise RuntimeError(f"{path} refused the key {keys}")
 
 
 def secret_graph(cfg: Any, run: Any) -> None:
     read.submit(run, source=SourceConfig("notes", "jsonl", cfg.path))
-    refuse.submit(run, path=cfg.path)
+    refuse.submit(run, path=cfg.bucket)
