@@ -158,7 +158,8 @@ def mirror(runner: Runner, alive: Callable[[str], bool]) -> State:
 
     `alive` tells whether another run of this home still goes on: flow runs of dead ones are marked as crashed.
     """
-    logging.getLogger("prefect").setLevel(logging.CRITICAL)  # failures are told by the run itself
+    for name in ("prefect", EventsWorker.__name__):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by the run itself
     _runners[runner.run_id] = runner
     width: Any = ThreadPoolTaskRunner(max_workers=len(runner.graph.nodes) + 1)
     try:

@@ -11,7 +11,7 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -158,14 +158,14 @@ class Runner:
 
     def _run(self, missing: list[str]) -> None:
         why = reasons_to_run(self.graph, self.home)
-        modules: dict[str, None] = {}
-        for label in missing:
-            stage = self.graph.nodes[label].stage
-            modules |= dict.fromkeys([stage.fn.__module__])
-            modules |= dict.fromkeys(name for name in self.graph.nodes[label].bound.identity.code if ":" not in name)
         compute = self.compute = pace.settled(self.compute, self._width(missing), self.board.say)
         pool = open_pool(
-            compute.workers, compute.threads_per_worker, self.home.local, self.run_id, self._hear, list(modules)
+            compute.workers,
+            compute.threads_per_worker,
+            self.home.local,
+            self.run_id,
+            self._hear,
+            modules_of(self.graph, missing),
         )
         with self._lock:
             self._pool = pool
@@ -348,6 +348,16 @@ class Runner:
             "config_json": plain(node.bound.settings),
             "inputs_json": input_keys(node.bound.inputs),
         }
+
+
+def modules_of(graph: Graph, labels: Iterable[str]) -> list[str]:
+    """Modules that these stages are in and use, as far as they are ours, each once."""
+    found: dict[str, None] = {}
+    for label in labels:
+        node = graph.nodes[label]
+        found |= dict.fromkeys([node.stage.fn.__module__])
+        found |= dict.fromkeys(name for name in node.bound.identity.code if ":" not in name)
+    return list(found)
 
 
 def summary(runner: Runner) -> str:

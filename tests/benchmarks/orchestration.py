@@ -6,7 +6,8 @@ one process. `pretrain` is the wall time of that stage on either side.
 
 `beyond start-up` is processor time of every process of the run (workers, Prefect's server, MLflow's client, the
 program itself) that is neither a stage's own nor start-up. Start-up is what a run of the first stage alone takes
-beside that stage: it makes the databases and starts the same processes.
+beside that stage, which makes the databases and starts the same processes, and what each worker takes to import what
+the other stages use (torch among it).
 
     python tests/benchmarks/orchestration.py [--profile laptop]     the second table alone, for a whole life
 """
@@ -54,7 +55,26 @@ def orchestrated(arguments: list[str], folder: Path) -> Life:
     first, first_own = processor_seconds(["run", arguments[0], "--only", CHAIN[0]], folder / "first")
     used, own = processor_seconds(["run", *arguments], folder / "whole")
     rows = query(Home(folder / "whole"), "SELECT label, seconds FROM stages").to_pylist()
-    return Life({row["label"]: row["seconds"] for row in rows if row["label"] in CHAIN}, used, own, first - first_own)
+    seconds = {row["label"]: row["seconds"] for row in rows if row["label"] in CHAIN}
+    workers = len(list((folder / "whole" / "logs").glob("*/worker-*.log")))
+    later = importing([row["label"] for row in rows], arguments[0]) - importing([CHAIN[0]], arguments[0])
+    return Life(seconds, used, own, first - first_own + workers * later)
+
+
+def importing(labels: list[str], profile: str) -> float:
+    """Processor seconds of a worker's start until all is imported that these stages use."""
+    from flows.config import load_config
+    from flows.graph import assemble
+    from flows.lifecycle import lifecycle_graph
+    from flows.runner import modules_of
+
+    modules = modules_of(assemble(lifecycle_graph, load_config(profile)), labels)
+    script = "import sys, time; from flows.worker import preload; [preload(m) for m in sys.argv[1:]]"
+    command = [sys.executable, "-c", f"{script}; print(time.process_time())", *modules]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    return float(done.stdout)
 
 
 def processor_seconds(arguments: list[str], folder: Path) -> tuple[float, float]:
