@@ -19,7 +19,7 @@ from storage import durable
 
 Format = Literal["table", "lines", "csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("table", "lines", "csv", "json", "parquet")
-_ENDINGS: Mapping[str, Format] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
+_ENDINGS: Mapping[str, Format] = {"": "table", ".csv": "csv", ".json": "json", ".parquet": "parquet", ".txt": "table"}
 _WIDEST = 60
 _UTC = pa.timestamp("us", tz="UTC")
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -29,10 +29,14 @@ def format_of(name: str | None, output: Path | None = None) -> Format:
     """The format of that name; without one the format of the file's ending, else "table".
 
     Raises:
-        ValueError: there is no such format.
+        ValueError: there is no such format, or none is given and the ending names none.
     """
     if name is None:
-        return _ENDINGS.get(output.suffix.lower(), "table") if output else "table"
+        ending = output.suffix.lower() if output else ""
+        if ending not in _ENDINGS:
+            known = ", ".join(filter(None, _ENDINGS))
+            raise ValueError(f"output {output}: {ending} names no format: take one of {known}, or give --format")
+        return _ENDINGS[ending]
     for format in FORMATS:
         if name == format:
             return format
