@@ -44,9 +44,12 @@ class Vocabulary:
         vocab = backend.get_vocab(with_added_tokens=True)
         if "ByteLevel" in kinds:
             byte_of = {char: byte for byte, char in byte_alphabet().items()}
-            table = {
-                i: token.encode() if i in added else bytes(byte_of[c] for c in token) for token, i in vocab.items()
-            }
+            table = {}
+            for token, i in vocab.items():
+                strange = None if i in added else next((char for char in token if char not in byte_of), None)
+                if strange is not None:
+                    raise ValueError(f"token {i} is {token!r}: in a byte-level vocabulary {strange!r} is no byte")
+                table[i] = token.encode() if i in added else bytes(byte_of[char] for char in token)
             return cls(table, leading_space=False)
         if kinds.keys() & {"Metaspace", "ByteFallback"}:
             byte_tokens = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)}

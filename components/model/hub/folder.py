@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from components.data.tokenizer import Tokenizer
 
 CONFIG = "config.json"
+LONGEST = 1 << 24  # tokens of context
 # Tables that old files carry along although they are computed.
 _COMPUTED = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias")
 
@@ -48,8 +49,17 @@ def read_folder_config(folder: Path) -> ModelConfig:
 
 
 def shortened(cfg: ModelConfig, context_length: int) -> ModelConfig:
-    """The same model with a context of at most so many tokens (0: as it is)."""
-    return dataclasses.replace(cfg, context_length=min(cfg.context_length, context_length or cfg.context_length))
+    """The same model with a context of at most so many tokens (0: as it is).
+
+    Raises UnsupportedModel for a context whose table of rotary positions would take gigabytes.
+    """
+    most = min(cfg.context_length, context_length or cfg.context_length)
+    if most > LONGEST:
+        raise UnsupportedModel(
+            f"the context_length is {most:,} tokens, of which at most {LONGEST:,} are read: give a smaller one "
+            "(`--context-length`, or context_length in [base]), or look whether the file is damaged"
+        )
+    return dataclasses.replace(cfg, context_length=most)
 
 
 def import_folder(folder: Path, dtype: torch.dtype = torch.float32, context_length: int = 0) -> Transformer:

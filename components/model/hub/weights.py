@@ -99,8 +99,7 @@ def gathered(
     found: the names of all tensors of the source. Raises UnsupportedModel for one that is missing, of another shape, or
     without a place in the model: a bias or a norm more is another model.
     """
-    plan = list(pieces(cfg, names))
-    _check_names({piece.theirs for piece in plan}, found, where)
+    plan = _plan(cfg, names, found, where)
     sizes = shapes(cfg)
     ours: dict[str, Tensor] = {}
     for piece in plan:
@@ -118,13 +117,16 @@ def gathered(
     return ours
 
 
-def _check_names(wanted: set[str], found: set[str], where: str) -> None:
-    if missing := sorted(wanted - found):
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UnsupportedModel(f"{where}: the tensor {missing[0]}{more} is missing")
-    if foreign := sorted(found - wanted):
+def _plan(cfg: ModelConfig, names: Names, found: set[str], where: str) -> list[Piece]:
+    plan = []
+    for piece in pieces(cfg, names):  # stops at the first that is missing: a damaged number of layers may be any
+        if piece.theirs not in found:
+            raise UnsupportedModel(f"{where}: the tensor {piece.theirs} is missing")
+        plan.append(piece)
+    if foreign := sorted(found - {piece.theirs for piece in plan}):
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UnsupportedModel(f"{where}: the tensor {foreign[0]}{more} has no place in the model that its config says")
+    return plan
 
 
 def _paired(tensor: Tensor, heads: int) -> Tensor:

@@ -235,3 +235,14 @@ def test_transformers_renders_and_cuts_the_same(tmp_path: Path) -> None:
             ids = reference(text, add_special_tokens=False)["input_ids"]
             assert tokenizer.encode(text) == ids
             assert tokenizer.decode(ids) == reference.decode(ids)
+
+
+def test_a_byte_level_token_that_is_no_bytes_is_named() -> None:
+    backend = byte_level()
+    content = json.loads(backend.to_str())
+    content["model"]["vocab"]["字"] = 999
+    tokenizer = Tokenizer(
+        tokenizers.Tokenizer.from_str(json.dumps(content)), Conventions({"eos_token": "<|endoftext|>"})
+    )
+    with pytest.raises(ValueError, match="token 999 is '字'"):
+        _ = tokenizer.byte_lengths

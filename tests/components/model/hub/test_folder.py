@@ -115,6 +115,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "o_proj.bias has no place in the model",
     ),
     "another width": (lambda f: changed(f, intermediate_size=40), r"gate_proj.weight has the shape \[48, 32\].*40, 32"),
+    "a billion layers": (lambda f: changed(f, num_hidden_layers=10**9), r"model.layers.\d+.* is missing"),
+    "a context of billions": (
+        lambda f: changed(f, max_position_embeddings=10**9),
+        "the context_length is 1,000,000,000 tokens",
+    ),
     "integers": (
         lambda f: with_tensor(f, "model.norm.weight", torch.zeros(32, dtype=torch.int8)),
         "model.norm.weight is stored as int8",
