@@ -171,9 +171,8 @@ def test_a_scheduled_run_that_fails_is_told_and_no_secret_of_it_stays(
     mine.write_text(f'extends = "smoke"\nname = "mine"\n[data]\nown = ["{source}"]\n')
     user("up")
     user("deploy", str(mine))
-    user("deploy", "smoke")  # the address stays
     del user.environment["LIFESPAN_WEBHOOK"]
-    user("deploy", "smoke")
+    user("deploy", "smoke")  # the address stays
     user("schedule", "add", "data", "--every", "45", "--profile", str(mine), "--name", "soon")
     # Prefect's own event of a scheduled run's failure counts a quarter of an hour late.
     wait_until(lambda: posted, 240)
