@@ -3,7 +3,7 @@
 // Shapes: B batch, T positions, H query heads, K key heads, C head dimension, D width, F hidden width, V vocabulary.
 // Every sum has a fixed order for a given number of threads, so a step gives the same bits each time.
 // No finite-math flags: a NaN must reach the loss.
-#include "vectors.h"
+#include "kernels.h"
 
 static INLINE float largest(const float* x, long n) {
     float lane[8];
@@ -39,9 +39,9 @@ void norm_forward(const float* x, const float* delta, const float* w, float* tot
     }
 }
 
-// dx = the norm's gradient plus that of the residual stream (may be null); dw must come zeroed
+// dx = the norm's gradient plus that of the residual stream (may be null); dw must come zeroed; y again, unless null
 void norm_backward(const float* x, const float* w, const float* rstd, const float* dy, const float* residual, float* dx,
-                   float* dw, long rows, long d, int threads) {
+                   float* dw, float* y, long rows, long d, int threads) {
     float* parts = calloc(threads * d, sizeof(float));
     PARALLEL for (int part = 0; part < threads; part++) {
         float* sum = parts + part * d;
@@ -58,6 +58,10 @@ void norm_backward(const float* x, const float* w, const float* rstd, const floa
             if (residual) {
                 const float* more = residual + row * d;
                 SIMD for (long i = 0; i < d; i++) out[i] += more[i];
+            }
+            if (y) {
+                float* again = y + row * d;
+                SIMD for (long i = 0; i < d; i++) again[i] = from[i] * r * w[i];
             }
         }
     }

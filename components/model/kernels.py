@@ -36,7 +36,7 @@ def fused(*tensors: Tensor | None) -> bool:
 _PLAIN = frozenset({int, float, bool, type(None)})
 
 
-def _call(name: str, *arguments: Any) -> None:
+def call(name: str, *arguments: Any) -> None:
     """Run a kernel; tensors go as pointers and must be contiguous, and the number of threads is torch's."""
     # By type, as `isinstance` of a tensor takes longer than a small kernel.
     passed = [x if x.__class__ in _PLAIN else x.data_ptr() for x in arguments]
@@ -80,7 +80,7 @@ def product(a_MK: Tensor, b_KN: Tensor) -> Tensor:
     """The matrix product by `products.c`; any strides."""
     c_MN = a_MK.new_empty(a_MK.shape[0], b_KN.shape[1])
     sizes = *c_MN.shape, a_MK.shape[1], torch.get_num_threads()
-    _call("product", a_MK, *a_MK.stride(), b_KN, *b_KN.stride(), c_MN, *sizes)
+    call("product", a_MK, *a_MK.stride(), b_KN, *b_KN.stride(), c_MN, *sizes)
     return c_MN
 
 
@@ -100,7 +100,7 @@ class _Norm(torch.autograd.Function):
         y, rstd = torch.empty_like(x), x.new_empty(rows)
         delta = None if delta is None else delta.contiguous()
         total = x.view_as(x) if delta is None else torch.empty_like(x)
-        _call("norm_forward", x, delta, weight, total, y, rstd, rows, d, eps, torch.get_num_threads())
+        call("norm_forward", x, delta, weight, total, y, rstd, rows, d, eps, torch.get_num_threads())
         ctx.save_for_backward(total, weight, rstd)
         ctx.added = delta is not None
         ctx.set_materialize_grads(False)
@@ -114,7 +114,7 @@ class _Norm(torch.autograd.Function):
         dx, dw = torch.empty_like(total), torch.zeros_like(weight)
         residual = None if residual is None else residual.contiguous()
         rows, d, threads = rstd.numel(), weight.numel(), torch.get_num_threads()
-        _call("norm_backward", total, weight, rstd, dy.contiguous(), residual, dx, dw, rows, d, threads)
+        call("norm_backward", total, weight, rstd, dy.contiguous(), residual, dx, dw, None, rows, d, threads)
         return dx, dx if ctx.added else None, dw, None
 
 
@@ -147,6 +147,11 @@ def split_heads(
     return rotate(q_BTHC, cos, sin).transpose(1, 2), rotate(k_BTKC, cos, sin).transpose(1, 2), v_BTKC.transpose(1, 2)
 
 
+def turn_stride(cos: Tensor, b: int) -> int:
+    """From a sequence's cosines [T, 1, C/2] to those of the next; 0 where all share them."""
+    return cos[0].numel() if cos.dim() == 4 and len(cos) == b else 0
+
+
 class _Heads(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -164,9 +169,9 @@ class _Heads(torch.autograd.Function):
         b, t, width = qkv.shape
         c = width // (h + 2 * k)
         ctx.sizes = b, t, h, k, c, eps, torch.get_num_threads()
-        ctx.stride = t * c // 2 if cos.dim() == 4 and len(cos) == b else 0
+        ctx.stride = turn_stride(cos, b)
         out = qkv.new_empty(b, h, t, c), qkv.new_empty(b, k, t, c), qkv.new_empty(b, k, t, c)
-        _call("heads_forward", qkv, qw, kw, cos, sin, ctx.stride, *out, *ctx.sizes)
+        call("heads_forward", qkv, qw, kw, cos, sin, ctx.stride, *out, *ctx.sizes)
         ctx.save_for_backward(qkv, qw, kw, cos, sin)
         return out
 
@@ -176,7 +181,7 @@ class _Heads(torch.autograd.Function):
         dqkv = torch.empty_like(qkv)
         dqw, dkw = (None if w is None else torch.zeros_like(w) for w in (qw, kw))
         back = [g.contiguous() for g in grads]
-        _call("heads_backward", qkv, qw, kw, cos, sin, ctx.stride, *back, dqkv, dqw, dkw, *ctx.sizes)
+        call("heads_backward", qkv, qw, kw, cos, sin, ctx.stride, *back, dqkv, dqw, dkw, *ctx.sizes)
         return dqkv, dqw, dkw, None, None, None, None, None
 
 
@@ -207,6 +212,17 @@ def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor | None, 
     return y_BHTC.transpose(1, 2).reshape(b, t, h * c)
 
 
+def padded(t: int) -> int:
+    """What the kernels make of a row of t scores."""
+    step: int = native.library().attention_padding()  # type: ignore[union-attr]
+    return -(-t // step) * step
+
+
+def mask_stride(mask: Tensor | None, t: int) -> int:
+    """From a sequence's mask [T, T] to that of the next; 0 where all share one."""
+    return t * t if mask is not None and mask.numel() > t * t else 0
+
+
 class _Attention(torch.autograd.Function):
     """The probabilities are kept (not recomputed as in flash attention), and only what lies on or below the diagonal
     is computed: at these lengths several times faster on CPU."""
@@ -215,15 +231,11 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         b, h, t, c = q.shape
-        step = native.library().attention_padding()  # type: ignore[union-attr]
-        probs, out = q.new_empty(b, h, t, -(-t // step) * step), q.new_empty(b, t, h * c)
-        stride = 0
-        if mask is not None:
-            mask = mask.contiguous()
-            stride = t * t if mask.numel() > t * t else 0
+        probs, out = q.new_empty(b, h, t, padded(t)), q.new_empty(b, t, h * c)
+        mask = None if mask is None else mask.contiguous()
         ctx.sizes = b, t, h, k.shape[1], c, 1 / math.sqrt(c), torch.get_num_threads()
         ctx.causal = mask is None
-        _call("attention_forward", q, k, v, mask, stride, probs, out, *ctx.sizes)
+        call("attention_forward", q, k, v, mask, mask_stride(mask, t), probs, out, *ctx.sizes)
         ctx.save_for_backward(q, k, v, probs)
         return out
 
@@ -231,7 +243,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, probs = ctx.saved_tensors
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        _call("attention_backward", q, k, v, probs, dout.contiguous(), ctx.causal, dq, dk, dv, *ctx.sizes)
+        call("attention_backward", q, k, v, probs, dout.contiguous(), ctx.causal, dq, dk, dv, *ctx.sizes)
         return dq, dk, dv, None
 
 
@@ -248,7 +260,7 @@ class _SwiGLU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         x, width = x.contiguous(), x.shape[-1] // 2
         y = x.new_empty(*x.shape[:-1], width)
-        _call("swiglu_forward", x, y, y.numel() // width, width, torch.get_num_threads())
+        call("swiglu_forward", x, y, y.numel() // width, width, torch.get_num_threads())
         ctx.save_for_backward(x)
         return y
 
@@ -256,37 +268,8 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         dx, width = torch.empty_like(x), x.shape[-1] // 2
-        _call("swiglu_backward", x, dy.contiguous(), dx, None, dy.numel() // width, width, torch.get_num_threads())
+        call("swiglu_backward", x, dy.contiguous(), dx, None, dy.numel() // width, width, torch.get_num_threads())
         return dx
-
-
-def feed_forward(x: Tensor, wide: Tensor, narrow: Tensor) -> Tensor:
-    """swiglu(x · wideᵀ) · narrowᵀ with wide [2F, D] and narrow [D, F]."""
-    if x.numel() >= OWN_ROWS * x.shape[-1] and fused(x, wide, narrow) and native.own_products().feed_forward:
-        return _FeedForward.apply(x, wide, narrow)
-    return linear(swiglu(linear(x, wide)), narrow)
-
-
-class _FeedForward(torch.autograd.Function):
-    """What lies between the two products is kept before the nonlinearity alone; the rest stays in the cache."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, wide: Tensor, narrow: Tensor) -> Tensor:
-        x, wide, narrow = x.contiguous(), wide.contiguous(), narrow.contiguous()
-        d, hidden = narrow.shape
-        rows = x.numel() // d
-        gate_up, y = x.new_empty(rows, 2 * hidden), torch.empty_like(x)
-        _call("feed_forward", x, wide, narrow, gate_up, y, rows, d, hidden, torch.get_num_threads())
-        ctx.save_for_backward(x, wide, narrow, gate_up)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x, wide, narrow, gate_up = ctx.saved_tensors
-        grads = torch.empty_like(x), torch.empty_like(wide), torch.empty_like(narrow)
-        sizes = len(gate_up), *narrow.shape, torch.get_num_threads()
-        _call("feed_forward_backward", x, wide, narrow, gate_up, dy.contiguous(), *grads, *sizes)
-        return grads
 
 
 def grouped_product(rows_NI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
@@ -327,7 +310,7 @@ class _CrossEntropy(torch.autograd.Function):
             raise IndexError(f"a target is no token id from 0 to {v - 1}")
         powers, norms = torch.empty_like(logits), logits.new_empty(rows, 2)
         sums = torch.zeros(2, dtype=torch.float64)
-        _call("entropy_forward", logits, targets, weights, ignore, powers, norms, sums, rows, v, threads)
+        call("entropy_forward", logits, targets, weights, ignore, powers, norms, sums, rows, v, threads)
         ctx.save_for_backward(powers, norms, targets, weights)
         ctx.ignore = ignore
         loss, z = sums.float().unbind()
@@ -338,7 +321,7 @@ class _CrossEntropy(torch.autograd.Function):
         powers, norms, targets, weights = ctx.saved_tensors
         rows, v = powers.shape
         d, threads = torch.empty_like(powers), torch.get_num_threads()
-        _call("entropy_backward", powers, norms, targets, weights, ctx.ignore, float(g), float(gz), d, rows, v, threads)
+        call("entropy_backward", powers, norms, targets, weights, ctx.ignore, float(g), float(gz), d, rows, v, threads)
         return d, None, None, None
 
 
@@ -361,5 +344,5 @@ class _Embedding(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[None, Tensor]:
         (tokens,) = ctx.saved_tensors
         dw = dy.new_zeros(ctx.rows)
-        _call("embedding_backward", tokens, dy.contiguous(), dw, tokens.numel(), ctx.rows[1])
+        call("embedding_backward", tokens, dy.contiguous(), dw, tokens.numel(), ctx.rows[1])
         return None, dw

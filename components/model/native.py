@@ -11,7 +11,6 @@ import ctypes
 import functools
 import json
 import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +18,10 @@ from typing import NamedTuple
 
 from components.compiled import Program, load
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("vectors.h", "kernels.c", "products.c"))
+_NAMES = "vectors.h", "kernels.h", "kernels.c", "products.c", "layers.c"
+SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
 # What a stage is known by is read from Python files; this line makes the C files a part of it.
-SOURCE_SHA256 = "29b88cd06c2ac44180dbeff60c126a4cae7c8f5e4c328335708e0c24ed23a1bc"
+SOURCE_SHA256 = "52668d4a123d65afb4aed31692c26c126679fda4bca41d35097421f9e756ba31"
 PROGRAM = Program(
     SOURCES,
     SOURCE_SHA256,
@@ -45,15 +45,23 @@ def library() -> ctypes.CDLL | None:
     pointer, long, single, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_float, ctypes.c_int
     signatures = {
         "norm_forward": [pointer] * 6 + [long] * 2 + [single, integer],
-        "norm_backward": [pointer] * 7 + [long] * 2 + [integer],
+        "norm_backward": [pointer] * 8 + [long] * 2 + [integer],
         "heads_forward": [pointer] * 5 + [long] + [pointer] * 3 + [long] * 5 + [single, integer],
         "heads_backward": [pointer] * 5 + [long] + [pointer] * 6 + [long] * 5 + [single, integer],
         "attention_forward": [pointer] * 4 + [long] + [pointer] * 2 + [long] * 5 + [single, integer],
         "attention_backward": [pointer] * 5 + [integer] + [pointer] * 3 + [long] * 5 + [single, integer],
         "product": [pointer, long, long] * 2 + [pointer] + [long] * 3 + [integer],
         "swiglu_forward": [pointer] * 2 + [long] * 2 + [integer],
-        "feed_forward": [pointer] * 5 + [long] * 3 + [integer],
-        "feed_forward_backward": [pointer] * 8 + [long] * 3 + [integer],
+        "feed_forward": [pointer] * 9 + [long] * 3 + [single, integer],
+        "feed_forward_backward": [pointer] * 10 + [long] * 3 + [integer],
+        "attention_layer": [
+            *([pointer] * 9 + [long, pointer, long] + [pointer] * 6),
+            *([long] * 6 + [single] * 2 + [integer]),
+        ],
+        "attention_layer_backward": [
+            *([pointer] * 9 + [long] + [pointer] * 3 + [integer] + [pointer] * 4),
+            *([long] * 6 + [single] * 2 + [integer]),
+        ],
         "swiglu_backward": [pointer] * 4 + [long] * 2 + [integer],
         "entropy_forward": [pointer] * 3 + [long] + [pointer] * 3 + [long] * 2 + [integer],
         "entropy_backward": [pointer] * 4 + [long] + [single] * 2 + [pointer] + [long] * 2 + [integer],
@@ -78,12 +86,12 @@ def _keep_memory() -> None:
 
 
 class OwnProducts(NamedTuple):
-    """What goes through products.c: a linear map's x Wᵀ, dy W and dyᵀ x, and the feed-forward layer as a whole."""
+    """What goes through our products: a linear map's x Wᵀ, dy W and dyᵀ x, and the layers of a block as wholes."""
 
     forward: bool = False
     inputs: bool = False
     weights: bool = False
-    feed_forward: bool = False
+    layers: bool = False
 
 
 @functools.cache
@@ -108,36 +116,42 @@ def own_products() -> OwnProducts:
 
 
 def product_speeds(handle: ctypes.CDLL, repeats: int = 15) -> dict[str, tuple[float, float]]:
-    """Runs a second of one thread in products.c and in torch's library, the median of `repeats` taken in turn."""
+    """Runs a second of one thread in our products and in torch's library, the fastest of `repeats` taken in turn: what
+    else the machine does slows down both, but not both alike."""
     import torch
     from torch import Tensor
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     rows, d, hidden = 1024, 128, 352
-    x, dy, wide, narrow = (torch.rand(*size) for size in ((rows, d), (rows, d), (2 * hidden, d), (d, hidden)))
+    x, y, dx, dy, norm, rstd = (torch.rand(*size) for size in ((rows, d),) * 4 + ((d,), (rows,)))
+    wide, narrow, grads = torch.rand(2 * hidden, d), torch.rand(d, hidden), torch.empty(d + 3 * d * hidden)
     gate_up, d_gate_up = torch.rand(rows, 2 * hidden), torch.rand(rows, 2 * hidden)
-    grads = torch.empty_like(x), torch.empty_like(wide), torch.empty_like(narrow)
+
+    def at(*tensors: Tensor | None) -> list[int | None]:
+        return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
     def product(a: Tensor, b: Tensor) -> None:
         c = torch.empty(a.shape[0], b.shape[1])
         handle.product(a.data_ptr(), *a.stride(), b.data_ptr(), *b.stride(), c.data_ptr(), *c.shape, a.shape[1], 1)
 
     def fused() -> None:
-        places = [tensor.data_ptr() for tensor in (x, wide, narrow, gate_up)]
-        handle.feed_forward(*places, grads[0].data_ptr(), rows, d, hidden, 1)
-        outputs = [tensor.data_ptr() for tensor in (dy, *grads)]
-        handle.feed_forward_backward(*places, *outputs, rows, d, hidden, 1)
+        places = at(x, None, norm, wide, narrow, x, rstd, gate_up, y)
+        handle.feed_forward(*places, rows, d, hidden, 1e-6, 1)
+        places = at(x, rstd, norm, wide, narrow, gate_up, None, dy, dx, grads)
+        handle.feed_forward_backward(*places, rows, d, hidden, 1)
 
     def plain() -> None:
-        mixed, y = torch.mm(x, wide.T), torch.empty(rows, hidden)
-        handle.swiglu_forward(mixed.data_ptr(), y.data_ptr(), rows, hidden, 1)
-        torch.mm(y, narrow.T), torch.mm(dy.T, y)
+        handle.norm_forward(*at(x, None, norm, x, y, rstd), rows, d, 1e-6, 1)
+        mixed, out = torch.mm(y, wide.T), torch.empty(rows, hidden)
+        handle.swiglu_forward(*at(mixed, out), rows, hidden, 1)
+        torch.mm(out, narrow.T), torch.mm(dy.T, out)
         back, mixed_back = torch.mm(dy, narrow), torch.empty(rows, 2 * hidden)
-        handle.swiglu_backward(mixed.data_ptr(), back.data_ptr(), mixed_back.data_ptr(), None, rows, hidden, 1)
-        torch.mm(mixed_back, wide), torch.mm(mixed_back.T, x)
+        handle.swiglu_backward(*at(mixed, back, mixed_back, None), rows, hidden, 1)
+        torch.mm(mixed_back.T, y)
+        handle.norm_backward(*at(x, norm, rstd, torch.mm(mixed_back, wide), None, dx, grads, None), rows, d, 1)
 
-    sides: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {"feed_forward": (fused, plain)}
+    sides: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {"layers": (fused, plain)}
     for name, a, b in (("forward", x, wide.T), ("inputs", d_gate_up, wide), ("weights", d_gate_up.T, x)):
         sides[name] = functools.partial(product, a, b), functools.partial(torch.mm, a, b)
     speeds = {}
@@ -148,6 +162,6 @@ def product_speeds(handle: ctypes.CDLL, repeats: int = 15) -> dict[str, tuple[fl
                 began = time.thread_time()  # of the processor: other programs do not count
                 run()
                 taken.append(time.thread_time() - began)
-        speeds[name] = (1 / statistics.median(seconds[0]), 1 / statistics.median(seconds[1]))
+        speeds[name] = (1 / min(seconds[0]), 1 / min(seconds[1]))
     torch.set_num_threads(before)
     return speeds

@@ -1,17 +1,13 @@
-// Matrix products, and the feed-forward layer that is made of them: `kernels.py` calls these.
+// Matrix products, and what is done to their rows: `kernels.py` calls these, and `layers.c`.
 //
 // After Goto & van de Geijn (2008): the right side is packed into panels of two vectors, of which one stays in the
 // first cache; the left side is read where it lies, or packed where its rows are not contiguous.
 // Every sum has a fixed order for a given number of threads, so a step gives the same bits each time.
-#include "vectors.h"
+#include "kernels.h"
 
 #define ROWS 6
-#define DEPTH 256                  // of one chunk: a panel of it stays in the first cache
 #define BLOCK 96                   // rows of the left side that stay in the second
 #define STRIP (ROWS * DEPTH + 16)  // of a packed block; more than a power of two, which would fill one set of a cache
-#define CHUNK 256                  // rows that go through the feed-forward layer together
-
-static inline long least(long a, long b) { return a < b ? a : b; }
 
 // One tile of c (+)= a b: six rows of a by strides, one panel of b
 static INLINE void tile(const float* a, const long row, const long step, const float* b, float* c, long c_row,
@@ -37,7 +33,7 @@ static INLINE void tile(const float* a, const long row, const long step, const f
 }
 
 // The right side b [K, N] in chunks of DEPTH, each in panels [depth, COLUMNS]: K * whole(N) numbers
-static void pack(const float* b, long row, long column, float* to, long N, long K, int threads) {
+void pack(const float* b, long row, long column, float* to, long N, long K, int threads) {
     PARALLEL for (long j = 0; j < whole(N); j += COLUMNS) {
         long n = least(N - j, COLUMNS);
         for (long k0 = 0; k0 < K; k0 += DEPTH) {
@@ -68,7 +64,7 @@ static void pack_left(const float* a, long row, long column, float* to, long row
 }
 
 // c [M, N] (+)= a [M, K] b on one thread, a by strides and b packed
-static void multiply(const float* a, long row, long column, const float* b, float* c, long M, long N, long K, int add) {
+void multiply(const float* a, long row, long column, const float* b, float* c, long M, long N, long K, int add) {
     float packed[BLOCK / ROWS * STRIP], edge[ROWS * COLUMNS];
     // Where a chunk of the right side fits into the second cache, rows are finished one strip after the other.
     long block = column == 1 && whole(N) * least(K, DEPTH) <= 65536 ? ROWS : BLOCK;
@@ -94,8 +90,8 @@ static void multiply(const float* a, long row, long column, const float* b, floa
 }
 
 // c [M, N] = aᵀ b over K rows of both, one chunk at a time, so that only chunks are packed
-static void multiply_rows(const float* a, long row, long column, const float* b, long b_row, long b_column, float* c,
-                          long M, long N, long K, int add, float* packed) {
+void multiply_rows(const float* a, long row, long column, const float* b, long b_row, long b_column, float* c, long M,
+                   long N, long K, int add, float* packed) {
     for (long k = 0; k < K; k += DEPTH) {
         long depth = least(K - k, DEPTH);
         pack(b + k * b_row, b_row, b_column, packed, N, depth, 1);
@@ -155,53 +151,4 @@ void swiglu_backward(const float* x, const float* dy, float* dx, float* y, long 
             if (y) store(y + row * F + i, F - i, silu * u);
         }
     }
-}
-
-// gate_up [R, 2F] = x [R, D] wide [2F, D]ᵀ and y [R, D] = swiglu(gate_up) narrow [D, F]ᵀ, rows by chunks that stay in
-// the cache between the two products
-void feed_forward(const float* x, const float* wide, const float* narrow, float* gate_up, float* y, long R, long D,
-                  long F, int threads) {
-    float *first = malloc((whole(2 * F) * D + 1) * sizeof(float)), *second = malloc((whole(D) * F + 1) * sizeof(float));
-    float* scratch = malloc(threads * CHUNK * F * sizeof(float));
-    pack(wide, 1, D, first, 2 * F, D, threads), pack(narrow, 1, F, second, D, F, threads);
-    PARALLEL for (int part = 0; part < threads; part++) {
-        float* hidden = scratch + part * CHUNK * F;
-        for (long i = R * part / threads, end = R * (part + 1) / threads; i < end; i += CHUNK) {
-            long rows = least(end - i, CHUNK);
-            multiply(x + i * D, D, 1, first, gate_up + i * 2 * F, rows, 2 * F, D, 0);
-            swiglu_forward(gate_up + i * 2 * F, hidden, rows, F, 1);
-            multiply(hidden, F, 1, second, y + i * D, rows, D, F, 0);
-        }
-    }
-    free(first), free(second), free(scratch);
-}
-
-// dx [R, D], dwide and dnarrow from dy [R, D]; what lies between is computed again or never leaves the cache
-void feed_forward_backward(const float* x, const float* wide, const float* narrow, const float* gate_up,
-                           const float* dy, float* dx, float* dwide, float* dnarrow, long R, long D, long F,
-                           int threads) {
-    long weights = 3 * F * D, room = CHUNK * (4 * F + whole(F > D ? F : D));
-    float *first = malloc((whole(D) * 2 * F + 1) * sizeof(float)), *second = malloc((whole(F) * D + 1) * sizeof(float));
-    float *scratch = malloc(threads * room * sizeof(float)), *parts = malloc(threads * weights * sizeof(float));
-    pack(wide, D, 1, first, D, 2 * F, threads), pack(narrow, F, 1, second, F, D, threads);
-    PARALLEL for (int part = 0; part < threads; part++) {
-        float *dhidden = scratch + part * room, *hidden = dhidden + CHUNK * F, *dgate_up = hidden + CHUNK * F;
-        float *packed = dgate_up + CHUNK * 2 * F, *more = parts + (part - 1) * weights;
-        float *to_wide = part ? more : dwide, *to_narrow = part ? more + 2 * F * D : dnarrow;
-        long begin = R * part / threads, end = R * (part + 1) / threads;
-        if (begin == end) memset(to_wide, 0, 2 * F * D * sizeof(float)), memset(to_narrow, 0, F * D * sizeof(float));
-        for (long i = begin; i < end; i += CHUNK) {
-            long rows = least(end - i, CHUNK);
-            multiply(dy + i * D, D, 1, second, dhidden, rows, F, D, 0);
-            swiglu_backward(gate_up + i * 2 * F, dhidden, dgate_up, hidden, rows, F, 1);
-            multiply(dgate_up, 2 * F, 1, first, dx + i * D, rows, D, 2 * F, 0);
-            multiply_rows(dy + i * D, 1, D, hidden, F, 1, to_narrow, D, F, rows, i > begin, packed);
-            multiply_rows(dgate_up, 1, 2 * F, x + i * D, D, 1, to_wide, 2 * F, D, rows, i > begin, packed);
-        }
-    }
-    for (int part = 1; part < threads; part++) {
-        const float* more = parts + (part - 1) * weights;
-        add_parts(more, dwide, 2 * F * D, 1, threads), add_parts(more + 2 * F * D, dnarrow, F * D, 1, threads);
-    }
-    free(first), free(second), free(scratch), free(parts);
 }

@@ -12,20 +12,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from components.model import layers
 from components.model.config import ModelConfig
 from components.model.kernels import (
+    SCORES_LIMIT,
     Linear,
     add_norm,
     attend,
     causal_mask,
     embedding,
-    feed_forward,
     linear,
     softcap,
     split_heads,
     swiglu,
 )
 from components.model.moe import MixtureOfExperts, RouterStats
+from components.model.rotary import rotary_tables
 
 
 @dataclass
@@ -76,20 +78,6 @@ class Hidden:
         return torch.stack([r.loss for r in self.routers]).mean()
 
 
-def rotary_frequencies(cfg: ModelConfig) -> Tensor:
-    """Radians a position of each rotated pair, [C/2] float64."""
-    half = cfg.per_head // 2
-    plain = cfg.rope_theta ** (-torch.arange(half, dtype=torch.float64) / half)
-    scaling = cfg.rope_scaling
-    if scaling is None:
-        return plain
-    if scaling.kind == "linear":
-        return plain / scaling.factor
-    turns = scaling.original_context_length * plain / (2 * math.pi)  # over the context that was trained on
-    kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    return torch.lerp(plain / scaling.factor, plain, kept.clamp(0, 1))
-
-
 class Attention(nn.Module):
     """Causal grouped-query attention."""
 
@@ -101,6 +89,27 @@ class Attention(nn.Module):
         self.out = Linear(h * c, d, bias=False)
         self.q_norm = nn.Parameter(torch.ones(c)) if cfg.qk_norm else None
         self.k_norm = nn.Parameter(torch.ones(c)) if cfg.qk_norm else None
+
+    def layer(
+        self,
+        x_BTD: Tensor,
+        delta_BTD: Tensor | None,
+        norm: nn.RMSNorm,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream x + delta, and attention over its norm."""
+        cfg, norms = self.cfg, (self.q_norm, self.k_norm)
+        simple = cache is None and not cfg.attention_softcap and not cfg.attention_bias
+        if simple and x_BTD.shape[1] <= SCORES_LIMIT and type(self.qkv) is Linear and type(self.out) is Linear:
+            weights = norm.weight, self.qkv.weight, self.out.weight
+            if layers.fits(x_BTD, *weights, *norms):
+                heads = cfg.num_heads, cfg.kv_heads
+                return layers.attention(x_BTD, delta_BTD, weights, norms, rotation, mask, heads, cfg.norm_eps)
+        x_BTD, normed = add_norm(x_BTD, delta_BTD, norm.weight, cfg.norm_eps)
+        return x_BTD, self(normed, *rotation, mask, cache, layer)
 
     def forward(
         self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int
@@ -148,9 +157,16 @@ class FeedForward(nn.Module):
         self.down = Linear(d_ff, d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        if type(self.gate_up) is Linear and type(self.down) is Linear:
-            return feed_forward(x_BTD, self.gate_up.weight, self.down.weight)
-        return self.down(swiglu(self.gate_up(x_BTD)))  # with adapters
+        return self.down(swiglu(self.gate_up(x_BTD)))
+
+    def layer(self, x_BTD: Tensor, delta_BTD: Tensor | None, norm: nn.RMSNorm, eps: float) -> tuple[Tensor, Tensor]:
+        """The residual stream x + delta, and `forward` of its norm."""
+        if type(self.gate_up) is Linear and type(self.down) is Linear:  # no adapters
+            weights = norm.weight, self.gate_up.weight, self.down.weight
+            if layers.fits(x_BTD, *weights):
+                return layers.feed_forward(x_BTD, delta_BTD, *weights, eps)
+        x_BTD, normed = add_norm(x_BTD, delta_BTD, norm.weight, eps)
+        return x_BTD, self(normed)
 
 
 class Block(nn.Module):
@@ -179,12 +195,11 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, RouterStats | None]:
         """Takes the residual stream and what the block before adds to it (norms fuse with that addition); returns
         the stream, what this block adds, and what its router did."""
-        x_BTD, normed = add_norm(x_BTD, delta_BTD, self.attention_norm.weight, self.eps)
-        y_BTD = self.attention(normed, cos, sin, mask, cache, self.layer)
+        x_BTD, y_BTD = self.attention.layer(x_BTD, delta_BTD, self.attention_norm, (cos, sin), mask, cache, self.layer)
+        if isinstance(self.mlp, FeedForward):
+            return *self.mlp.layer(x_BTD, y_BTD, self.mlp_norm, self.eps), None
         x_BTD, normed = add_norm(x_BTD, y_BTD, self.mlp_norm.weight, self.eps)
-        if isinstance(self.mlp, MixtureOfExperts):
-            return x_BTD, *self.mlp(normed)
-        return x_BTD, self.mlp(normed), None
+        return x_BTD, *self.mlp(normed)
 
 
 class Transformer(nn.Module):
@@ -202,9 +217,9 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.num_layers))
         self.norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
         self.unembedding = None if cfg.tie_embeddings else Linear(cfg.d_model, cfg.vocab_size, bias=False)
-        angles = torch.outer(torch.arange(cfg.context_length, dtype=torch.float64), rotary_frequencies(cfg))
-        self.register_buffer("cos", angles.cos().float().unsqueeze(1), persistent=False)  # [T, 1, C/2]
-        self.register_buffer("sin", angles.sin().float().unsqueeze(1), persistent=False)
+        cos, sin = rotary_tables(cfg)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
         self.cos: Tensor
         self.sin: Tensor
         self._initialize(torch.Generator().manual_seed(seed))

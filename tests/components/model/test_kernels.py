@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from components.compiled import disabled
-from components.model import kernels, native
+from components.model import kernels, layers, native
 from components.model.config import ModelConfig, MoEConfig
 from components.model.transformer import Transformer
 from components.training.language_model import IGNORE, LMBatch, summed_loss
@@ -84,35 +84,75 @@ def test_products_of_any_layout_are_those_of_float64(m: int, n: int, k: int, thr
             torch.testing.assert_close(kernels.product(a, b), right, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
-@pytest.mark.parametrize(("rows", "d", "hidden"), [(1, 1, 1), (7, 5, 3), (261, 34, 19), (530, 48, 300)])
-def test_the_feed_forward_layer_is_that_of_float64(
-    rows: int, d: int, hidden: int, threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kernels, "OWN_ROWS", 1)
-    monkeypatch.setattr(native, "own_products", lambda: native.OwnProducts(feed_forward=True))
-    generator = torch.Generator().manual_seed(rows)
-    sizes = (rows, d), (2 * hidden, d), (d, hidden), (rows, d)
-    x, wide, narrow, dy = (torch.randn(size, generator=generator) for size in sizes)
-    found = [tensor.requires_grad_() for tensor in (x, wide, narrow)]
-    right = [tensor.detach().double().requires_grad_() for tensor in found]
+def agree(layer: Callable[..., tuple[torch.Tensor, ...]], inputs: list[torch.Tensor]) -> None:
+    """The two outputs of a layer and the gradients of its inputs are those of float64."""
     results = []
-    for inputs in (found, right):
-        y = kernels.feed_forward(*inputs)
-        results.append([y, *torch.autograd.grad(y, inputs, dy.to(y.dtype))])
+    for dtype in (torch.float32, torch.float64):
+        given = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
+        outputs = layer(*given)
+        back = [torch.randn(y.shape, generator=torch.Generator().manual_seed(7)).to(dtype) for y in outputs]
+        results.append([*outputs, *torch.autograd.grad(outputs, given, back)])
     for one, two in zip(*results, strict=True):
         scale = max(1.0, two.abs().max().item())
-        torch.testing.assert_close(one.double() / scale, two / scale, atol=2e-6, rtol=1e-4)
+        torch.testing.assert_close(one.double() / scale, two / scale, atol=3e-6, rtol=1e-4)
+
+
+def drawn(*sizes: tuple[int, ...]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(sum(map(sum, sizes)))
+    return [torch.randn(size, generator=generator) for size in sizes]
 
 
 @pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
-def test_a_model_trains_alike_whichever_library_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("rows", "d", "hidden"), [(1, 1, 1), (7, 5, 3), (261, 34, 19), (530, 48, 300)])
+@pytest.mark.parametrize("added", [True, False])
+def test_the_feed_forward_layer_is_that_of_float64(rows: int, d: int, hidden: int, added: bool, threads: int) -> None:
+    def layer(x: torch.Tensor, norm: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        (wide, narrow), delta = weights[:2], weights[2] if added else None
+        if x.dtype == torch.float32:
+            return layers.feed_forward(x, delta, norm, wide, narrow, 1e-6)
+        total, y = kernels.add_norm(x, delta, norm, 1e-6)
+        return total, kernels.linear(kernels.swiglu(kernels.linear(y, wide)), narrow)
+
+    agree(layer, drawn((rows, d), (d,), (2 * hidden, d), (d, hidden), *[(rows, d)] * added))
+
+
+@pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
+@pytest.mark.parametrize(("b", "t", "heads", "c"), [(1, 1, (1, 1), 2), (5, 100, (2, 1), 10), (3, 256, (3, 3), 16)])
+@pytest.mark.parametrize(("added", "normed", "masked"), [(True, True, False), (False, False, True)])
+def test_the_attention_layer_is_that_of_float64(
+    b: int, t: int, heads: tuple[int, int], c: int, added: bool, normed: bool, masked: bool, threads: int
+) -> None:
+    angles = torch.arange(t, dtype=torch.float64)[:, None, None] / torch.arange(1, c // 2 + 1)
+    mask = kernels.causal_mask(t, 9) if masked else None
+    d, width, joined = 18, (heads[0] + 2 * heads[1]) * c, heads[0] * c
+
+    def layer(x: torch.Tensor, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        rotation = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        norm, wide, narrow = given[:3]
+        norms = (given[3], given[4]) if normed else (None, None)
+        delta = given[-1] if added else None
+        if x.dtype == torch.float32:
+            return layers.attention(x, delta, (norm, wide, narrow), norms, rotation, mask, heads, 1e-6)
+        total, y = kernels.add_norm(x, delta, norm, 1e-6)
+        q, k, v = kernels.split_heads(kernels.linear(y, wide), heads, norms, *rotation, 1e-6)
+        return total, kernels.linear(kernels.attend(q, k, v, mask, 0.0), narrow)
+
+    agree(layer, drawn((b, t, d), (d,), (width, d), (d, joined), *[(c,)] * (2 * normed), *[(b, t, d)] * added))
+
+
+@pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_model_trains_alike_whichever_library_multiplies(
+    config: ModelConfig, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels, "OWN_ROWS", 1)
-    batch = batch_of(37, False, False)
-    right = gradients(Transformer(CONFIGS[3], 2).double(), batch)
+    batch = batch_of(37, packed, False)
+    right = gradients(Transformer(config, 2).double(), batch)
     for own in (native.OwnProducts(), native.OwnProducts(True, True, True, True), native.OwnProducts(inputs=True)):
         monkeypatch.setattr(native, "own_products", lambda own=own: own)
-        found = gradients(Transformer(CONFIGS[3], 2), batch)
+        found = gradients(Transformer(config, 2), batch)
+        assert found.keys() == right.keys()
         for name, value in right.items():
             scale = max(1.0, value.abs().max().item())
             torch.testing.assert_close(found[name].double() / scale, value / scale, atol=1e-5, rtol=1e-4, msg=name)
@@ -122,7 +162,7 @@ def test_a_model_trains_alike_whichever_library_multiplies(monkeypatch: pytest.M
 def test_which_library_multiplies_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     handle, place = native.library(), tmp_path / "kernels-0.so"
     monkeypatch.setattr(native, "library", lambda: SimpleNamespace(_name=str(place)))
-    speeds = {"forward": (3.0, 2.0), "inputs": (2.0, 2.0), "weights": (9.0, 2.0), "feed_forward": (1.0, 2.0)}
+    speeds = {"forward": (3.0, 2.0), "inputs": (2.0, 2.0), "weights": (9.0, 2.0), "layers": (1.0, 2.0)}
     monkeypatch.setattr(native, "product_speeds", lambda handle: speeds)
     decide = native.own_products.__wrapped__  # without what this process remembers
     assert decide() == native.OwnProducts(True, False, True, False)
