@@ -6,6 +6,7 @@ model and against the totals that public models state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -56,18 +57,34 @@ class RopeScaling:
 
     linear: every frequency divided by `factor` (Chen et al. 2023). llama3: only wavelengths above
     original_context_length / low_freq_factor, none below original_context_length / high_freq_factor, blended between
-    (Llama Team 2024, as Llama 3.1 publishes it).
+    (Llama Team 2024, as Llama 3.1 publishes it). yarn (Peng et al. 2023, §3.2): pairs that turn fewer than `beta_slow`
+    times over the original context divided by `factor`, those that turn more than `beta_fast` times kept, blended by
+    their number between; and queries and keys lengthened by `attention_factor` each (§3.3; 0: 0.1 · ln(factor) + 1).
     """
 
-    kind: Literal["linear", "llama3"] = "linear"
+    kind: Literal["linear", "llama3", "yarn"] = "linear"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context_length: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.factor < 1:
+        if not 1 <= self.factor < math.inf:
             raise ValueError(f"rope_scaling.factor is {self.factor}: give a number of at least 1")
+        if self.original_context_length < 1:
+            raise ValueError(
+                f"rope_scaling.original_context_length is {self.original_context_length}: give a number of at least 1"
+            )
+        if not 0 < self.beta_slow <= self.beta_fast < math.inf:
+            raise ValueError(
+                f"rope_scaling.beta_slow is {self.beta_slow}: it must be above 0 and at most beta_fast "
+                f"({self.beta_fast})"
+            )
+        if not 0 <= self.attention_factor < math.inf:
+            raise ValueError(f"rope_scaling.attention_factor is {self.attention_factor}: give a number of at least 0")
         if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
             raise ValueError(
                 f"rope_scaling.low_freq_factor is {self.low_freq_factor}: it must be above 0 and below "
@@ -111,6 +128,10 @@ class ModelConfig:
         for name in ("sliding_window", "attention_softcap", "logit_softcap"):
             if getattr(self, name) < 0:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: give a number of at least 0 (0 means none)")
+        if not 1 < self.rope_theta < math.inf:
+            raise ValueError(f"model.rope_theta is {self.rope_theta}: give a number above 1")
+        if not 0 <= self.norm_eps < math.inf:
+            raise ValueError(f"model.norm_eps is {self.norm_eps}: give a number of at least 0")
         if self.head_dim == 0 and self.d_model % self.num_heads:
             raise ValueError(
                 f"model.d_model is {self.d_model}, which model.num_heads = {self.num_heads} does not divide: "

@@ -8,7 +8,8 @@ make another model is refused.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from components.model.config import ModelConfig, MoEConfig, RopeScaling, config_from_dict
@@ -61,6 +62,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "scoring_func": (None, "softmax"),
     "n_group": (None, 0, 1),
 }
+_NEEDED = {"linear": (), "llama3": ("factor", "low_freq_factor", "high_freq_factor"), "yarn": ("factor",)}
 _EXPERT_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -88,7 +90,7 @@ class _Fields:
         value = (self.raw if within is None else within).get(name)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise self.refuse(name, value, "takes a number")
         return float(value)
 
@@ -98,6 +100,15 @@ class _Fields:
             return default
         if not isinstance(value, bool):
             raise self.refuse(name, value, "takes true or false")
+        return value
+
+    def listed(self, name: str, kind: type) -> list[Any]:
+        """A list of such values; empty where it is absent or null."""
+        value = self.raw.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(type(one) is kind for one in value):
+            raise self.refuse(name, value, f"takes a list of {'texts' if kind is str else 'whole numbers'}")
         return value
 
 
@@ -172,17 +183,15 @@ def model_type_in(raw: Mapping[str, Any], where: str = "config.json") -> str:
 
 
 def _model_type(fields: _Fields) -> str:
-    kind = fields.raw.get("model_type")
+    kind, names = fields.raw.get("model_type"), fields.listed("architectures", str)
     if kind is None:
-        names = fields.raw.get("architectures") or [None]
         kind = next((kind for kind, name in CLASSES.items() if name in names), None)
-    if kind not in CLASSES:
-        found = fields.raw.get("model_type", fields.raw.get("architectures"))
+    if not isinstance(kind, str) or kind not in CLASSES:
+        found = fields.raw.get("model_type", names)
         raise fields.refuse("model_type", found, f"the layouts that are read are {', '.join(CLASSES)}")
-    names = fields.raw.get("architectures")
-    if names and not any(str(name).endswith(("ForCausalLM", "Model")) for name in names):
+    if names and not any(name.endswith(("ForCausalLM", "Model")) for name in names):
         raise fields.refuse("architectures", names, f"takes a language model such as {CLASSES[kind]}")
-    return str(kind)
+    return kind
 
 
 def _rope(fields: _Fields, default_theta: float, context: int) -> tuple[float, RopeScaling | None]:
@@ -197,34 +206,50 @@ def _rope(fields: _Fields, default_theta: float, context: int) -> tuple[float, R
         found = given["partial_rotary_factor"]
         raise fields.refuse(f"{name}.partial_rotary_factor", found, "a head is rotated as a whole or not read")
     kind = given.get("rope_type", given.get("type", "default"))
+    if kind in (None, "default"):
+        return theta, None
+    if kind not in ("linear", "llama3", "yarn"):
+        raise fields.refuse(f"{name}.rope_type", kind, "takes default, linear, llama3 or yarn")
+    inner = _Fields(given, f"{fields.where}: {name}")
+    for needed in _NEEDED[kind]:
+        if given.get(needed) is None:
+            raise UnsupportedModel(f"{fields.where}: {name}.{needed} is missing, which {kind} needs")
+    factor = inner.real("factor", 1.0)
     try:
-        if kind in (None, "default"):
-            return theta, None
         if kind == "linear":
-            return theta, RopeScaling("linear", fields.real("factor", 1.0, given))
+            return theta, RopeScaling("linear", factor)
+        # What stands beside the other rotary settings comes first in transformers, too.
+        original = (fields if raw.get("original_max_position_embeddings") else inner).whole(
+            "original_max_position_embeddings", context
+        )
         if kind == "llama3":
-            missing = [one for one in ("factor", "low_freq_factor", "high_freq_factor") if given.get(one) is None]
-            if missing:
-                raise UnsupportedModel(f"{fields.where}: {name}.{missing[0]} is missing, which llama3 needs")
-            original = raw.get("original_max_position_embeddings") or given.get("original_max_position_embeddings")
-            return theta, RopeScaling(
-                "llama3",
-                fields.real("factor", 1.0, given),
-                fields.real("low_freq_factor", 1.0, given),
-                fields.real("high_freq_factor", 4.0, given),
-                int(original or context),
-            )
+            low, high = inner.real("low_freq_factor", 1.0), inner.real("high_freq_factor", 4.0)
+            return theta, RopeScaling("llama3", factor, low, high, original)
+        return theta, _yarn(inner, factor, original)
     except UnsupportedModel:
         raise
     except ValueError as error:
         raise UnsupportedModel(f"{fields.where}: {error}") from None
-    raise fields.refuse(f"{name}.rope_type", kind, "takes default, linear or llama3")
+
+
+def _yarn(fields: _Fields, factor: float, original: int) -> RopeScaling:
+    """YaRN's settings, 0 meaning the default as in transformers."""
+    if not fields.flag("truncate", True):
+        raise fields.refuse("truncate", False, "the ramp of yarn is read with whole pairs at its ends alone")
+    attention = fields.real("attention_factor", 0.0)
+    above, below = fields.real("mscale", 0.0), fields.real("mscale_all_dim", 0.0)
+    if not attention and above and below:
+        attention = (0.1 * above * math.log(factor) + 1) / (0.1 * below * math.log(factor) + 1)
+    fast, slow = fields.real("beta_fast", 0.0) or 32.0, fields.real("beta_slow", 0.0) or 1.0
+    return RopeScaling(
+        "yarn", factor, original_context_length=original, beta_fast=fast, beta_slow=slow, attention_factor=attention
+    )
 
 
 def _window(fields: _Fields, kind: str, layers: int) -> int:
     """The sliding window of all layers; 0 for none. A model that mixes both is refused."""
     raw = fields.raw
-    types = raw.get("layer_types")
+    types = fields.listed("layer_types", str)
     if kind in ("llama", "mistral", "mixtral", "qwen3_moe"):
         if kind == "llama":
             window = 0
@@ -239,7 +264,7 @@ def _window(fields: _Fields, kind: str, layers: int) -> int:
     if not fields.flag("use_sliding_window", False) or raw.get("sliding_window", 4096) is None:
         return 0
     name, found = "layer_types", types
-    if types is None:
+    if not types:
         name, found = "max_window_layers", fields.whole("max_window_layers", 28, least=0)
         sliding = [
             layer % 2 == 0 and layer < found if kind == "qwen2_moe" else layer >= found for layer in range(layers)
@@ -291,10 +316,10 @@ def _experts(fields: _Fields, kind: str, layers: int) -> MoEConfig | None:
 def _first_dense(fields: _Fields, layers: int) -> int:
     """How many first layers are dense; a pattern that is not "the first ones" is refused."""
     step = fields.whole("decoder_sparse_step", 1)
-    only: Iterable[Any] = fields.raw.get("mlp_only_layers") or []
+    only = fields.listed("mlp_only_layers", int)
     dense = {layer for layer in range(layers) if layer in set(only) or (layer + 1) % step}
     if dense != set(range(len(dense))):
-        name, found = ("decoder_sparse_step", step) if step != 1 else ("mlp_only_layers", list(only))
+        name, found = ("decoder_sparse_step", step) if step != 1 else ("mlp_only_layers", only)
         raise fields.refuse(name, found, "dense layers must be the first ones, with experts in all that follow")
     return len(dense)
 
@@ -357,6 +382,14 @@ def write_config(cfg: ModelConfig, kind: str = "") -> dict[str, Any]:
                 "high_freq_factor": cfg.rope_scaling.high_freq_factor,
                 "original_max_position_embeddings": cfg.rope_scaling.original_context_length,
             }
+        if cfg.rope_scaling.kind == "yarn":
+            rope |= {
+                "beta_fast": cfg.rope_scaling.beta_fast,
+                "beta_slow": cfg.rope_scaling.beta_slow,
+                "original_max_position_embeddings": cfg.rope_scaling.original_context_length,
+            }
+            if cfg.rope_scaling.attention_factor:
+                rope["attention_factor"] = cfg.rope_scaling.attention_factor
     raw: dict[str, Any] = {
         "architectures": [CLASSES[kind]],
         "model_type": kind,
@@ -394,6 +427,11 @@ def write_config(cfg: ModelConfig, kind: str = "") -> dict[str, Any]:
     return raw | {OURS: dataclasses.asdict(cfg)}
 
 
+_UNSCALED = dataclasses.asdict(RopeScaling())
+_BANDS, _RAMP = ("low_freq_factor", "high_freq_factor"), ("beta_fast", "beta_slow", "attention_factor")
+_UNREAD = {"linear": (*_BANDS, *_RAMP, "original_context_length"), "llama3": _RAMP, "yarn": _BANDS}
+
+
 def essence(cfg: ModelConfig) -> ModelConfig:
     """What makes the model: defaults spelled out, and settings that no logit depends on set aside."""
     moe = cfg.moe if cfg.moe is not None and cfg.moe.first_dense < cfg.num_layers else None
@@ -404,8 +442,8 @@ def essence(cfg: ModelConfig) -> ModelConfig:
             moe, normalize_top_k=normalize, softmax_after_top_k=False, load_balance_coef=0.0, router_z_coef=0.0
         )
     scaling = cfg.rope_scaling
-    if scaling is not None and scaling.kind == "linear":
-        scaling = RopeScaling("linear", scaling.factor)
+    if scaling is not None:  # without what its kind does not read
+        scaling = dataclasses.replace(scaling, **{name: _UNSCALED[name] for name in _UNREAD[scaling.kind]})
     return dataclasses.replace(
         cfg,
         head_dim=cfg.per_head,

@@ -16,12 +16,14 @@ from components.model.hub.errors import UnsupportedModel
 from components.model.hub.gguf_format import GGUFFile
 from components.model.hub.layout import Names
 from components.model.hub.weights import gathered
+from components.model.rotary import rotary_frequencies
 from components.model.skeleton import filled
-from components.model.transformer import Transformer, rotary_frequencies
+from components.model.transformer import Transformer
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe")
 ROTARY_FACTORS = "rope_freqs.weight"
 _LLAMA3_CONTEXT = 8192  # what every published file with rotary factors was first trained on
+_RAMP = (("fast", 32.0), ("slow", 1.0))
 _TOP = {
     "embedding.weight": "token_embd.weight",
     "norm.weight": "output_norm.weight",
@@ -57,6 +59,9 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "expert_weights_scale": (0.0, 1.0),
     "leading_dense_block_count": (0,),
     "rope.scaling.attn_factor": (1.0,),
+    "rope.scaling.yarn_ext_factor": (-1.0, 1.0),
+    "rope.scaling.yarn_attn_factor": (-1.0, 1.0),
+    "rope.scaling.yarn_log_multiplier": (0.0,),
 }
 
 
@@ -131,11 +136,17 @@ def _decimal(value: float) -> float:
 
 
 def _scaling(file: GGUFFile, arch: str, head_dim: int, theta: float) -> RopeScaling | None:
-    kind = file.get(f"{arch}.rope.scaling.type", "none")
+    kind, factor = file.get(f"{arch}.rope.scaling.type", "none"), _decimal(file.get(f"{arch}.rope.scaling.factor", 1.0))
     if kind == "linear":
-        return RopeScaling("linear", _decimal(file.get(f"{arch}.rope.scaling.factor", 1.0)))
+        return RopeScaling("linear", factor)
+    if kind == "yarn":
+        original = file.get(f"{arch}.rope.scaling.original_context_length")
+        if not isinstance(original, int):
+            raise UnsupportedModel(f"{file.path}: {arch}.rope.scaling.original_context_length is missing")
+        ends = (_decimal(file.get(f"{arch}.rope.scaling.yarn_beta_{end}", usual)) for end, usual in _RAMP)
+        return RopeScaling("yarn", factor, 1.0, 4.0, original, *ends)
     if kind != "none":
-        raise UnsupportedModel(f"{file.path}: {arch}.rope.scaling.type is {kind!r}: takes none or linear")
+        raise UnsupportedModel(f"{file.path}: {arch}.rope.scaling.type is {kind!r}: takes none, linear or yarn")
     if ROTARY_FACTORS not in file.tensors:
         return None
     # Llama 3.1 and its kin: how much longer each wavelength became, from 1 to the factor.

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from components.model.config import ModelConfig, MoEConfig, RopeScaling
 from components.model.kernels import attend, causal_mask, rotate
 from components.model.moe import MixtureOfExperts, load_balancing_loss, router_z_loss
-from components.model.transformer import KVCache, Transformer, rotary_frequencies
+from components.model.rotary import rotary_frequencies
+from components.model.transformer import KVCache, Transformer
 
 VARIANTS = [
     ModelConfig(vocab_size=61, context_length=48),
@@ -116,6 +117,18 @@ def test_llama3_scaling_by_hand() -> None:
     kept = (turns[2] - 1) / 3
     expected = [1.0, 0.1, 0.01 * (kept + (1 - kept) / 8), 0.001 / 8]
     torch.testing.assert_close(rotary_frequencies(cfg), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_yarn_by_hand() -> None:
+    """Over 1000 positions the pairs turn 159, 15.9, 1.59 and 0.159 times. The ramp begins at the whole pair below
+    log(1000 / (2π · 32)) / log(10) = 0.7 and ends at that above log(1000 / 2π) / log(10) = 2.2."""
+    cfg = ModelConfig(num_heads=1, head_dim=8, rope_scaling=RopeScaling("yarn", 4.0, original_context_length=1000))
+    expected = [1.0, 0.1 * (2 + 1 / 4) / 3, 0.01 * (1 + 2 / 4) / 3, 0.001 / 4]
+    torch.testing.assert_close(rotary_frequencies(cfg), torch.tensor(expected, dtype=torch.float64))
+    length = 0.1 * math.log(4) + 1
+    model = Transformer(cfg)
+    torch.testing.assert_close(model.cos[0], torch.full((1, 4), length))
+    torch.testing.assert_close(model.sin[3, 0, 0].item(), length * math.sin(3.0))
 
 
 def test_softmax_after_top_k_weighs_the_chosen_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,20 @@ def test_rotary_settings_of_both_generations_of_files() -> None:
     assert read_config({**bare, "model_type": "mixtral"}).rope_theta == 1e6
 
 
+def test_lengths_that_yarn_gives_to_queries_and_keys() -> None:
+    def scaling(**given: Any) -> RopeScaling | None:
+        yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, **given}
+        return read_config({**LLAMA, "rope_scaling": yarn}).rope_scaling
+
+    assert scaling() == RopeScaling("yarn", 4.0, original_context_length=2048)
+    assert scaling(attention_factor=1.0, beta_fast=16) == RopeScaling(
+        "yarn", 4.0, original_context_length=2048, beta_fast=16.0, attention_factor=1.0
+    )
+    told = scaling(mscale=2.0, mscale_all_dim=0.5)  # as DeepSeek's files say it
+    assert told is not None
+    assert told.attention_factor == pytest.approx((0.2 * math.log(4) + 1) / (0.05 * math.log(4) + 1))
+
+
 def test_what_a_window_means_in_each_layout() -> None:
     def window(**changes: Any) -> int:
         return read_config({**LLAMA, "architectures": None, **changes}).sliding_window
@@ -185,7 +200,15 @@ def test_dense_layers_that_come_first_are_read() -> None:
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'.*silu"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling.rope_type is 'yarn'.*llama3"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "rope_scaling.rope_type is 'dynamic'.*llama3"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling.factor is missing"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4, "truncate": False}}, "rope_scaling: truncate is False"),
+        ({"rope_theta": -1.0}, "rope_theta is -1.0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
+        ({"model_type": ["llama"]}, "model_type is"),
+        ({"architectures": 3}, "architectures is 3: takes a list of texts"),
+        ({"layer_types": [1]}, r"layer_types is \[1\]: takes a list of texts"),
+        ({**QWEN3_MOE, "mlp_only_layers": 3}, "mlp_only_layers is 3: takes a list of whole numbers"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 0.5}}, "rope_scaling.factor is 0.5"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling.low_freq_factor is missing"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is"),
@@ -248,7 +271,13 @@ def exportable(draw: st.DrawFn) -> ModelConfig:
         )
     scaling = draw(
         st.sampled_from(
-            [None, RopeScaling("linear", 2.0, low_freq_factor=3.0), RopeScaling("llama3", 8.0, 1.0, 4.0, 16)]
+            [
+                None,
+                RopeScaling("linear", 2.0, low_freq_factor=3.0),
+                RopeScaling("llama3", 8.0, 1.0, 4.0, 16),
+                RopeScaling("yarn", 4.0, 1.0, 4.0, 16),
+                RopeScaling("yarn", 4.0, 3.0, 9.0, 16, 8.0, 2.0, 1.5),
+            ]
         )
     )
     biased = not qk_norm and (moe is None or bool(shared)) and draw(st.booleans())

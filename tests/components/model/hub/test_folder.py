@@ -29,6 +29,7 @@ OURS: dict[str, ModelConfig] = {
         BASE, tie_embeddings=False, head_dim=16, rope_scaling=LLAMA3, rope_theta=5e5, norm_eps=1e-5
     ),
     "llama, linear": dataclasses.replace(BASE, rope_scaling=RopeScaling("linear", 4.0)),
+    "llama, yarn": dataclasses.replace(BASE, rope_scaling=RopeScaling("yarn", 4.0, original_context_length=16)),
     "mistral": dataclasses.replace(BASE, sliding_window=6, tie_embeddings=False),
     "mistral, heads that do not divide": dataclasses.replace(BASE, d_model=30, head_dim=8),
     "qwen2": dataclasses.replace(BASE, attention_bias=True, sliding_window=6),
@@ -179,6 +180,7 @@ def theirs(transformers: Any) -> dict[str, Any]:
         "original_max_position_embeddings": 32,
     }  # fmt: skip
     linear = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 16}
     experts: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 24, "num_experts": 5}
     t = transformers
     return {
@@ -190,6 +192,7 @@ def theirs(transformers: Any) -> dict[str, Any]:
         "qwen2": t.Qwen2Config(**base),
         "qwen2, window": t.Qwen2Config(**base, use_sliding_window=True, sliding_window=5, max_window_layers=0),
         "qwen3": t.Qwen3Config(**base, head_dim=16),
+        "qwen3, yarn": t.Qwen3Config(**base, head_dim=16, rope_parameters={**yarn, "beta_fast": 2.0, "beta_slow": 0.5}),
         "mixtral": t.MixtralConfig(**base, num_local_experts=4, num_experts_per_tok=2, sliding_window=9),
         "qwen3_moe": t.Qwen3MoeConfig(**base, **experts, head_dim=16, norm_topk_prob=True, mlp_only_layers=[0]),
         "qwen3_moe, plain gates": t.Qwen3MoeConfig(**base, **experts, norm_topk_prob=False),

@@ -18,7 +18,8 @@ from components.model.hub.gguf_file import import_gguf, read_gguf_config
 from components.model.hub.gguf_format import GGUFFile
 from components.model.hub.imports import import_model, import_tokenizer
 from components.model.hub.source import Source
-from components.model.transformer import Transformer, rotary_frequencies
+from components.model.rotary import rotary_frequencies
+from components.model.transformer import Transformer
 
 Write = Callable[..., Path]
 BASE = ModelConfig(
@@ -96,6 +97,12 @@ def test_stretched_positions(tmp_path: Path, write_gguf: Write) -> None:
     linear = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
     path = write_gguf(tmp_path / "linear.gguf", model_of(BASE), fields=linear)
     assert read_gguf_config(GGUFFile(path)).rope_scaling == RopeScaling("linear", 4.0)
+    yarn = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}
+    yarn |= {"llama.rope.scaling.original_context_length": 16, "llama.rope.scaling.yarn_beta_fast": 24.0}  # type: ignore[dict-item]
+    path = write_gguf(tmp_path / "yarn.gguf", model_of(BASE), fields=yarn)
+    assert read_gguf_config(GGUFFile(path)).rope_scaling == RopeScaling(
+        "yarn", 4.0, original_context_length=16, beta_fast=24.0
+    )
     scaling = RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)
     lengthened = rotary_frequencies(BASE) / rotary_frequencies(dataclasses.replace(BASE, rope_scaling=scaling))
     factors = {"rope_freqs.weight": lengthened.numpy().astype(np.float32)}
@@ -120,7 +127,9 @@ def test_a_shorter_context_is_the_same_model(tmp_path: Path, write_gguf: Write, 
     [
         ({}, "gemma2", "general.architecture is 'gemma2': takes one of llama"),
         ({"llama.rope.dimension_count": 8}, "llama", "llama.rope.dimension_count is 8"),
-        ({"llama.rope.scaling.type": "yarn"}, "llama", "llama.rope.scaling.type is 'yarn'"),
+        ({"llama.rope.scaling.type": "longrope"}, "llama", "llama.rope.scaling.type is 'longrope'"),
+        ({"llama.rope.scaling.type": "yarn"}, "llama", "llama.rope.scaling.original_context_length is missing"),
+        ({"llama.rope.scaling.yarn_log_multiplier": 0.1}, "llama", "llama.rope.scaling.yarn_log_multiplier is 0.1"),
         ({"llama.logit_scale": 2.0}, "llama", "llama.logit_scale is 2.0"),
         ({"llama.attention.head_count_kv": 3}, "llama", "num_kv_heads is 3"),
     ],
