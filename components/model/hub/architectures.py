@@ -250,6 +250,8 @@ def _window(fields: _Fields, kind: str, layers: int) -> int:
     """The sliding window of all layers; 0 for none. A model that mixes both is refused."""
     raw = fields.raw
     types = fields.listed("layer_types", str)
+    if types and len(types) != layers:
+        raise fields.refuse("layer_types", types, f"takes one for each of the {layers} layers")
     if kind in ("llama", "mistral", "mixtral", "qwen3_moe"):
         if kind == "llama":
             window = 0
@@ -263,11 +265,13 @@ def _window(fields: _Fields, kind: str, layers: int) -> int:
         return window
     if not fields.flag("use_sliding_window", False) or raw.get("sliding_window", 4096) is None:
         return 0
+    found: Any
     name, found = "layer_types", types
     if not types:
-        name, found = "max_window_layers", fields.whole("max_window_layers", 28, least=0)
+        name, first = "max_window_layers", fields.whole("max_window_layers", 28, least=0)
+        found = first
         sliding = [
-            layer % 2 == 0 and layer < found if kind == "qwen2_moe" else layer >= found for layer in range(layers)
+            layer % 2 == 0 and layer < first if kind == "qwen2_moe" else layer >= first for layer in range(layers)
         ]
         types = ["sliding_attention" if one else "full_attention" for one in sliding]
     if set(types) == {"full_attention"}:

@@ -206,6 +206,7 @@ def test_dense_layers_that_come_first_are_read() -> None:
         ({"rope_theta": -1.0}, "rope_theta is -1.0"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
         ({"model_type": ["llama"]}, "model_type is"),
+        ({"layer_types": ["full_attention"]}, "layer_types is .*one for each of the 32 layers"),
         ({"architectures": 3}, "architectures is 3: takes a list of texts"),
         ({"layer_types": [1]}, r"layer_types is \[1\]: takes a list of texts"),
         ({**QWEN3_MOE, "mlp_only_layers": 3}, "mlp_only_layers is 3: takes a list of whole numbers"),
