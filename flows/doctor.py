@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ from storage.tables import SCHEMAS
 
 Level = Literal["ok", "note", "bad"]
 LEAST_FREE_BYTES = 2 * 10**9
+_KEYED = re.compile(r"-([0-9a-f]{64})\.parquet$")  # a file with the rows of one artifact, moved away
 OFTEN = 3  # so many restarts of a service are no accident
 # What installs, passes `pip check`, and breaks at run time: measured with prefect 3.8.8.
 KNOWN_BAD = (
@@ -63,10 +65,12 @@ def examine(home: Home, *, deep: bool = False, mend: bool = False) -> Iterator[F
     yield from unfinished(home, mend)
     yield from unsealed(home, mend)
     damaged = False
-    for finding in tables(home, mend):
+    lost: set[str] = set()
+    for finding in tables(home, mend, lost):
         damaged |= finding.level == "bad"
         yield finding
     if not damaged:
+        yield from without_rows(home, mend, lost)
         yield from tracking(home, mend)
     if deep:
         yield from artifacts(home)
@@ -248,15 +252,33 @@ def unsealed(home: Home, mend: bool) -> Iterator[Finding]:
             yield Finding("bad", f"artifact {key} was never sealed", "`lifespan doctor --mend` sets it aside")
 
 
-def tables(home: Home, mend: bool) -> Iterator[Finding]:
+def tables(home: Home, mend: bool, lost: set[str]) -> Iterator[Finding]:
+    """Files that cannot be read. `lost` takes the keys whose rows were in those that are moved away."""
     damage = {table: text for table in SCHEMAS if (text := home.tables.damage(table))}
     for table, text in damage.items():
         if not mend:
             yield Finding("bad", text)
         for place in home.tables.set_damaged_aside(table) if mend else ():
             yield Finding("ok", f"table {table}: a damaged file was moved to {place}")
+            lost.update(_KEYED.findall(place))
     if not damage:
         yield Finding("ok", f"{len(SCHEMAS)} tables can be read")
+
+
+def without_rows(home: Home, mend: bool, lost: set[str]) -> Iterator[Finding]:
+    """Artifacts whose rows are gone. Each stage writes its rows before its artifact is sealed, costs always: to have
+    them again, it must run again."""
+    ran = set(home.tables.read("stages", ["key"]).column("key").to_pylist())
+    paid = set(home.tables.read("costs", ["key"]).column("key").to_pylist())
+    for record in home.store.records():
+        key = record.artifact.key
+        if key not in lost and (key in paid or key not in ran):
+            continue
+        what = f"rows of {record.stage} are missing in the tables"
+        if mend:
+            yield Finding("ok", home.store.set_aside(key, what))
+        else:
+            yield Finding("bad", f"artifact {key}: {what}", "`lifespan doctor --mend` has the next run make it again")
 
 
 def tracking(home: Home, mend: bool) -> Iterator[Finding]:

@@ -268,8 +268,12 @@ class Store:
 
     def set_unsealed_aside(self, key: str) -> str:
         """Move such a folder to `damaged/`; says so."""
+        return self.set_aside(key, f"its file {RECORD} is missing")
+
+    def set_aside(self, key: str, why: str) -> str:
+        """Move an artifact to `damaged/`, so that the next run makes it again; says so."""
         _check_key(key)
-        return str(self._set_aside(key, RECORD, "is missing"))
+        return str(self._set_aside(key, RECORD, why=why))
 
     # Reading
 
@@ -313,8 +317,8 @@ class Store:
             raise DamagedArtifact(f"artifact {key}: {RECORD} was damaged; run again to rebuild it", key, RECORD)
         return record
 
-    def _set_aside(self, key: str, file: str, damage: str) -> DamagedArtifact:
-        """Move a damaged artifact out of the way; returns the error that tells of it."""
+    def _set_aside(self, key: str, file: str, damage: str = "", why: str = "") -> DamagedArtifact:
+        """Move an artifact out of the way for what `file` has, or for another reason; the error that tells of it."""
         self._known.pop(key, None)
         self._verified.discard(key)
         if self._remote:
@@ -326,7 +330,8 @@ class Store:
             with suppress(FileNotFoundError):  # another process was first
                 self._folder(key).rename(aside)
             place = str(aside)
-        message = f"artifact {key}: its file {file} {damage}; it was moved to {place}. Run again to rebuild it."
+        why = why or f"its file {file} {damage}"
+        message = f"artifact {key}: {why}; it was moved to {place}. Run again to rebuild it."
         _log.warning(masked(message))
         return DamagedArtifact(message, key, file)
 

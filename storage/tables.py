@@ -256,7 +256,7 @@ class Tables:
         broken = [f"{self._root}/{table}/{name} ({reason})" for name, reason in self._broken(table)]
         if not broken:
             return None
-        advice = "`lifespan doctor --mend` sets it aside; a new run of its stage writes it again."
+        advice = "`lifespan doctor --mend` sets it aside; what a stage wrote the next run writes again."
         return f"table {table}: damaged: {'; '.join(broken)}. {advice}"
 
     def set_damaged_aside(self, table: str) -> list[str]:

@@ -12,6 +12,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import toy_life
@@ -20,7 +21,8 @@ from typer.testing import CliRunner
 
 from flows import doctor, services
 from flows.cli import app
-from flows.run import run_graph
+from flows.graph import Graph
+from flows.run import RunResult, run_graph
 from flows.settings import ComputeConfig
 from storage.home import Home
 
@@ -33,9 +35,9 @@ def bad(home: Home, **options: bool) -> list[str]:
     return [what for what, level in levels(home, **options).items() if level == "bad"]
 
 
-def live(home: Home, console: Console) -> None:
+def live(home: Home, console: Console, graph: Any = toy_life.toy_graph) -> RunResult:
     cfg = toy_life.ToyConfig(compute=ComputeConfig(workers=0))
-    run_graph(toy_life.toy_graph, cfg, home=home, console=console, prefect=False, mlflow=False)
+    return run_graph(graph, cfg, home=home, console=console, prefect=False, mlflow=False)
 
 
 def test_a_healthy_home_has_nothing_bad(home: Home, console: Console) -> None:
@@ -128,6 +130,36 @@ def test_a_damaged_table_file_is_named_and_set_aside(home: Home, console: Consol
     assert aside.stat().st_size == whole // 2 and not part.exists()
     asked = CliRunner().invoke(app, ["query", "SELECT count(*) AS n FROM costs", "--format", "csv"])
     assert asked.output.split() == ["n", "3"]
+
+    # The rows come back with the next run, which makes their stage again and takes the rest as it is.
+    again = live(home, console)
+    assert sorted(outcome.status for outcome in again.outcomes.values()) == ["cached", "cached", "cached", "ran"]
+    assert home.tables.read("costs").num_rows == 4
+
+
+@pytest.mark.parametrize("table", ["costs", "metrics"])
+def test_rows_that_are_lost_are_written_again(home: Home, console: Console, table: str) -> None:
+    def graph(cfg: toy_life.ToyConfig, life: Graph) -> None:
+        toy_life.train.submit(life, steps=3)
+        toy_life.count.submit(life, config=toy_life.Counting(2))
+
+    first = live(home, console, graph)
+    kept = {key: value.artifact for key, value in first.outcomes.items()}
+    before = home.tables.read(table).num_rows
+    part = sorted(home.tables.path(table).glob("*.parquet"))[0]
+    if table == "costs":
+        part.unlink()  # by a hand, or a copy that broke off
+        (what,) = bad(home)
+        assert part.stem in what and "are missing in the tables" in what
+    else:
+        part.write_bytes(b"")
+    list(doctor.examine(home, mend=True))
+    assert bad(home) == []
+    again = live(home, console, graph)
+    assert [label for label, outcome in again.outcomes.items() if outcome.status == "ran"] == [
+        label for label, artifact in kept.items() if artifact.key == part.stem
+    ]
+    assert home.tables.read(table).num_rows == before
 
 
 def test_a_folder_that_was_never_sealed_is_set_aside(home: Home, console: Console) -> None:
