@@ -49,13 +49,12 @@ class Conversation:
         except ValueError:
             self.turns.pop()
             raise
-        ends = {tokenizer.end_id, tokenizer.eos_id}
         params = SamplingParams(
             max_tokens=min(self.max_tokens or whole, whole - len(prompt)),
             temperature=self.temperature,
             seed=self.seed,
-            stop_ids=tuple(ends),
-            ban_ids=tuple(sorted(tokenizer.special_ids - ends)),
+            stop_ids=tuple(sorted(tokenizer.stop_ids)),
+            ban_ids=tuple(sorted(tokenizer.special_ids - tokenizer.stop_ids)),
         )
         # The stream of the turn: the same question twice is answered by other draws.
         ticket = self.engine.submit(Request(tuple(prompt), params, len(self.turns), stepwise=True))

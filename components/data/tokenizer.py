@@ -65,7 +65,8 @@ class Tokenizer:
 
     One that we trained has six special tokens and renders a chat with them. One that was imported has `conventions`,
     and renders with the template that came along; everything else is the same for both. bos_id: begins a document;
-    eos_id where there is no such token. end_id: closes an assistant's turn.
+    eos_id where there is no such token. end_id: closes an assistant's turn. stop_ids: those that end what is generated,
+    `end_id` and `eos_id` among them.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, conventions: Conventions | None = None) -> None:
@@ -84,6 +85,7 @@ class Tokenizer:
         known = [vocab[token] for token in SPECIAL_TOKENS]
         self.bos_id, self.eos_id, self.pad_id, self.user_id, self.assistant_id, self.end_id = known
         self.special_ids: frozenset[int] = frozenset(known)
+        self.stop_ids: frozenset[int] = frozenset((self.end_id, self.eos_id))
 
     def _adopt(self, conventions: Conventions) -> None:
         """Ids of an imported tokenizer; what closes an assistant's turn is seen from what its template writes there."""
@@ -104,6 +106,7 @@ class Tokenizer:
         texts = frozenset(str(self.backend.id_to_token(i)) for i in self.special_ids)
         self._chat = ChatTemplate(conventions.chat_template or PLAIN, conventions.tokens, texts)
         self.end_id = self._end_of_turn()
+        self.stop_ids = frozenset((self.end_id, self.eos_id, *map(self._id_of, conventions.ends)))
 
     def _end_of_turn(self) -> int:
         said = "ANSWER"
@@ -168,6 +171,8 @@ class Tokenizer:
         else:
             config |= self.conventions.tokens
             config |= {"chat_template": self._chat.source}
+            ends = {"eos_token_id": [self.eos_id, *sorted(self.stop_ids - {self.eos_id})]}
+            (folder / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n", encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod

@@ -17,12 +17,13 @@ class Conventions:
 
     tokens: `bos_token`, `eos_token`, `pad_token`, `unk_token` as text, absent where there is none; there is an
     `eos_token`. chat_template: Jinja text; empty: none. vocab_size: rows of the model's embedding where that has more
-    than the vocabulary (0: it has not).
+    than the vocabulary (0: it has not). ends: tokens that end a generation beside the `eos_token`.
     """
 
     tokens: Mapping[str, str]
     chat_template: str = ""
     vocab_size: int = 0
+    ends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ def _parts(component: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 def read_conventions(folder: Path, backend: tokenizers.Tokenizer) -> Conventions:
     """Special tokens and chat template of a folder in Hugging Face's layout.
 
-    Read are tokenizer_config.json, special_tokens_map.json, chat_template.jinja and chat_template.json; where none
-    names the end of a text, the ids of generation_config.json and config.json. Raises ValueError without one.
+    Read are tokenizer_config.json, special_tokens_map.json, chat_template.jinja and chat_template.json, and what ends
+    a generation from generation_config.json, else config.json; where no file names the end of a text, it is the first
+    of those. Raises ValueError without one.
     """
     config, names = _json_beside(folder, "tokenizer_config.json"), _json_beside(folder, "special_tokens_map.json")
     tokens = {}
@@ -82,10 +84,9 @@ def read_conventions(folder: Path, backend: tokenizers.Tokenizer) -> Conventions
         text = value.get("content") if isinstance(value, Mapping) else value
         if isinstance(text, str) and text:
             tokens[name] = text
-    for file in ("generation_config.json", "config.json"):
-        if "eos_token" not in tokens and (found := _json_beside(folder, file).get("eos_token_id")) is not None:
-            text = backend.id_to_token(int(found[0] if isinstance(found, list) else found))
-            tokens |= {"eos_token": text} if text is not None else {}
+    ends = _ends(folder, backend)
+    if "eos_token" not in tokens and ends:
+        tokens["eos_token"] = ends[0]
     if "eos_token" not in tokens:
         raise ValueError(f"{folder}: no file there names an eos_token, which ends a text")
     template = folder / "chat_template.jinja"
@@ -95,7 +96,20 @@ def read_conventions(folder: Path, backend: tokenizers.Tokenizer) -> Conventions
     if isinstance(chat, list):  # several by name
         chat = next((one["template"] for one in chat if one.get("name") == "default"), "")
     size = config.get("vocab_size")
-    return Conventions(tokens, chat, size if isinstance(size, int) else 0)
+    others = tuple(end for end in ends if end != tokens["eos_token"])
+    return Conventions(tokens, chat, size if isinstance(size, int) else 0, others)
+
+
+def _ends(folder: Path, backend: tokenizers.Tokenizer) -> list[str]:
+    for name in ("generation_config.json", "config.json"):
+        found = _json_beside(folder, name).get("eos_token_id")
+        if found is None:
+            continue
+        ids = found if isinstance(found, list) else [found]
+        if not all(type(one) is int and one >= 0 for one in ids):
+            raise ValueError(f"{folder / name}: eos_token_id is {found!r}: takes a token id or a list of them")
+        return [text for one in ids if (text := backend.id_to_token(one)) is not None]
+    return []
 
 
 def _json_beside(folder: Path, name: str) -> Mapping[str, Any]:

@@ -165,7 +165,6 @@ def _params(
     fields: _Body, tokenizer: Tokenizer, max_tokens: int, n: int, top: int, scored: bool, chat: bool = False
 ) -> SamplingParams:
     most = (lambda x: 0 <= x <= 100, "a number from 0 to 100")
-    ends = {tokenizer.end_id, tokenizer.eos_id}
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=float(fields.take("temperature", "number", 1.0, *most)),
@@ -174,10 +173,10 @@ def _params(
         min_p=float(fields.take("min_p", "number", 0.0, lambda x: 0 <= x <= 1, "a number from 0 to 1")),
         num_samples=n,
         seed=fields.take("seed", "integer", secrets.randbits(63)),
-        stop_ids=tuple(sorted(ends)),
+        stop_ids=tuple(sorted(tokenizer.stop_ids)),
         stop=_stops(fields.take_any("stop")),
         # In a chat the template's roles and padding are never generated; plain text is the model's as it is.
-        ban_ids=tuple(sorted(tokenizer.special_ids - ends)) if chat else (),
+        ban_ids=tuple(sorted(tokenizer.special_ids - tokenizer.stop_ids)) if chat else (),
         raw_log_probs=True,
         top_log_probs=top,
         prompt_log_probs=scored,

@@ -49,7 +49,7 @@ def text_generator(model: Transformer, tokenizer: Tokenizer, max_batch: int = 25
 
     The generator raises ValueError for a prompt that leaves no room in the context, naming it.
     """
-    banned = tuple(sorted(tokenizer.special_ids - {tokenizer.end_id, tokenizer.eos_id}))
+    ends, banned = tuple(sorted(tokenizer.stop_ids)), tuple(sorted(tokenizer.special_ids - tokenizer.stop_ids))
     limit = model.cfg.context_length
 
     def run(prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:
@@ -65,7 +65,6 @@ def text_generator(model: Transformer, tokenizer: Tokenizer, max_batch: int = 25
         # Prompts of one `stop` run in one batch; a strategy's call has one as a rule.
         for stop in sorted({prompt.stop for prompt in prompts}):
             members = [i for i, prompt in enumerate(prompts) if prompt.stop == stop]
-            ends = (tokenizer.end_id, tokenizer.eos_id)
             chosen = replace(params, stop_ids=ends, stop=(stop,) if stop else (), ban_ids=banned)
             asked = [encoded[i] for i in members]
             groups = generate(model, asked, chosen, max_batch, tokenizer.text_bytes)

@@ -99,7 +99,7 @@ def export_folder(
     raw["dtype"] = kinds.pop() if len(kinds) == 1 else "float32"
     generation: dict[str, Any] = {"_from_model_config": False}
     if tokenizer is not None:
-        ends = list(dict.fromkeys((tokenizer.end_id, tokenizer.eos_id)))
+        ends = list(dict.fromkeys((tokenizer.end_id, tokenizer.eos_id, *sorted(tokenizer.stop_ids))))
         generation |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": ends, "pad_token_id": tokenizer.pad_id}
         raw |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
         tokenizer.save(folder)

@@ -53,7 +53,9 @@ def read_gguf_tokenizer(file: GGUFFile, vocab_size: int) -> tuple[Tokenizer, Con
     if "eos_token" not in named:
         raise UnsupportedModel(f"{file.path}: tokenizer.ggml.eos_token_id is missing: nothing ends a text")
     _begin_with_bos(file, backend, named.get("bos_token"), kind == "llama")
-    return backend, Conventions(named, file.get("tokenizer.chat_template") or "", vocab_size)
+    ends = [file.get(f"tokenizer.ggml.{field}_token_id") for field in ("eot", "eom")]
+    others = tuple(tokens[int(index)] for index in ends if index is not None and 0 <= int(index) < len(tokens))
+    return backend, Conventions(named, file.get("tokenizer.chat_template") or "", vocab_size, others)
 
 
 def _byte_level(file: GGUFFile, tokens: Sequence[str]) -> Tokenizer:

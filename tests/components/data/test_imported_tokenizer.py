@@ -148,6 +148,18 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     assert back.bytes_of(back.encode(text)) == len(text.encode())
 
 
+def test_every_token_that_ends_a_generation_is_known_and_kept(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path,
+        tokenizer_config_json={"eos_token": "<|im_end|>", "chat_template": CHATML},
+        generation_config_json={"eos_token_id": [2, 0]},
+    )
+    tokenizer = Tokenizer.load(folder)
+    assert {tokenizer.token(i) for i in tokenizer.stop_ids} == {"<|im_end|>", "<|endoftext|>"}
+    tokenizer.save(tmp_path / "again")
+    assert Tokenizer.load(tmp_path / "again").stop_ids == tokenizer.stop_ids
+
+
 def test_a_trained_one_is_still_ours_after_saving(tmp_path: Path) -> None:
     ours = Tokenizer.train(["one two three\n" * 9], 300)
     ours.save(tmp_path)
@@ -187,6 +199,7 @@ def test_the_places_where_published_folders_keep_tokens_and_template(files: dict
         ({}, "no file there names an eos_token"),
         ({"tokenizer_config_json": {"eos_token": "</s>"}}, "eos_token is '</s>', which is not in its vocabulary"),
         ({"tokenizer_config_json": "{"}, "tokenizer_config.json: not JSON"),
+        ({"generation_config_json": {"eos_token_id": [2, "0"]}}, r"eos_token_id is \[2, '0'\]: takes a token id"),
         ({"tokenizer_config_json": "[]"}, "takes a JSON object, found a list"),
     ],
 )
