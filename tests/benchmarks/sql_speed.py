@@ -175,7 +175,7 @@ def races(home: Home, client: Any, experiment: str, runs: int) -> Iterator[Race]
         lambda: their_history(drawn[next(turns) % 1000]),
         15,
     )
-    for some in (sorted(set(drawn))[:100], ids[:1000]):
+    for some in (sorted(set(drawn))[:100], ids[:1000], *([ids] if runs > 1000 else [])):
         yield Race(
             f"one metric's curves of {len(some):,} runs",
             lambda some=some: histories(some),
