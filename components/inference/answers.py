@@ -12,6 +12,7 @@ from components.data.tokenizer import Tokenizer
 from components.inference.engine import Completion
 from components.inference.requests import Ask
 from components.inference.sampling import Top
+from components.inference.streams import Places
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class Answer:
         """The chunk that begins a chat's choice: the role."""
         return self._chunk({"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None})
 
-    def piece(self, index: int, text: str, done: Completion, fresh: int, ended: bool, offset: int) -> dict[str, Any]:
+    def piece(self, index: int, text: str, done: Completion, fresh: int, ended: bool, places: Places) -> dict[str, Any]:
         """A chunk of a choice: the text that became certain and, where asked for, the last `fresh` tokens of `done`.
-        offset: characters of the choice before them."""
+        places: of the tokens in the choice's text."""
         reason = _reason(done) if ended else None
-        log_probs = self._log_probs(done, len(done.tokens) - fresh, offset) if self.ask.log_probs else None
+        log_probs = self._log_probs(done, len(done.tokens) - fresh, places) if self.ask.log_probs else None
         if self.ask.chat:
             delta = {"content": text} if text else {}
             return self._chunk({"index": index, "delta": delta, "logprobs": log_probs, "finish_reason": reason})
@@ -52,6 +53,10 @@ class Answer:
         """Tokens of all prompts, each once, and of all completions (`num_tokens`)."""
         prompt = sum(map(len, self.ask.prompts))
         return {"prompt_tokens": prompt, "completion_tokens": num_tokens, "total_tokens": prompt + num_tokens}
+
+    def places(self, index: int) -> Places:
+        """Where the tokens of a choice's completion begin in its text."""
+        return Places(self.tokenizer, len(self.echoed(index)))
 
     def echoed(self, index: int) -> str:
         """The prompt of a choice as text, "" where it is not to be repeated."""
@@ -80,34 +85,33 @@ class Answer:
         rest: dict[str, Any] = {"logprobs": None, "finish_reason": _reason(done)}
         if self.ask.chat:
             if self.ask.log_probs:
-                rest["logprobs"] = self._log_probs(done, 0, 0)
+                rest["logprobs"] = self._log_probs(done, 0, self.places(index))
             return {"index": index, "message": {"role": "assistant", "content": text}, **rest}
         echoed = self.echoed(index)
         if self.ask.log_probs:
             scored = self.prompt_log_probs(index, done) if self.ask.echo else _EMPTY
-            said = self._log_probs(done, 0, len(echoed))
+            said = self._log_probs(done, 0, self.places(index))
             rest["logprobs"] = {name: [*scored[name], *said[name]] for name in _EMPTY}
         return {"index": index, "text": echoed + text, **rest}
 
     def prompt_log_probs(self, index: int, done: Completion) -> dict[str, Any]:
         """The prompt's tokens in the form of `/v1/completions`; the first has no log-probability."""
-        prompt = self.ask.prompts[index // self.ask.params.num_samples]
+        number = index // self.ask.params.num_samples
+        prompt, has_names = self.ask.prompts[number], self.ask.prompt_texts[number] is None
         tops = done.prompt_top_log_probs or [[] for _ in done.prompt_log_probs]
-        return _joined(
-            [self._legacy(prompt[0], None, None)]
-            + [
-                self._legacy(token, log_prob, top)
-                for token, log_prob, top in zip(prompt[1:], done.prompt_log_probs, tops, strict=True)
-            ],
-            0,
-        )
+        rows = [
+            self._legacy(token, log_prob, top)
+            for token, log_prob, top in zip(prompt[1:], done.prompt_log_probs, tops, strict=True)
+        ]
+        first = self._legacy(prompt[0], None, None)
+        return _joined([first, *rows], Places(self.tokenizer, specials=has_names).of(prompt))
 
-    def _log_probs(self, done: Completion, start: int, offset: int) -> dict[str, Any]:
+    def _log_probs(self, done: Completion, start: int, places: Places) -> dict[str, Any]:
         tokens, log_probs = done.tokens[start:], done.log_probs[start:]
         tops = done.top_log_probs[start:] or [[] for _ in tokens]
         rows = list(zip(tokens, log_probs, tops, strict=True))
         if not self.ask.chat:
-            return _joined([self._legacy(*row) for row in rows], offset)
+            return _joined([self._legacy(*row) for row in rows], places.of(tokens))
         return {
             "content": [
                 {**self._told(token, value), "top_logprobs": [self._told(*pair) for pair in top]}
@@ -121,14 +125,13 @@ class Answer:
         data = self.tokenizer.text_bytes[token] or name.encode()
         return {"token": name, "logprob": _finite(log_prob), "bytes": list(data)}
 
-    def _legacy(self, token: int, log_prob: float | None, top: Top | None) -> tuple[str, float | None, Any, int]:
-        """Name, log-probability, alternatives by name (the token itself always among them) and length of its text."""
+    def _legacy(self, token: int, log_prob: float | None, top: Top | None) -> tuple[str, float | None, Any]:
+        """Name, log-probability, and alternatives by name (the token itself always among them)."""
         name = self._unique(token)
-        length = len(self.tokenizer.token(token))
         if log_prob is None or top is None:
-            return name, None, None, length
+            return name, None, None
         told = {self._unique(other): _finite(value) for other, value in top}
-        return name, _finite(log_prob), told | {name: _finite(log_prob)}, length
+        return name, _finite(log_prob), told | {name: _finite(log_prob)}
 
     def _unique(self, token: int) -> str:
         """A name that no other token has: text where the token is whole characters, else its bytes."""
@@ -139,12 +142,11 @@ class Answer:
 _EMPTY: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
 
 
-def _joined(rows: Sequence[tuple[str, float | None, Any, int]], offset: int) -> dict[str, Any]:
+def _joined(rows: Sequence[tuple[str, float | None, Any]], offsets: Sequence[int]) -> dict[str, Any]:
     found: dict[str, list[Any]] = {name: [] for name in _EMPTY}
-    for name, log_prob, top, length in rows:
-        for field_name, value in zip(_EMPTY, (name, log_prob, top, offset), strict=True):
+    for row, offset in zip(rows, offsets, strict=True):
+        for field_name, value in zip(_EMPTY, (*row, offset), strict=True):
             found[field_name].append(value)
-        offset += length
     return found
 
 

@@ -322,15 +322,13 @@ async def _pieces(
 ) -> AsyncIterator[dict[str, Any]]:
     ask = answer.ask
     streams = [TextStream(context.tokenizer, ask.params.stop) for _ in range(count)]
-    offsets = [0] * count
+    places = [answer.places(index) for index in range(count)]
     num_tokens, first = 0, True
     for index in range(count):
         if ask.chat:
             yield answer.first(index)
-        elif echoed := answer.echoed(index):
-            offsets[index] = len(echoed)
-            if not ask.log_probs:
-                yield answer.piece(index, echoed, Completion(), 0, False, 0)
+        elif not ask.log_probs and (echoed := answer.echoed(index)):
+            yield answer.piece(index, echoed, Completion(), 0, False, places[index])
     async for news in updates:
         if first:
             context.metrics.first_token_seconds.labels(path).observe(time.monotonic() - began)
@@ -339,12 +337,11 @@ async def _pieces(
             done = one.completion
             text = streams[one.index].push(done.tokens[len(done.tokens) - one.fresh :], one.ended, done.stop)
             if ask.echo and ask.log_probs and one.fresh == len(done.tokens):
-                chunk = answer.piece(one.index, answer.echoed(one.index), Completion(), 0, False, 0)
+                chunk = answer.piece(one.index, answer.echoed(one.index), Completion(), 0, False, places[one.index])
                 chunk["choices"][0]["logprobs"] = answer.prompt_log_probs(one.index, done)
                 yield chunk
             if text or one.ended or ask.log_probs:
-                yield answer.piece(one.index, text, done, one.fresh, one.ended, offsets[one.index])
-            offsets[one.index] += len(text)
+                yield answer.piece(one.index, text, done, one.fresh, one.ended, places[one.index])
             num_tokens += one.fresh
             context.metrics.completion_tokens.inc(one.fresh)
     if ask.include_usage:

@@ -90,6 +90,26 @@ def test_echo_scores_every_token_of_the_prompt_and_the_one_behind_it(
     assert answer["usage"] == {"prompt_tokens": prompts, "completion_tokens": 3, "total_tokens": prompts + 3}
 
 
+def test_offsets_say_where_a_token_begins_though_it_be_a_part_of_a_character(
+    serve: Callable[..., TestClient], tokenizer: Tokenizer
+) -> None:
+    client, text = serve(), "a字 said café"
+    answer = complete(client, prompt=text, max_tokens=12, echo=True, logprobs=0, temperature=1.3, seed=3)
+    [choice] = answer.json()["choices"]
+    ids = tokenizer.encode(text)
+    offsets = choice["logprobs"]["text_offset"]
+    assert offsets[: len(ids)] == [len(tokenizer.decode(ids[:n]).rstrip("\ufffd")) for n in range(len(ids))]
+    assert offsets[len(ids)] == len(text) and offsets == sorted(offsets)
+    body = {"prompt": [tokenizer.bos_id, *ids], "max_tokens": 12, "logprobs": 0, "temperature": 1.3, "seed": 3}
+    whole = complete(client, **body, echo=True).json()["choices"][0]
+    shift = len("<|bos|>")
+    assert whole["logprobs"]["text_offset"][: len(ids) + 1] == [0, *(shift + at for at in offsets[: len(ids)])]
+    for extra in ({}, {"stop": ["never said", choice["text"][-1]]}, {"echo": True}):
+        told = complete(client, **body, **extra).json()["choices"][0]["logprobs"]["text_offset"]
+        pieces = events(complete(client, **body, **extra, stream=True))
+        assert [at for p in pieces for at in p["choices"][0]["logprobs"]["text_offset"]] == told
+
+
 def test_echo_without_new_tokens_repeats_and_scores_alone(serve: Callable[..., TestClient]) -> None:
     answer = complete(serve(), prompt="The king", max_tokens=0, echo=True, logprobs=2).json()
     [choice] = answer["choices"]
