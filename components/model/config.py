@@ -45,6 +45,9 @@ class MoEConfig:
             raise ValueError(
                 f"moe.top_k_experts is {self.top_k_experts}: give a number from 1 to num_experts ({self.num_experts})"
             )
+        for name, least in (("d_ff", 1), ("shared_d_ff", 0), ("first_dense", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"moe.{name} is {getattr(self, name)}: give a number of at least {least}")
         if self.balance_bias_rate < 0:
             raise ValueError(
                 f"moe.balance_bias_rate is {self.balance_bias_rate}: give a number of at least 0 (0: no bias)"
@@ -125,9 +128,9 @@ class ModelConfig:
         for name in ("vocab_size", "d_model", "num_layers", "num_heads", "context_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: give a number of at least 1")
-        for name in ("sliding_window", "attention_softcap", "logit_softcap"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"model.{name} is {getattr(self, name)}: give a number of at least 0 (0 means none)")
+        for name in ("sliding_window", "attention_softcap", "logit_softcap", "head_dim", "d_ff"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"model.{name} is {getattr(self, name)}: give a number of at least 0")
         if not 1 < self.rope_theta < math.inf:
             raise ValueError(f"model.rope_theta is {self.rope_theta}: give a number above 1")
         if not 0 <= self.norm_eps < math.inf:
@@ -265,7 +268,7 @@ def forward_flops_per_token(cfg: ModelConfig | LSTMConfig, context: int, *, caus
 
     context: window length in tokens. With `causal`, a position attends to (context + 1) / 2 keys on average (fewer in
     a sliding window), the work that is needed; without, to all, the work that a full attention matrix does.
-    Counted: every matrix product and the two attention products; not norms, activations, gates, or the look-up. A token
+    Counted: every matrix product and the two attention products; not norms, activations, or the look-up. A token
     of an LSTM costs the same at every position.
     """
     if isinstance(cfg, LSTMConfig):
@@ -273,8 +276,9 @@ def forward_flops_per_token(cfg: ModelConfig | LSTMConfig, context: int, *, caus
         return 2.0 * (cfg.num_layers * layer + cfg.d_model * cfg.vocab_size)
     d, c = cfg.d_model, cfg.per_head
     q, kv = cfg.num_heads * c, cfg.kv_heads * c
-    keys = float(min(context, cfg.sliding_window or context))
+    keys = float(context)
     if causal:  # position t sees min(t, window) keys, counting from 1
+        keys = float(min(context, cfg.sliding_window or context))
         keys = keys * (context - (keys - 1) / 2) / context
     attention = 2 * (d * q + 2 * d * kv + q * d) + 2 * 2 * q * keys
     flops = 0.0
@@ -285,6 +289,7 @@ def forward_flops_per_token(cfg: ModelConfig | LSTMConfig, context: int, *, caus
         else:
             moe = cfg.moe
             flops += 2 * d * moe.num_experts + 2 * 3 * d * (moe.top_k_experts * moe.d_ff + moe.shared_d_ff)
+            flops += 2 * d * moe.shared_gate
     return flops + 2 * d * cfg.vocab_size
 
 

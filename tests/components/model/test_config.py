@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from components.model.config import (
     ModelConfig,
@@ -72,6 +75,27 @@ def test_flops_by_hand() -> None:
     assert training_flops_per_token(config, 3) == 3 * forward_flops_per_token(config, 3)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(96, 32, 2, 4, 2, d_ff=48, context_length=24),
+        ModelConfig(96, 32, 2, 4, 1, head_dim=16, tie_embeddings=False, attention_bias=True, qk_norm=False),
+        ModelConfig(96, 32, 3, 4, moe=MoEConfig(6, 3, 24, shared_d_ff=16, shared_gate=True, first_dense=1)),
+        ModelConfig(96, 32, 2, 4, sliding_window=8),
+    ],
+)
+def test_flops_are_what_torch_counts(config: ModelConfig) -> None:
+    """Of the plain formula, which runs in float64, with attention over the full matrix; and twice that backward."""
+    model = Transformer(config).double()
+    tokens = torch.randint(0, 96, (2, 24), generator=torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as forward, sdpa_kernel(SDPBackend.MATH):
+        loss = model(tokens).sum()
+    assert forward.get_total_flops() == 48 * forward_flops_per_token(config, 24, causal=False)
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    assert backward.get_total_flops() == 2 * forward.get_total_flops()
+
+
 def test_a_window_of_keys_by_hand() -> None:
     """Six positions that see at most three keys: 1 + 2 + 3 + 3 + 3 + 3 = 15, over full attention's 21."""
     full, windowed = (ModelConfig(sliding_window=w) for w in (0, 3))
@@ -93,6 +117,8 @@ def test_only_chosen_experts_cost_flops() -> None:
         ({"num_kv_heads": 3}, "num_kv_heads"),
         ({"num_layers": 0}, "num_layers"),
         ({"head_dim": 7}, "head_dim"),
+        ({"head_dim": -2}, "head_dim"),
+        ({"d_ff": -4}, "d_ff"),
     ],
 )
 def test_a_config_that_cannot_be_built_says_which_field(settings: dict[str, int], named: str) -> None:
