@@ -44,9 +44,10 @@ def told_plainly() -> Iterator[None]:
         from components.data.sources import SourceError
         from flows.settings import ConfigError
         from storage.annotations import AnnotationError
+        from storage.home import HomeError
         from storage.tables import TableError
 
-        if isinstance(error, (AnnotationError, ConfigError, SourceError, TableError)):
+        if isinstance(error, (AnnotationError, ConfigError, HomeError, SourceError, TableError)):
             complain(str(error))
             raise typer.Exit(BAD_INPUT) from None
         if isinstance(error, OSError):

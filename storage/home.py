@@ -18,6 +18,10 @@ from storage.tables import Tables
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
+class HomeError(ValueError):
+    """LIFESPAN_HOME names no place where a home can be."""
+
+
 class Home:
     """One folder (or fsspec URL) and what lies in it.
 
@@ -27,15 +31,19 @@ class Home:
     Args:
         root: folder or fsspec URL.
         local: folder for what must be on a local disk.
+
+    Raises:
+        HomeError: the root is empty, or a URL of a kind that is unknown or needs a package.
     """
 
     def __init__(self, root: str | os.PathLike[str], local: str | os.PathLike[str] | None = None) -> None:
         text = os.fspath(root).removeprefix("file://")
         if not text.strip():
-            raise ValueError("LIFESPAN_HOME is empty: give a folder or a URL such as s3://bucket/lifespan, or unset it")
+            raise HomeError("LIFESPAN_HOME is empty: give a folder or a URL such as s3://bucket/lifespan, or unset it")
         self.is_remote = "://" in text
         if self.is_remote:
             self.root = text.rstrip("/")
+            _check_protocol(self.root)
             default = Path(".lifespan") / hashlib.sha256(self.root.encode()).hexdigest()[:12]
             self.local = Path(local or default).expanduser().absolute()
         else:
@@ -109,6 +117,15 @@ class Home:
             storage.durable.LockTimeout: after `timeout` seconds; None waits for ever, 0 tries once.
         """
         return durable.lock(self.local / "locks" / f"{_file_name(name)}.lock", timeout=timeout)
+
+
+def _check_protocol(url: str) -> None:
+    import fsspec  # here: a local home need not pay for the import
+
+    try:
+        fsspec.get_filesystem_class(fsspec.core.split_protocol(url)[0])
+    except (ImportError, ValueError) as error:  # what is not installed, and what nobody knows
+        raise HomeError(f"LIFESPAN_HOME={masked(url)}: {error}") from None
 
 
 def _file_name(name: str) -> str:

@@ -122,3 +122,12 @@ def test_the_command_line_is_light() -> None:
     script = f"import sys, flows.cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("home", [" ", "nosuch://bucket/x"])
+def test_a_home_that_cannot_be_is_one_line(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIFESPAN_HOME", home)
+    for command in (["status"], ["query", "SELECT 1"], ["doctor"], ["down"]):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 2
+        assert done.stderr.startswith("error: LIFESPAN_HOME") and done.stderr.count("\n") == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from storage.durable import LockTimeout, write_bytes
-from storage.home import Home
+from storage.home import Home, HomeError
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,3 +84,12 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="power cut"):
         write_bytes(file, b"new")
     assert file.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("root", "told"),
+    [(" ", "is empty"), ("nosuch://me:secret@x/y", r"LIFESPAN_HOME=nosuch://\*\*\*@x/y: Protocol not known")],
+)
+def test_a_home_that_cannot_be_is_told(root: str, told: str) -> None:
+    with pytest.raises(HomeError, match=told):
+        Home(root)
