@@ -426,7 +426,10 @@ def raw_digests(config: SourceConfig, filesystem: AbstractFileSystem | None = No
 
 def _list_files(config: SourceConfig, filesystem: AbstractFileSystem | None) -> tuple[AbstractFileSystem, list[str]]:
     where = f"data source {config.name!r}"
-    fs, path = (filesystem, config.path) if filesystem else fsspec.core.url_to_fs(config.path)
+    try:
+        fs, path = (filesystem, config.path) if filesystem else fsspec.core.url_to_fs(config.path)
+    except (ImportError, ValueError) as error:  # a kind of address that needs a package, or that nobody knows
+        raise SourceError(f"{where}: {config.path}: {error}") from None
     suffixes = _SUFFIXES[config.kind]
     if fs.isfile(path):
         return fs, [path]  # named by itself: whatever its ending

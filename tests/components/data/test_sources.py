@@ -279,3 +279,8 @@ def test_the_bible_comes_by_chapter_without_numbers_or_marks() -> None:
 def test_a_wrong_setting_is_named(fields: dict[str, object], match: str) -> None:
     with pytest.raises(SourceError, match=match):
         SourceConfig(**({"name": "s"} | fields))  # type: ignore[arg-type]
+
+
+def test_an_address_of_an_unknown_kind_is_told() -> None:
+    with pytest.raises(SourceError, match=r"'notes': nosuch://x/y\.jsonl: Protocol not known"):
+        list(read_source(SourceConfig("notes", "jsonl", "nosuch://x/y.jsonl")))
