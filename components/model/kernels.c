@@ -69,35 +69,56 @@ void norm_backward(const float* x, const float* w, const float* rstd, const floa
     free(parts);
 }
 
+// One head of one position: normed (w may be null) and rotated
+static INLINE void turn(const float* x, const float* w, const float* cos, const float* sin, float* y, const long C,
+                        float eps) {
+    long half = C / 2;
+    float r = w ? inverse_rms(x, C, eps) : 1.0f;
+    SIMD for (long i = 0; i < half; i++) {
+        float first = w ? x[i] * r * w[i] : x[i], second = w ? x[i + half] * r * w[i + half] : x[i + half];
+        y[i] = first * cos[i] - second * sin[i];
+        y[i + half] = second * cos[i] + first * sin[i];
+    }
+}
+
+// The inverse way; dw is added to
+static INLINE void turn_back(const float* x, const float* w, const float* cos, const float* sin, const float* dy,
+                             float* dx, float* dw, const long C, float eps) {
+    long half = C / 2;
+    SIMD for (long i = 0; i < half; i++) {
+        float first = dy[i], second = dy[i + half];
+        dx[i] = first * cos[i] + second * sin[i];
+        dx[i + half] = second * cos[i] - first * sin[i];
+    }
+    if (!w) return;
+    float r = inverse_rms(x, C, eps), dot = 0;
+    SUM(dot) for (long i = 0; i < C; i++) dot += dx[i] * w[i] * x[i];
+    float pull = dot * r * r * r / C;
+    SIMD for (long i = 0; i < C; i++) {
+        float g = dx[i];
+        dx[i] = g * w[i] * r - x[i] * pull;
+        dw[i] += g * x[i] * r;
+    }
+}
+
+// Loops over a head have a length that the compiler knows where it is a usual one.
+#define BY_WIDTH(way, ...) \
+    if (C == 32) way(__VA_ARGS__, 32, eps); \
+    else if (C == 64) way(__VA_ARGS__, 64, eps); \
+    else way(__VA_ARGS__, C, eps)
+
 // qkv [B, T, H + 2K, C] -> q [B, H, T, C], k and v [B, K, T, C]; q and k normed (weights may be null) and rotated.
 // cosines and sines [T, C/2], or [B, T, C/2] with stride T * C/2.
 void heads_forward(const float* qkv, const float* qw, const float* kw, const float* cosines, const float* sines,
                    long stride, float* q, float* k, float* v, long B, long T, long H, long K, long C, float eps,
                    int threads) {
-    long half = C / 2;
     PARALLEL for (long bt = 0; bt < B * T; bt++) {
         long b = bt / T, t = bt % T;
-        const float *cos = cosines + b * stride + t * half, *sin = sines + b * stride + t * half;
-        for (long h = 0; h < H + K; h++) {
-            const float* x = qkv + (bt * (H + 2 * K) + h) * C;
-            const float* w = h < H ? qw : kw;
-            float* y = h < H ? q + ((b * H + h) * T + t) * C : k + ((b * K + h - H) * T + t) * C;
-            if (w) {
-                float r = inverse_rms(x, C, eps);
-                SIMD for (long i = 0; i < half; i++) {
-                    float first = x[i] * r * w[i], second = x[i + half] * r * w[i + half];
-                    y[i] = first * cos[i] - second * sin[i];
-                    y[i + half] = second * cos[i] + first * sin[i];
-                }
-            } else {
-                SIMD for (long i = 0; i < half; i++) {
-                    y[i] = x[i] * cos[i] - x[i + half] * sin[i];
-                    y[i + half] = x[i + half] * cos[i] + x[i] * sin[i];
-                }
-            }
-        }
-        for (long h = 0; h < K; h++)
-            memcpy(v + ((b * K + h) * T + t) * C, qkv + (bt * (H + 2 * K) + H + K + h) * C, C * sizeof(float));
+        const float *cos = cosines + b * stride + t * C / 2, *sin = sines + b * stride + t * C / 2;
+        const float* x = qkv + bt * (H + 2 * K) * C;
+        for (long h = 0; h < H; h++, x += C) BY_WIDTH(turn, x, qw, cos, sin, q + ((b * H + h) * T + t) * C);
+        for (long h = 0; h < K; h++, x += C) BY_WIDTH(turn, x, kw, cos, sin, k + ((b * K + h) * T + t) * C);
+        for (long h = 0; h < K; h++, x += C) memcpy(v + ((b * K + h) * T + t) * C, x, C * sizeof(float));
     }
 }
 
@@ -105,45 +126,29 @@ void heads_forward(const float* qkv, const float* qw, const float* kw, const flo
 void heads_backward(const float* qkv, const float* qw, const float* kw, const float* cosines, const float* sines,
                     long stride, const float* dq, const float* dk, const float* dv, float* dqkv, float* dqw, float* dkw,
                     long B, long T, long H, long K, long C, float eps, int threads) {
-    long half = C / 2, rows = B * T;
-    float *parts = calloc(threads * 2 * C, sizeof(float)), *turned = malloc(threads * C * sizeof(float));
+    long rows = B * T;
+    float* parts = calloc(threads * 2 * C, sizeof(float));
     PARALLEL for (int part = 0; part < threads; part++) {
-        float* g = turned + part * C;
+        float *qsum = parts + part * 2 * C, *ksum = qsum + C;
         for (long bt = rows * part / threads; bt < rows * (part + 1) / threads; bt++) {
             long b = bt / T, t = bt % T;
-            const float *cos = cosines + b * stride + t * half, *sin = sines + b * stride + t * half;
-            for (long h = 0; h < H + K; h++) {
-                const float* x = qkv + (bt * (H + 2 * K) + h) * C;
-                const float* dy = h < H ? dq + ((b * H + h) * T + t) * C : dk + ((b * K + h - H) * T + t) * C;
-                const float* w = h < H ? qw : kw;
-                float* out = dqkv + (bt * (H + 2 * K) + h) * C;
-                float* back = w ? g : out;
-                SIMD for (long i = 0; i < half; i++) {
-                    back[i] = dy[i] * cos[i] + dy[i + half] * sin[i];
-                    back[i + half] = dy[i + half] * cos[i] - dy[i] * sin[i];
-                }
-                if (!w) continue;
-                float* sum = parts + (part * 2 + (h < H ? 0 : 1)) * C;
-                float r = inverse_rms(x, C, eps), dot = 0;
-                SUM(dot) for (long i = 0; i < C; i++) dot += g[i] * w[i] * x[i];
-                float pull = dot * r * r * r / C;
-                SIMD for (long i = 0; i < C; i++) {
-                    out[i] = g[i] * w[i] * r - x[i] * pull;
-                    sum[i] += g[i] * x[i] * r;
-                }
+            const float *cos = cosines + b * stride + t * C / 2, *sin = sines + b * stride + t * C / 2;
+            const float *x = qkv + bt * (H + 2 * K) * C, *from;
+            float* dx = dqkv + bt * (H + 2 * K) * C;
+            for (long h = 0; h < H; h++, x += C, dx += C) {
+                from = dq + ((b * H + h) * T + t) * C;
+                BY_WIDTH(turn_back, x, qw, cos, sin, from, dx, qsum);
             }
-            for (long h = 0; h < K; h++)
-                memcpy(dqkv + (bt * (H + 2 * K) + H + K + h) * C, dv + ((b * K + h) * T + t) * C,
-                            C * sizeof(float));
+            for (long h = 0; h < K; h++, x += C, dx += C) {
+                from = dk + ((b * K + h) * T + t) * C;
+                BY_WIDTH(turn_back, x, kw, cos, sin, from, dx, ksum);
+            }
+            for (long h = 0; h < K; h++, dx += C) memcpy(dx, dv + ((b * K + h) * T + t) * C, C * sizeof(float));
         }
     }
-    if (qw)
-        for (int part = 0; part < threads; part++)
-            for (long i = 0; i < C; i++) {
-                dqw[i] += parts[part * 2 * C + i];
-                dkw[i] += parts[(part * 2 + 1) * C + i];
-            }
-    free(parts), free(turned);
+    for (int part = 0; qw && part < threads; part++)
+        for (long i = 0; i < C; i++) dqw[i] += parts[part * 2 * C + i], dkw[i] += parts[(part * 2 + 1) * C + i];
+    free(parts);
 }
 
 // One tile of c = a b (or c += a b): R rows by two vectors of columns, over `depth`; a by strides, b and c by rows.
@@ -169,6 +174,7 @@ static void strip(long R, const float* a, long a_row, long a_column, const float
                   long columns, long depth, int add) {
     for (long j = 0; j < columns; j += 2 * LANES) {
         if (R == 6) tile(6, a, a_row, a_column, b + j, b_row, c + j, c_row, depth, add);
+        else if (R == 2) tile(2, a, a_row, a_column, b + j, b_row, c + j, c_row, depth, add);
         else
             for (long r = 0; r < R; r++)
                 tile(1, a + r * a_row, a_row, a_column, b + j, b_row, c + r * c_row + j, c_row, depth, add);

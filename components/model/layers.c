@@ -5,7 +5,7 @@
 // Gradients of weights lie one after another in `grads`, in the order of the arguments.
 #include "kernels.h"
 
-#define CHUNK 256  // rows that go through a layer together, whole sequences in attention
+#define CHUNK 96  // rows that go through a layer together; in attention whole sequences, one at least
 
 static float* packed_weight(const float* w, long row, long column, long N, long K, int threads) {
     float* to = room(whole(N) * K);

@@ -66,11 +66,9 @@ static void pack_left(const float* a, long row, long column, float* to, long row
 // c [M, N] (+)= a [M, K] b on one thread, a by strides and b packed
 void multiply(const float* a, long row, long column, const float* b, float* c, long M, long N, long K, int add) {
     float packed[BLOCK / ROWS * STRIP], edge[ROWS * COLUMNS];
-    // Where a chunk of the right side fits into the second cache, rows are finished one strip after the other.
-    long block = column == 1 && whole(N) * least(K, DEPTH) <= 65536 ? ROWS : BLOCK;
-    for (long i = 0; i < M; i += block)
+    for (long i = 0; i < M; i += BLOCK)
         for (long k = 0; k < K; k += DEPTH) {
-            long depth = least(K - k, DEPTH), rows = least(M - i, block), direct = column == 1 ? rows / ROWS * ROWS : 0;
+            long depth = least(K - k, DEPTH), rows = least(M - i, BLOCK), direct = column == 1 ? rows / ROWS * ROWS : 0;
             const float* from = a + i * row + k * column;
             pack_left(from + direct * row, row, column, packed + direct / ROWS * STRIP, rows - direct, depth);
             for (long j = 0; j < N; j += COLUMNS)
