@@ -16,7 +16,10 @@ from flows.settings import ConfigError
 from storage.home import Home
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from components.data.tokenizer import Tokenizer
+    from components.inference.service import Service
     from components.model.transformer import Transformer
 
 DEFAULT_PORT = 8000
@@ -156,7 +159,7 @@ def serve(opened: Opened, options: ServeOptions, say: Callable[[str], None]) -> 
         log_level="warning",
         access_log=False,  # addresses and paths of clients are nobody's business; /metrics counts
         server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS + 5,
     )
     shown = f"[{options.host}]" if ":" in options.host else options.host
     address = f"http://{shown}:{listener.getsockname()[1]}"
@@ -167,11 +170,27 @@ def serve(opened: Opened, options: ServeOptions, say: Callable[[str], None]) -> 
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            _server(config, service).run(sockets=[listener])
     finally:
         signal.signal(signal.SIGTERM, before)
         service.stop()
         listener.close()
+
+
+def _server(config: uvicorn.Config, service: Service) -> uvicorn.Server:
+    """One that, told to end, gives running requests a few seconds and then tells their clients that it stops: left to
+    itself, uvicorn tears the connections."""
+    import asyncio
+
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(SHUTDOWN_SECONDS, lambda: loop.run_in_executor(None, service.stop))
+            await super().shutdown(sockets)
+
+    return Server(config)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -54,10 +54,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving(
-    folder: Path, home: Path, *arguments: str, **environment: str
+    folder: Path, home: Path, *arguments: str, program: str = PROGRAM, **environment: str
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "serve", str(folder), "--port", "0", *arguments],
+        [sys.executable, "-c", program, "serve", str(folder), "--port", "0", *arguments],
         env={**os.environ, "LIFESPAN_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -115,6 +115,18 @@ def test_a_served_model_answers_who_has_the_key_frees_what_is_left_and_ends_when
         shown = "".join(process.communicate(timeout=20))
         assert process.returncode == 0, shown
         assert "a-key-of-mine" not in shown
+
+
+def test_a_client_is_told_when_the_server_ends_before_its_answer(folder: Path, tmp_path: Path) -> None:
+    hasty = f"import flows.serve; flows.serve.SHUTDOWN_SECONDS = 0.3; {PROGRAM}"
+    with serving(folder, tmp_path, "--slots", "1", "--queue", "20000", program=hasty) as (url, process):
+        stream = post(url, {"model": "tiny", "prompt": "3", "max_tokens": 60, "n": 20_000, "stream": True})
+        assert stream.readline().startswith(b"data: ")
+        process.send_signal(signal.SIGTERM)
+        lines = [line for line in stream.read().decode().split("\n\n") if line]
+        assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "stopping"
+        shown = "".join(process.communicate(timeout=20))
+        assert process.returncode == 0 and "Traceback" not in shown, shown
 
 
 def test_a_key_in_a_file_is_one_line(tmp_path: Path) -> None:
