@@ -121,21 +121,42 @@ def suits(found: Running, access: Access) -> Running:
 
 
 def down(home: Home) -> bool:
-    """End the group; False when none ran."""
+    """End the group, and what a killed worker left running; False when there was nothing."""
     found = running(home)
-    if found is None:
-        return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(found.pid, signal.SIGTERM)
-    try:
-        with home.lock("services", timeout=STOP_SECONDS):
-            return True
-    except LockTimeout:  # its children end when it is gone
+    if found is not None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(found.pid, signal.SIGKILL)
-        with home.lock("services", timeout=STOP_SECONDS):
-            _state(home).unlink(missing_ok=True)
-            return True
+            os.kill(found.pid, signal.SIGTERM)
+        try:
+            with home.lock("services", timeout=STOP_SECONDS):
+                pass
+        except LockTimeout:  # its children end when it is gone
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(found.pid, signal.SIGKILL)
+            with home.lock("services", timeout=STOP_SECONDS):
+                _state(home).unlink(missing_ok=True)
+    return bool(_end_flow_runs(home)) or found is not None
+
+
+def _end_flow_runs(home: Home) -> list[str]:
+    """End the runs of this home that a worker of Prefect started (Linux). A worker that ends takes them along; one that
+    is killed leaves them to go on."""
+    from flows.run import is_alive
+    from flows.run import running as boards
+
+    left = {}
+    for run_id, board in boards(home).items():
+        with contextlib.suppress(OSError, LookupError):
+            if b"prefect.engine" in Path(f"/proc/{board['pid']}/cmdline").read_bytes().split(b"\0"):
+                os.kill(board["pid"], signal.SIGTERM)
+                left[run_id] = board["pid"]
+    deadline = time.monotonic() + STOP_SECONDS
+    for run_id, pid in left.items():
+        while is_alive(home, run_id) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if is_alive(home, run_id):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    return list(left)
 
 
 def join(home: Home) -> bool:

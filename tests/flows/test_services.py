@@ -89,6 +89,30 @@ def test_without_a_server_deploy_says_how_to_start_one(tmp_path: Path) -> None:
     assert "nothing was up" in user("down")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize(("name", "ends"), [("prefect.engine", True), ("lifespan", False)])
+def test_down_ends_the_run_that_a_killed_worker_left_and_no_run_of_a_terminal(
+    home: Home, name: str, ends: bool
+) -> None:
+    board = home.local / "running" / "r1" / "board.json"
+    board.parent.mkdir(parents=True)
+    program = (
+        "import json, os, pathlib, sys, time; from storage.home import Home\n"
+        "with Home(sys.argv[1]).lock('run-r1'):\n"
+        "    pathlib.Path(sys.argv[2]).write_text(json.dumps({'pid': os.getpid()})); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, home.root, str(board), name], cwd=ROOT)
+    try:
+        wait_until(board.exists, 30)
+        assert services.down(home) is ends
+        if ends:
+            process.wait(10)
+        assert (process.poll() is not None) is ends
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_a_schedule_makes_runs_that_complete_and_down_leaves_nothing(user: User) -> None:
