@@ -53,6 +53,8 @@ class MixtureOfExperts(nn.Module):
         self.register_buffer("balance_bias", balanced)
         # Assignments since the last optimizer step; a checkpoint lies between steps, where they are none.
         self.register_buffer("assigned_E", None if balanced is None else balanced.clone(), persistent=False)
+        # Share of the tokens of each expert in the whole batch, where this is trained on parts of it one by one.
+        self.whole_load_E: Tensor | None = None
         self.balance_bias: Tensor | None
         self.assigned_E: Tensor | None
 
@@ -87,7 +89,8 @@ class MixtureOfExperts(nn.Module):
             y_ND = y_ND + (shared if self.shared_gate is None else self.shared_gate(x_ND).sigmoid() * shared)
 
         load_E = counts_E.to(probs_NE.dtype) / (n * cfg.top_k_experts)
-        loss = cfg.load_balance_coef * load_balancing_loss(probs_NE, load_E)
+        load_of_all_E = load_E if self.whole_load_E is None else self.whole_load_E
+        loss = cfg.load_balance_coef * load_balancing_loss(probs_NE, load_of_all_E)
         loss = loss + cfg.router_z_coef * router_z_loss(logits_NE)
         entropy = -(probs_NE * probs_NE.clamp_min(1e-20).log()).sum(-1).mean()
         return y_ND.view_as(x_BTD), RouterStats(loss, load_E.detach(), entropy.detach(), chosen_NA)

@@ -26,7 +26,10 @@ class OptimizerConfig:
     base_width: int = 0
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "base_width")
+        _at_least(self, 0, "muon_lr", "adamw_lr", "eps", "weight_decay", "base_width")
+        for name in ("momentum", "beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a number of at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "num_steps", "batch_size", "context_length", "accumulation")
+        _at_least(self, 0, "z_loss")
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm is {self.max_grad_norm}: give a number above 0 (inf: no clipping)")
         if self.batch_size % self.accumulation:
             raise ValueError(f"accumulation is {self.accumulation}: it must divide batch_size ({self.batch_size})")
 
@@ -139,5 +145,5 @@ class FinetuneConfig(TrainConfig):
 
 def _at_least(config: object, least: int, *names: str) -> None:
     for name in names:
-        if getattr(config, name) < least:
+        if not getattr(config, name) >= least:
             raise ValueError(f"{name} is {getattr(config, name)}: give a number of at least {least}")

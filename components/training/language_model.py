@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from components.model import kernels
+from components.model.moe import MixtureOfExperts
 from components.training.config import TrainConfig
 from components.training.guard import Guard
 from components.training.optimizers import Optimizer, clip_gradients
@@ -21,6 +23,7 @@ from components.training.schedules import lr_factor
 
 if TYPE_CHECKING:  # an annotation alone: the loop does not depend on what each model is
     from components.model.lstm import LanguageModel
+    from components.model.transformer import Hidden
 
 IGNORE = -100
 
@@ -56,12 +59,16 @@ class LMBatch:
 def summed_loss(model: LanguageModel, batch: LMBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted sums over the batch's targets: cross-entropy in nats, and squared log-normalizer; and the routers' mean
     loss."""
-    rows = batch.tokens_BT, batch.positions_BT, batch.documents_BT
-    hidden = model.hidden(*rows) if batch.noise_BTD is None else model.hidden(*rows, noise_BTD=batch.noise_BTD)
+    hidden = _hidden(model, batch)
     logits_NV = model.logits(hidden.x_BTD).flatten(0, 1)
     weights_N = None if batch.weights_BT is None else batch.weights_BT.flatten()
     cross_entropy, z = kernels.cross_entropy(logits_NV, batch.targets_BT.flatten(), IGNORE, weights_N)
     return cross_entropy, z, hidden.auxiliary_loss()
+
+
+def _hidden(model: LanguageModel, batch: LMBatch) -> Hidden:
+    rows = batch.tokens_BT, batch.positions_BT, batch.documents_BT
+    return model.hidden(*rows) if batch.noise_BTD is None else model.hidden(*rows, noise_BTD=batch.noise_BTD)
 
 
 def loss_in(precision: str, device: torch.device) -> Callable[[Any, LMBatch], tuple[Tensor, Tensor, Tensor]]:
@@ -103,14 +110,16 @@ def train(
         whole = batch_at(step).to(device)
         loss_weight = whole.loss_weight()
         total = 0.0
-        for batch in micro_batches(whole, config.accumulation):
-            cross_entropy, z, auxiliary = compute(model, batch)
-            # Dividing by the weight of the whole batch makes the accumulated gradient that of the whole batch.
-            objective = cross_entropy / loss_weight + auxiliary / config.accumulation
-            if config.z_loss:
-                objective = objective + config.z_loss * z / loss_weight
-            objective.backward()
-            total += float(cross_entropy.detach())
+        parts = list(micro_batches(whole, config.accumulation))
+        with balanced_as_one(model, parts, config.precision):
+            for batch in parts:
+                cross_entropy, z, auxiliary = compute(model, batch)
+                # Dividing by the weight of the whole batch makes the accumulated gradient that of the whole batch.
+                objective = cross_entropy / loss_weight + auxiliary / config.accumulation
+                if config.z_loss:
+                    objective = objective + config.z_loss * z / loss_weight
+                objective.backward()
+                total += float(cross_entropy.detach())
         grad_norm = clip_gradients(optimizer.params, config.max_grad_norm)
         factor = lr_factor(config.schedule, step, config.num_steps) * guard.rate
         update = guard.update(step, factor, total / loss_weight, grad_norm, (model, optimizer))
@@ -125,6 +134,26 @@ def train(
             "skipped_steps": guard.skipped,
             "rate_factor": guard.rate,
         } | ({} if update.restored_step is None else {"restored_step": float(update.restored_step)})
+
+
+@contextmanager
+def balanced_as_one(model: LanguageModel, parts: Sequence[LMBatch], precision: str) -> Iterator[None]:
+    """Routers balance the load of all parts together meanwhile, as they would in one batch (Qiu et al. 2025).
+
+    Which experts the last part chooses has a say in the gradient of the first, so this takes a forward pass more.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, MixtureOfExperts)]
+    if len(parts) > 1 and any(layer.cfg.load_balance_coef for layer in layers):
+        device = parts[0].tokens_BT.device.type
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+            routed = [_hidden(model, batch).routers for batch in parts]
+        for layer, stats in zip(layers, zip(*routed, strict=True), strict=True):
+            layer.whole_load_E = torch.stack([one.load_E for one in stats]).mean(0)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.whole_load_E = None
 
 
 def micro_batches(batch: LMBatch, count: int) -> Iterator[LMBatch]:

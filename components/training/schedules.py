@@ -17,6 +17,14 @@ class ScheduleConfig:
     decay_fraction: float = 0.3
     floor: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}: give a number of at least 0")
+        if not 0 < self.decay_fraction <= 1:
+            raise ValueError(f"decay_fraction is {self.decay_fraction}: give a number above 0 and at most 1")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"floor is {self.floor}: give a number from 0 to 1")
+
 
 def lr_factor(cfg: ScheduleConfig, step: int, num_steps: int) -> float:
     """Factor on the peak learning rate at `step` (0-based) of `num_steps`."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,6 +78,28 @@ def test_bfloat16_learns_as_float32_does_with_weights_in_float32(moe: MoEConfig 
     assert last["bfloat16"] == pytest.approx(last["float32"], rel=0.03)
 
 
+@pytest.mark.parametrize("moe", [None, MoEConfig(4, 2, 16, load_balance_coef=1.0, router_z_coef=0.1)])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_every_gradient_is_that_of_the_whole_batch(precision: Any, moe: MoEConfig | None) -> None:
+    """Also of routers, whose load is balanced over all parts together."""
+    found = []
+    for accumulation in (1, 2, 8):
+        model = Transformer(replace(MODEL, moe=moe), 0)
+        config = replace(CONFIG, num_steps=2, accumulation=accumulation, z_loss=0.01, precision=precision)
+        optimizer, gradients = Optimizer(model, config.optimizer), {}
+
+        def keep(rate: float, model: Transformer = model, gradients: dict[str, Any] = gradients) -> None:
+            gradients |= {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+        optimizer.step = keep  # type: ignore[method-assign]
+        next(train(model, optimizer, config, batch_at))
+        found.append(gradients)
+    for name, whole in found[0].items():
+        for parts in found[1:]:
+            error = (parts[name] - whole).norm() / whole.norm()
+            assert error < (1e-5 if precision == "float32" else 0.03), name
+
+
 def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
     weights = []
     for accumulation in (1, 4):
@@ -130,6 +153,24 @@ def test_newton_schulz_brings_singular_values_near_one() -> None:
 def test_schedules_by_hand(config: ScheduleConfig, expected: list[float]) -> None:
     # Ten steps, looked at in the first, the third and the ninth.
     assert [lr_factor(config, step, 10) for step in (0, 2, 8)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0"),
+        ({"z_loss": -1.0}, "z_loss is -1.0"),
+        ({"accumulation": 3}, "accumulation is 3"),
+    ],
+)
+def test_settings_that_would_train_nothing_or_backwards_are_refused(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        TrainConfig(batch_size=32, **settings)
+    with pytest.raises(ValueError, match="beta1 is 1"):
+        OptimizerConfig(beta1=1.0)
+    with pytest.raises(ValueError, match="decay_fraction is 3"):
+        ScheduleConfig(decay_fraction=3)
 
 
 def test_a_model_comes_back_from_disk_and_a_strange_folder_is_refused(tmp_path: Path) -> None:
