@@ -276,7 +276,7 @@ void attention_backward(const float* q, const float* k, const float* v, const fl
 }
 
 // sums[0] cross-entropy and sums[1] squared log-normalizers of rows with a target, times the row's weight (null: 1);
-// powers and norms are for the way back
+// powers (which may lie where the logits do) and norms are for the way back
 void entropy_forward(const float* logits, const int64_t* targets, const float* weights, long ignore, float* powers,
                      float* norms, double* sums, long rows, long V, int threads) {
     double* parts = calloc(threads * 2, sizeof(double));
@@ -284,12 +284,12 @@ void entropy_forward(const float* logits, const int64_t* targets, const float* w
         for (long row = rows * part / threads; row < rows * (part + 1) / threads; row++) {
             if (targets[row] == ignore) continue;
             const float* x = logits + row * V;
-            float top = largest(x, V), sum = powers_of(x, powers + row * V, V, 1.0f, top);
+            float right = x[targets[row]], top = largest(x, V), sum = powers_of(x, powers + row * V, V, 1.0f, top);
             float norm = top + __builtin_logf(sum);
             norms[row * 2] = sum;
             norms[row * 2 + 1] = norm;
             double weight = weights ? weights[row] : 1.0f;
-            parts[part * 2] += weight * (norm - x[targets[row]]);
+            parts[part * 2] += weight * (norm - right);
             parts[part * 2 + 1] += weight * norm * norm;
         }
     for (int part = 0; part < threads; part++) {

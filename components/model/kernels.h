@@ -23,6 +23,10 @@ void attention_forward(const float* q, const float* k, const float* v, const uin
 void attention_backward(const float* q, const float* k, const float* v, const float* probs, const float* dout,
                         int causal, float* dq, float* dk, float* dv, long B, long T, long H, long K, long C,
                         float scale, int threads);
+void entropy_forward(const float* logits, const int64_t* targets, const float* weights, long ignore, float* powers,
+                     float* norms, double* sums, long rows, long V, int threads);
+void entropy_backward(const float* powers, const float* norms, const int64_t* targets, const float* weights,
+                      long ignore, float g, float gz, float* d, long rows, long V, int threads);
 
 // products.c
 void pack(const float* b, long row, long column, float* to, long N, long K, int threads);

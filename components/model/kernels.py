@@ -298,6 +298,12 @@ def cross_entropy(
     return ((norms_N - picked_N) * weight_N).sum(), (norms_N.square() * weight_N).sum()
 
 
+def check_targets(targets: Tensor, v: int, ignore: int) -> None:
+    """Raises IndexError for a target that is no token and not `ignore`."""
+    if bool(((targets >= v) | ((targets < 0) & (targets != ignore))).any()):
+        raise IndexError(f"a target is no token id from 0 to {v - 1}")
+
+
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -306,8 +312,7 @@ class _CrossEntropy(torch.autograd.Function):
         logits, targets = logits.contiguous(), targets.contiguous()
         weights = None if weights is None else weights.contiguous()
         (rows, v), threads = logits.shape, torch.get_num_threads()
-        if bool(((targets >= v) | ((targets < 0) & (targets != ignore))).any()):
-            raise IndexError(f"a target is no token id from 0 to {v - 1}")
+        check_targets(targets, v, ignore)
         powers, norms = torch.empty_like(logits), logits.new_empty(rows, 2)
         sums = torch.zeros(2, dtype=torch.float64)
         call("entropy_forward", logits, targets, weights, ignore, powers, norms, sums, rows, v, threads)

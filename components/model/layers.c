@@ -1,7 +1,8 @@
-// The two layers of a block, forward and backward, by chunks of rows that stay in the cache from the norm to the last
+// The two layers of a block and the loss, forward and backward, by chunks of rows that stay in the cache from the norm to the last
 // product: `layers.py` calls these.
 //
-// Shapes: B batch, T positions, R = B * T rows, D width, H query heads, K key heads, C head dimension, F hidden width.
+// Shapes: B batch, T positions, R = B * T rows, D width, H query heads, K key heads, C head dimension, F hidden width,
+// V vocabulary.
 // Gradients of weights lie one after another in `grads`, in the order of the arguments.
 #include "kernels.h"
 
@@ -132,4 +133,43 @@ void attention_layer_backward(const float* total, const float* rstd, const float
     }
     add_grads(parts, grads, weights, threads);
     free(first), free(second);
+}
+
+// The loss of entropy_forward on logits x [R, D] w [V, D]ᵀ; powers [R, V] and norms [R, 2] are for the way back
+void loss_forward(const float* x, const float* w, const int64_t* targets, const float* weights, long ignore,
+                  float* powers, float* norms, double* sums, long R, long D, long V, int threads) {
+    float* packed = packed_weight(w, 1, D, V, D, threads);
+    double* parts = calloc(threads * 2, sizeof(double));
+    PARALLEL for (int part = 0; part < threads; part++)
+        for (long i = R * part / threads, end = R * (part + 1) / threads; i < end; i += CHUNK) {
+            long rows = least(end - i, CHUNK);
+            float* to = powers + i * V;
+            multiply(x + i * D, D, 1, packed, to, rows, V, D, 0);
+            entropy_forward(to, targets + i, weights ? weights + i : 0, ignore, to, norms + i * 2, parts + part * 2,
+                            rows, V, 1);
+        }
+    for (int part = 0; part < threads; part++) sums[0] += parts[part * 2], sums[1] += parts[part * 2 + 1];
+    free(packed), free(parts);
+}
+
+// dx [R, D] and dw [V, D] from the derivatives of the two sums
+void loss_backward(const float* x, const float* w, const float* powers, const float* norms, const int64_t* targets,
+                   const float* weights, long ignore, float g, float gz, float* dx, float* dw, long R, long D, long V,
+                   int threads) {
+    float *right = packed_weight(w, D, 1, D, V, threads), *parts = room((threads - 1) * V * D);
+    PARALLEL for (int part = 0; part < threads; part++) {
+        float *d = room(CHUNK * V + DEPTH * whole(D)), *packed = d + CHUNK * V;
+        float* to = part ? parts + (part - 1) * V * D : dw;
+        memset(to, 0, V * D * sizeof(float));
+        for (long i = R * part / threads, end = R * (part + 1) / threads; i < end; i += CHUNK) {
+            long rows = least(end - i, CHUNK);
+            entropy_backward(powers + i * V, norms + i * 2, targets + i, weights ? weights + i : 0, ignore, g, gz, d,
+                             rows, V, 1);
+            multiply(d, V, 1, right, dx + i * D, rows, D, V, 0);
+            multiply_rows(d, 1, V, x + i * D, D, 1, to, V, D, rows, 1, packed);
+        }
+        free(d);
+    }
+    add_grads(parts, dw, V * D, threads);
+    free(right);
 }

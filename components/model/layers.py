@@ -1,9 +1,10 @@
-"""The two layers of a block, each one call of `layers.c` forward and one back.
+"""The two layers of a block, and the loss: each one call of `layers.c` forward and one back.
 
 A layer takes the residual stream x and what the layer before adds to it, and returns the stream x + delta and what it
 adds itself. Between the norm and the last product nothing but what the derivative needs leaves the cache.
 
-Shape suffixes: B batch, T positions, D width, H query heads, K key and value heads, C head dimension, F hidden width.
+Shape suffixes: B batch, T positions, D width, H query heads, K key and value heads, C head dimension, F hidden width,
+N rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from torch import Tensor
 
 from components.model import kernels, native
 
+LOSS_LIMIT = 1 << 20  # numbers in the largest unembedding whose gradient stays in the cache from chunk to chunk
 
-def fits(x_BTD: Tensor, *weights: Tensor | None) -> bool:
+
+def fits(x: Tensor, *weights: Tensor | None) -> bool:
     """Whether a layer of these weights goes in one call: where `kernels.fused` takes them, our products are the faster
     ones, there are rows enough to repay packing, and all weights or none are trained."""
-    if x_BTD.numel() < kernels.OWN_ROWS * x_BTD.shape[-1] or len(x_BTD) < torch.get_num_threads():
+    if not kernels.fused(x, *weights) or x.numel() < kernels.OWN_ROWS * x.shape[-1]:
         return False
-    there = [w for w in weights if w is not None]
-    if torch.is_grad_enabled() and not all(w.requires_grad for w in there):
+    if torch.is_grad_enabled() and not all(w.requires_grad for w in weights if w is not None):
         return False
-    return kernels.fused(x_BTD, *there) and native.own_products().layers
+    return len(x) >= torch.get_num_threads() and native.own_products().layers
 
 
 def feed_forward(
@@ -129,3 +131,37 @@ class _Attention(torch.autograd.Function):
         dnorm, dwide, dnarrow, dqw, dkw = grads.split(counts)
         given = dnorm, dwide.view_as(wide), dnarrow.view_as(narrow), *((dqw, dkw) if qw is not None else (None, None))
         return dx, dx if ctx.added else None, *given, *[None] * 6
+
+
+def cross_entropy(
+    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, ignore: int, weights_N: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`kernels.cross_entropy` of the logits x · weightᵀ."""
+    if weight_VD.numel() <= LOSS_LIMIT and fits(x_ND, weight_VD) and kernels.fused(weights_N):
+        return _CrossEntropy.apply(x_ND, weight_VD, targets_N, ignore, weights_N)
+    return kernels.cross_entropy(kernels.linear(x_ND, weight_VD), targets_N, ignore, weights_N)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, ignore: int, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        x, targets, weights = x.contiguous(), targets.contiguous(), None if weights is None else weights.contiguous()
+        (v, d), rows = weight.shape, len(x)
+        kernels.check_targets(targets, v, ignore)
+        powers, norms, sums = x.new_empty(rows, v), x.new_empty(rows, 2), torch.zeros(2, dtype=torch.float64)
+        given = x, weight, targets, weights, ignore, powers, norms, sums
+        kernels.call("loss_forward", *given, rows, d, v, torch.get_num_threads())
+        ctx.save_for_backward(x, weight, powers, norms, targets, weights)
+        ctx.ignore = ignore
+        loss, z = sums.float().unbind()
+        return loss, z
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, gz: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors[:2]
+        dx, dw = torch.empty_like(x), torch.empty_like(weight)
+        sizes = len(x), weight.shape[1], len(weight), torch.get_num_threads()
+        kernels.call("loss_backward", *ctx.saved_tensors, ctx.ignore, float(g), float(gz), dx, dw, *sizes)
+        return dx, dw, None, None, None

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.model import kernels
 from components.model.config import LSTMConfig
 from components.model.transformer import Hidden, Transformer
 
@@ -83,6 +84,13 @@ class RecurrentModel(nn.Module):
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""
         return F.linear(x_BTD, self.embedding.weight if self.unembedding is None else self.unembedding.weight)
+
+    def cross_entropy(
+        self, x_BTD: Tensor, targets_BT: Tensor, ignore: int, weights_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`kernels.cross_entropy` of hidden states."""
+        weights_N = None if weights_BT is None else weights_BT.flatten()
+        return kernels.cross_entropy(self.logits(x_BTD).flatten(0, 1), targets_BT.flatten(), ignore, weights_N)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         return self.logits(self.hidden(tokens_BT).x_BTD)

@@ -21,7 +21,7 @@ from components.compiled import Program, load
 _NAMES = "vectors.h", "kernels.h", "kernels.c", "products.c", "layers.c"
 SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
 # What a stage is known by is read from Python files; this line makes the C files a part of it.
-SOURCE_SHA256 = "60748936527593937c0d7d73d4beaf273639083df2a7f5d7b7962cb7fbded7d9"
+SOURCE_SHA256 = "58be3a8d98ef14054624a7d8a28e6d3e44104ee99ef21a201f6878b9388d0c2f"
 PROGRAM = Program(
     SOURCES,
     SOURCE_SHA256,
@@ -65,6 +65,8 @@ def library() -> ctypes.CDLL | None:
         "swiglu_backward": [pointer] * 4 + [long] * 2 + [integer],
         "entropy_forward": [pointer] * 3 + [long] + [pointer] * 3 + [long] * 2 + [integer],
         "entropy_backward": [pointer] * 4 + [long] + [single] * 2 + [pointer] + [long] * 2 + [integer],
+        "loss_forward": [pointer] * 4 + [long] + [pointer] * 3 + [long] * 3 + [integer],
+        "loss_backward": [pointer] * 6 + [long] + [single] * 2 + [pointer] * 2 + [long] * 3 + [integer],
         "embedding_backward": [pointer] * 3 + [long] * 2,
     }
     for name, arguments in signatures.items():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from components.model import layers
+from components.model import kernels, layers
 from components.model.config import ModelConfig
 from components.model.kernels import (
     SCORES_LIMIT,
@@ -273,8 +273,19 @@ class Transformer(nn.Module):
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""
-        weight = self.embedding.weight if self.unembedding is None else self.unembedding.weight
-        return softcap(linear(x_BTD, weight), self.cfg.logit_softcap)
+        return softcap(linear(x_BTD, self._output_weight()), self.cfg.logit_softcap)
+
+    def cross_entropy(
+        self, x_BTD: Tensor, targets_BT: Tensor, ignore: int, weights_BT: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`kernels.cross_entropy` of hidden states; their logits are not kept where that is faster."""
+        flat = x_BTD.flatten(0, 1), targets_BT.flatten(), None if weights_BT is None else weights_BT.flatten()
+        if self.cfg.logit_softcap:
+            return kernels.cross_entropy(self.logits(flat[0]), flat[1], ignore, flat[2])
+        return layers.cross_entropy(flat[0], self._output_weight(), flat[1], ignore, flat[2])
+
+    def _output_weight(self) -> Tensor:
+        return self.embedding.weight if self.unembedding is None else self.unembedding.weight
 
     def forward(
         self,

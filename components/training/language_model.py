@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from components.model import kernels
 from components.model.moe import MixtureOfExperts
 from components.training.config import TrainConfig
 from components.training.guard import Guard
@@ -60,9 +59,7 @@ def summed_loss(model: LanguageModel, batch: LMBatch) -> tuple[Tensor, Tensor, T
     """Weighted sums over the batch's targets: cross-entropy in nats, and squared log-normalizer; and the routers' mean
     loss."""
     hidden = _hidden(model, batch)
-    logits_NV = model.logits(hidden.x_BTD).flatten(0, 1)
-    weights_N = None if batch.weights_BT is None else batch.weights_BT.flatten()
-    cross_entropy, z = kernels.cross_entropy(logits_NV, batch.targets_BT.flatten(), IGNORE, weights_N)
+    cross_entropy, z = model.cross_entropy(hidden.x_BTD, batch.targets_BT, IGNORE, batch.weights_BT)
     return cross_entropy, z, hidden.auxiliary_loss()
 
 

@@ -147,7 +147,7 @@ def test_a_model_trains_alike_whichever_library_multiplies(
     config: ModelConfig, packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "OWN_ROWS", 1)
-    batch = batch_of(37, packed, False)
+    batch = batch_of(37, packed, weighted=packed)
     right = gradients(Transformer(config, 2).double(), batch)
     for own in (native.OwnProducts(), native.OwnProducts(True, True, True, True), native.OwnProducts(inputs=True)):
         monkeypatch.setattr(native, "own_products", lambda own=own: own)
