@@ -3,8 +3,6 @@
 
 #define PARTS (BLOCK / LANES)
 
-static INLINE void fetch(const float *p, int64_t ahead) { __builtin_prefetch((const char *)p + ahead, 0, 2); }
-
 static INLINE vec capped(vec x, float cap) {
   vec e = exponential(splat(2.0f / cap) * x);
   return splat(cap) * (splat(1.0f) - splat(2.0f) / (e + splat(1.0f)));
@@ -49,28 +47,28 @@ static INLINE void turn(float *x, const float *weight, const float *cos, const f
   }
 }
 
-/* `ahead`: bytes from these keys to those of the next call, which are fetched on the way: the cache lies in memory, and
- * the processor does not see by itself where the next sequence's part begins. */
-static INLINE void score_blocks(const int blocks, const float *q, const float *keys, float *scores, int c,
-                                int64_t ahead) {
-  vec acc[4 * PARTS];
+/* Scores of up to four blocks. Fewer than four are too few sums to keep the multipliers busy: even and odd channels are
+ * then summed apart. */
+static INLINE void score_blocks(const int blocks, const float *q, const float *keys, float *scores, int c) {
+  vec acc[4 * PARTS], odd[4 * PARTS];
 #pragma GCC unroll 16
-  for (int p = 0; p < blocks * PARTS; p++) acc[p] = (vec){};
-  for (int i = 0; i < c; i++) {
-    vec a = splat(q[i]);
+  for (int p = 0; p < blocks * PARTS; p++) acc[p] = odd[p] = (vec){};
+  for (int i = 0; i < c; i += 2) {
+    vec a = splat(q[i]), b = splat(q[i + 1]);
 #pragma GCC unroll 16
-    for (int p = 0; p < blocks * PARTS; p++)
+    for (int p = 0; p < blocks * PARTS; p++) {
       acc[p] += a * at(keys + (p / PARTS) * BLOCK * c + i * BLOCK + (p % PARTS) * LANES);
-#pragma GCC unroll 16
-    for (int b = 0; b < blocks; b++) fetch(keys + b * BLOCK * c + i * BLOCK, ahead);
+      if (blocks < 4) odd[p] += b * at(keys + (p / PARTS) * BLOCK * c + i * BLOCK + BLOCK + (p % PARTS) * LANES);
+      else acc[p] += b * at(keys + (p / PARTS) * BLOCK * c + i * BLOCK + BLOCK + (p % PARTS) * LANES);
+    }
   }
 #pragma GCC unroll 16
-  for (int p = 0; p < blocks * PARTS; p++) put(scores + p * LANES, acc[p]);
+  for (int p = 0; p < blocks * PARTS; p++) put(scores + p * LANES, acc[p] + odd[p]);
 }
 
 /* y[...] = scale times the sum over positions of weights[s] * values[s][...], in a fixed order. */
 static INLINE void mix(const int vecs, const float *weights, const float *values, float *y, int from, int to, int c,
-                       float scale, int64_t ahead) {
+                       float scale) {
   vec acc[2][4];
 #pragma GCC unroll 4
   for (int p = 0; p < vecs; p++) acc[0][p] = acc[1][p] = (vec){};
@@ -81,11 +79,6 @@ static INLINE void mix(const int vecs, const float *weights, const float *values
     for (int p = 0; p < vecs; p++) {
       acc[0][p] += a * at(values + (int64_t)s * c + p * LANES);
       acc[1][p] += b * at(values + (int64_t)(s + 1) * c + p * LANES);
-    }
-#pragma GCC unroll 16
-    for (int p = 0; p < vecs * LANES; p += 16) {
-      fetch(values + (int64_t)s * c + p, ahead);
-      fetch(values + (int64_t)(s + 1) * c + p, ahead);
     }
   }
   if (s < to) {
@@ -98,52 +91,60 @@ static INLINE void mix(const int vecs, const float *weights, const float *values
 }
 
 /* scores[start..end) of one query with the keys of one head; both ends lie on blocks. */
-static void score(const float *q, const float *keys, float *scores, int start, int end, int c, int64_t ahead) {
+static void score(const float *q, const float *keys, float *scores, int start, int end, int c) {
   int s = start;
   keys += (int64_t)start * c;
   for (; s + 4 * BLOCK <= end; s += 4 * BLOCK, keys += 4 * BLOCK * (int64_t)c)
-    score_blocks(4, q, keys, scores + s, c, ahead);
+    score_blocks(4, q, keys, scores + s, c);
   switch ((end - s) / BLOCK) {
-    case 1: score_blocks(1, q, keys, scores + s, c, ahead); break;
-    case 2: score_blocks(2, q, keys, scores + s, c, ahead); break;
-    case 3: score_blocks(3, q, keys, scores + s, c, ahead); break;
+    case 1: score_blocks(1, q, keys, scores + s, c); break;
+    case 2: score_blocks(2, q, keys, scores + s, c); break;
+    case 3: score_blocks(3, q, keys, scores + s, c); break;
   }
 }
 
-/* Scores of positions [from, to) become e^(score - highest), those beside them in their blocks 0; 1 / their sum. */
-static float weigh(float *scores, int from, int to, int start, int end, float cap) {
+/* The highest score of positions [from, to); those beside them in their blocks, which hold nothing or nothing that may
+ * be seen, become -inf. */
+static INLINE float highest_in(float *scores, int from, int to, int start, int end, float cap) {
+  vec top = splat(-INFINITY);
+  ivec lane;
+  for (int i = 0; i < LANES; i++) lane[i] = i;
   if (cap > 0)
     for (int s = start; s < end; s += LANES) put(scores + s, capped(at(scores + s), cap));
-  for (int s = start; s < from; s++) scores[s] = -INFINITY;
-  for (int s = to; s < end; s++) scores[s] = -INFINITY; /* places that hold nothing yet */
-  vec top = splat(-INFINITY), sum = (vec){};
+  for (int s = end - BLOCK; s < end; s += LANES) put(scores + s, either(lane + s < to, at(scores + s), top));
+  for (int s = start; s < from; s += LANES) put(scores + s, either(lane + s >= from, at(scores + s), top));
   for (int s = start; s < end; s += LANES) top = larger(at(scores + s), top);
-  const vec highest = splat(highest_of(top));
+  return highest_of(top);
+}
+
+/* Scores become e^(score - highest); their sum. */
+static INLINE float powers(float *scores, int start, int end, float highest) {
+  vec sum = (vec){};
   for (int s = start; s < end; s += LANES) {
-    vec e = exponential(at(scores + s) - highest);
+    vec e = exponential(at(scores + s) - splat(highest));
     put(scores + s, e);
     sum += e;
   }
-  return 1.0f / sum_of(sum);
+  return sum_of(sum);
 }
 
-void attend(const Model *m, int layer, const float *row, int slot, int position, int next, float *scores, float *y) {
+void attend(const Model *m, int layer, const float *row, int slot, int position, float *scores, float *y) {
   const int c = m->c, h = m->heads, shared = h / m->kv_heads, room = m->capacity, to = position + 1;
   const int from = m->window && to > m->window ? to - m->window : 0;
   const int start = from / BLOCK * BLOCK, end = (to + BLOCK - 1) / BLOCK * BLOCK;
-  const int64_t ahead = (begin(m, layer, next, 0) - begin(m, layer, slot, 0)) * (int64_t)sizeof(float);
+  float highest[h], scales[h];
   /* One kind of work for all heads, then the next: the processor goes on with one head while it waits for another. */
   for (int head = 0; head < h; head++)
-    score(row + head * c, m->keys + begin(m, layer, slot, head / shared), scores + head * (int64_t)room, start, end, c,
-          ahead);
-  float scales[h];
+    score(row + head * c, m->keys + begin(m, layer, slot, head / shared), scores + head * (int64_t)room, start, end, c);
   for (int head = 0; head < h; head++)
-    scales[head] = weigh(scores + head * (int64_t)room, from, to, start, end, m->attention_cap);
+    highest[head] = highest_in(scores + head * (int64_t)room, from, to, start, end, m->attention_cap);
+  for (int head = 0; head < h; head++)
+    scales[head] = 1.0f / powers(scores + head * (int64_t)room, start, end, highest[head]);
   for (int head = 0; head < h; head++, y += c) {
     const float *weights = scores + head * (int64_t)room, *values = m->values + begin(m, layer, slot, head / shared);
     int i = 0;
-    for (; i + 4 * LANES <= c; i += 4 * LANES) mix(4, weights, values + i, y + i, from, to, c, scales[head], ahead);
-    for (; i + LANES <= c; i += LANES) mix(1, weights, values + i, y + i, from, to, c, scales[head], ahead);
+    for (; i + 4 * LANES <= c; i += 4 * LANES) mix(4, weights, values + i, y + i, from, to, c, scales[head]);
+    for (; i + LANES <= c; i += LANES) mix(1, weights, values + i, y + i, from, to, c, scales[head]);
     for (; i < c; i++) {
       float one = 0.0f;
       for (int s = from; s < to; s++) one += weights[s] * values[(int64_t)s * c + i];

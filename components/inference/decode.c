@@ -20,6 +20,27 @@ int64_t lifespan_workspace(const Model *m) {
   return CHUNK * rows + scores + (CHUNK + 2) * (int64_t)m->vocab;
 }
 
+/* The first layer's queries, keys and values, not placed yet, depend on the token alone: they are computed where it is
+ * first met. Threads that meet it at once write the same bits. */
+static void look_up(const Model *m, int n, const int32_t *tokens, const float *x, float *normed, float *work,
+                    int wide) {
+  const int width = (m->heads + 2 * m->kv_heads) * m->c;
+  int32_t fresh[CHUNK];
+  int count = 0;
+  for (int r = 0; r < n; r++)
+    if (!__atomic_load_n(m->met + tokens[r], __ATOMIC_ACQUIRE)) {
+      rms_norm(x + r * m->d, m->attention_norm[0], normed + count * m->d, m->d, m->eps);
+      fresh[count++] = tokens[r];
+    }
+  assign(normed, m->qkv[0], work, count, m->d, width, m->d, wide);
+  for (int i = 0; i < count; i++) {
+    memcpy(m->first + (int64_t)fresh[i] * width, work + i * wide, width * sizeof(float));
+    __atomic_store_n(m->met + fresh[i], 1, __ATOMIC_RELEASE);
+  }
+  for (int r = 0; r < n; r++)
+    memcpy(work + r * wide, m->first + (int64_t)tokens[r] * width, width * sizeof(float));
+}
+
 /* Up to CHUNK rows through all layers, so few that they stay in the processor's own caches. The logits of the `wanted`
  * rows go to logits[][vocab]; of the others the last layer computes keys and values alone. */
 static void chunk(const Model *m, int n, const int32_t *tokens, const int32_t *slots, const int32_t *positions,
@@ -30,14 +51,16 @@ static void chunk(const Model *m, int n, const int32_t *tokens, const int32_t *s
   for (int r = 0; r < n; r++) memcpy(x + r * d, m->embedding + (int64_t)tokens[r] * d, d * sizeof(float));
   for (int layer = 0; layer < m->layers; layer++) {
     const int last = layer + 1 == m->layers;
-    for (int r = 0; r < n; r++) rms_norm(x + r * d, m->attention_norm[layer], normed + r * d, d, m->eps);
-    assign(normed, m->qkv[layer], work, n, d, (h + 2 * k) * c, d, wide);
+    if (layer == 0) look_up(m, n, tokens, x, normed, work, wide);
+    else {
+      for (int r = 0; r < n; r++) rms_norm(x + r * d, m->attention_norm[layer], normed + r * d, d, m->eps);
+      assign(normed, m->qkv[layer], work, n, d, (h + 2 * k) * c, d, wide);
+    }
     count = 0;
     for (int r = 0; r < n; r++) {
       place(m, layer, work + r * wide, slots[r], positions[r]);
       if (last && (count == wanted || rows[count] - offset != r)) continue;
-      attend(m, layer, work + r * wide, slots[r], positions[r], slots[r + 1 < n ? r + 1 : r], scores,
-             normed + count * h * c);
+      attend(m, layer, work + r * wide, slots[r], positions[r], scores, normed + count * h * c);
       if (count != r) memcpy(x + count * d, x + r * d, d * sizeof(float));
       count++;
     }

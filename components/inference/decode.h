@@ -25,6 +25,8 @@ typedef struct {
   /* per layer; the two head norms and the bias are null where the model has none */
   const float **attention_norm, **qkv, **qkv_bias, **q_norm, **k_norm, **out, **mlp_norm, **gate_up, **down;
   float *keys, *values; /* [layers][slots][kv_heads][capacity * c] */
+  float *first;         /* [vocab][(h + 2k) * c], filled as tokens are first met */
+  uint8_t *met;         /* [vocab] */
 } Model;
 
 /* `sampling.SamplingParams`, as far as it is about a single token. */
@@ -73,9 +75,8 @@ static inline int64_t begin(const Model *m, int64_t layer, int slot, int head) {
 /* Norms, rotation and scale of a row's queries and keys; keys and values go to their places in the cache. */
 void place(const Model *m, int layer, float *row, int slot, int position);
 
-/* Attention of a placed row's queries to what its slot holds, to y[heads * c]. next: the slot that comes after it.
- * scores: [heads][capacity]. */
-void attend(const Model *m, int layer, const float *row, int slot, int position, int next, float *scores, float *y);
+/* Attention of a placed row's queries to what its slot holds, to y[heads * c]. scores: [heads][capacity]. */
+void attend(const Model *m, int layer, const float *row, int slot, int position, float *scores, float *y);
 
 /* `sampling.choose` for a row of logits: the most probable token at temperature 0, else the first whose cumulative
  * probability passes `uniform`. `draw` has room for two rows. */

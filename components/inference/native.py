@@ -27,7 +27,7 @@ SOURCES = tuple(
     Path(__file__).with_name(name) for name in ("decode.c", "decode.h", "panels.c", "attention.c", "draw.c")
 )
 # What a stage is known by is read from Python files; this line makes the C files a part of it.
-SOURCE_SHA256 = "8726763997802d44c91b92354f98f8d8a06c95eefba0ccf7cea24771ee2f9131"
+SOURCE_SHA256 = "05a5d057dff2a390861eab7292a0b872bcd8fff72d59ff4dc5c7a710c47a6950"
 PROGRAM = Program(
     SOURCES,
     SOURCE_SHA256,
@@ -92,7 +92,7 @@ class _Model(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in _INTS),
         *((name, ctypes.c_float) for name in _FLOATS),
-        *((name, ctypes.c_void_p) for name in (*_TABLES, *_LAYERS, "keys", "values")),
+        *((name, ctypes.c_void_p) for name in (*_TABLES, *_LAYERS, "keys", "values", "first", "met")),
     )
 
 
@@ -182,6 +182,7 @@ class NativeDecoder:
         self.capacity = -(-capacity // block) * block
         self._kept: list[Any] = []  # what C holds addresses of
         self._weights = 0  # bytes of packed ones
+        widest = (cfg.num_heads + 2 * cfg.kv_heads) * cfg.per_head
         half = cfg.num_layers * slots * cfg.kv_heads * self.capacity * cfg.per_head
         self._cache = _memory(2 * half)
         weakref.finalize(self, _keep, self._cache)
@@ -210,6 +211,9 @@ class NativeDecoder:
                 "unembedding": self._packed(unembedding),
                 "keys": self._address(self._cache[:half]),
                 "values": self._address(self._cache[half:]),
+                # Only the rows of tokens that were met become real memory.
+                "first": self._address(np.empty((cfg.vocab_size, widest), np.float32)),
+                "met": self._address(np.zeros(cfg.vocab_size, np.uint8)),
             },
             **{name: self._pointers([layer[name] for layer in blocks]) for name in _LAYERS},
         )

@@ -16,6 +16,8 @@ void lifespan_pack(const float *w, int64_t outputs, int64_t inputs, int32_t gate
   }
 }
 
+#define AHEAD 512 /* numbers of the weights that are fetched before their turn: they lie in no near cache */
+
 /* What becomes of a product: it is written, added to what is there, or its gate and up halves become
  * silu(gate) * up. */
 enum { ASSIGN, ADD, GATE };
@@ -29,8 +31,10 @@ static INLINE void tile(const int rows, const int panels, const int kind, const 
   for (int r = 0; r < rows; r++)
 #pragma GCC unroll 12
     for (int p = 0; p < 2 * panels; p++) acc[r][p] = (vec){};
+#pragma GCC unroll 4
   for (int i = 0; i < k; i++) {
     vec b[12];
+    if (rows == 6) __builtin_prefetch(w + i * PANEL + AHEAD);
 #pragma GCC unroll 12
     for (int p = 0; p < 2 * panels; p++) b[p] = at(w + (int64_t)(p / 2) * k * PANEL + i * PANEL + (p % 2) * LANES);
 #pragma GCC unroll 6
@@ -39,6 +43,7 @@ static INLINE void tile(const int rows, const int panels, const int kind, const 
 #pragma GCC unroll 12
       for (int p = 0; p < 2 * panels; p++) acc[r][p] += a * b[p];
     }
+    __asm__ volatile("" ::: "memory"); /* or gcc loads what the next steps need and has no registers left */
   }
 #pragma GCC unroll 6
   for (int r = 0; r < rows; r++) {
