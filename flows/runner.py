@@ -159,14 +159,7 @@ class Runner:
     def _run(self, missing: list[str]) -> None:
         why = reasons_to_run(self.graph, self.home)
         compute = self.compute = pace.settled(self.compute, self._width(missing), self.board.say)
-        pool = open_pool(
-            compute.workers,
-            compute.threads_per_worker,
-            self.home.local,
-            self.run_id,
-            self._hear,
-            modules_of(self.graph, missing),
-        )
+        pool = open_pool(compute, self.home.local, self.run_id, self._hear, modules_of(self.graph, missing))
         with self._lock:
             self._pool = pool
         if self._cancelled.is_set():

@@ -39,6 +39,7 @@ class ComputeConfig:
     watts_per_core: float = 10.0  # share of a server's draw for one busy core; sets energy in the cost rows
     usd_per_core_hour: float = 0.04  # about what clouds ask for one virtual core
     checkpoint_seconds: float = 20.0  # a killed stage loses at most about this much work
+    grace_seconds: float = 5.0  # what stages have to save their state when a run is ended by SIGTERM or Ctrl-C
     stage_timeout_seconds: float = 0.0  # a stage that runs longer is ended and has failed; 0: no limit
 
     def __post_init__(self) -> None:

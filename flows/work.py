@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -28,6 +30,37 @@ if TYPE_CHECKING:
 
 KEPT_STATES = 2  # the newest may be torn by a dying disk; the one before it then serves
 PROGRESS_SECONDS = 0.2
+
+
+class Notice:
+    """A request to end, SIGTERM, as pre-emption gives it: a stage that saves states saves one more first.
+
+    A worker process has one, `NOTICE`; it executes one stage at a time.
+    """
+
+    def __init__(self) -> None:
+        self.given = False
+        self.saves = False  # whether the stage that runs now saves states
+
+    def give(self, number: int = 0, frame: Any = None) -> None:
+        """Handle SIGTERM: end now, or when the next state is saved."""
+        self.given = True
+        if not self.saves:
+            self.leave()
+
+    def leave(self) -> None:
+        """End as SIGTERM ends a process, so that whoever waits for it sees what it was."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def stage_ended(self) -> None:
+        """Nothing is left to save."""
+        self.saves = False
+        if self.given:
+            self.leave()
+
+
+NOTICE = Notice()
 
 
 class Waiting(RuntimeError):
@@ -126,13 +159,16 @@ class Work:
     # --- surviving a kill -----------------------------------------------------------------------------------------
 
     def state_due(self) -> bool:
-        """True when it is time for the next `save_state` (`compute.checkpoint_seconds` since the last one)."""
-        return time.monotonic() - self._state_saved_at >= self.execution.checkpoint_seconds
+        """True when it is time for the next `save_state`: `compute.checkpoint_seconds` since the last one, or the
+        process is asked to end."""
+        NOTICE.saves = True
+        return NOTICE.given or time.monotonic() - self._state_saved_at >= self.execution.checkpoint_seconds
 
     def save_state(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Save all that is needed to go on after `step` steps: atomic, the last two are kept.
 
-        `meta` is JSON. Write order: the new rows, the tensors, then the description that makes both count.
+        `meta` is JSON. Write order: the new rows, the tensors, then the description that makes both count. Ends the
+        process when it was asked to end.
         """
         from safetensors.torch import save
 
@@ -160,6 +196,9 @@ class Work:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
         self._state_saved_at = time.monotonic()
+        NOTICE.saves = True
+        if NOTICE.given:
+            NOTICE.leave()
 
     def load_state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
         """The newest whole state (step, tensors, meta), with the rows of that moment; None for a fresh start."""

@@ -67,7 +67,9 @@ def main() -> None:
             channel.write(json.dumps(event) + "\n")
 
     from flows.jobs import Job, execute
+    from flows.work import NOTICE
 
+    signal.signal(signal.SIGTERM, NOTICE.give)
     emit({"event": "ready", "pid": os.getpid()})
     waiting: list[str] = []  # modules to import while there is nothing better to do
     while True:
@@ -89,6 +91,7 @@ def main() -> None:
             described = describe_error(error)
             note(described["traceback"])
             emit({"event": "failed", "error": described})
+        NOTICE.stage_ended()
 
 
 def note(text: str) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flows.jobs import Job, run_here
+from flows.settings import ComputeConfig
 from flows.work import Waiting
 from flows.worker import describe_error
 from storage.artifacts import Artifact
@@ -79,11 +80,12 @@ class Pool(Protocol):
     def close(self) -> None: ...
 
 
-def open_pool(workers: int, threads: int, local: Path, run_id: str, events: Events, preload: Sequence[str]) -> Pool:
+def open_pool(compute: ComputeConfig, local: Path, run_id: str, events: Events, preload: Sequence[str]) -> Pool:
     """The pool for `compute.workers`; 0 means this process."""
-    if not workers:
+    if not compute.workers:
         return InlinePool(events)
-    return WorkerPool(workers, threads, local / "logs" / run_id, local / "cache", events, preload)
+    logs, threads = local / "logs" / run_id, compute.threads_per_worker
+    return WorkerPool(compute.workers, threads, logs, local / "cache", events, preload, compute.grace_seconds)
 
 
 class InlinePool:
@@ -134,11 +136,20 @@ class WorkerPool:
         caches: folder for compiled kernels.
         events: told of each job's events (`started`, `progress`), from the pool's threads.
         preload: modules that a worker imports while it has no job.
+        grace: seconds that a stage has to save its state when `close` ends it.
     """
 
     def __init__(
-        self, size: int, threads: int, logs: Path, caches: Path, events: Events, preload: Sequence[str] = ()
+        self,
+        size: int,
+        threads: int,
+        logs: Path,
+        caches: Path,
+        events: Events,
+        preload: Sequence[str] = (),
+        grace: float = 5.0,
     ) -> None:
+        self._grace = grace
         self._logs, self._events, self._preload = logs, events, list(preload)
         self._environment = worker_environment(threads, caches)
         self._queue: queue.PriorityQueue[tuple[float, int, tuple[Job, Future[Artifact]] | None]] = queue.PriorityQueue()
@@ -195,8 +206,8 @@ class WorkerPool:
         if process := self._busy.get(label):
             signal_group(process, signal.SIGKILL)
 
-    def close(self, patience: float = 2.0) -> None:
-        """End every worker: SIGTERM to its process group, SIGKILL after `patience` seconds."""
+    def close(self) -> None:
+        """End every worker: SIGTERM to its process group, SIGKILL after the grace time."""
         self._closing.set()
         for _ in self._slots:
             self._queue.put((float("-inf"), next(self._order), None))
@@ -204,7 +215,7 @@ class WorkerPool:
             processes = list(self._processes.values())
         for process in processes:
             signal_group(process, signal.SIGTERM)
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + self._grace
         for process in processes:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_life import Counting, count, scale, train
+from toy_life import Counting, count, scale, train, train_long
 
 from flows.graph import Graph
 from flows.jobs import Job, arrived, travelling
@@ -180,3 +180,31 @@ def test_rows_for_an_unknown_table_are_refused(home: Home, tmp_path: Path) -> No
     work.rows("evil", [{"x": 1}])
     with pytest.raises(ValueError, match="wrote rows for 'evil'; tables: runs"):
         write_rows(home, scale, job(home, count, config=Counting()), work, work.spent(), ComputeConfig())
+
+
+@pytest.mark.parametrize("whom", ["pool", "worker"])
+def test_a_stage_that_is_asked_to_end_saves_its_state_first(
+    pool: WorkerPool, home: Home, heard: queue.SimpleQueue[tuple[str, dict[str, Any]]], whom: str
+) -> None:
+    task = job(home, train_long, steps=400)  # 8 s, and a state is due every 20
+    future = pool.submit(task, 0)
+    while heard.get(timeout=30)[1]["event"] != "progress":
+        pass
+    if whom == "pool":
+        pool.close()
+        with pytest.raises(Interrupted):
+            future.result(10)
+        pool = WorkerPool(1, 1, home.local / "logs" / "y", home.local / "cache", lambda job, event: None)
+    else:
+        (pid,) = pool.pids()
+        os.kill(pid, signal.SIGTERM)  # as a scheduler of machines does
+        with pytest.raises(StageFailed, match="ended by SIGTERM") as caught:
+            future.result(10)
+        assert caught.value.error["transient"]  # so it is tried again
+    try:
+        artifact = pool.submit(task, 0).result(30)
+        assert artifact.facts["resumed_at"] >= 20
+        steps = home.tables.read("metrics", ["step"]).column("step").to_pylist()
+        assert sorted(steps) == list(range(1, 401))
+    finally:
+        pool.close()

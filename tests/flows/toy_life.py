@@ -84,6 +84,27 @@ def train(work: Work, *, steps: int, fuse: str = "", mode: str = "", pause: floa
     return {"w": float(weights), "resumed_at": resumed_at}
 
 
+@stage(produces="checkpoint", group="pretraining")
+def train_long(work: Work, *, steps: int) -> dict[str, Any]:
+    """Counts steps, and saves a state only when it is due."""
+    import torch
+
+    state = work.load_state()
+    done = resumed_at = state[0] if state else 0
+    while done < steps:
+        done += 1
+        work.log(done, {"w": float(done)})
+        if work.state_due():
+            work.save_state(done, {"w": torch.zeros(1)}, {})
+        if done == 20 and not resumed_at:
+            work.progress(done, steps)
+            time.sleep(0.5)
+        if not resumed_at:
+            time.sleep(0.02)
+    (work.out / "w.json").write_text(str(done))
+    return {"resumed_at": resumed_at}
+
+
 def toy_graph(cfg: Any, run: Any) -> None:
     numbers = count.submit(run, config=Counting(cfg.seed + 3))
     parts = [scale.submit(run, label=f"scale[factor={f}]", numbers=numbers, factor=f) for f in (1.0, 2.0)]
