@@ -1,8 +1,6 @@
 /* Norms, rotation, and the attention of one token to what its sequence has in the cache. */
 #include "decode.h"
 
-#define PARTS (BLOCK / LANES)
-
 static INLINE vec capped(vec x, float cap) {
   vec e = exponential(splat(2.0f / cap) * x);
   return splat(cap) * (splat(1.0f) - splat(2.0f) / (e + splat(1.0f)));
@@ -47,23 +45,21 @@ static INLINE void turn(float *x, const float *weight, const float *cos, const f
   }
 }
 
-/* Scores of up to four blocks. Fewer than four are too few sums to keep the multipliers busy: even and odd channels are
- * then summed apart. */
+/* Scores of up to four blocks; even and odd channels are summed apart, which keeps the multipliers busy. */
 static INLINE void score_blocks(const int blocks, const float *q, const float *keys, float *scores, int c) {
-  vec acc[4 * PARTS], odd[4 * PARTS];
-#pragma GCC unroll 16
-  for (int p = 0; p < blocks * PARTS; p++) acc[p] = odd[p] = (vec){};
+  vec even[4], odd[4];
+#pragma GCC unroll 4
+  for (int b = 0; b < blocks; b++) even[b] = odd[b] = (vec){};
   for (int i = 0; i < c; i += 2) {
-    vec a = splat(q[i]), b = splat(q[i + 1]);
-#pragma GCC unroll 16
-    for (int p = 0; p < blocks * PARTS; p++) {
-      acc[p] += a * at(keys + (p / PARTS) * BLOCK * c + i * BLOCK + (p % PARTS) * LANES);
-      if (blocks < 4) odd[p] += b * at(keys + (p / PARTS) * BLOCK * c + i * BLOCK + BLOCK + (p % PARTS) * LANES);
-      else acc[p] += b * at(keys + (p / PARTS) * BLOCK * c + i * BLOCK + BLOCK + (p % PARTS) * LANES);
+    vec first = splat(q[i]), second = splat(q[i + 1]);
+#pragma GCC unroll 4
+    for (int b = 0; b < blocks; b++) {
+      even[b] += first * at(keys + (b * c + i) * BLOCK);
+      odd[b] += second * at(keys + (b * c + i + 1) * BLOCK);
     }
   }
-#pragma GCC unroll 16
-  for (int p = 0; p < blocks * PARTS; p++) put(scores + p * LANES, acc[p] + odd[p]);
+#pragma GCC unroll 4
+  for (int b = 0; b < blocks; b++) put(scores + b * BLOCK, even[b] + odd[b]);
 }
 
 /* y[...] = scale times the sum over positions of weights[s] * values[s][...], in a fixed order. */
@@ -111,8 +107,8 @@ static INLINE float highest_in(float *scores, int from, int to, int start, int e
   for (int i = 0; i < LANES; i++) lane[i] = i;
   if (cap > 0)
     for (int s = start; s < end; s += LANES) put(scores + s, capped(at(scores + s), cap));
-  for (int s = end - BLOCK; s < end; s += LANES) put(scores + s, either(lane + s < to, at(scores + s), top));
-  for (int s = start; s < from; s += LANES) put(scores + s, either(lane + s >= from, at(scores + s), top));
+  put(scores + start, either(lane + start >= from, at(scores + start), top));
+  put(scores + end - BLOCK, either(lane + (end - BLOCK) < to, at(scores + end - BLOCK), top));
   for (int s = start; s < end; s += LANES) top = larger(at(scores + s), top);
   return highest_of(top);
 }

@@ -27,7 +27,7 @@ SOURCES = tuple(
     Path(__file__).with_name(name) for name in ("decode.c", "decode.h", "panels.c", "attention.c", "draw.c")
 )
 # What a stage is known by is read from Python files; this line makes the C files a part of it.
-SOURCE_SHA256 = "05a5d057dff2a390861eab7292a0b872bcd8fff72d59ff4dc5c7a710c47a6950"
+SOURCE_SHA256 = "61d7d65f4fe1022f22e4fcdd872b0df1a2cc59fa291492e41d47c4038e099ec2"
 PROGRAM = Program(
     SOURCES,
     SOURCE_SHA256,
@@ -36,9 +36,9 @@ PROGRAM = Program(
     without="generation runs through torch, several times slower",
     borrowed=(Path(__file__).parents[1] / "model" / "vectors.h",),
 )
-# Sequences that go on together: the fewer, the nearer their keys and values stay; the more, the less often weights that
-# no cache holds are read again.
-FEW_ROWS, MANY_ROWS, SMALL_WEIGHTS = 12, 96, 6 << 20  # bytes
+# Sequences that go on together: their keys and values should lie in a cache beside the weights. Where the weights alone
+# fill it, they are read again for every step, so that many go together.
+FEW_ROWS, MANY_ROWS, SMALL_WEIGHTS, NEAR_BYTES = 12, 96, 6 << 20, 7 << 20
 SPARE_BYTES = 256 << 20  # memory of a decoder that is gone which is kept for the next
 TILE_ROWS = 6  # that the matrix products take at once
 ROWS_OF_A_THREAD = 8  # fewer rows than this gain nothing from a second thread
@@ -185,6 +185,7 @@ class NativeDecoder:
         widest = (cfg.num_heads + 2 * cfg.kv_heads) * cfg.per_head
         half = cfg.num_layers * slots * cfg.kv_heads * self.capacity * cfg.per_head
         self._cache = _memory(2 * half)
+        self._cache_bytes = 2 * half * self._cache.itemsize
         weakref.finalize(self, _keep, self._cache)
         blocks = [self._block(block) for block in model.blocks if isinstance(block, Block)]
         unembedding = model.embedding.weight if model.unembedding is None else model.unembedding.weight
@@ -314,7 +315,8 @@ class NativeDecoder:
 
     def advance(self, crowd: Crowd, slots: npt.NDArray[np.int32], steps: int) -> None:
         """Let each of these slots gain `steps` tokens, or as many as it takes to end."""
-        most = FEW_ROWS if self._weights < SMALL_WEIGHTS else MANY_ROWS
+        near = (NEAR_BYTES - self._weights) * self.slots // self._cache_bytes // TILE_ROWS * TILE_ROWS
+        most = max(TILE_ROWS, min(FEW_ROWS, near)) if self._weights < SMALL_WEIGHTS else MANY_ROWS
         blocks = -(-len(slots) // most)
         blocks = -(-blocks // self._threads) * self._threads  # so that no thread waits for another's last one
         width = min(-(-len(slots) // blocks // TILE_ROWS) * TILE_ROWS, most)
