@@ -87,6 +87,8 @@ class GGUFFile:
             num_axes = int(struct.unpack_from("<I", self._bytes, at)[0])
             *axes, kind, offset = struct.unpack_from(f"<{num_axes}QIQ", self._bytes, at + 4)
             at += 16 + 8 * num_axes
+            if not axes or prod(axes) > 8 * len(self._bytes):
+                raise ValueError(f"{name} has the shape {axes}, more than the file has bits")
             stored.append((name, tuple(reversed(axes)), kind, offset))
         alignment = int(self.metadata.get("general.alignment", 32))
         start = -(-at // alignment) * alignment

@@ -162,6 +162,11 @@ def test_a_damaged_file_is_told_from_a_model(tmp_path: Path, write_gguf: Write) 
         path.write_bytes(content)
         with pytest.raises(UnsupportedModel, match="not a GGUF file, or damaged"):
             GGUFFile(path)
+    rows = whole.index(b"token_embd.weight") + len(b"token_embd.weight") + 12  # behind the number of axes and the first
+    path = tmp_path / "tall.gguf"
+    path.write_bytes(whole[:rows] + (1 << 30).to_bytes(8, "little") + whole[rows + 8 :])
+    with pytest.raises(UnsupportedModel, match=r"token_embd.weight has the shape .* more than the file has bits"):
+        GGUFFile(path)
     path = tmp_path / "cut.gguf"
     path.write_bytes(whole[:-400])
     with pytest.raises(UnsupportedModel, match="does not fit into the file"):
