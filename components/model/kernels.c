@@ -25,7 +25,7 @@ static INLINE float inverse_rms(const float* x, long d, float eps) {
 // total = x + delta (delta may be null: total is not written), y = total / rms(total) * w
 void norm_forward(const float* x, const float* delta, const float* w, float* total, float* y, float* rstd, long rows,
                   long d, float eps, int threads) {
-    PARALLEL for (long row = 0; row < rows; row++) {
+    EACH(for (long row = 0; row < rows; row++) {
         const float* from = x + row * d;
         if (delta) {
             const float* more = delta + row * d;
@@ -36,15 +36,15 @@ void norm_forward(const float* x, const float* delta, const float* w, float* tot
         float r = rstd[row] = inverse_rms(from, d, eps);
         float* out = y + row * d;
         SIMD for (long i = 0; i < d; i++) out[i] = from[i] * r * w[i];
-    }
+    })
 }
 
 // dx = the norm's gradient plus that of the residual stream (may be null); dw must come zeroed; y again, unless null
 void norm_backward(const float* x, const float* w, const float* rstd, const float* dy, const float* residual, float* dx,
                    float* dw, float* y, long rows, long d, int threads) {
-    float* parts = calloc(threads * d, sizeof(float));
-    PARALLEL for (int part = 0; part < threads; part++) {
-        float* sum = parts + part * d;
+    float* parts = calloc((threads - 1) * d + 1, sizeof(float));
+    EACH(for (int part = 0; part < threads; part++) {
+        float* sum = part ? parts + (part - 1) * d : dw;
         for (long row = rows * part / threads; row < rows * (part + 1) / threads; row++) {
             const float *from = x + row * d, *g = dy + row * d;
             float* out = dx + row * d;
@@ -64,8 +64,8 @@ void norm_backward(const float* x, const float* w, const float* rstd, const floa
                 SIMD for (long i = 0; i < d; i++) again[i] = from[i] * r * w[i];
             }
         }
-    }
-    add_parts(parts, dw, d, threads, 1);
+    })
+    if (threads > 1) add_parts(parts, dw, d, threads - 1, 1);
     free(parts);
 }
 
@@ -112,14 +112,14 @@ static INLINE void turn_back(const float* x, const float* w, const float* cos, c
 void heads_forward(const float* qkv, const float* qw, const float* kw, const float* cosines, const float* sines,
                    long stride, float* q, float* k, float* v, long B, long T, long H, long K, long C, float eps,
                    int threads) {
-    PARALLEL for (long bt = 0; bt < B * T; bt++) {
+    EACH(for (long bt = 0; bt < B * T; bt++) {
         long b = bt / T, t = bt % T;
         const float *cos = cosines + b * stride + t * C / 2, *sin = sines + b * stride + t * C / 2;
         const float* x = qkv + bt * (H + 2 * K) * C;
         for (long h = 0; h < H; h++, x += C) BY_WIDTH(turn, x, qw, cos, sin, q + ((b * H + h) * T + t) * C);
         for (long h = 0; h < K; h++, x += C) BY_WIDTH(turn, x, kw, cos, sin, k + ((b * K + h) * T + t) * C);
         for (long h = 0; h < K; h++, x += C) memcpy(v + ((b * K + h) * T + t) * C, x, C * sizeof(float));
-    }
+    })
 }
 
 // The inverse way; dqw and dkw (null without norms) must come zeroed.
@@ -128,7 +128,7 @@ void heads_backward(const float* qkv, const float* qw, const float* kw, const fl
                     long B, long T, long H, long K, long C, float eps, int threads) {
     long rows = B * T;
     float* parts = calloc(threads * 2 * C, sizeof(float));
-    PARALLEL for (int part = 0; part < threads; part++) {
+    EACH(for (int part = 0; part < threads; part++) {
         float *qsum = parts + part * 2 * C, *ksum = qsum + C;
         for (long bt = rows * part / threads; bt < rows * (part + 1) / threads; bt++) {
             long b = bt / T, t = bt % T;
@@ -145,7 +145,7 @@ void heads_backward(const float* qkv, const float* qw, const float* kw, const fl
             }
             for (long h = 0; h < K; h++, dx += C) memcpy(dx, dv + ((b * K + h) * T + t) * C, C * sizeof(float));
         }
-    }
+    })
     for (int part = 0; qw && part < threads; part++)
         for (long i = 0; i < C; i++) dqw[i] += parts[part * 2 * C + i], dkw[i] += parts[(part * 2 + 1) * C + i];
     free(parts);
@@ -203,7 +203,7 @@ long attention_padding(void) { return COLUMNS; }
 void attention_forward(const float* q, const float* k, const float* v, const uint8_t* mask, long stride, float* probs,
                        float* out, long B, long T, long H, long K, long C, float scale, int threads) {
     long Tp = whole(T), Cp = whole(C);
-    PARALLEL for (long bh = 0; bh < B * H; bh++) {
+    EACH(for (long bh = 0; bh < B * H; bh++) {
         long b = bh / H, h = bh % H, kv = b * K + h / (H / K);
         float* scratch = malloc((C * Tp + T * Cp + 6 * Cp) * sizeof(float));
         float *kt = scratch, *vp = kt + C * Tp, *y = vp + T * Cp;
@@ -229,14 +229,14 @@ void attention_forward(const float* q, const float* k, const float* v, const uin
             for (long r = 0; r < R; r++) memcpy(out + ((b * T + i + r) * H + h) * C, y + r * Cp, C * sizeof(float));
         }
         free(scratch);
-    }
+    })
 }
 
 void attention_backward(const float* q, const float* k, const float* v, const float* probs, const float* dout,
                         int causal, float* dq, float* dk, float* dv, long B, long T, long H, long K, long C,
                         float scale, int threads) {
     long Tp = whole(T), Cp = whole(C), G = H / K;
-    PARALLEL for (long kv = 0; kv < B * K; kv++) {
+    EACH(for (long kv = 0; kv < B * K; kv++) {
         long b = kv / K;
         float* scratch = malloc((T * Tp + C * Tp + 5 * T * Cp + 6 * Cp) * sizeof(float));
         float *d = scratch, *vt = d + T * Tp, *kp = vt + C * Tp, *qp = kp + T * Cp, *dy = qp + T * Cp;
@@ -272,7 +272,7 @@ void attention_backward(const float* q, const float* k, const float* v, const fl
             memcpy(dv + (kv * T + i) * C, dvp + i * Cp, C * sizeof(float));
         }
         free(scratch);
-    }
+    })
 }
 
 // sums[0] cross-entropy and sums[1] squared log-normalizers of rows with a target, times the row's weight (null: 1);
@@ -280,7 +280,7 @@ void attention_backward(const float* q, const float* k, const float* v, const fl
 void entropy_forward(const float* logits, const int64_t* targets, const float* weights, long ignore, float* powers,
                      float* norms, double* sums, long rows, long V, int threads) {
     double* parts = calloc(threads * 2, sizeof(double));
-    PARALLEL for (int part = 0; part < threads; part++)
+    EACH(for (int part = 0; part < threads; part++)
         for (long row = rows * part / threads; row < rows * (part + 1) / threads; row++) {
             if (targets[row] == ignore) continue;
             const float* x = logits + row * V;
@@ -291,7 +291,7 @@ void entropy_forward(const float* logits, const int64_t* targets, const float* w
             double weight = weights ? weights[row] : 1.0f;
             parts[part * 2] += weight * (norm - right);
             parts[part * 2 + 1] += weight * norm * norm;
-        }
+        })
     for (int part = 0; part < threads; part++) {
         sums[0] += parts[part * 2];
         sums[1] += parts[part * 2 + 1];
@@ -301,7 +301,7 @@ void entropy_forward(const float* logits, const int64_t* targets, const float* w
 
 void entropy_backward(const float* powers, const float* norms, const int64_t* targets, const float* weights,
                       long ignore, float g, float gz, float* d, long rows, long V, int threads) {
-    PARALLEL for (long row = 0; row < rows; row++) {
+    EACH(for (long row = 0; row < rows; row++) {
         float* out = d + row * V;
         if (targets[row] == ignore) {
             memset(out, 0, V * sizeof(float));
@@ -312,7 +312,7 @@ void entropy_backward(const float* powers, const float* norms, const int64_t* ta
         float factor = weight * (g + 2.0f * gz * norms[row * 2 + 1]) / norms[row * 2];
         SIMD for (long j = 0; j < V; j++) out[j] = e[j] * factor;
         out[targets[row]] -= weight * g;
-    }
+    })
 }
 
 // dw, which must come zeroed, gets row i of dy at tokens[i]

@@ -4,6 +4,14 @@
 
 #define DEPTH 256  // of one chunk of a product: a panel of it stays in the first cache
 
+// A loop whose turns go to several threads; one alone runs it as it is, as to start even one takes a microsecond.
+#define EACH(...) \
+    if (threads > 1) { \
+        PARALLEL __VA_ARGS__ \
+    } else { \
+        __VA_ARGS__ \
+    }
+
 static inline long least(long a, long b) { return a < b ? a : b; }
 static inline float* room(long n) { return aligned_alloc(64, (n / 16 + 1) * 64); }  // on the border of a cache line
 

@@ -34,7 +34,7 @@ static INLINE void tile(const float* a, const long row, const long step, const f
 
 // The right side b [K, N] in chunks of DEPTH, each in panels [depth, COLUMNS]: K * whole(N) numbers
 void pack(const float* b, long row, long column, float* to, long N, long K, int threads) {
-    PARALLEL for (long j = 0; j < whole(N); j += COLUMNS) {
+    EACH(for (long j = 0; j < whole(N); j += COLUMNS) {
         long n = least(N - j, COLUMNS);
         for (long k0 = 0; k0 < K; k0 += DEPTH) {
             long depth = least(K - k0, DEPTH);
@@ -46,7 +46,7 @@ void pack(const float* b, long row, long column, float* to, long N, long K, int 
                 for (long i = 0; i < COLUMNS; i++)
                     for (long k = 0; k < depth; k++) panel[k * COLUMNS + i] = i < n ? from[k * row + i * column] : 0;
         }
-    }
+    })
 }
 
 // Rows of the left side in strips [depth, ROWS], eight steps of the depth at a time
@@ -103,42 +103,42 @@ void product(const float* a, long a_row, long a_column, const float* b, long b_r
     if (a_column == 1 || K <= M) {
         float* packed = malloc((whole(N) * K + 1) * sizeof(float));
         pack(b, b_row, b_column, packed, N, K, threads);
-        PARALLEL for (int part = 0; part < threads; part++) {
+        EACH(for (int part = 0; part < threads; part++) {
             long from = M * part / threads / ROWS * ROWS, to = M * (part + 1) / threads / ROWS * ROWS;
             if (part + 1 == threads) to = M;
             multiply(a + from * a_row, a_row, a_column, packed, c + from * N, to - from, N, K, 0);
-        }
+        })
         free(packed);
         return;
     }
     float *parts = malloc(((threads - 1) * M * N + 1) * sizeof(float));
     float *packed = malloc(threads * whole(N) * DEPTH * sizeof(float));
-    PARALLEL for (int part = 0; part < threads; part++) {
+    EACH(for (int part = 0; part < threads; part++) {
         long from = K * part / threads, to = K * (part + 1) / threads;
         float* out = part ? parts + (part - 1) * M * N : c;
         if (from == to) memset(out, 0, M * N * sizeof(float));
         multiply_rows(a + from * a_column, a_row, a_column, b + from * b_row, b_row, b_column, out, M, N, to - from, 0,
                       packed + part * whole(N) * DEPTH);
-    }
+    })
     add_parts(parts, c, M * N, threads - 1, threads);
     free(parts), free(packed);
 }
 
 // y = silu(gate) * up of rows [gate | up]
 void swiglu_forward(const float* x, float* y, long rows, long F, int threads) {
-    PARALLEL for (long row = 0; row < rows; row++) {
+    EACH(for (long row = 0; row < rows; row++) {
         const float *gate = x + row * 2 * F, *up = gate + F;
         float* out = y + row * F;
         for (long i = 0; i < F; i += LANES) {
             vec g = load(gate + i, F - i);
             store(out + i, F - i, g / (1.0f + exponential(-g)) * load(up + i, F - i));
         }
-    }
+    })
 }
 
 // dx [gate | up]; and y again, unless null (it may lie where dy does)
 void swiglu_backward(const float* x, const float* dy, float* dx, float* y, long rows, long F, int threads) {
-    PARALLEL for (long row = 0; row < rows; row++) {
+    EACH(for (long row = 0; row < rows; row++) {
         const float *gate = x + row * 2 * F, *up = gate + F, *g = dy + row * F;
         float *dgate = dx + row * 2 * F, *dup = dgate + F;
         for (long i = 0; i < F; i += LANES) {
@@ -148,5 +148,5 @@ void swiglu_backward(const float* x, const float* dy, float* dx, float* y, long 
             store(dgate + i, F - i, back * u * (s + silu * (1.0f - s)));
             if (y) store(y + row * F + i, F - i, silu * u);
         }
-    }
+    })
 }
