@@ -6,8 +6,8 @@
  *
  * Names: n rows, d model width, h query heads, k key heads, c head dimension, f feed-forward width, v vocabulary,
  * s positions. Matrices are packed in panels of PANEL outputs: packed[panel][input][output in panel].
- * Keys lie in blocks of as many positions as a vector has lanes, [block][c][position in block], so that a score needs no
- * sum over lanes; values lie as [position][c].
+ * Keys lie in blocks of as many positions as a vector has lanes, [block][c][position in block], so that a score needs
+ * no sum over lanes; values lie as [position][c].
  */
 #pragma once
 #include <math.h>
