@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from flows.config import load_config
 from flows.settings import ConfigError
 from storage.home import Home
 
@@ -110,3 +111,28 @@ def test_what_fails_before_the_first_stage_is_told_without_its_secrets(
     assert told == [("lifespan.run.failed", state.message)]
     error = capsys.readouterr().err
     assert "Traceback" in error and "s3://***@bucket" in error and "planted-s3-secret" not in error
+
+
+def test_prefect_yaml_deploys_what_the_command_deploys() -> None:
+    import importlib
+    from pathlib import Path
+
+    import yaml
+
+    from flows.catalogue import FLOWS
+    from flows.deploy import NAME, NIGHTLY
+    from flows.services import POOL
+
+    root = Path(__file__).parents[2]
+    deployments = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
+    entrypoints = [deployment["entrypoint"].partition(":") for deployment in deployments]
+    assert {function for _, _, function in entrypoints} == set(FLOWS)
+    for file, _, function in entrypoints:
+        module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+        assert getattr(module, function).name == function
+    for deployment in deployments:
+        assert (deployment["name"], deployment["work_pool"]["name"]) == (NAME, POOL)
+        assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+        assert load_config(deployment["parameters"]["profile"], deployment["parameters"]["settings"])
+    (nightly,) = [schedule for deployment in deployments for schedule in deployment.get("schedules", [])]
+    assert (nightly["slug"], nightly["active"]) == (NIGHTLY, False)
