@@ -216,8 +216,14 @@ def schedules(home: Home) -> list[Schedule]:
     """Every schedule of our deployments."""
     connect(home)
     return [
-        Schedule(found.slug or str(found.id), flow, _when(found.schedule), found.active, found.parameters)
-        for flow, _, found in _found()
+        Schedule(
+            found.slug or str(found.id),
+            flow,
+            _when(found.schedule),
+            found.active,
+            {**deployment.parameters, **found.parameters},
+        )
+        for flow, deployment, found in _found()
     ]
 
 
@@ -227,7 +233,7 @@ def _when(schedule: Any) -> str:
     return f"every {schedule.interval}" if hasattr(schedule, "interval") else str(schedule.rrule)
 
 
-def _found() -> Iterator[tuple[str, UUID, Any]]:
+def _found() -> Iterator[tuple[str, Any, Any]]:
     """Flow, deployment and schedule of all that is deployed."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
@@ -239,7 +245,7 @@ def _found() -> Iterator[tuple[str, UUID, Any]]:
             except ObjectNotFound:
                 continue
             for schedule in deployment.schedules:
-                yield flow, deployment.id, schedule
+                yield flow, deployment, schedule
 
 
 def add_schedule(
@@ -327,9 +333,10 @@ def change_schedule(home: Home, slug: str, *, active: bool | None = None, remove
         if slug in (found.slug, str(found.id)):
             with get_client(sync_client=True) as client:
                 if remove:
-                    client.delete_deployment_schedule(deployment, found.id)
-                else:
-                    client.update_deployment_schedule(deployment, found.id, active=active)
+                    client.delete_deployment_schedule(deployment.id, found.id)
+                else:  # the server forgets parameters that are not sent again
+                    kept = found.parameters
+                    client.update_deployment_schedule(deployment.id, found.id, active=active, parameters=kept)
             return Schedule(slug, flow, _when(found.schedule), bool(active), found.parameters)
     known = ", ".join(schedule.slug for schedule in schedules(home)) or "none"
     raise ConfigError(f"there is no schedule {slug!r}; there are: {known}")

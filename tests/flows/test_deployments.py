@@ -136,3 +136,33 @@ def test_prefect_yaml_deploys_what_the_command_deploys() -> None:
         assert load_config(deployment["parameters"]["profile"], deployment["parameters"]["settings"])
     (nightly,) = [schedule for deployment in deployments for schedule in deployment.get("schedules", [])]
     assert (nightly["slug"], nightly["active"]) == (NIGHTLY, False)
+
+
+def test_a_schedule_keeps_its_profile_when_it_is_paused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from prefect.client import orchestration
+    from prefect.client.schemas.schedules import CronSchedule
+
+    from flows import deploy
+
+    parameters = {"profile": "smoke", "settings": ["seed=3"]}
+    kept = SimpleNamespace(id=7, slug="nightly", active=True, schedule=CronSchedule(cron="0 2 * * *"))
+    kept.parameters = parameters
+    deployment = SimpleNamespace(id=5, parameters={"profile": "laptop", "settings": []})
+
+    class Server:
+        """As Prefect 3.8.8: what is not sent is forgotten."""
+
+        def update_deployment_schedule(self, deployment: int, schedule: int, **sent: object) -> None:
+            assert (deployment, schedule) == (5, 7)
+            kept.active, kept.parameters = sent["active"], sent.get("parameters", {})
+
+    monkeypatch.setattr(deploy, "connect", lambda home: None)
+    monkeypatch.setattr(deploy, "_found", lambda: iter([("data", deployment, kept)]))
+    monkeypatch.setattr(orchestration, "get_client", lambda sync_client: contextlib.nullcontext(Server()))
+    for active in (False, True):
+        deploy.change_schedule(home, "nightly", active=active)
+        assert [(s.active, s.parameters) for s in deploy.schedules(home)] == [(active, parameters)]
+    kept.parameters = {}  # paused in Prefect's page
+    assert deploy.schedules(home)[0].parameters == deployment.parameters

@@ -137,7 +137,11 @@ def test_a_schedule_makes_runs_that_complete_and_down_leaves_nothing(user: User)
 
     wait_until(completed, 300)
     user("schedule", "pause", "soon")
-    assert "paused" in user("schedule", "list")
+    (line,) = [line for line in user("schedule", "list").splitlines() if line.startswith("soon")]
+    assert line.split()[-2:] == ["paused", "smoke"]
+    user("schedule", "resume", "soon")
+    (line,) = [line for line in user("schedule", "list").splitlines() if line.startswith("soon")]
+    assert line.split()[-2:] == ["active", "smoke"]
     user("schedule", "remove", "soon")
     assert "soon" not in user("schedule", "list")
     tasks = {task["name"] for task in user.ask("task_runs/filter", {})}
