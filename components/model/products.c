@@ -1,13 +1,12 @@
 // Matrix products, and what is done to their rows: `kernels.py` calls these, and `layers.c`.
 //
 // After Goto & van de Geijn (2008): the right side is packed into panels of two vectors, of which one stays in the
-// first cache; the left side is read where it lies, or packed where its rows are not contiguous.
+// first cache; the left side is read where it lies.
 // Every sum has a fixed order for a given number of threads, so a step gives the same bits each time.
 #include "kernels.h"
 
 #define ROWS 6
-#define BLOCK 96                   // rows of the left side that stay in the second
-#define STRIP (ROWS * DEPTH + 16)  // of a packed block; more than a power of two, which would fill one set of a cache
+#define BLOCK 96  // rows of the left side that stay in the second
 
 // One tile of c (+)= a b: six rows of a by strides, one panel of b
 static INLINE void tile(const float* a, const long row, const long step, const float* b, float* c, long c_row,
@@ -49,37 +48,27 @@ void pack(const float* b, long row, long column, float* to, long N, long K, int 
     })
 }
 
-// Rows of the left side in strips [depth, ROWS], eight steps of the depth at a time
-static void pack_left(const float* a, long row, long column, float* to, long rows, long depth) {
-    for (long k0 = 0; k0 < depth; k0 += 8)
-        for (long s = 0; s < rows; s += ROWS) {
-            float* strip = to + s / ROWS * STRIP;
-            for (long k = k0; k < least(k0 + 8, depth); k++) {
-                const float* from = a + s * row + k * column;
-                if (row == 1 && s + ROWS <= rows) memcpy(strip + k * ROWS, from, ROWS * sizeof(float));
-                else
-                    for (long r = 0; r < ROWS; r++) strip[k * ROWS + r] = s + r < rows ? from[r * row] : 0;
-            }
-        }
-}
-
 // c [M, N] (+)= a [M, K] b on one thread, a by strides and b packed
 void multiply(const float* a, long row, long column, const float* b, float* c, long M, long N, long K, int add) {
-    float packed[BLOCK / ROWS * STRIP], edge[ROWS * COLUMNS];
+    float last[ROWS * DEPTH], edge[ROWS * COLUMNS];  // the rows past the last whole strip; a tile over the border of c
     for (long i = 0; i < M; i += BLOCK)
         for (long k = 0; k < K; k += DEPTH) {
-            long depth = least(K - k, DEPTH), rows = least(M - i, BLOCK), direct = column == 1 ? rows / ROWS * ROWS : 0;
+            long depth = least(K - k, DEPTH), rows = least(M - i, BLOCK), strips = rows / ROWS * ROWS;
             const float* from = a + i * row + k * column;
-            pack_left(from + direct * row, row, column, packed + direct / ROWS * STRIP, rows - direct, depth);
+            for (long l = 0; l < depth && strips < rows; l++)
+                for (long r = 0; r < ROWS; r++)
+                    last[l * ROWS + r] = strips + r < rows ? from[(strips + r) * row + l * column] : 0;
             for (long j = 0; j < N; j += COLUMNS)
                 for (long s = 0; s < rows; s += ROWS) {
                     long m = least(rows - s, ROWS), n = least(N - j, COLUMNS);
                     int full = m == ROWS && n == COLUMNS, more = full && (add || k);
                     float *place = c + (i + s) * N + j, *to = full ? place : edge;
-                    const float* right = b + k * whole(N) + j * depth;
+                    const float *left = from + s * row, *right = b + k * whole(N) + j * depth;
                     long to_row = full ? N : COLUMNS;
-                    if (s < direct) tile(from + s * row, row, 1, right, to, to_row, depth, more);
-                    else tile(packed + s / ROWS * STRIP, 1, ROWS, right, to, to_row, depth, more);
+                    if (m < ROWS) tile(last, 1, ROWS, right, to, to_row, depth, more);
+                    else if (column == 1) tile(left, row, 1, right, to, to_row, depth, more);
+                    else if (row == 1) tile(left, 1, column, right, to, to_row, depth, more);
+                    else tile(left, row, column, right, to, to_row, depth, more);
                     for (long r = 0; r < m && !full; r++)
                         for (long l = 0; l < n; l++)
                             place[r * N + l] = edge[r * COLUMNS + l] + (add || k ? place[r * N + l] : 0);
