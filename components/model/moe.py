@@ -53,6 +53,9 @@ class MixtureOfExperts(nn.Module):
         self.register_buffer("balance_bias", balanced)
         # Assignments since the last optimizer step; a checkpoint lies between steps, where they are none.
         self.register_buffer("assigned_E", None if balanced is None else balanced.clone(), persistent=False)
+        # Of the last batch that it was trained on: what `routing` tells.
+        self.last_load_E: Tensor | None = None
+        self.last_entropy: Tensor | None = None
         # Share of the tokens of each expert in the whole batch, where this is trained on parts of it one by one.
         self.whole_load_E: Tensor | None = None
         self.balance_bias: Tensor | None
@@ -93,6 +96,8 @@ class MixtureOfExperts(nn.Module):
         loss = cfg.load_balance_coef * load_balancing_loss(probs_NE, load_of_all_E)
         loss = loss + cfg.router_z_coef * router_z_loss(logits_NE)
         entropy = -(probs_NE * probs_NE.clamp_min(1e-20).log()).sum(-1).mean()
+        if self.training and torch.is_grad_enabled():
+            self.last_load_E, self.last_entropy = load_of_all_E.detach(), entropy.detach()
         return y_ND.view_as(x_BTD), RouterStats(loss, load_E.detach(), entropy.detach(), chosen_NA)
 
     def _experts(self, rows_x: Tensor, counts_E: Tensor) -> Tensor:
@@ -112,3 +117,18 @@ class MixtureOfExperts(nn.Module):
         """Of a step that is not taken."""
         if self.assigned_E is not None:
             self.assigned_E.zero_()
+
+
+def routing(model: nn.Module) -> dict[str, float]:
+    """How the last batch of training was spread over the experts, as means over the layers: router_max_share, what the
+    busiest expert got of a layer's assignments (1 / num_experts is even), and router_entropy, of the router's
+    probabilities in nats. Empty for a model without experts, or before the first batch."""
+    layers = [layer for layer in model.modules() if isinstance(layer, MixtureOfExperts)]
+    shares = [layer.last_load_E.max() for layer in layers if layer.last_load_E is not None]
+    entropies = [layer.last_entropy for layer in layers if layer.last_entropy is not None]
+    if not shares or not entropies:
+        return {}
+    return {
+        "router_max_share": float(torch.stack(shares).mean()),
+        "router_entropy": float(torch.stack(entropies).mean()),
+    }

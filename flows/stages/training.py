@@ -35,6 +35,7 @@ def follow(
 
     A state of model, optimizer and `also` is saved when one is due, after the caller has seen the step.
     """
+    from components.model.moe import routing
     from components.training.state import state_tensors
 
     tokens = 0.0
@@ -50,7 +51,7 @@ def follow(
                 "mfu": flops / record["seconds"] / peak,
                 "peak_memory_bytes": peak_memory_bytes(work.execution.device),
             }
-            work.log(step, {name: record[name] for name in ("loss", "grad_norm", "lr_factor")} | speed)
+            work.log(step, {name: record[name] for name in ("loss", "grad_norm", "lr_factor")} | speed | routing(model))
         if record["skipped"]:
             info["skipped"] = record["skipped_steps"]
             print(f"step {step} skipped: loss {record['loss']:g}, gradient norm {record['grad_norm']:g}")

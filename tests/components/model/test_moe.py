@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from components.model.config import ModelConfig, MoEConfig
-from components.model.moe import MixtureOfExperts
+from components.model.moe import MixtureOfExperts, routing
 from components.model.transformer import Transformer
 from components.training.checkpoints import load_model, save_model
 from components.training.config import OptimizerConfig, TrainConfig
@@ -59,6 +60,19 @@ def test_the_bias_moves_one_step_towards_an_even_load() -> None:
     torch.testing.assert_close(biased.balance_bias, torch.tensor([-0.01, 0.01, 0.01, 0.0]))
     biased.move_balance_bias()  # no token since
     torch.testing.assert_close(biased.balance_bias, torch.tensor([-0.01, 0.01, 0.01, 0.0]))
+
+
+def test_what_training_tells_of_its_routers() -> None:
+    network = Transformer(ModelConfig(32, 16, 2, 2, context_length=8, moe=MoEConfig(4, 1, 8)), 0)
+    assert routing(network) == {}
+    with torch.no_grad():
+        for block in network.blocks:
+            block.mlp.router.weight.zero_()
+        network(torch.zeros(2, 8, dtype=torch.long))  # not a batch of training
+    assert routing(network) == {}
+    network(torch.zeros(2, 8, dtype=torch.long))
+    # All probabilities are equal, and every token goes to one expert of the four.
+    assert routing(network) == {"router_max_share": 1.0, "router_entropy": pytest.approx(math.log(4))}
 
 
 def test_only_steps_of_training_count() -> None:
