@@ -178,7 +178,9 @@ def grpo(
         rewards_GK = rewards_B.view(num_groups, config.group_size)
         advantages_B = group_advantages(rewards_GK, config.variant).flatten()
         mask_BA = rollout.mask_BA & rollout.finished_B[:, None] if config.mask_truncated else rollout.mask_BA
-        needs_all = config.kl_coef > 0 or state.policy.cfg.moe is not None
+        # A policy that blew up answers everything alike: without these passes nothing would tell the guard.
+        blew_up = not bool(rollout.sampler_log_probs_BA.isfinite().all())
+        needs_all = config.kl_coef > 0 or state.policy.cfg.moe is not None or blew_up
 
         # 3. Old and reference log-probabilities, in the passes that the first epoch will repeat. Those of the first
         #    minibatch are its new ones without gradient, and need no pass of their own.
