@@ -217,7 +217,8 @@ app.add_typer(preferences, name="preferences")
 ModelName = Annotated[
     str,
     typer.Argument(
-        help="A label of the newest run (base, sft, grpo, …), an artifact's key, or a saved model's folder."
+        help="A label of the newest run (base, sft, grpo, …), an artifact's key, or a saved model: its folder, a .gguf "
+        "file, or package:NAME."
     ),
 ]
 
@@ -367,7 +368,7 @@ def import_model(
         home = Home.from_env()
         hermetic.apply(home.local, hub=True)
         for artifact in import_source(home, source, revision, context_length, typer.echo):
-            facts = ", ".join(f"{name} {value}" for name, value in artifact.facts.items() if name != "usage")
+            facts = ", ".join(f"{name} {value}" for name, value in artifact.facts.items() if value and name != "usage")
             typer.echo(f"{artifact.kind} {artifact.key}\n  {facts}")
 
 

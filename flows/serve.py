@@ -60,16 +60,17 @@ class ServeOptions:
 
 def open_model(home: Home, name: str, context_length: int = 0) -> Opened:
     """A model by its label in the newest run that made one, by its artifact's key, or by the path of a saved one: a
-    folder of ours or in Hugging Face's layout with its tokenizer, or a GGUF file.
+    folder of ours or in Hugging Face's layout with its tokenizer, or a GGUF file; or `package:NAME`.
 
     Raises ConfigError naming what there is.
     """
     from components.data.tokenizer import Tokenizer
+    from components.model.hub.source import PACKAGE
     from components.training.checkpoints import load_model
     from flows.exchange import find_model
 
     path = Path(name).expanduser()
-    if path.exists():
+    if path.exists() or name.startswith(PACKAGE):
         return _open_path(path, context_length)
     if "/" in name or name.endswith(".gguf"):
         raise ConfigError(f"{name}: there is no such folder or file")
@@ -85,7 +86,7 @@ def _open_path(path: Path, context_length: int) -> Opened:
 
     from components.data.tokenizer import Tokenizer
     from components.model.hub import imports
-    from components.model.hub.source import locate
+    from components.model.hub.source import PACKAGE, locate
     from components.training.checkpoints import load_model
 
     try:
@@ -96,7 +97,7 @@ def _open_path(path: Path, context_length: int) -> Opened:
             return Opened(path.resolve().name, load_model(path), Tokenizer.load(path))
         source = locate(str(path))
         model = imports.import_model(source, context_length=context_length)
-        return Opened(path.resolve().stem, model, imports.import_tokenizer(source))
+        return Opened(path.resolve().stem.removeprefix(PACKAGE), model, imports.import_tokenizer(source))
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from None
     except ValueError as error:

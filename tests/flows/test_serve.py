@@ -155,6 +155,8 @@ def test_an_unknown_model_is_told_with_what_there_is(folder: Path, home: Home, t
         open_model(home, "./sft")
     with pytest.raises(ConfigError, match=r"config\.json"):
         open_model(home, str(tmp_path))
+    with pytest.raises(ConfigError, match="package:no-such-model: not installed"):
+        open_model(home, "package:no-such-model")
 
 
 def test_a_folder_of_ours_and_one_in_the_layout_of_hugging_face_are_the_same_model(
