@@ -51,7 +51,7 @@ static void chunk(const Model *m, int n, const int32_t *tokens, const int32_t *s
   for (int r = 0; r < n; r++) memcpy(x + r * d, m->embedding + (int64_t)tokens[r] * d, d * sizeof(float));
   for (int layer = 0; layer < m->layers; layer++) {
     const int last = layer + 1 == m->layers;
-    if (layer == 0) look_up(m, n, tokens, x, normed, work, wide);
+    if (layer == 0 && m->first) look_up(m, n, tokens, x, normed, work, wide);
     else {
       for (int r = 0; r < n; r++) rms_norm(x + r * d, m->attention_norm[layer], normed + r * d, d, m->eps);
       assign(normed, m->qkv[layer], work, n, d, (h + 2 * k) * c, d, wide);

@@ -25,7 +25,7 @@ typedef struct {
   /* per layer; the two head norms and the bias are null where the model has none */
   const float **attention_norm, **qkv, **qkv_bias, **q_norm, **k_norm, **out, **mlp_norm, **gate_up, **down;
   float *keys, *values; /* [layers][slots][kv_heads][capacity * c] */
-  float *first;         /* [vocab][(h + 2k) * c], filled as tokens are first met */
+  float *first;         /* [vocab][(h + 2k) * c], filled as tokens are first met; null where it would be large */
   uint8_t *met;         /* [vocab] */
 } Model;
 

@@ -27,7 +27,7 @@ SOURCES = tuple(
     Path(__file__).with_name(name) for name in ("decode.c", "decode.h", "panels.c", "attention.c", "draw.c")
 )
 # What a stage is known by is read from Python files; this line makes the C files a part of it.
-SOURCE_SHA256 = "097f160a960c6f20d1e9f229104bc3c71d9d19141b272309e857bbd1e3b376f1"
+SOURCE_SHA256 = "8fa970ff0cb28c7bbc5a843d6f9516f54c6011d98878b63ccae54a0f5b5efb91"
 PROGRAM = Program(
     SOURCES,
     SOURCE_SHA256,
@@ -43,6 +43,7 @@ PROGRAM = Program(
 # fill it, they are read again for every step, so that many go together.
 FEW_ROWS, MANY_ROWS, SMALL_WEIGHTS, NEAR_BYTES = 12, 96, 6 << 20, 7 << 20
 SPARE_BYTES = 256 << 20  # memory of a decoder that is gone which is kept for the next
+FIRST_BYTES = 16 << 20  # a larger table of what the first layer makes of each token is not kept: no cache holds it
 TILE_ROWS = 6  # that the matrix products take at once
 ROWS_OF_A_THREAD = 8  # fewer rows than this gain nothing from a second thread
 
@@ -185,7 +186,7 @@ class NativeDecoder:
         self.capacity = -(-capacity // block) * block
         self._kept: list[Any] = []  # what C holds addresses of
         self._weights = 0  # bytes of packed ones
-        widest = (cfg.num_heads + 2 * cfg.kv_heads) * cfg.per_head
+        first = np.empty((cfg.vocab_size, (cfg.num_heads + 2 * cfg.kv_heads) * cfg.per_head), np.float32)
         half = cfg.num_layers * slots * cfg.kv_heads * self.capacity * cfg.per_head
         self._cache = _memory(2 * half)
         self._cache_bytes = 2 * half * self._cache.itemsize
@@ -215,8 +216,7 @@ class NativeDecoder:
                 "unembedding": self._packed(unembedding),
                 "keys": self._address(self._cache[:half]),
                 "values": self._address(self._cache[half:]),
-                # Only the rows of tokens that were met become real memory.
-                "first": self._address(np.empty((cfg.vocab_size, widest), np.float32)),
+                "first": None if first.nbytes > FIRST_BYTES else self._address(first),
                 "met": self._address(np.zeros(cfg.vocab_size, np.uint8)),
             },
             **{name: self._pointers([layer[name] for layer in blocks]) for name in _LAYERS},

@@ -121,6 +121,19 @@ def test_what_an_earlier_decoder_left_in_memory_is_never_read() -> None:
     assert NativeDecoder(model, 6, 70)._cache is not memory
 
 
+@pytest.mark.skipif(library() is None, reason="no C compiler")
+def test_what_is_kept_of_each_token_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(PLAIN)
+    ids = np.random.default_rng(2).integers(0, 45, 50).tolist()
+    every = np.arange(50, dtype=np.int32)
+    kept = NativeDecoder(model, 2, 60)
+    first = kept.forward(*rows([(0, 0, ids)]), every)
+    again = kept.forward(*rows([(1, 0, ids)]), every)
+    monkeypatch.setattr("components.inference.native.FIRST_BYTES", 0)
+    plain = NativeDecoder(model, 2, 60).forward(*rows([(0, 0, ids)]), every)
+    assert torch.equal(first, plain) and torch.equal(again, plain)
+
+
 def test_a_model_of_experts_and_a_missing_compiler_run_on_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     experts = dataclasses.replace(PLAIN, moe=MoEConfig(num_experts=2, d_ff=16))
     assert isinstance(open_decoder(Transformer(experts), 2, 20), TorchDecoder)
