@@ -22,12 +22,13 @@ LOSS_LIMIT = 1 << 20  # numbers in the largest unembedding whose gradient stays 
 
 def fits(x: Tensor, *weights: Tensor | None) -> bool:
     """Whether a layer of these weights goes in one call: where `kernels.fused` takes them, our products are the faster
-    ones, there are rows enough to repay packing, and all weights or none are trained."""
-    if not kernels.fused(x, *weights) or x.numel() < kernels.OWN_ROWS * x.shape[-1]:
+    ones, there are rows enough to repay packing, and no weight is frozen while others are trained."""
+    if not kernels.fused(x, *weights) or x.numel() < kernels.OWN_ROWS * x.shape[-1] or len(x) < torch.get_num_threads():
         return False
-    if torch.is_grad_enabled() and not all(w.requires_grad for w in weights if w is not None):
+    there = [w for w in weights if w is not None]
+    if torch.is_grad_enabled() and not all(w.requires_grad for w in there):
         return False
-    return len(x) >= torch.get_num_threads() and native.own_products().layers
+    return all(w.is_contiguous() for w in there) and native.own_products().layers
 
 
 def feed_forward(
