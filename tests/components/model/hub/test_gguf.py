@@ -214,6 +214,8 @@ def test_sentence_piece_merges_by_score_and_falls_back_to_bytes(tmp_path: Path, 
         assert tokenizer.bytes_of(tokenizer.encode(text)) == len(text.encode()) + 1 if text else True
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.end_id, tokenizer.vocab_size) == (1, 2, 2, 300)
     assert tokenizer.decode([299]) == ""  # a row of the embedding that no text has
+    path = write_gguf(tmp_path / "n.gguf", model_of(cfg), fields={**SENTENCE_PIECE, "tokenizer.ggml.eot_token_id": 1})
+    assert import_tokenizer(Source(path)).stop_ids == {1, 2}  # an end of turn beside that of a text
 
 
 @pytest.mark.parametrize(
