@@ -58,6 +58,8 @@ def examine(home: Home, *, deep: bool = False, mend: bool = False) -> Iterator[F
     """
     yield from versions()
     yield from disk(home)
+    if _unwritable(home):  # to look further takes locks in the home
+        return
     group = services.running(home)
     yield from ports(group)
     yield from what_is_up(home, group)
@@ -114,15 +116,21 @@ def versions() -> Iterator[Finding]:
         yield Finding("ok", f"{len(wanted)} required packages have versions that work together")
 
 
-def disk(home: Home) -> Iterator[Finding]:
+def _unwritable(home: Home) -> str:
+    """Why nothing can be written in the home; "" where it can."""
     try:
         home.local.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=home.local):
-            pass
-        yield Finding("ok", f"{home.local} is writable")
+            return ""
     except OSError as error:
-        yield Finding("bad", f"{home.local} is not writable: {error.strerror}", "point LIFESPAN_HOME to another folder")
+        return error.strerror or str(error)
+
+
+def disk(home: Home) -> Iterator[Finding]:
+    if why := _unwritable(home):
+        yield Finding("bad", f"{home.local} is not writable: {why}", "point LIFESPAN_HOME to another folder")
         return
+    yield Finding("ok", f"{home.local} is writable")
     free = shutil.disk_usage(home.local).free
     text = f"{free / 1e9:.1f} GB free at {home.local}"
     if free < LEAST_FREE_BYTES:

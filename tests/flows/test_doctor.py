@@ -70,6 +70,17 @@ def test_a_taken_port_is_a_note(home: Home, monkeypatch: pytest.MonkeyPatch) -> 
         assert levels(home)["port 5000 is taken"] == "note"
 
 
+def test_a_home_that_cannot_be_written_is_told_and_nothing_else_goes_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LIFESPAN_HOME", str(tmp_path / "file" / "home"))
+    done = CliRunner().invoke(app, ["doctor", "--mend"])
+    assert done.exit_code == 1
+    assert "home is not writable: Not a directory" in done.stdout
+    assert done.stderr == ""
+
+
 def test_damage_is_found_only_when_it_looks_deep(home: Home, console: Console) -> None:
     live(home, console)
     (file, *_) = (Path(home.root) / "artifacts").glob("??/*/numbers.json")
