@@ -148,6 +148,19 @@ def test_a_schedule_makes_runs_that_complete_and_down_leaves_nothing(user: User)
     assert {"prepare_corpus", "train_tokenizer", "tokenize", "make_conversations"} <= tasks
     assert any(row["profile"] == "smoke" for row in user.home.tables.read("runs").to_pylist())
 
+    # One deployment started twice: the second run waits for the first, and makes nothing again.
+    (deployment,) = user.ask("deployments/filter", {"flows": {"name": {"any_": ["data"]}}})
+    twice = [user.ask(f"deployments/{deployment['id']}/create_flow_run", {})["id"] for _ in range(2)]
+
+    def both() -> list[Any]:
+        runs: list[Any] = user.ask("flow_runs/filter", {"flow_runs": {"id": {"any_": twice}}})
+        return runs if {run["state_type"] for run in runs} == {"COMPLETED"} else []
+
+    one, other = sorted(wait_until(both, 300), key=lambda run: str(run["start_time"]))
+    assert one["end_time"] <= other["start_time"]
+    ran = [row["key"] for row in user.home.tables.read("stages").to_pylist() if row["status"] == "ran"]
+    assert len(ran) == len(set(ran)) >= 4
+
     # A service that is killed is started again by its keeper.
     mlflow = next(service for service in first.services if service.name == "MLflow")
     os.kill(mlflow.pid, signal.SIGKILL)
