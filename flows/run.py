@@ -18,6 +18,7 @@ from rich.console import Console
 
 from components.model.hub.source import is_hub_name
 from flows import child, hermetic
+from flows.device import usable
 from flows.graph import Graph, assemble
 from flows.live import Board
 from flows.runner import Outcome, Runner, summary
@@ -106,6 +107,8 @@ def run_graph(
             start = stack.enter_context(starting(cfg.name, console, home=home, prefect=prefect))
         home, board, server = start.home, start.board, start.server
         hermetic.apply(home.local, hub=uses_hub(to_json(cfg)))
+        if cfg.compute.device != "cpu":
+            usable(cfg.compute.device)  # told now, not when the first model is to be trained
         board.title = f"{cfg.name} · {run_id}"
         board.say("reading the graph")
         graph = assemble(assembly, cfg)

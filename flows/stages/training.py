@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.model.config import ModelConfig, count_params, training_flops_per_token
 from components.training.config import FinetuneConfig, PretrainConfig
+from flows.device import usable
 from flows.meter import peak_flops, peak_memory_bytes
 from flows.stage import stage
 from flows.stages.data import CONVERSATIONS
@@ -111,6 +112,7 @@ def pretrain(
     data, words = TokenShards.open(work.open(shards)), Tokenizer.load(work.open(tokenizer))
     network = Transformer(dataclasses.replace(model, vocab_size=words.vocab_size), seed)
     scale_output(network, config.optimizer)
+    network.to(usable(work.execution.device))
     optimizer, guard = Optimizer(network, config.optimizer), Guard(config.non_finite)
     weight_of_source = source_weights(data.sources, config.loss_weights)
 
@@ -172,7 +174,7 @@ def finetune(
     from components.training.validation import held_out
 
     words, data = Tokenizer.load(work.open(tokenizer)), TokenShards.open(work.open(shards))
-    network = load_model(work.open(base))
+    network = load_model(work.open(base)).to(usable(work.execution.device))
     before = held_out(network, data, words, config.context_length)
     told = list(tokenise(read_conversations(work.open(conversations) / CONVERSATIONS), words))
     num_valid = max(1, len(told) // 33)
