@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import json
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ import pyarrow.dataset as pads
 
 from storage import queries
 from storage.fingerprint import digest
+from storage.flat import allowed_name, cut, flatten, numbers, parsed
 from storage.home import Home
 from storage.secrecy import masked
 
@@ -32,8 +31,6 @@ _log = logging.getLogger(__name__)
 
 _PER_BATCH = 1000  # MLflow's limits for one request
 _PARAMS_PER_BATCH = 100
-_LONGEST_VALUE = 500
-_LONGEST_NAME = 250
 _ASKED_FOR_SINGLY = 8  # nested runs that are looked for one by one; above, all of a run are read at once
 _STATUS = {
     "running": "RUNNING",
@@ -177,8 +174,8 @@ def show_live(home: Home, run_id: str, stages: Sequence[Live]) -> None:
                 place, parent, run_id, stage.label, stage.stage, stage.started_at
             )
             moment = _milliseconds(None)
-            numbers = {"progress": stage.done / max(stage.total, 1.0), **stage.info}
-            mirror.log(own.info.run_id, [(f"live/{n}", v, int(stage.done), moment) for n, v in numbers.items()])
+            told = {"progress": stage.done / max(stage.total, 1.0), **stage.info}
+            mirror.log(own.info.run_id, [(f"live/{n}", v, int(stage.done), moment) for n, v in told.items()])
 
 
 @contextlib.contextmanager
@@ -311,8 +308,8 @@ class _Mirror:
         cached = stage["status"] == "cached"
         if cached:
             rows = list({row["name"]: row for row in rows}.values())
-        numbers = {**_numbers(_parsed(stage["facts_json"]), "fact"), **_numbers(cost, "cost")}
-        points = [(name, value, 0, ended) for name, value in numbers.items()]
+        totals = {**numbers(parsed(stage["facts_json"]), "fact"), **numbers(cost, "cost")}
+        points = [(name, value, 0, ended) for name, value in totals.items()]
         for row in rows:
             time = _milliseconds(row["time"]) if row["time"] else ended
             points.append((row["name"], row["value"], row["step"], time))
@@ -321,9 +318,9 @@ class _Mirror:
             "lifespan.cached": str(cached).lower(),
             "lifespan.kind": stage["kind"] or "",
             "lifespan.group": stage["group"] or "",
-            "lifespan.reason": _cut(stage["reason"] or ""),
+            "lifespan.reason": cut(stage["reason"] or ""),
             "lifespan.produced_by": cost.get("paid_by_run") or stage["run_id"],
-            **{f"lifespan.input.{name}": _cut(value) for name, value in flatten(stage["inputs_json"]).items()},
+            **{f"lifespan.input.{name}": cut(value) for name, value in flatten(stage["inputs_json"]).items()},
             "lifespan.state": digest(_state(stage)),
         }
         self._end(own, stage["status"], stage["ended_at"])
@@ -420,50 +417,15 @@ class _Mirror:
         """Log in as few requests as MLflow's limits allow; the tags go with the last one."""
         from mlflow.entities import Metric, Param, RunTag
 
-        points: list[Metric] = [Metric(_name(n), float(value), time, step) for n, value, step, time in metrics]
-        settings: list[Param] = [Param(_name(n), _cut(value)) for n, value in (params or {}).items()]
-        labels: list[RunTag] = [RunTag(_name(n), value) for n, value in (tags or {}).items()]
+        points: list[Metric] = [Metric(allowed_name(n), float(value), time, step) for n, value, step, time in metrics]
+        settings: list[Param] = [Param(allowed_name(n), cut(value)) for n, value in (params or {}).items()]
+        labels: list[RunTag] = [RunTag(allowed_name(n), value) for n, value in (tags or {}).items()]
         while len(points) + len(settings) + len(labels) > _PER_BATCH or len(settings) > _PARAMS_PER_BATCH:
             first, settings = settings[:_PARAMS_PER_BATCH], settings[_PARAMS_PER_BATCH:]
             room = _PER_BATCH - len(first)
             self.client.log_batch(mlflow_id, params=first, metrics=points[:room])
             points = points[room:]
         self.client.log_batch(mlflow_id, params=settings, metrics=points, tags=labels)
-
-
-def flatten(settings: str | Mapping[str, Any] | None, prefix: str = "") -> dict[str, str]:
-    """Nested settings (or their JSON text) as dotted names with text values; lists of plain values stay one value."""
-    flat: dict[str, str] = {}
-
-    def walk(value: Any, path: str) -> None:
-        if isinstance(value, Mapping) and value:
-            for name, item in value.items():
-                walk(item, f"{path}.{name}" if path else str(name))
-        elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
-            for index, item in enumerate(value):
-                walk(item, f"{path}.{index}")
-        elif path:
-            flat[path] = value if isinstance(value, str) else json.dumps(value)
-
-    tree = _parsed(settings)
-    if tree:
-        walk(tree, prefix)
-    return flat
-
-
-def _parsed(text: str | Mapping[str, Any] | None) -> Any:
-    return json.loads(text) if isinstance(text, str) else (text or {})
-
-
-def _numbers(tree: Any, prefix: str) -> dict[str, float]:
-    """The numbers in a tree of facts, by dotted name; lists (curves, lists of points) have tables of their own."""
-    found: dict[str, float] = {}
-    for name, value in tree.items() if isinstance(tree, Mapping) else ():
-        if isinstance(value, Mapping):
-            found.update(_numbers(value, f"{prefix}.{name}"))
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            found[f"{prefix}.{name}"] = float(value)
-    return found
 
 
 def _run_name(run: Mapping[str, Any]) -> str:
@@ -492,17 +454,3 @@ def _is_level(there: Run | None, state: str) -> bool:
 
 def _milliseconds(time: datetime.datetime | None) -> int:
     return int((time or datetime.datetime.now(datetime.UTC)).timestamp() * 1000)
-
-
-def _name(name: str) -> str:
-    """`name` in the characters that MLflow takes."""
-    clean = re.sub(r"[^\w\-. :/]", "_", name).strip("/. ") or "_"
-    return clean if len(clean) <= _LONGEST_NAME else f"{clean[: _LONGEST_NAME - 9]}_{digest(name)[:8]}"
-
-
-def _cut(value: str) -> str:
-    """`value` whole, or its beginning and how much is left out."""
-    if len(value) <= _LONGEST_VALUE:
-        return value
-    more = f"… ({len(value)} characters in all)"
-    return value[: _LONGEST_VALUE - len(more)] + more

@@ -151,16 +151,3 @@ def test_a_stage_is_shown_while_it_runs_and_completed_later(tmp_path: Path, monk
 def test_a_home_without_runs_needs_no_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracker, "_client", lambda home: pytest.fail("asked MLflow"))
     assert tracker.sync(Home(tmp_path)) == tracker.SyncResult()
-
-
-def test_flatten() -> None:
-    assert tracker.flatten({"a": {"b": 1, "c": "x"}, "d": [1, 2], "e": [{"f": None}], "g": {}, "h": True}) == {
-        "a.b": "1",
-        "a.c": "x",
-        "d": "[1, 2]",
-        "e.0.f": "null",
-        "g": "{}",
-        "h": "true",
-    }
-    assert tracker.flatten('{"a": 1}', "host") == {"host.a": "1"}
-    assert tracker.flatten(None) == {}
