@@ -38,7 +38,7 @@ VIEWS: dict[str, str] = {
                      sum(seconds) AS seconds, sum(cpu_seconds) AS cpu_seconds, sum(energy_joules) AS energy_joules,
                      sum(usd) AS usd, string_agg(DISTINCT hardware, ', ' ORDER BY hardware) AS hardware
               FROM costs GROUP BY key) c USING (key)
-        ORDER BY s.started_at, s.label""",
+        ORDER BY s.started_at, s.run_id, s.label""",
     "stage_costs": "SELECT * FROM run_costs WHERE run_id IN (SELECT run_id FROM current_run)",
     # Accuracy with its Wilson 95% interval (Wilson 1927; z = 1.959964), per suite, model and strategy.
     "run_leaderboard": """
@@ -54,7 +54,7 @@ VIEWS: dict[str, str] = {
             FROM answered)
         SELECT run_id, suite, model, strategy, n, p AS accuracy, if(n > 0, greatest(0, middle - half), NULL) AS low,
                if(n > 0, least(1, middle + half), NULL) AS high, score, tokens_per_item, seconds_per_item
-        FROM wilson ORDER BY suite, accuracy DESC, tokens_per_item, model, strategy""",
+        FROM wilson ORDER BY suite, accuracy DESC, tokens_per_item, model, strategy, run_id""",
     "leaderboard": "SELECT * FROM run_leaderboard WHERE run_id IN (SELECT run_id FROM current_run)",
     # Metrics of the newest run's alignment and reasoning stages that tell of reward and its price, long form.
     "reward_curves": """
@@ -62,5 +62,5 @@ VIEWS: dict[str, str] = {
         FROM (SELECT * FROM run_stages WHERE run_id IN (SELECT run_id FROM current_run)) s JOIN metrics m USING (key)
         WHERE regexp_matches(lower(m.name), '(^|[._/ ])(reward|score|gold|proxy|kl|margin|exact_match|accuracy)')
           AND s."group" IN ('rlhf', 'reasoning')
-        ORDER BY s.label, m.name, m.step""",
+        ORDER BY s.label, m.name, m.step, m.time""",
 }
