@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table as RichTable
@@ -17,6 +19,8 @@ from dashboards.facts.effects import Effect, Verdict
 from dashboards.life import LifeReport
 from dashboards.sections import sections
 
+BETWEEN = 3  # cells between two columns
+LONG_CELL = 24  # of words; a longer one may be broken
 LOOK: dict[Verdict, tuple[str, str]] = {  # verdict -> mark, style
     "seen": ("✓", "green"),
     "not seen in this run": ("✗", "yellow"),
@@ -79,22 +83,56 @@ def _section(section: Section, longest: int) -> Iterator[RenderableType]:
         detail = _evidence(effect) or effect.numbers
         yield Padding(Text.assemble((f"{mark} ", style), f"{effect.title}: ", (detail, "cyan")), (0, 0, 0, 1))
     if section.tables:
-        yield _table(section.tables[0], longest)
+        yield Fitted(section.tables[0], longest)
 
 
-def _table(table: Table, longest: int) -> RenderableType:
-    drawn = RichTable(
-        title=table.title,
-        title_justify="left",
-        title_style="dim",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for name, side in zip(table.columns, table.align, strict=True):
-        drawn.add_column(name, justify="right" if side == ">" else "left", overflow="fold", no_wrap=side == ">")
-    for row in table.rows[:longest]:
-        drawn.add_row(*(Text(cell) for cell in row))  # Text: a bracket of an interval is no markup
-    if len(table.rows) > longest:
-        drawn.caption = f"{len(table.rows) - longest} more rows in the page"
-    return Padding(drawn, (0, 0, 0, 1))
+@dataclass(frozen=True)
+class Fitted:
+    """A table that leaves out its last columns where the terminal is too narrow for them, and says which."""
+
+    table: Table
+    longest: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = self.table
+        widths = column_widths(table, options.max_width - 2)
+        drawn = RichTable(
+            title=table.title,
+            title_justify="left",
+            title_style="dim",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            header_style="bold",
+            caption_justify="left",
+        )
+        for name, side, width in zip(table.columns, table.align, widths, strict=False):
+            drawn.add_column(name, justify="right" if side == ">" else "left", overflow="fold", width=width)
+        for row in table.rows[: self.longest]:
+            drawn.add_row(*(Text(cell) for cell in row[: len(widths)]))  # Text: a bracket of an interval is no markup
+        left = [f"{len(table.rows) - self.longest} more rows"] if len(table.rows) > self.longest else []
+        left += (
+            [", ".join(name or "–" for name in table.columns[len(widths) :])]
+            if len(widths) < len(table.columns)
+            else []
+        )
+        if left:
+            drawn.caption = f"in the page: {'; '.join(left)}"
+        yield Padding(drawn, (0, 0, 1 if left else 0, 1))
+
+
+def column_widths(table: Table, room: int) -> list[int]:
+    """Widths in cells of the first columns that fit into `room`: numbers stay whole, headings are broken at spaces."""
+    columns = list(zip(table.columns, table.align, zip(*table.rows, strict=True), strict=True))
+    wanted = [max(cell_len(text) for text in (name, *cells)) for name, _, cells in columns]
+    least = []
+    for name, side, cells in columns:
+        whole = [cell_len(cell) if side == ">" else min(cell_len(cell), LONG_CELL) for cell in cells]
+        least.append(max([1, *whole, *map(cell_len, name.split())]))
+    while len(least) > 1 and sum(least) + BETWEEN * len(least) > room:
+        least.pop()
+    spare = room - sum(least) - BETWEEN * len(least)
+    for index, width in enumerate(least):
+        more = max(0, min(wanted[index] - width, spare))
+        least[index] += more
+        spare -= more
+    return least

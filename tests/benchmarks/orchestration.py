@@ -5,9 +5,10 @@ goes through workers, the store, tables, Prefect and MLflow; the second calls th
 one process. `pretrain` is the wall time of that stage on either side.
 
 `beyond start-up` is processor time of every process of the run (workers, Prefect's server, MLflow's client, the
-program itself) that is neither a stage's own nor start-up. Start-up is what a run of the first stage alone takes
-beside that stage, which makes the databases and starts the same processes, and what each worker takes to import what
-the other stages use (torch among it).
+program itself) that is neither a stage's own, nor start-up, nor spent on the page. Start-up is what a run of the first
+stage alone takes beside that stage, which makes the databases and starts the same processes, and what each worker
+takes to import what the other stages use (torch among it). The page is what drawing the report of the whole takes more
+than drawing that of the first stage alone: no part of orchestration, and told beside it.
 
     python tests/benchmarks/orchestration.py [--profile laptop]     the second table alone, for a whole life
 """
@@ -34,17 +35,18 @@ CHAIN = ("prepare_corpus", "train_tokenizer", "tokenize", "pretrain")
 
 @dataclass(frozen=True)
 class Life:
-    """Seconds of each stage of `CHAIN`, and processor seconds: of all, of its stages, of start-up."""
+    """Seconds of each stage of `CHAIN`, and processor seconds: of all, of its stages, of start-up, of the page."""
 
     seconds: dict[str, float]
     processor: float
     stages: float
     start_up: float
+    page: float
 
     @property
     def share(self) -> float:
         """Orchestration and tracking beyond start-up, as a share of all."""
-        return (self.processor - self.stages - self.start_up) / self.processor
+        return (self.processor - self.stages - self.start_up - self.page) / self.processor
 
 
 def orchestrated(arguments: list[str], folder: Path) -> Life:
@@ -58,7 +60,8 @@ def orchestrated(arguments: list[str], folder: Path) -> Life:
     seconds = {row["label"]: row["seconds"] for row in rows if row["label"] in CHAIN}
     workers = len(list((folder / "whole" / "logs").glob("*/worker-*.log")))
     later = importing([row["label"] for row in rows], arguments[0]) - importing([CHAIN[0]], arguments[0])
-    return Life(seconds, used, own, first - first_own + workers * later)
+    page = drawing(folder / "whole") - drawing(folder / "first")
+    return Life(seconds, used, own, first - first_own + workers * later, page)
 
 
 def importing(labels: list[str], profile: str) -> float:
@@ -71,10 +74,23 @@ def importing(labels: list[str], profile: str) -> float:
     modules = modules_of(assemble(lifecycle_graph, load_config(profile)), labels)
     script = "import sys, time; from flows.worker import preload; [preload(m) for m in sys.argv[1:]]"
     command = [sys.executable, "-c", f"{script}; print(time.process_time())", *modules]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    return float(printed(command))
+
+
+def drawing(home: Path) -> float:
+    """Processor seconds of reading the newest run of a home and drawing its page, imports among them."""
+    script = (
+        "import sys, time; from pathlib import Path; from storage.home import Home; from storage.queries import query; "
+        "from dashboards.report import collect; from dashboards.html import render_html; "
+        "home = Home(Path(sys.argv[1])); run = query(home, 'SELECT run_id FROM current_run').to_pylist()[0]['run_id']; "
+        "render_html(collect(home, run)); print(time.process_time())"
     )
-    return float(done.stdout)
+    return float(printed([sys.executable, "-c", script, str(home)]))
+
+
+def printed(command: list[str]) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 
 
 def processor_seconds(arguments: list[str], folder: Path) -> tuple[float, float]:
@@ -156,8 +172,8 @@ def main() -> None:
         print(f"pretrain: {ours:.2f} s orchestrated, {theirs:.2f} s called plainly, ratio {ours / theirs:.3f}")
     for life in lives:
         print(
-            f"processor time {life.processor:.1f} s: stages {life.stages:.1f} s, start-up {life.start_up:.1f} s; "
-            f"orchestration and tracking beyond start-up {life.share:.1%}"
+            f"processor time {life.processor:.1f} s: stages {life.stages:.1f} s, start-up {life.start_up:.1f} s, "
+            f"the page {life.page:.1f} s; orchestration and tracking beyond start-up {life.share:.1%}"
         )
 
 

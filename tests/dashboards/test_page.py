@@ -10,10 +10,11 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
+from dashboards.blocks import Table
 from dashboards.html import queries, render_html
 from dashboards.life import LifeReport
 from dashboards.report import collect, write_report
-from dashboards.terminal import render_terminal
+from dashboards.terminal import Fitted, column_widths, render_terminal
 from storage.home import Home
 from storage.queries import query
 
@@ -128,6 +129,20 @@ def test_the_terminal_leads_with_ten_lines_and_fits_its_width(report: LifeReport
         assert effect.title in ten
     assert "[+49.7, +60.9]" in ten  # an interval is no markup
     assert all(len(line) <= 80 for line in shown.splitlines())
+
+
+def test_a_table_too_wide_for_the_terminal_leaves_out_last_columns_and_names_them() -> None:
+    table = Table(
+        "Runs", ("variant", "much seen tokens", "loss, nats", "last"), "<>><", (("dense", "12", "1.264 [1, 2]", "x"),)
+    )
+    assert column_widths(table, 80) == [7, 16, 12, 4]  # as wide as they want
+    assert column_widths(table, 41) == [7, 6, 12, 4]  # headings in more lines
+    assert column_widths(table, 40) == [7, 12, 12]
+    assert column_widths(table, 3) == [7]  # never none
+    console = Console(width=42, record=True, file=io.StringIO())
+    console.print(Fitted(table, longest=14))
+    shown = console.export_text()
+    assert "1.264 [1, 2]" in shown and "in the page: last" in shown
 
 
 def test_the_queries_that_the_page_offers_run(home: Home, page: str) -> None:
