@@ -85,10 +85,9 @@ def report(result: RunResult, console: Console) -> None:
     for warning in result.warnings:
         say(f"warning: {warning}", "yellow")
     if result.report is not None:
-        from flows.lifecycle import report_path
         from storage.home import Home
 
-        say(f"report   {report_path(Home.from_env(), result.run_id)}")
+        say(f"report   {Home.from_env().report(result.run_id)}")
     say("look     lifespan ui")
     say("ask      lifespan query 'SELECT stage, sum(seconds) AS seconds, sum(usd) AS usd FROM costs GROUP BY ALL'")
 

@@ -17,14 +17,13 @@ from flows import hermetic
 hermetic.apply(os.environ.get("LIFESPAN_HOME", ".lifespan"))
 
 from prefect import Flow, flow, runtime  # noqa: E402 - the environment comes first
-from prefect.artifacts import create_link_artifact, create_table_artifact  # noqa: E402
 from prefect.concurrency.sync import concurrency  # noqa: E402
 from prefect.events import emit_event  # noqa: E402
 from prefect.states import Cancelled, Completed, Failed, State  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
 from flows.catalogue import FLOWS  # noqa: E402
-from flows.orchestrate import show_stages  # noqa: E402
+from flows.orchestrate import show_report, show_stages  # noqa: E402
 from flows.settings import ConfigError  # noqa: E402
 from storage.secrecy import masked  # noqa: E402
 
@@ -43,7 +42,7 @@ def _live(groups: list[str], profile: str, settings: list[str]) -> State[Any]:
     """Run the stages of these groups, all if there are none, and show them; the flow run's last state."""
     from flows.config import load_config
     from flows.drift import cost_drift
-    from flows.lifecycle import report_path, run_lifecycle
+    from flows.lifecycle import run_lifecycle
     from storage.home import Home
 
     home, cfg = Home.from_env(), load_config(profile, settings)
@@ -57,11 +56,7 @@ def _live(groups: list[str], profile: str, settings: list[str]) -> State[Any]:
             show=lambda runner: here.run(show_stages, runner),
         )
     if result.report is not None:
-        page = report_path(home, result.run_id).resolve()
-        create_link_artifact(link=page.as_uri(), link_text="the report", key="report", description=result.summary)
-        seen = [effect for effect in result.report.headlines if effect.verdict != "not measured"]
-        lines = [{"what": e.title, "verdict": e.verdict, "found": f"{e.numbers} {e.difference}".strip()} for e in seen]
-        create_table_artifact(table=lines, key="headlines", description="what this run shows")
+        show_report(home.report(result.run_id), result.report)
     if drift := cost_drift(home, result.run_id):
         _tell("lifespan.cost.drift", drift.text, ratio=drift.ratio, run_id=result.run_id)
     message = f"run {result.run_id}: {result.summary}"

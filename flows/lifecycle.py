@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.data.sources import raw_digests
@@ -217,11 +216,6 @@ def run_lifecycle(cfg: RunConfig, **options: Any) -> RunResult:
     return run_graph(lifecycle_graph, cfg, conclude=write_report, showcase=showcase, **options)
 
 
-def report_path(home: Home, run_id: str) -> Path:
-    """Where the HTML report of a run lies."""
-    return home.report(run_id)
-
-
 def write_report(home: Home, run_id: str) -> LifeReport:
     """Collect a run's report from the tables and write its page."""
     from dashboards import report  # here: matplotlib costs a second
@@ -229,5 +223,5 @@ def write_report(home: Home, run_id: str) -> LifeReport:
 
     write_judgements(home)
     life = report.collect(home, run_id)
-    report.write_page(life, report_path(home, run_id))
+    report.write_page(life, home.report(run_id))
     return life

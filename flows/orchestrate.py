@@ -13,6 +13,8 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -21,7 +23,13 @@ from flows import hermetic
 hermetic.apply(os.environ.get("LIFESPAN_HOME", ".lifespan"))
 
 from prefect import flow, tags  # noqa: E402 - the environment comes first
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact  # noqa: E402
+from prefect.artifacts import (  # noqa: E402
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.assets import Asset, AssetProperties, materialize  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.client.orchestration import get_client  # noqa: E402
@@ -35,13 +43,14 @@ from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 from flows.workers import Interrupted, StageWaits  # noqa: E402
 
 if TYPE_CHECKING:
+    from dashboards.life import LifeReport
     from flows.graph import Node
     from flows.runner import Outcome, Runner
 
 FLUSH_SECONDS = 5.0  # how long to wait until the server has written the last task states
 PROGRESS_SECONDS = 15.0  # how often the page of a running stage is told; each time takes some 40 ms of the cores
 _log = logging.getLogger(__name__)
-_runners: dict[str, Runner] = {}  # runs of this process; a flow's parameters must be JSON, so it gets the id
+_runs: dict[str, tuple[Runner, Future[Any]]] = {}  # of this process; a flow's parameters must be JSON: it gets the id
 
 
 def show_stage(node: Node, runner: Runner) -> Any:
@@ -147,20 +156,34 @@ def show_stages(runner: Runner) -> State:
     return Completed(message=f"{sum(state.name == 'Cached' for state in states)} of {len(states)} stages cached")
 
 
+def show_report(page: Path, report: LifeReport) -> None:
+    """The page as a link and the ten lines as a table, on the flow run of this context."""
+    link = page.resolve().as_uri()
+    _optional(create_link_artifact, link=link, link_text="the report", key="report", description=report.run.run_id)
+    seen = [effect for effect in report.headlines if effect.verdict != "not measured"]
+    lines = [{"what": e.title, "verdict": e.verdict, "found": f"{e.numbers} {e.difference}".strip()} for e in seen]
+    _optional(create_table_artifact, table=lines, key="headlines", description="what this run shows")
+
+
 @flow(name="lifecycle", flow_run_name="{name} {run_id}", persist_result=False, validate_parameters=False)
 def lifecycle(name: str, run_id: str) -> Any:
-    """Every stage of a life as a task, with the edges of the graph."""
-    return show_stages(_runners[run_id])
+    """Every stage of a life as a task, with the edges of the graph, and in the end its report."""
+    runner, concluded = _runs[run_id]
+    state = show_stages(runner)
+    if report := concluded.result():
+        show_report(runner.home.report(run_id), report)
+    return state
 
 
-def mirror(runner: Runner, alive: Callable[[str], bool]) -> State:
+def mirror(runner: Runner, concluded: Future[Any], alive: Callable[[str], bool]) -> State:
     """Run the flow beside the runner; returns its final state once the server holds every task's state.
 
-    `alive` tells whether another run of this home still goes on: flow runs of dead ones are marked as crashed.
+    `concluded` will be the run's report, or None if there is none. `alive` tells whether another run of this home still
+    goes on: flow runs of dead ones are marked as crashed.
     """
     for name in ("prefect", EventsWorker.__name__):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by the run itself
-    _runners[runner.run_id] = runner
+    _runs[runner.run_id] = runner, concluded
     width: Any = ThreadPoolTaskRunner(max_workers=len(runner.graph.nodes) + 1)
     try:
         with contextlib.suppress(Exception):
@@ -173,7 +196,7 @@ def mirror(runner: Runner, alive: Callable[[str], bool]) -> State:
         flush(state, len(runner.graph.nodes))
         return state
     finally:
-        del _runners[runner.run_id]
+        del _runs[runner.run_id]
 
 
 def flush(state: State, num_tasks: int) -> None:

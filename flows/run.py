@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -120,8 +121,9 @@ def run_graph(
         threads = []
         stop_syncing = threading.Event()
         shown: list[Any] = []
+        concluded: Future[Any] = Future()
         if prefect:
-            beside = show or (lambda runner: _show_in_prefect(runner, server, home))
+            beside = show or (lambda runner: _show_in_prefect(runner, concluded, server, home))
             threads.append(_beside(lambda: beside(runner), "Prefect", warnings))
         if mlflow:
             threads.append(_beside(lambda: _keep_tracked(home, runner, stop_syncing, shown), "MLflow", warnings))
@@ -148,6 +150,7 @@ def run_graph(
                 shown += [showcase(home, run_id, report)] if showcase else []
             except Exception as error:
                 warnings.append(masked(f"report: {type(error).__name__}: {error}"))
+        concluded.set_result(report)
         if status != "interrupted":
             threads.append(_beside(lambda: _tidy(home), "tables", warnings))
         stop_syncing.set()
@@ -190,7 +193,7 @@ def _beside(work: Callable[[], None], name: str, warnings: list[str]) -> threadi
     return thread
 
 
-def _show_in_prefect(runner: Runner, server: child.Server | None, home: Home) -> None:
+def _show_in_prefect(runner: Runner, concluded: Future[Any], server: child.Server | None, home: Home) -> None:
     if server:
         os.environ["PREFECT_API_URL"] = f"{server.url}/api"  # before prefect is imported, which reads it once
     try:
@@ -198,7 +201,7 @@ def _show_in_prefect(runner: Runner, server: child.Server | None, home: Home) ->
 
         if server:
             server.wait_healthy()
-        mirror(runner, lambda run_id: is_alive(home, run_id))
+        mirror(runner, concluded, lambda run_id: is_alive(home, run_id))
     finally:
         if server:
             os.environ.pop("PREFECT_API_URL", None)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from flows.config import load_config
 from flows.graph import assemble
-from flows.lifecycle import lifecycle_graph, report_path, run_lifecycle
+from flows.lifecycle import lifecycle_graph, run_lifecycle
 from flows.plan import plan
 from flows.run import RunResult
 from storage.home import Home
@@ -63,7 +63,7 @@ def test_the_rows_of_every_part_are_in_sql(lived: tuple[Home, RunResult]) -> Non
 
 def test_the_report_is_one_file_that_needs_no_network(lived: tuple[Home, RunResult]) -> None:
     home, result = lived
-    page = report_path(home, result.run_id).read_text(encoding="utf-8")
+    page = home.report(result.run_id).read_text(encoding="utf-8")
     for part in (
         "Pretraining",
         "RLHF",

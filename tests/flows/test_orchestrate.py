@@ -27,6 +27,8 @@ from flows.run import run_graph
 server.wait_healthy()
 from prefect.client.orchestration import get_client
 from flows.orchestrate import task_states, bury
+from dashboards.report import collect
+from prefect.client.schemas.filters import ArtifactFilter
 fuse = home.local / "fuse"
 fuse.touch()
 def broken(cfg, run):
@@ -35,12 +37,15 @@ def broken(cfg, run):
 out, states = [], []
 for graph in (toy_graph, toy_graph, broken):
     cfg = ToyConfig(compute=ComputeConfig(workers=0))
-    result = run_graph(graph, cfg, home=home, mlflow=False, console=Console(file=StringIO()))
+    options = {{"conclude": collect}} if not out else {{}}
+    result = run_graph(graph, cfg, home=home, mlflow=False, console=Console(file=StringIO()), **options)
     with get_client(sync_client=True) as client:
         (flow,) = [r for r in client.read_flow_runs() if "lifespan-run:" + result.run_id in r.tags]
         tasks = [t for t in client.read_task_runs() if t.flow_run_id == flow.id]
+        mine = ArtifactFilter.model_validate({{"flow_run_id": {{"any_": [str(flow.id)]}}}})
+        told = {{a.key: a.data for a in client.read_artifacts(artifact_filter=mine) if a.task_run_id is None}}
     out.append({{"status": result.status, "warnings": result.warnings, "flow": flow.state_name,
-                "tasks": task_states(flow.id),
+                "tasks": task_states(flow.id), "told": told, "run_id": result.run_id,
                 "kinds": sorted(tag for t in tasks for tag in t.tags if "lifespan" not in tag),
                 "edges": sum(len(v) for t in tasks for v in t.task_inputs.values())}})
 from prefect.states import Running
@@ -82,6 +87,13 @@ def test_stages_are_tasks_with_the_edges_of_the_graph(seen: list[dict[str, objec
     assert first["tasks"] == dict.fromkeys(["count", "scale[factor=1.0]", "scale[factor=2.0]", "total"], "Completed")
     assert first["kinds"] == ["data", "pretraining", "pretraining", "report"]
     assert first["edges"] == 4
+
+
+def test_the_flow_run_has_the_report_as_a_link_and_a_table(seen: list[dict[str, object]]) -> None:
+    told = seen[0]["told"]
+    assert f"reports/{seen[0]['run_id']}.html" in told["report"]  # type: ignore[index]
+    assert {line["verdict"] for line in json.loads(told["headlines"])} == {"measured"}  # type: ignore[index]
+    assert seen[1]["told"] == {}  # a run without a report
 
 
 def test_a_cached_stage_is_cached_in_prefect_too(seen: list[dict[str, object]]) -> None:
