@@ -1,6 +1,6 @@
 """Generation against transformers' `generate`, the same weights, greedy, both sides in turn in one process.
 
-    .venv/bin/python tests/benchmarks/generation_speed.py [--threads 1] [--widths 96 128] [--eager]
+    .venv/bin/python tests/benchmarks/generation_speed.py [--threads 1] [--widths 64 128] [--eager]
 
 The peer is the faster of its dynamic and static cache, and the compiled static cache (which takes a minute a batch
 size to compile; `--eager` leaves it out). Answers are compared first: a peer that said something else would be no peer.
@@ -116,7 +116,7 @@ def compare(d_model: int, batch: int, compiled: bool, repeats: int = 5) -> tuple
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--widths", type=int, nargs="+", default=[96, 128])
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64, 256])
     parser.add_argument("--eager", action="store_true", help="without the peer's compiled form")
     args = parser.parse_args()
