@@ -1,16 +1,17 @@
-"""What orchestration and tracking cost: stages of a life by `lifespan run`, beside the same functions called plainly.
+"""What orchestration and tracking cost: stages by `lifespan run`, beside the same functions called plainly, and a life.
 
-Both sides run the data stages and a pretraining of `--steps` steps with the smoke profile, in fresh homes. The first
-goes through workers, the store, tables, Prefect and MLflow; the second calls the stage functions one after another in
-one process. `pretrain` is the wall time of that stage on either side.
+First both sides run the data stages and a pretraining of `--steps` steps with the smoke profile, in fresh homes: one
+through workers, the store, tables, Prefect and MLflow; the other calls the stage functions one after another in one
+process. `pretrain` is the wall time of that stage on either side.
 
-`beyond start-up` is processor time of every process of the run (workers, Prefect's server, MLflow's client, the
-program itself) that is neither a stage's own, nor start-up, nor spent on the page. Start-up is what a run of the first
-stage alone takes beside that stage, which makes the databases and starts the same processes, and what each worker
-takes to import what the other stages use (torch among it). The page is what drawing the report of the whole takes more
-than drawing that of the first stage alone: no part of orchestration, and told beside it.
+Then a whole life. `beyond start-up` is processor time of every process of the run (workers, Prefect's server, MLflow's
+client, the program itself) that is neither a stage's own, nor start-up, nor spent on the page. Start-up is what a run
+of the first stage alone takes beside that stage, which makes the databases and starts the same processes, and what each
+worker takes to import what the other stages use (torch among it). The page is what drawing the report of the whole
+takes more than drawing that of the first stage alone: no part of orchestration, and told beside it. A stage costs about
+the same however short it is, so in `smoke`, whose stages take half a second, the share is larger.
 
-    python tests/benchmarks/orchestration.py [--profile laptop]     the second table alone, for a whole life
+    python tests/benchmarks/orchestration.py [--profile laptop] [--steps 2000] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -35,9 +36,8 @@ CHAIN = ("prepare_corpus", "train_tokenizer", "tokenize", "pretrain")
 
 @dataclass(frozen=True)
 class Life:
-    """Seconds of each stage of `CHAIN`, and processor seconds: of all, of its stages, of start-up, of the page."""
+    """Processor seconds: of all, of its stages, of start-up, of the page."""
 
-    seconds: dict[str, float]
     processor: float
     stages: float
     start_up: float
@@ -49,19 +49,25 @@ class Life:
         return (self.processor - self.stages - self.start_up - self.page) / self.processor
 
 
-def orchestrated(arguments: list[str], folder: Path) -> Life:
+def whole_life(profile: str, folder: Path) -> Life:
     """A run with everything on, and one of its first stage alone, each in a fresh home."""
+    first, first_own = processor_seconds(["run", profile, "--only", CHAIN[0]], folder / "first")
+    used, own = processor_seconds(["run", profile], folder / "whole")
+    labels = list(stage_seconds(folder / "whole"))
+    workers = len(list((folder / "whole" / "logs").glob("*/worker-*.log")))
+    later = importing(labels, profile) - importing([CHAIN[0]], profile)
+    page = drawing(folder / "whole") - drawing(folder / "first")
+    return Life(used, own, first - first_own + workers * later, page)
+
+
+def stage_seconds(folder: Path) -> dict[str, float]:
+    """Wall time of each stage in the home's runs."""
     from storage.home import Home
     from storage.queries import query
 
-    first, first_own = processor_seconds(["run", arguments[0], "--only", CHAIN[0]], folder / "first")
-    used, own = processor_seconds(["run", *arguments], folder / "whole")
-    rows = query(Home(folder / "whole"), "SELECT label, seconds FROM stages").to_pylist()
-    seconds = {row["label"]: row["seconds"] for row in rows if row["label"] in CHAIN}
-    workers = len(list((folder / "whole" / "logs").glob("*/worker-*.log")))
-    later = importing([row["label"] for row in rows], arguments[0]) - importing([CHAIN[0]], arguments[0])
-    page = drawing(folder / "whole") - drawing(folder / "first")
-    return Life(seconds, used, own, first - first_own + workers * later, page)
+    return {
+        row["label"]: row["seconds"] for row in query(Home(folder), "SELECT label, seconds FROM stages").to_pylist()
+    }
 
 
 def importing(labels: list[str], profile: str) -> float:
@@ -151,30 +157,32 @@ def call_plainly(steps: int, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="laptop", help="whose life")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--profile", help="a whole life of this profile in place of the chain, once")
     parser.add_argument("--plainly", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plainly:
         print(json.dumps(call_plainly(options.steps, options.plainly)))
         return
-    lives, plain = [], []
-    chain = ["smoke", "--only", "pretrain", "--set", f"pretrain.num_steps={options.steps}"]
-    for _ in range(1 if options.profile else options.rounds):
-        with tempfile.TemporaryDirectory() as place:
-            lives.append(orchestrated([options.profile] if options.profile else chain, Path(place) / "home"))
-            if not options.profile:
-                plain.append(plainly(options.steps, Path(place) / "plain"))
-    if plain:
-        ours = statistics.median(life.seconds["pretrain"] for life in lives)
-        theirs = statistics.median(found["pretrain"] for found in plain)
-        print(f"pretrain: {ours:.2f} s orchestrated, {theirs:.2f} s called plainly, ratio {ours / theirs:.3f}")
-    for life in lives:
+    orchestrated, plain = [], []
+    chain = ["run", "smoke", "--only", CHAIN[-1], "--set", f"pretrain.num_steps={options.steps}"]
+    with tempfile.TemporaryDirectory() as place:
+        for turn in range(options.rounds):
+            home = Path(place, f"home-{turn}")
+            processor_seconds(chain, home)
+            orchestrated.append(stage_seconds(home)[CHAIN[-1]])
+            plain.append(plainly(options.steps, Path(place, f"plain-{turn}"))[CHAIN[-1]])
+        ours, theirs = statistics.median(orchestrated), statistics.median(plain)
         print(
-            f"processor time {life.processor:.1f} s: stages {life.stages:.1f} s, start-up {life.start_up:.1f} s, "
-            f"the page {life.page:.1f} s; orchestration and tracking beyond start-up {life.share:.1%}"
+            f"pretrain: {ours:.2f} s orchestrated, {theirs:.2f} s called plainly, ratio {ours / theirs:.3f}", flush=True
         )
+        life = whole_life(options.profile, Path(place))
+    print(
+        f"life of {options.profile}: processor time {life.processor:.1f} s: stages {life.stages:.1f} s, "
+        f"start-up {life.start_up:.1f} s, the page {life.page:.1f} s; "
+        f"orchestration and tracking beyond start-up {life.share:.1%}"
+    )
 
 
 if __name__ == "__main__":
