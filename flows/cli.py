@@ -184,6 +184,30 @@ def sql_shell(
 
 
 @app.command()
+def advise(
+    questions: Annotated[float, typer.Option(help="How many will be asked over the lifetime.")] = 1e6,
+    accuracy: Annotated[float | None, typer.Option(help="The share that must be answered rightly, as 0.6.")] = None,
+    verifier: Annotated[bool, typer.Option("--verifier", help="Right answers can be told from wrong ones.")] = False,
+    loss: Annotated[
+        float | None, typer.Option(help="What to train to, in nats a token; else the sweep's lowest.")
+    ] = None,
+    train_on: Annotated[str, typer.Option(help="Hardware to train on, as in the table `hardware`.")] = "cpu-core",
+    serve_on: Annotated[str, typer.Option(help="Hardware to serve on.")] = "cpu-core",
+    run: Annotated[str, typer.Option(help="A run, or the beginning of its id.")] = "newest",
+) -> None:
+    """How to answer and what to train, at what cost over a lifetime, by what a run has measured."""
+    with told_plainly():
+        from rich.console import Console
+
+        from flows.advice import Wish, show
+        from storage.home import Home
+
+        console = Console()
+        console.width = console.width if console.is_terminal else 200
+        show(Home.from_env(), run, Wish(questions, accuracy, verifier, loss, train_on, serve_on), console)
+
+
+@app.command()
 def compact() -> None:
     """Merge the tables' part files, so that queries open fewer; safe beside runs."""
     with told_plainly():

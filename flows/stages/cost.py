@@ -104,6 +104,7 @@ def account_costs(
                 "n": row["n"],
                 "usd_per_thousand": per_item * 1000,
                 "extra_training_usd": extra,
+                "prompt_tokens": row["prompt_tokens"],
                 "tokens_per_item": row["completion_tokens"],
             }
         )

@@ -6,15 +6,18 @@ import json
 import re
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from flows.advice import Wish, show
 from flows.config import load_config
 from flows.graph import assemble
 from flows.lifecycle import lifecycle_graph, run_lifecycle
 from flows.plan import plan
 from flows.run import RunResult
+from flows.settings import ConfigError
 from storage.home import Home
 from storage.queries import query
 
@@ -79,6 +82,29 @@ def test_the_report_is_one_file_that_needs_no_network(lived: tuple[Home, RunResu
     assert "url(http" not in page
     assert 'src="http' not in page
     assert "<link" not in page
+
+
+def test_advice_is_from_what_the_run_measured(lived: tuple[Home, RunResult]) -> None:
+    home, result = lived
+
+    def advised(**wish: Any) -> str:
+        console = Console(file=StringIO(), width=200)
+        show(home, "newest", Wish(1e6, **wish), console)
+        return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+
+    text = advised()
+    assert f"1,000,000 questions like those of run {result.run_id}" in text
+    assert "best_of@" not in text and "least lifetime dollars" in text and "at the speeds of this run" in text
+    # A model of this size answers nothing; the law is of a few seconds, and says so.
+    assert "None surely reaches 90%" in advised(accuracy=0.9)
+    assert "40% of its peak to train" in advised(train_on="h100-sxm") and "times the largest fitted" in text
+    (law,) = query(home, "SELECT value FROM scaling_fits WHERE law = 'chinchilla' AND parameter = 'E'").to_pylist()
+    with pytest.raises(ConfigError, match=f"takes every loss above {law['value']:.3f}"):
+        advised(loss=law["value"])
+    with pytest.raises(ConfigError, match="no hardware 'h10'"):
+        Wish(1, serve_on="h10")
+    with pytest.raises(ConfigError, match="--accuracy is 60"):
+        Wish(1, accuracy=60)
 
 
 def test_a_second_run_does_nothing_and_another_kl_coefficient_redoes_ppo_alone(lived: tuple[Home, RunResult]) -> None:
