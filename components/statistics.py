@@ -135,6 +135,28 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, int(x.size))
 
 
+def clustered_mean_interval(values: ArrayLike, clusters: Sequence[object], confidence: float = 0.95) -> Interval:
+    """Mean of `values` with an interval for other clusters like these: values of one cluster (answers to one request)
+    may depend on each other in any way. With clusters of equal size it is Student's t interval of their means.
+
+    The variance is G/(G − 1) · Σ_g (Σ_{i in g} (x_i − mean))² / n² (Cochran 1977, "Sampling Techniques", eq. 11.12
+    without the finite population), with G − 1 degrees of freedom. `n` of the result is G. One cluster gives an infinite
+    interval; no values, or not one label a value, raise ValueError.
+    """
+    _check_confidence(confidence)
+    x = _finite("values", values)
+    if x.size == 0 or len(clusters) != x.size:
+        raise ValueError(f"a clustered mean needs one label a value, got {x.size} values and {len(clusters)} labels")
+    mean, groups = float(np.mean(x)), cluster_rows(clusters)
+    count = len(groups)
+    if count == 1:
+        return Interval(mean, -math.inf, math.inf, 1)
+    sums = np.array([float(np.sum(x[rows] - mean)) for rows in groups])
+    error = math.sqrt(count / (count - 1) * float(sums @ sums)) / x.size
+    half = float(stats.t.ppf(0.5 + confidence / 2, count - 1)) * error
+    return Interval(mean, mean - half, mean + half, count)
+
+
 def bootstrap(
     statistic: Callable[[NDArray[np.generic]], float],
     data: ArrayLike,

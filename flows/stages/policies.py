@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from components.data.tokenizer import Tokenizer
+    from components.inference.engine import Completion
     from components.model.transformer import Transformer
     from components.rlhf.overoptimization import Law
     from components.rlhf.ppo import PPORecord
@@ -31,7 +32,8 @@ SAMPLES_EVERY, SAMPLES = 10, 4
 
 @dataclass(frozen=True)
 class _Bench:
-    """What every stage here judges with. gold: in standard deviations of the fine-tuned model's answers, its mean 0."""
+    """What every stage here judges with. gold: in standard deviations of the fine-tuned model's answers to the requests
+    that policies are trained on, its mean there 0."""
 
     reference: Transformer
     words: Tokenizer
@@ -63,8 +65,9 @@ class _Bench:
 
         return (gold_score(request, answer) - self.scale["mean"]) / self.scale["std"]
 
-    def judge(self, policy: Transformer, config: JudgingConfig, seed: int) -> dict[str, Any]:
-        """The finished policy on requests that no policy was trained on."""
+    def judge(self, work: Work, policy: Transformer, config: JudgingConfig, seed: int) -> dict[str, Any]:
+        """The finished policy on requests that no policy was trained on. proxy, gold: what it earns there over the
+        fine-tuned model, which answers the same requests: some are easier than others, and than those trained on."""
         import numpy as np
         import torch
 
@@ -72,16 +75,25 @@ class _Bench:
         from components.inference.sampling import SamplingParams
         from components.rlhf.reward_model import ensemble_scores
         from components.rlhf.rollouts import pack_responses, repeated_share, token_stats
-        from components.statistics import mean_interval
+        from components.statistics import clustered_mean_interval
 
         texts = [self.held_out[i % len(self.held_out)] for i in range(config.num_eval)]
         prompts = asked(self.words, texts)
         params = SamplingParams(
             max_tokens=config.max_tokens, temperature=config.temperature, seed=seed, stop_ids=(self.words.end_id,)
         )
-        answers = [group[0] for group in generate(policy, prompts, params)]
-        gold = mean_interval([self.gold(t, said(self.words, c)) for t, c in zip(texts, answers, strict=True)])
-        scores_BM = ensemble_scores(self.proxy, [[*p, *c.tokens] for p, c in zip(prompts, answers, strict=True)])
+
+        def answered(model: Transformer) -> tuple[list[Completion], Tensor, list[float]]:
+            """Answers with their scores by the reward models [B, M], and gold."""
+            answers = [group[0] for group in generate(model, prompts, params)]
+            count_generation(work, model, sum(len(c.tokens) for c in answers))
+            scores_BM = ensemble_scores(self.proxy, [[*p, *c.tokens] for p, c in zip(prompts, answers, strict=True)])
+            golds = [self.gold(t, said(self.words, c)) for t, c in zip(texts, answers, strict=True)]
+            return answers, scores_BM, golds
+
+        answers, scores_BM, golds = answered(policy)
+        _, start_BM, start = answered(self.reference)
+        gold = clustered_mean_interval(np.subtract(golds, start), texts)
         tokens_BT, _, mask_BA = pack_responses(prompts, [c.tokens for c in answers])
         # KL of the distributions that were sampled; greedy answers have none of their own.
         temperature = config.temperature or 1.0
@@ -91,12 +103,13 @@ class _Bench:
                 - token_stats(self.reference, tokens_BT, mask_BA, temperature).log_probs_BA
             )
         return {
-            "proxy": float(scores_BM.mean()),
+            "proxy": float(scores_BM.mean() - start_BM.mean()),
             "disagreement": float(scores_BM.std(1, correction=0).mean()),
             "gold": gold.value,
             "gold_low": gold.low,
             "gold_high": gold.high,
             "n": gold.n,
+            "num_answers": len(answers),
             "kl": float((log_ratio_BA * mask_BA).sum(1).mean()),
             "length": float(np.mean([len(c.tokens) for c in answers])),
             "repeated": float(np.mean([repeated_share(c.tokens) for c in answers])),
@@ -187,7 +200,7 @@ def ppo(
     return {
         "mitigation": mitigation,
         "kl_coef": config.kl_coef,
-        **bench.judge(state.policy, judging, seed + 1),
+        **bench.judge(work, state.policy, judging, seed + 1),
         "alarm": alarm is not None,
         "alarm_step": alarm.step if alarm else None,
         "alarm_reason": alarm.message() if alarm else "",
@@ -342,7 +355,7 @@ def dpo(
         "num_too_long": len(too_long),
         "reward_accuracy": last.get("rewards/accuracy"),
         **state.guard.facts(),
-        **bench.judge(state.policy, judging, seed + 1),
+        **bench.judge(work, state.policy, judging, seed + 1),
     }
 
 
@@ -366,10 +379,10 @@ def best_of_n(
     from components.rlhf.best_of_n import best_of_n_kl, best_of_n_value
     from components.rlhf.overoptimization import bootstrap_overoptimization
     from components.rlhf.reward_model import score_sequences
-    from components.statistics import mean_interval
+    from components.statistics import cluster_rows, clustered_mean_interval
 
     bench = _Bench.open(work, sft, reward_model, preferences, tokenizer)
-    # Each request stands several times, so that the interval is over independent groups of answers.
+    # Each request stands several times; what is gained there is one observation, since its answers are alike.
     texts = bench.held_out * max(1, judging.num_eval // (4 * len(bench.held_out)))
     prompts = asked(bench.words, texts)
     params = SamplingParams(
@@ -382,18 +395,21 @@ def best_of_n(
     groups = generate(bench.reference, prompts, params)
     count_generation(work, bench.reference, sum(len(c.tokens) for group in groups for c in group))
     scores = [
-        score_sequences(bench.proxy, [[*prompt, *c.tokens] for c in group]).numpy()
+        score_sequences(bench.proxy, [[*prompt, *c.tokens] for c in group]).double().numpy()
         for prompt, group in zip(prompts, groups, strict=True)
     ]
     golds = [[bench.gold(text, said(bench.words, c)) for c in group] for text, group in zip(texts, groups, strict=True)]
     kls = [best_of_n_kl(n) for n in best_of]
+    # Gains over one sample, item by item: requests differ in how well they are answered to begin with.
     gained = {
-        "proxy": np.array([[best_of_n_value(s, s, n) for n in best_of] for s in scores]),
-        "gold": np.array([[best_of_n_value(s, g, n) for n in best_of] for s, g in zip(scores, golds, strict=True)]),
+        "proxy": np.array([[best_of_n_value(s, s, n) - s.mean() for n in best_of] for s in scores]),
+        "gold": np.array(
+            [[best_of_n_value(s, g, n) - np.mean(g) for n in best_of] for s, g in zip(scores, golds, strict=True)]
+        ),
     }
     rows = []
     for place, n in enumerate(best_of):
-        gold = mean_interval(gained["gold"][:, place])
+        gold = clustered_mean_interval(gained["gold"][:, place], texts)
         rows.append(
             {
                 "n": n,
@@ -408,8 +424,9 @@ def best_of_n(
     (work.out / "best_of_n.json").write_text(json.dumps(rows), encoding="utf-8")
     law = {}
     for target, values_IN in gained.items():
-        start = float(np.mean([np.mean(s) for s in (scores if target == "proxy" else golds)]))
-        fit = bootstrap_overoptimization(kls, values_IN - start, "best_of_n", seed)
+        by_request = np.stack([values_IN[places].mean(0) for places in cluster_rows(texts)])
+        fit = bootstrap_overoptimization(kls, by_request, "best_of_n", seed)
         law[target] = fit.as_facts() if fit else None
-    work.rows("scaling_fits", _fit_rows("best_of_n", law, f"least squares; bootstrap over {len(texts)} requests"))
-    return {"rows": rows, "n": len(texts), "law": law}
+    requests = len(bench.held_out)
+    work.rows("scaling_fits", _fit_rows("best_of_n", law, f"least squares; bootstrap over {requests} requests"))
+    return {"rows": rows, "n": requests, "num_groups": len(texts), "law": law}

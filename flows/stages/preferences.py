@@ -126,7 +126,10 @@ def collect_preferences(
         reasons = "; ".join(dict.fromkeys(one.reason for one in left_out)) or "nothing but ties and skips"
         raise ValueError(f"preferences.source = {config.source!r} gave no pair of answers: {reasons}")
     write_preferences(work.out / PREFERENCES, pairs)
-    scored = (known_gold_score(text, a.text) for text, group in zip(prompts, groups, strict=True) for a in group)
+    # The scale is the fine-tuned model's: answers of the base model would make every policy look better.
+    every = [(text, a) for text, group in zip(prompts, groups, strict=True) for a in group]
+    of_sft = [(text, a) for text, a in every if a.model == "sft"] or every
+    scored = (known_gold_score(text, a.text) for text, a in of_sft)
     golds = np.array([score for score in scored if score is not None])
     (work.out / SCALE).write_text(json.dumps({"mean": golds.mean(), "std": golds.std()}), encoding="utf-8")
     work.rows(

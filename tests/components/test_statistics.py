@@ -11,6 +11,7 @@ from scipy import optimize, stats
 from components.statistics import (
     bootstrap,
     cluster_rows,
+    clustered_mean_interval,
     linear_slope_interval,
     mcnemar_p_value,
     mean_interval,
@@ -142,3 +143,27 @@ def test_cluster_bootstrap_is_wider_when_rows_repeat() -> None:
 def test_bad_input_is_named(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_clusters_of_one_size_count_as_their_means() -> None:
+    values, labels = [1.0, 3.0, 2.0, 6.0, 4.0, 8.0], ["a", "a", "b", "b", "c", "c"]
+    got, want = clustered_mean_interval(values, labels), mean_interval([2.0, 4.0, 6.0])
+    assert (got.value, got.low, got.high, got.n) == pytest.approx((want.value, want.low, want.high, 3))
+    alone = clustered_mean_interval(values, range(6))
+    assert (alone.low, alone.high, alone.n) == pytest.approx((mean_interval(values).low, mean_interval(values).high, 6))
+    assert clustered_mean_interval(values, ["a"] * 6).high == math.inf
+    with pytest.raises(ValueError, match="6 values and 2 labels"):
+        clustered_mean_interval(values, ["a", "b"])
+
+
+def test_a_clustered_interval_holds_where_the_rows_of_a_cluster_are_alike() -> None:
+    """16 requests of unequal numbers of answers, between them a sixth of the spread within."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(16), rng.integers(15, 35, 16)).tolist()
+    clustered = plain = 0
+    for _ in range(2000):
+        values = rng.normal(0, 0.17, 16)[labels] + rng.normal(0, 1, len(labels))
+        clustered += clustered_mean_interval(values, labels).contains(0.0)
+        plain += mean_interval(values).contains(0.0)
+    assert 0.935 < clustered / 2000 < 0.965
+    assert plain / 2000 < 0.90

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_alignment import CASES, PPO, make_world
+from toy_alignment import CASES, JUDGED, PPO, make_world
 
 import components.rlhf.watch as watching
-from components.rlhf.config import DPOConfig, WatchConfig
+from components.rlhf.config import DPOConfig, JudgingConfig, WatchConfig, story_requests
 from components.rlhf.watch import Alarm
 from components.statistics import Interval
 from components.training.config import NonFiniteConfig, OptimizerConfig
 from flows.config import load_config
 from flows.graph import assemble
 from flows.lifecycle import lifecycle_graph
+from flows.stages import policies
 from flows.work import Work
 from storage.artifacts import Artifact, Store
 
@@ -92,6 +93,40 @@ def test_the_reward_model_reports_its_worth_and_a_row_for_each_pair_it_did_not_s
     assert sum(b["chosen"]["n"] for b in facts["calibration"]["bins"]) == facts["n"]
     assert facts["disagreement"] > 0
     assert -1 <= facts["agreement_with_gold"] <= 1
+
+
+def test_a_policy_is_judged_against_the_fine_tuned_model_on_the_same_requests(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    """Requests differ in how well they are answered to begin with; the fine-tuned model itself gains nothing."""
+    store, made = world
+    work = Work(tmp_path, tmp_path / "state", store=store)
+    bench = policies._Bench.open(work, *(made[name] for name in JUDGED))
+    for num_eval, requests in ((4, 4), (40, len(bench.held_out))):
+        judged = bench.judge(work, bench.reference, JudgingConfig(num_eval=num_eval, max_tokens=6), seed=1)
+        assert [judged[name] for name in ("proxy", "gold", "gold_low", "gold_high", "kl")] == [0.0] * 5
+        assert (judged["num_answers"], judged["n"]) == (num_eval, requests)
+    assert work.spent()["tokens"] > 0
+
+
+def test_what_best_of_n_gains_is_over_requests_not_over_their_repeats(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    store, made = world
+    requests = len(story_requests()[1])
+    facts = []
+    for repeats in (1, 3):
+        out = tmp_path / str(repeats)
+        out.mkdir()
+        judging = JudgingConfig(num_eval=4 * repeats * requests, max_tokens=6)
+        work = Work(out, tmp_path / "state", store=store)
+        inputs = {name: made[name] for name in JUDGED}
+        facts.append(policies.best_of_n.fn(work, best_of=(1, 2, 4, 8), judging=judging, seed=3, **inputs))
+        rows = facts[-1]["rows"]
+        assert [rows[0][name] for name in ("proxy", "gold", "gold_low", "gold_high")] == pytest.approx([0.0] * 4)
+        assert {row["items"] for row in rows} == {facts[-1]["n"]} == {requests}
+        assert facts[-1]["law"]["proxy"]["n"] == requests
+    assert [one["num_groups"] for one in facts] == [requests, 3 * requests]
 
 
 def test_remedies_come_on_top_of_the_default_life_and_leave_the_rest_of_it_as_it_is() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,22 @@ def test_gold_judges(place: Path) -> None:
     assert len(pairs) + len(work.table_rows().get("quarantine", [])) == 6 * 3
     for p in pairs:
         assert p.gold_margin == pytest.approx(gold_score(p.prompt, p.chosen) - gold_score(p.prompt, p.rejected))
+
+
+def test_the_scale_of_gold_is_the_fine_tuned_models_whoever_else_answers(place: Path) -> None:
+    lines = [json.loads(line) for line in (place / "answers" / preferences.ANSWERS).read_text().splitlines()]
+    rng = random.Random(2)
+    golds = []
+    for line in lines:
+        for answer in line["answers"]:
+            answer["text"] = story(rng) if answer["model"] == "sft" else "sad sad sad"
+        golds += [gold_score(line["prompt"], a["text"]) for a in line["answers"] if a["model"] == "sft"]
+    (place / "unlike").mkdir()
+    (place / "unlike" / preferences.ANSWERS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    facts, _ = collect(place, "scale", CONFIG, answers="unlike")
+    scale = json.loads((place / "scale" / preferences.SCALE).read_text())
+    assert scale == pytest.approx({"mean": statistics.fmean(golds), "std": statistics.pstdev(golds)})
+    assert (facts["gold_mean"], facts["gold_std"]) == pytest.approx((scale["mean"], scale["std"]))
 
 
 def test_people_judge_and_the_stage_waits_for_them(place: Path) -> None:
