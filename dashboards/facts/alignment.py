@@ -1,11 +1,13 @@
 """RLHF (reward model, PPO, best-of-n) and GRPO.
 
-Proxy and gold are in standard deviations of the fine-tuned model's scores, and its mean is 0 on both scales: a gold
-below 0 is a policy that people would like less than the one it started from.
+Proxy and gold are in standard deviations of the fine-tuned model's scores. Those of a finished policy are what it earns
+over that model on the same held-out requests: a gold below 0 is a policy that people would like less than the one it
+started from. The curves are of answers to the requests that it trains on, where that model's mean is 0.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from components.statistics import Interval
@@ -188,8 +190,10 @@ def _gain_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
     held = [(p, p.gold) for p in policies if p.kl_coef and p.gold]
     if not held:
         return not_measured(slug, title, "no PPO run with a KL coefficient above 0 and a gold score with its interval")
-    policy, gold = max(held, key=lambda pair: pair[1].value)
-    among = f", the best of {len(held)} coefficients" if len(held) > 1 else ""
+    # Chosen by what was seen while training, not by the answers that the verdict rests on: the best of several
+    # coefficients on those would look better than it is.
+    policy, gold = max(held, key=lambda pair: (pair[0].gold_curve.values or (-math.inf,))[-1])
+    among = f", which had the highest gold of {len(held)} when training ended" if len(held) > 1 else ""
     return raises(
         slug,
         title,
@@ -197,7 +201,8 @@ def _gain_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
         "SFT sd",
         f"KL coefficient {policy.kl_coef:g}{among}: proxy {wording.signed(policy.proxy)}, "
         f"gold {wording.signed(gold.value)}",
-        "gold over the fine-tuned model; seen when the 95% interval lies above 0",
+        "gold over the fine-tuned model's on the same held-out requests; seen when the 95% interval over requests lies "
+        "above 0",
     )
 
 
@@ -216,7 +221,8 @@ def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
         "SFT sd",
         f"proxy {wording.signed(free.proxy)} while gold {wording.signed(free.gold.value)}, "
         f"KL {wording.decimal(free.kl, 1)}; {alarm}",
-        "gold against the fine-tuned model; seen when the proxy rose and gold's 95% interval lies below 0",
+        "gold against the fine-tuned model's on the same held-out requests; seen when the proxy rose and gold's 95% "
+        "interval over requests lies below 0",
     )
 
 
@@ -261,7 +267,7 @@ def _best_of_n_effect(rows: tuple[BestOfN, ...]) -> Effect:
         gold,
         "SFT sd",
         f"n={row.n}: proxy {wording.signed(row.proxy)}, gold {wording.signed(gold.value)}",
-        "gold over one sample of the fine-tuned model; seen when the 95% interval lies above 0",
+        "gold over one sample of the fine-tuned model; seen when the 95% interval over requests lies above 0",
     )
 
 

@@ -80,6 +80,19 @@ def test_mitigations_and_dpo_are_named_and_only_the_free_run_is_the_positive_con
     assert hacking.interval.value == -1.0
 
 
+def test_the_coefficient_is_not_chosen_by_the_answers_that_the_verdict_rests_on(life) -> None:
+    """Of two that earn nothing, the one that looked better while training is on trial, not the luckier in the end."""
+    for kl_coef, seen, gold in ((0.1, 0.3, -0.05), (0.4, 0.1, 0.25)):
+        judged = {"proxy": 1.0, "gold": gold, "gold_low": gold - 0.2, "gold_high": gold + 0.2, "n": 16, "kl": 1.0}
+        label, curve = f"ppo[kl_coef={kl_coef}]", life.curve("gold", 10, lambda x, top=seen: top * x, every=5)
+        life.stage(label, "rlhf", 1, judged | {"kl_coef": kl_coef, "mitigation": "KL penalty"}, metrics=curve)
+    life.end()
+    effect = collect(life.home).effects["ppo_gain"]
+    assert effect.interval is not None and effect.interval.value == -0.05
+    assert not effect.seen
+    assert "KL coefficient 0.1, which had the highest gold of 2 when training ended" in effect.numbers
+
+
 def test_the_figure_has_calibration_length_and_what_the_watch_saw(report: LifeReport) -> None:
     assert isinstance(report.alignment, AlignmentFacts)
     figure = alignment_figure(report.alignment)
