@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -90,6 +89,8 @@ def show(home: Home, run: str, wish: Wish, console: Console) -> None:
         return
     plan, caveat = made
     console.print(_plan(plan))
+    beyond = [f"{row.name} ({row.outside})" for row in plan.rows if row.outside]
+    say(f"Beyond the fit: {'; '.join(beyond)}." if beyond else "All within the fitted sizes and tokens.")
     say(caveat)
 
 
@@ -138,9 +139,12 @@ def training_plan(home: Home, run_id: str, wish: Wish, traffic: Traffic) -> tupl
     serve, serve_from = _deployment(home, run_id, wish.serve_on, points["flops_per_second"])
     fitted = ((points["least"], points["most"]), (points["fewest"], points["many"]))
     plan = plan_training(fit, loss, traffic, train, serve, fitted_range=fitted)
+    places = (
+        f"Both on {train_from}" if train_from == serve_from else f"Training on {train_from}; serving on {serve_from}"
+    )
     caveat = (
         f"To a loss of {loss:.3f} nats a token on the corpus of the sweep ({fit.num_runs} runs, {len(fit.residuals)} "
-        f"points); no law here says what accuracy that is. Training: {train_from}; serving: {serve_from}."
+        f"points); no law here says what accuracy that is. {places}."
     )
     return plan, caveat
 
@@ -196,11 +200,13 @@ def _verdict(ways: list[Way], chosen: Way | None, wish: Wish) -> str:
         reached = wording.percent_interval(top.accuracy)
         said = f"None surely reaches {wish.accuracy:.0%}; {top.name} comes nearest: {reached}."
         return said + ("" if wish.verifier else " If right answers can be told from wrong ones, try --verifier.")
-    return "Each is more accurate than all that cost less; --accuracy 0.6 chooses."
+    return (
+        "Each answered more rightly than all that cost less, by the middles of the intervals; --accuracy 0.6 chooses."
+    )
 
 
 def _plan(plan: Plan) -> Table:
-    table = _table("model", ("parameters", "tokens", "predicted loss [95%]", "training", "serving", "life", ""))
+    table = _table("model", ("size", "tokens", "loss [95%]", "training", "life"))
     for row in plan.rows:
         loss = row.loss and f"{row.loss.value:.3f} [{row.loss.low:.3f}, {row.loss.high:.3f}]"
         table.add_row(
@@ -209,16 +215,14 @@ def _plan(plan: Plan) -> Table:
             wording.count(row.tokens),
             Text(loss or wording.MISSING),
             wording.dollars(row.life.training),
-            wording.dollars(row.life.serving),
             wording.dollars(row.life.total),
-            row.outside,
         )
     return table
 
 
 def _table(first: str, others: tuple[str, ...]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    table.add_column(first)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(Text(name), justify="right" if name else "left")
+        table.add_column(Text(name), justify="right", no_wrap=True)
     return table

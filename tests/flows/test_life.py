@@ -97,6 +97,7 @@ def test_advice_is_from_what_the_run_measured(lived: tuple[Home, RunResult]) -> 
     assert "best_of@" not in text and "least lifetime dollars" in text and "at the speeds of this run" in text
     # A model of this size answers nothing; the law is of a few seconds, and says so.
     assert "None surely reaches 90%" in advised(accuracy=0.9)
+    assert "least lifetime dollars (D is" in text or "All within" in text
     assert "40% of its peak to train" in advised(train_on="h100-sxm") and "times the largest fitted" in text
     (law,) = query(home, "SELECT value FROM scaling_fits WHERE law = 'chinchilla' AND parameter = 'E'").to_pylist()
     with pytest.raises(ConfigError, match=f"takes every loss above {law['value']:.3f}"):
