@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from storage.home import Home
 POOL = "lifespan"
 START_SECONDS = 300.0  # for all of them, on a machine that is busy
 STOP_SECONDS = 20.0
+LOOK_SECONDS = 2.0  # who only looks whether a group is up holds its lock for less
 LONGEST_PAUSE = 60.0  # between two starts of a service that keeps ending
 
 
@@ -59,13 +60,25 @@ class Running:
 
 def running(home: Home) -> Running | None:
     """The group of this home if it is up and has told where."""
-    with contextlib.suppress(LockTimeout), home.lock("services", timeout=0):
+    found = _found(home)
+    return found if found and found.services else None
+
+
+def _found(home: Home) -> Running | None:
+    """The group of this home; without services as long as it starts."""
+    if not _is_supervised(home):
         return None
     try:
         told = json.loads(_state(home).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return Running(**{**told, "services": tuple(Service(**service) for service in told["services"])})
+
+
+def _is_supervised(home: Home) -> bool:
+    with contextlib.suppress(LockTimeout), home.lock("services", timeout=0):
+        return False
+    return True
 
 
 def up(home: Home, say: Callable[[str], None], access: Access) -> Running:
@@ -82,6 +95,8 @@ def up(home: Home, say: Callable[[str], None], access: Access) -> Running:
         suits(found, access)
     else:
         child.free_port(host=access.host)  # an address of this machine?
+        with contextlib.suppress(LockTimeout), home.lock("services", timeout=0):
+            _state(home).unlink(missing_ok=True)  # of a group that was killed: its addresses must not pass for the next
         say("starting Prefect's server, a worker, and MLflow (about 30 s)")
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -98,13 +113,18 @@ def up(home: Home, say: Callable[[str], None], access: Access) -> Running:
                 },
             )
         deadline = time.monotonic() + START_SECONDS
-        while (found := running(home)) is None:
-            if (code := process.poll()) is not None:
-                raise child.ServerFailed(f"the services ended with exit code {code}; see {log}")
-            if time.monotonic() > deadline:
-                process.terminate()
-                raise child.ServerFailed(f"the services were not up within {START_SECONDS:g} s; see {log}")
-            time.sleep(0.2)
+        try:
+            while (found := running(home)) is None:
+                # another `up` may have been first: then wait for its group
+                if (code := process.poll()) is not None and not _is_supervised(home):
+                    raise child.ServerFailed(f"the services ended with exit code {code}; see {log}")
+                if time.monotonic() > deadline:
+                    raise child.ServerFailed(f"the services were not up within {START_SECONDS:g} s; see {log}")
+                time.sleep(0.2)
+        except BaseException:  # Ctrl-C too: nothing is left half up
+            process.terminate()
+            raise
+        suits(found, access)
     return found
 
 
@@ -122,7 +142,7 @@ def suits(found: Running, access: Access) -> Running:
 
 def down(home: Home) -> bool:
     """End the group, and what a killed worker left running; False when there was nothing."""
-    found = running(home)
+    found = _found(home)
     if found is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(found.pid, signal.SIGTERM)
@@ -202,8 +222,9 @@ def supervise(home: Home, access: Access) -> None:
         signal.signal(number, lambda number, frame: sys.exit(0))
     hermetic.apply(home.local)
     os.environ.update(access.prefect_client())
-    with home.lock("services", timeout=0), ExitStack() as stack:
+    with home.lock("services", timeout=LOOK_SECONDS), ExitStack() as stack:
         stack.callback(lambda: _state(home).unlink(missing_ok=True))
+        _tell(home, access, ())  # so that `down` finds it from the first
         keepers = []
         for keeper in _keepers(home, access):
             stack.callback(keeper.stop)
@@ -215,11 +236,14 @@ def supervise(home: Home, access: Access) -> None:
             now = [keeper.look() for keeper in keepers]
             if now != told:
                 told = now
-                services = [dataclasses.asdict(service) for service in told]
-                state = {"services": services, "host": access.host, "asks": bool(access.token)}
-                state |= {"pid": os.getpid(), "prefect_api": os.environ["PREFECT_API_URL"]}
-                write_bytes(_state(home), json.dumps(state, indent=1).encode())
+                _tell(home, access, told)
             time.sleep(0.5)
+
+
+def _tell(home: Home, access: Access, services: Sequence[Service]) -> None:
+    api = os.environ.get("PREFECT_API_URL", "")
+    state = Running(os.getpid(), tuple(services), api, access.host, bool(access.token))
+    write_bytes(_state(home), json.dumps(dataclasses.asdict(state), indent=1).encode())
 
 
 class Keeper:

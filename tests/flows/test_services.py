@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from flows import services
+from flows.access import LOCAL
 from flows.drift import cost_drift
 from storage.home import Home
 
@@ -111,6 +112,85 @@ def test_down_ends_the_run_that_a_killed_worker_left_and_no_run_of_a_terminal(
     finally:
         process.kill()
         process.wait()
+
+
+# Stands for the supervisor: takes its lock, is a second from up, and then tells where it is.
+SUPERVISOR = """
+import os, sys, time
+from flows import services
+from flows.access import LOCAL
+from storage.home import Home
+home = Home(sys.argv[1])
+with home.lock("services", timeout=0):
+    services._tell(home, LOCAL, ())
+    time.sleep(float(sys.argv[2]))
+    services._tell(home, LOCAL, [services.Service("Prefect", "http://127.0.0.1:2", 2)])
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def starts(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The processes that `services.up` took for supervisors; a second passes until each is up."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def popen(arguments: Any, **rest: Any) -> subprocess.Popen[bytes]:
+        wait = "60" if (home.local / "never").exists() else "1"
+        started.append(real([sys.executable, "-c", SUPERVISOR, home.root, wait], env=rest["env"]))
+        return started[-1]
+
+    real = subprocess.Popen
+    monkeypatch.setattr(services.subprocess, "Popen", popen)
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_addresses_of_a_group_that_was_killed_do_not_pass_for_the_next(
+    home: Home, starts: list[subprocess.Popen[bytes]]
+) -> None:
+    services._tell(home, LOCAL, [services.Service("Prefect", "http://127.0.0.1:1", 1)])
+    assert services.running(home) is None
+    found = services.up(home, lambda text: None, LOCAL)
+    assert [service.url for service in found.services] == ["http://127.0.0.1:2"]
+
+
+def test_two_that_are_told_to_be_up_at_once_are_up_as_one(home: Home, starts: list[subprocess.Popen[bytes]]) -> None:
+    found: list[services.Running] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(services.up(home, lambda text: None, LOCAL))) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(starts) == 2 and len(found) == 2
+    assert found[0] == found[1]
+
+
+def test_what_is_still_starting_is_ended_by_down_and_by_ctrl_c(
+    home: Home, starts: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.local.mkdir(exist_ok=True)
+    (home.local / "never").touch()
+    pauses: list[float] = []
+
+    def interrupt(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) > 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(services.time, "sleep", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            services.up(home, lambda text: None, LOCAL)
+    assert starts[0].wait(10) == -signal.SIGTERM
+    second = services.subprocess.Popen([], env=dict(os.environ))
+    wait_until(lambda: services._found(home), 30)
+    assert services.running(home) is None
+    assert services.down(home)
+    assert second.wait(10) == -signal.SIGTERM
 
 
 @pytest.mark.slow
