@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.data.tokenizer import Tokenizer
-from components.inference.sampling import SamplingParams
+from components.inference.sampling import LEAST_TEMPERATURE, SamplingParams
 
 MAX_STOPS, MAX_STOP_CHARACTERS, MAX_TOP_LOG_PROBS = 16, 256, 20
 # Fields that ask for nothing of the answer.
@@ -165,10 +165,13 @@ def _params(
     fields: _Body, tokenizer: Tokenizer, max_tokens: int, n: int, top: int, scored: bool, chat: bool = False
 ) -> SamplingParams:
     most = (lambda x: 0 <= x <= 100, "a number from 0 to 100")
+    temperature = float(fields.take("temperature", "number", 1.0, *most))
+    top_k = fields.take("top_k", "integer", 0, lambda x: x >= -1, "a number of at least 0")
     return SamplingParams(
         max_tokens=max_tokens,
-        temperature=float(fields.take("temperature", "number", 1.0, *most)),
-        top_k=max(0, fields.take("top_k", "integer", 0, lambda x: x >= -1, "a number of at least 0")),
+        # So cold that one token alone is left: greedy.
+        temperature=temperature if temperature >= LEAST_TEMPERATURE else 0.0,
+        top_k=min(max(0, top_k), tokenizer.vocab_size),
         top_p=float(fields.take("top_p", "number", 1.0, lambda x: 0 < x <= 1, "a number above 0, at most 1")),
         min_p=float(fields.take("min_p", "number", 0.0, lambda x: 0 <= x <= 1, "a number from 0 to 1")),
         num_samples=n,

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+LEAST_TEMPERATURE = 1e-30  # above 0: logits over it, up to 10⁸, stay finite in float32
+
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -44,12 +46,19 @@ class SamplingParams:
             raise ValueError(f"max_tokens is {self.max_tokens}: give a number of at least {least}")
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature is {self.temperature}: give a number of at least 0")
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise ValueError(
+                f"temperature is {self.temperature}: give 0 (greedy) or at least {LEAST_TEMPERATURE:g}; logits over "
+                "less are beyond float32"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}: give a number above 0, at most 1")
         if not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p is {self.min_p}: give a number from 0 to 1")
         if self.top_k < 0 or self.num_samples < 1:
             raise ValueError(f"top_k is {self.top_k}, num_samples {self.num_samples}: at least 0 and 1 are taken")
+        if self.top_k >= 2**31:
+            raise ValueError(f"top_k is {self.top_k}: no vocabulary is so large; give 0 to keep all tokens")
         if self.top_log_probs < 0:
             raise ValueError(f"top_log_probs is {self.top_log_probs}: give a number of at least 0")
         if "" in self.stop:
@@ -107,7 +116,9 @@ def _truncate(probs_BV: Tensor, params: SamplingParams) -> Tensor:
     if params.top_p < 1:
         ordered, index = probs_BV.sort(-1, descending=True)
         before = ordered.cumsum(-1) - ordered
-        ordered = ordered.masked_fill(before >= params.top_p * ordered.sum(-1, keepdim=True), 0.0)
+        # The first is kept whatever top_p: one too small for float32 would else drop all.
+        dropped = (before > 0) & (before >= params.top_p * ordered.sum(-1, keepdim=True))
+        ordered = ordered.masked_fill(dropped, 0.0)
         probs_BV = torch.zeros_like(probs_BV).scatter(-1, index, ordered)
     if params.min_p > 0:
         probs_BV = probs_BV.masked_fill(probs_BV < params.min_p * probs_BV.amax(-1, keepdim=True), 0.0)

@@ -315,8 +315,23 @@ def test_min_p_drops_what_is_far_less_probable_than_the_best() -> None:
     assert set(choose(rows, SamplingParams(min_p=0.7), random)[0].tolist()) == {0}
 
 
+def test_a_share_too_small_for_float32_still_keeps_the_best() -> None:
+    rows = torch.tensor([[0.2, 0.5, 0.3]]).log().expand(50, -1)
+    random = torch.linspace(0, 0.999, 50, dtype=torch.float64)
+    assert set(choose(rows, SamplingParams(top_p=1e-320), random)[0].tolist()) == {1}
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"min_p": 2.0}, {"max_tokens": 0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"stop": ("",)}]
+    "wrong",
+    [
+        {"min_p": 2.0},
+        {"max_tokens": 0},
+        {"temperature": float("nan")},
+        {"temperature": 1e-40},  # its inverse is infinite in float32, and so are the logits over it
+        {"top_p": 0.0},
+        {"top_k": 2**32 + 1},  # 1 in 32 bits
+        {"stop": ("",)},
+    ],
 )
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -184,6 +184,15 @@ def test_a_chat_is_the_template_and_never_speaks_for_the_user(
     assert len(told["top_logprobs"]) == 3
 
 
+def test_numbers_that_float32_or_32_bits_do_not_hold_mean_what_they_say(serve: Callable[..., TestClient]) -> None:
+    def said(**body: Any) -> str:
+        return str(complete(client, prompt="37", max_tokens=12, seed=3, **body).json()["choices"][0]["text"])
+
+    client = serve()
+    assert said(temperature=1e-40) == said(temperature=0)
+    assert said(temperature=5, top_k=2**32 + 1) == said(temperature=5) != said(temperature=5, top_k=1)
+
+
 WRONG = [
     ({"prompt": "a", "model": "other"}, 404, "model"),
     ({"prompt": "a", "max_tokns": 3}, 400, "max_tokns"),
