@@ -100,6 +100,7 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     cost.account_costs.submit(
         run,
         config=cfg.cost,
+        usd_per_core_hour=cfg.compute.usd_per_core_hour,
         spent=[corpus, tokenizer, shards, conversations, base, sft],
         aligned=practised,
         reasoning=evaluated,

@@ -47,6 +47,8 @@ class ComputeConfig:
             raise ValueError("workers must be 0 or more, or -1 for what is fastest on this machine")
         if self.threads_per_worker < 1:
             raise ValueError("threads_per_worker must be 1 or more")
+        if not self.usd_per_core_hour >= 0:
+            raise ValueError(f"usd_per_core_hour is {self.usd_per_core_hour}: give a number of at least 0")
 
 
 class Settings(BaseModel):

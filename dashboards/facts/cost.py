@@ -8,7 +8,7 @@ from typing import Any
 
 from dashboards import wording
 from dashboards.facts.effects import Effect, Missing
-from dashboards.rows import RunRows, listed, number
+from dashboards.rows import RunRows, interval, listed, number
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class LifetimePoint:
 
 @dataclass(frozen=True)
 class CostFacts:
-    """`break_even_tokens`: output tokens after which serving has cost as much as training; inf: never."""
+    """`break_even_tokens`: output tokens after which serving, the prompts of typical requests included, has cost as
+    much as training; inf: never."""
 
     lines: tuple[CostLine, ...]
     hardware: str
@@ -93,9 +94,11 @@ def _decision(found: object) -> str:
     """Train further, or think longer with what there is: one sentence, empty where it was not measured."""
     if not isinstance(found, Mapping) or "train_further" not in found:
         return ""
-    kept = "at no lower accuracy" if found.get("trained_is_as_accurate") else "but it is less accurate"
-    further, longer = found["train_further"], found["think_longer"]
-    return f"Train further ({further}, {kept}) or think longer ({longer}): {found['verdict']}."
+    sides = []
+    for name, accuracy in (("train_further", "trained_accuracy"), ("think_longer", "thinking_accuracy")):
+        measured = interval(found, accuracy)
+        sides.append(f"{found[name]}{f', accuracy {wording.percent_interval(measured)}' if measured else ''}")
+    return f"Train further ({sides[0]}) or think longer ({sides[1]}): {found['verdict']}."
 
 
 def _lines(rows: RunRows) -> tuple[CostLine, ...]:

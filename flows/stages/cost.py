@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from components.cost.settings import CostConfig
@@ -32,24 +34,22 @@ def measure_serving(work: Work, *, config: CostConfig, model: Artifact, tokenize
     budget = min(config.output_tokens, network.cfg.context_length - length)
     draw = torch.Generator().manual_seed(0)
     rates: dict[int, float] = {}
+    prefill = 0.0
     for batch in config.serving_batches:
         prompts = torch.randint(len(words.special_ids), words.vocab_size, (batch, length), generator=draw).tolist()
-        seconds = []
+        # The first token is the prompt's: what the others take is decoding alone, since prompts have a price of theirs.
+        seconds: dict[int, list[float]] = {1: [], budget: []}
         for _ in range(3):
-            began = time.perf_counter()
-            generate(network, prompts, SamplingParams(max_tokens=budget), max_batch=batch)
-            seconds.append(time.perf_counter() - began)
-        rates[batch] = batch * budget / sorted(seconds)[1]
-        flops = 3 * batch * (budget + length) * forward_flops_per_token(network.cfg, length + budget)
-        work.usage(tokens=3 * batch * (budget + length), flops=flops)
-    seconds = []
-    tokens_BT = torch.randint(len(words.special_ids), words.vocab_size, (64, length), generator=draw)
-    with torch.inference_mode():
-        for _ in range(3):
-            began = time.perf_counter()
-            network(tokens_BT)
-            seconds.append(time.perf_counter() - began)
-    prefill = 64 * length / sorted(seconds)[1]
+            for num_tokens, taken in seconds.items():
+                began = time.perf_counter()
+                generate(network, prompts, SamplingParams(max_tokens=num_tokens), max_batch=batch)
+                taken.append(time.perf_counter() - began)
+        first, whole = (statistics.median(taken) for taken in seconds.values())
+        rates[batch] = batch * (budget - 1) / (whole - first)
+        if batch == max(config.serving_batches):
+            prefill = batch * length / first
+        processed = 3 * batch * (2 * length + 1 + budget)
+        work.usage(tokens=processed, flops=processed * forward_flops_per_token(network.cfg, length + budget))
     measured = {"decode_tokens_per_second": rates, "prefill_tokens_per_second": prefill}
     (work.out / SERVING).write_text(json.dumps(measured), encoding="utf-8")
     work.log(0, {f"decode_tokens_per_second/batch_{batch}": rate for batch, rate in rates.items()})
@@ -65,6 +65,7 @@ def account_costs(
     work: Work,
     *,
     config: CostConfig,
+    usd_per_core_hour: float,
     spent: list[Artifact],
     aligned: Artifact,
     reasoning: list[Artifact],
@@ -73,7 +74,7 @@ def account_costs(
     """Training against lifetime inference, the break-even, and ways to answer at what they cost a question.
 
     `spent`: every artifact that went into the model; `aligned`: the model that was trained further, against which
-    thinking longer with the model before it is held.
+    thinking longer with the model before it is held. A worker's price is that of its threads, as in the table `costs`.
     """
     from components.cost.hardware import HARDWARE, PRICES
     from components.cost.inference import measured_prices
@@ -81,13 +82,16 @@ def account_costs(
 
     work.rows("hardware", [device.to_row() for device in HARDWARE])
     work.rows("prices", [price.to_row() for price in PRICES])
-    per_second = config.usd_per_core_hour / 3600
+    usd_per_hour = usd_per_core_hour * work.execution.threads_per_worker
+    per_second = usd_per_hour / 3600
     training = sum(float(artifact.facts["usage"]["seconds"]) for artifact in spent) * per_second
     prices = measured_prices(
         float(serving.facts["prefill_tokens_per_second"]),
         float(serving.facts["decode_tokens_per_second"]),
-        config.usd_per_core_hour,
+        usd_per_hour,
     )
+    # An output token of a typical request, with its share of the prompt.
+    served = prices.request(config.prompt_tokens, config.output_tokens) / config.output_tokens
     further = float(aligned.facts["usage"]["seconds"]) * per_second
     options, comparisons = {}, []
     for row in [row for report in reasoning for row in report.facts["strategies"]]:
@@ -122,10 +126,12 @@ def account_costs(
             "train_further": train_option.name,
             "break_even_questions": even.units if math.isfinite(even.units) else None,
             "trained_is_as_accurate": bool(reaches),
+            **_accuracy("trained", train_row),
+            **_accuracy("thinking", think_row),
             "verdict": (
-                f"{even.then} is the cheaper one a question after {even.units:,.0f} questions"
+                f"{even.then} costs less in all from {even.units:,.0f} questions on"
                 if math.isfinite(even.units)
-                else f"{even.first} stays the cheaper one however many are asked"
+                else f"{even.first} costs less in all however many are asked"
             ),
         }
     facts = {
@@ -133,9 +139,9 @@ def account_costs(
         "price_per_million_input_tokens": prices.input,
         "price_per_million_output_tokens": prices.output,
         "decode_tokens_per_second": float(serving.facts["decode_tokens_per_second"]),
-        "break_even_tokens": training / prices.output * 1e6,
+        "break_even_tokens": training / served,
         "lifetime": [
-            {"tokens": tokens, "training_usd": training, "inference_usd": tokens * prices.output / 1e6}
+            {"tokens": tokens, "training_usd": training, "inference_usd": tokens * served}
             for tokens in config.lifetime_tokens
         ],
         "comparisons": comparisons,
@@ -143,3 +149,8 @@ def account_costs(
     }
     (work.out / "cost.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     return facts
+
+
+def _accuracy(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {"accuracy": "", "low": "_low", "high": "_high", "n": "_n"}
+    return {f"{name}_accuracy{end}": row[part] for part, end in parts.items()}

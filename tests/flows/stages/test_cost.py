@@ -1,0 +1,111 @@
+"""What serving is measured to cost and what a life is accounted to: on a clock of our own and made-up artifacts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import components.inference.engine as engine
+from components.cost.settings import CostConfig
+from components.data.tokenizer import Tokenizer
+from components.model.config import ModelConfig
+from components.model.transformer import Transformer
+from components.training.checkpoints import save_model
+from flows.settings import ComputeConfig
+from flows.stages import cost
+from flows.work import Work
+from storage.artifacts import Artifact
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Stands in for the store: an artifact's key is the name of its folder."""
+
+    root: Path
+
+    def path(self, artifact: Artifact) -> Path:
+        return self.root / artifact.key
+
+
+def spent(kind: str, seconds: float, **facts: Any) -> Artifact:
+    return Artifact(kind, kind, {"usage": {"seconds": seconds}, **facts})
+
+
+ROW = {"low": 0.4, "high": 0.6, "n": 100, "prompt_tokens": 10.0}
+STRATEGIES = [
+    {**ROW, "model": "sft", "strategy": "self_consistency@4", "accuracy": 0.5, "completion_tokens": 80.0},
+    {**ROW, "model": "grpo", "strategy": "cot", "accuracy": 0.49, "completion_tokens": 20.0},
+]
+SERVING = spent("serving", 1.0, prefill_tokens_per_second=1000.0, decode_tokens_per_second=100.0)
+
+
+def account(folder: Path, threads: int = 1, usd_per_core_hour: float = 3.6) -> dict[str, Any]:
+    folder.mkdir()
+    work = Work(folder, folder / "state", ComputeConfig(threads_per_worker=threads))
+    return dict(
+        cost.account_costs.fn(
+            work,
+            config=CostConfig(prompt_tokens=30, output_tokens=60, lifetime_tokens=(600.0,)),
+            usd_per_core_hour=usd_per_core_hour,
+            spent=[spent("base", 50.0), spent("sft", 13.0)],
+            aligned=spent("grpo", 12.0),
+            reasoning=[spent("chains", 1.0, strategies=STRATEGIES)],
+            serving=SERVING,
+        )
+    )
+
+
+def test_a_life_is_accounted_by_hand(tmp_path: Path) -> None:
+    """$0.001 a second: 63 s of training; a request reads 30 tokens in 0.03 s and writes 60 in 0.6 s."""
+    facts = account(tmp_path / "one")
+    assert facts["training_usd"] == pytest.approx(0.063)
+    assert facts["price_per_million_input_tokens"] == pytest.approx(1.0)
+    assert facts["price_per_million_output_tokens"] == pytest.approx(10.0)
+    # The prompts of the requests are paid too: 100 requests of $0.00063 are 6,000 output tokens.
+    assert facts["break_even_tokens"] == pytest.approx(6000)
+    assert facts["lifetime"] == [{"tokens": 600.0, "training_usd": 0.063, "inference_usd": pytest.approx(0.0063)}]
+    decision = facts["decision"]
+    # $0.012 of GRPO against 60 tokens a question.
+    assert decision["break_even_questions"] == pytest.approx(20)
+    assert decision["verdict"] == "grpo cot costs less in all from 20 questions on"
+    assert (decision["trained_accuracy"], decision["thinking_accuracy_low"]) == (0.49, 0.4)
+
+
+def test_a_core_has_one_price_and_a_worker_as_many_as_threads(tmp_path: Path) -> None:
+    one, dearer, four = account(tmp_path / "one"), account(tmp_path / "dearer", 1, 36.0), account(tmp_path / "four", 4)
+    for name in ("training_usd", "price_per_million_output_tokens"):
+        assert dearer[name] == pytest.approx(10 * one[name])
+        assert four[name] == pytest.approx(4 * one[name])
+    assert four["break_even_tokens"] == pytest.approx(one["break_even_tokens"])
+
+
+def test_a_request_costs_what_it_takes_and_its_prompt_is_paid_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that reads a prompt in 2 s, whatever its length, with the first token; each further token takes 0.5."""
+    clock = SimpleNamespace(now=0.0)
+
+    def generate(_: Any, prompts: list[Any], params: Any, max_batch: int) -> None:
+        assert len(prompts) == max_batch
+        clock.now += 2.0 + 0.5 * (params.max_tokens - 1)
+
+    monkeypatch.setattr(engine, "generate", generate)
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    Tokenizer.train(["one two three"], 280).save(tmp_path / "words")
+    (tmp_path / "model").mkdir()
+    cfg = ModelConfig(vocab_size=280, d_model=16, num_layers=1, num_heads=1, context_length=64)
+    save_model(tmp_path / "model", Transformer(cfg))
+    (tmp_path / "out").mkdir()
+    work = Work(tmp_path / "out", tmp_path / "state", store=Folders(tmp_path))  # type: ignore[arg-type]
+    config = CostConfig(prompt_tokens=8, output_tokens=17, serving_batches=(1, 4))
+    facts = cost.measure_serving.fn(
+        work, config=config, model=Artifact("checkpoint", "model"), tokenizer=Artifact("tokenizer", "words")
+    )
+    assert facts["decode_by_batch"] == {"1": pytest.approx(2.0), "4": pytest.approx(8.0)}
+    assert facts["prefill_tokens_per_second"] == pytest.approx(4 * 8 / 2.0)
+    request = 8 / facts["prefill_tokens_per_second"] + 16 / facts["decode_tokens_per_second"]
+    assert request == pytest.approx((2.0 + 0.5 * 16) / 4)
