@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,15 @@ class MoEConfig:
         for name, least in (("d_ff", 1), ("shared_d_ff", 0), ("first_dense", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"moe.{name} is {getattr(self, name)}: give a number of at least {least}")
+        if self.shared_gate and not self.shared_d_ff:
+            raise ValueError("moe.shared_gate is true: there is no shared expert to gate, give moe.shared_d_ff as well")
         if self.balance_bias_rate < 0:
             raise ValueError(
                 f"moe.balance_bias_rate is {self.balance_bias_rate}: give a number of at least 0 (0: no bias)"
             )
+
+
+RopeKind = Literal["linear", "llama3", "yarn"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class RopeScaling:
     their number between; and queries and keys lengthened by `attention_factor` each (§3.3; 0: 0.1 · ln(factor) + 1).
     """
 
-    kind: Literal["linear", "llama3", "yarn"] = "linear"
+    kind: RopeKind = "linear"
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
@@ -75,6 +80,8 @@ class RopeScaling:
     attention_factor: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.kind not in (kinds := get_args(RopeKind)):
+            raise ValueError(f"rope_scaling.kind is {self.kind!r}: it takes one of {', '.join(kinds)}")
         if not 1 <= self.factor < math.inf:
             raise ValueError(f"rope_scaling.factor is {self.factor}: give a number of at least 1")
         if self.original_context_length < 1:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from components.model.config import (
     ModelConfig,
     MoEConfig,
+    config_from_dict,
     count_params,
     forward_flops_per_token,
     training_flops_per_token,
@@ -108,6 +109,13 @@ def test_only_chosen_experts_cost_flops() -> None:
     one, two = (ModelConfig(moe=MoEConfig(8, k, 64)) for k in (1, 2))
     extra = forward_flops_per_token(two, 16) - forward_flops_per_token(one, 16)
     assert extra == one.num_layers * 2 * 3 * one.d_model * 64
+
+
+def test_a_gate_without_an_expert_and_an_unknown_stretch_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"moe\.shared_gate is true: there is no shared expert"):
+        MoEConfig(4, 2, 32, shared_gate=True)  # the gate would get no gradient, and the optimizer none to step by
+    with pytest.raises(ValueError, match=r"rope_scaling\.kind is 'dynamic'"):
+        config_from_dict({"rope_scaling": {"kind": "dynamic"}})
 
 
 @pytest.mark.parametrize(
