@@ -125,7 +125,8 @@ def read_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelConf
     if isinstance(own, Mapping):
         try:
             ours = config_from_dict(own)
-            if _read(write_config(ours), where) == cfg:  # else the public fields were edited since, and they count
+            # Else the public fields were edited since, and they count. (A damaged number of layers may be any.)
+            if ours.num_layers == cfg.num_layers and _read(write_config(ours), where) == cfg:
                 return ours
         except (TypeError, ValueError):
             pass
@@ -328,6 +329,11 @@ def _first_dense(fields: _Fields, layers: int) -> int:
     return len(dense)
 
 
+def _experts_of(cfg: ModelConfig) -> MoEConfig | None:
+    """The experts of a model that has a layer of them: where all layers are the dense first ones, there are none."""
+    return cfg.moe if cfg.moe is not None and cfg.moe.first_dense < cfg.num_layers else None
+
+
 def model_type_of(cfg: ModelConfig) -> str:
     """The public layout that holds a model of ours.
 
@@ -343,7 +349,7 @@ def model_type_of(cfg: ModelConfig) -> str:
             raise refuse(name, "none of the layouts that are written caps logits")
     if cfg.attention_bias and cfg.qk_norm:
         raise refuse("attention_bias", "no layout has a bias on queries, keys and values together with qk_norm")
-    moe = cfg.moe
+    moe = _experts_of(cfg)
     if moe is None:
         if cfg.qk_norm:
             return "qwen3"
@@ -357,8 +363,6 @@ def model_type_of(cfg: ModelConfig) -> str:
         raise refuse("moe.shared_d_ff", "a layout has a shared expert only with shared_gate and without qk_norm")
     if moe.shared_d_ff:
         return "qwen2_moe"
-    if moe.shared_gate:
-        raise refuse("moe.shared_gate", "there is no shared expert to gate")
     if cfg.qk_norm:
         return "qwen3_moe"
     if cfg.attention_bias:
@@ -423,8 +427,8 @@ def write_config(cfg: ModelConfig, kind: str = "") -> dict[str, Any]:
         raw |= {"max_window_layers": 0 if window else cfg.num_layers, "layer_types": [layer] * cfg.num_layers}
     if kind in ("llama", "qwen3", "qwen3_moe"):
         raw["attention_bias"] = False
-    if cfg.moe is not None:
-        raw |= _written_experts(cfg, cfg.moe, kind)
+    if (moe := _experts_of(cfg)) is not None:
+        raw |= _written_experts(cfg, moe, kind)
     elif kind == "qwen2_moe":
         raw |= {"num_experts": 0, "mlp_only_layers": list(range(cfg.num_layers)), "qkv_bias": cfg.attention_bias}
     _refuse_lost(cfg, essence(_read(raw, "config.json")))
@@ -438,7 +442,7 @@ _UNREAD = {"linear": (*_BANDS, *_RAMP, "original_context_length"), "llama3": _RA
 
 def essence(cfg: ModelConfig) -> ModelConfig:
     """What makes the model: defaults spelled out, and settings that no logit depends on set aside."""
-    moe = cfg.moe if cfg.moe is not None and cfg.moe.first_dense < cfg.num_layers else None
+    moe = _experts_of(cfg)
     has_dense = moe is None or moe.first_dense > 0
     if moe is not None:
         normalize = moe.normalize_top_k or moe.softmax_after_top_k
@@ -483,7 +487,7 @@ def _written_experts(cfg: ModelConfig, moe: MoEConfig, kind: str) -> dict[str, A
         "moe_intermediate_size": moe.d_ff,
         "norm_topk_prob": moe.normalize_top_k or moe.softmax_after_top_k,
         "decoder_sparse_step": 1,
-        "mlp_only_layers": list(range(min(moe.first_dense, cfg.num_layers))),
+        "mlp_only_layers": list(range(moe.first_dense)),
     }
     if kind == "qwen2_moe":
         raw |= {"shared_expert_intermediate_size": moe.shared_d_ff, "qkv_bias": cfg.attention_bias}

@@ -264,7 +264,7 @@ def exportable(draw: st.DrawFn) -> ModelConfig:
             draw(st.sampled_from([8, 16])),
             shared_d_ff=shared,
             shared_gate=bool(shared),
-            first_dense=draw(st.integers(0, 3)) if qk_norm or shared else 0,
+            first_dense=draw(st.integers(0, 3) if qk_norm or shared else st.sampled_from([0, 3])),  # 3: all of them
             softmax_after_top_k=after,
             normalize_top_k=draw(st.booleans()) if qk_norm or shared or after else True,
             load_balance_coef=draw(st.sampled_from([0.0, 0.01])),
@@ -310,6 +310,12 @@ def test_every_config_comes_back_as_it_went(cfg: ModelConfig) -> None:
     public = read_config({name: value for name, value in raw.items() if name != "lifespan"})
     assert count_params(public) == count_params(cfg)
     assert essence(public) == essence(cfg)
+
+
+def test_a_damaged_number_of_layers_of_ours_takes_no_time() -> None:
+    raw = write_config(ModelConfig(num_layers=2))
+    raw["lifespan"]["num_layers"] = 10**12
+    assert read_config(raw).num_layers == 2
 
 
 def test_public_fields_win_over_ours_once_somebody_edited_them() -> None:
