@@ -134,6 +134,11 @@ class Samples:
         """Answers an item."""
         return len(self.completions[0]) if self.completions else 0
 
+    @property
+    def total_tokens(self) -> int:
+        """Tokens that drawing them took, generated and read, a prompt once for its samples."""
+        return sum(group[0].prompt_tokens + sum(done.num_tokens for done in group) for group in self.completions)
+
     def sizes(self) -> list[int]:
         """1, 2, 4, … up to the number of samples."""
         return [2**power for power in range(self.num_samples.bit_length())] if self.num_samples else []

@@ -177,8 +177,9 @@ def ppo(
         work.log(step, metrics)
         if step % SAMPLES_EVERY == 0 or last:
             work.rows("samples", _samples(bench, record))
-        # A pass of policy, reference and critic to judge, and forward plus backward of policy and critic an epoch.
-        passes = 3 + 2 * 3 * config.num_epochs
+        # A pass to sample; one each of policy, reference, critic and reward models to judge; and forward plus backward
+        # of policy and critic an epoch.
+        passes = 1 + 3 + len(bench.proxy.members) + 2 * 3 * config.num_epochs
         flops = (
             metrics["tokens"]
             * passes

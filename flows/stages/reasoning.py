@@ -70,7 +70,6 @@ def evaluate_reasoning(
     work.progress(2, 3, strategy="votes")
     # Votes of all sizes, best-of-k and the adaptive controller are read from one set of samples.
     votes = list(read_samples(samples, time.perf_counter() - began))
-    paid = [*answered, votes[-1]]
     if adaptive is not None:
         drawn = drawn_from(answered[0], answered[1], samples)
         controlled, policies = cross_fitted(policy_table(drawn, adaptive), drawn, tolerance=adaptive.tolerance)
@@ -78,7 +77,7 @@ def evaluate_reasoning(
         chosen = [dataclasses.asdict(policy) for policy in policies]
         (work.out / "policies.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
     per_token = forward_flops_per_token(network.cfg, network.cfg.context_length)
-    tokens = sum(one.total_tokens for one in paid)
+    tokens = sum(one.total_tokens for one in answered) + samples.total_tokens
     work.usage(tokens=tokens, flops=tokens * per_token)
     strategies = []
     for one in [*answered, *votes]:
@@ -116,7 +115,7 @@ def search_puzzles(work: Work, *, config: PuzzleStudyConfig, model: Artifact, to
     began = time.perf_counter()
     samples = draw(generate, items, config.num_samples, config.temperature, seed=config.seed)
     rivals += read_samples(samples, time.perf_counter() - began)
-    paid = [rivals[0], rivals[-1]]
+    paid = rivals[0].total_tokens + samples.total_tokens
     per_sample = next(one.tokens for one in rivals if one.strategy == "self_consistency@1")
     trees = []
     for index, tree_config in enumerate(config.trees):
@@ -131,8 +130,7 @@ def search_puzzles(work: Work, *, config: PuzzleStudyConfig, model: Artifact, to
     for size in sorted({min(config.num_samples, math.ceil(tree.tokens / per_sample)) for tree in trees}):
         if f"best_of@{size}" not in {one.strategy for one in rivals}:
             rivals.append(Answered(f"best_of@{size}", tuple(items), tuple(best_of_k(samples, size)), 0.0))
-    paid += trees
-    tokens = sum(one.total_tokens for one in paid)
+    tokens = paid + sum(tree.total_tokens for tree in trees)
     work.usage(tokens=tokens, flops=tokens * forward_flops_per_token(network.cfg, network.cfg.context_length))
     strategies, comparisons = [], []
     for one in [*rivals, *trees]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.model.config import forward_flops_per_token, training_flops_per_token
 from components.reasoning.tasks import SuiteConfig
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from components.rlhf.preferences import Preference
     from components.rlhf.reward_model import Ensemble
     from components.training.guard import Guard
+
+_T = TypeVar("_T")
 
 
 def asked(words: Tokenizer, texts: list[str]) -> list[list[int]]:
@@ -209,6 +211,23 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def evenly(items: Sequence[_T], count: int) -> list[_T]:
+    """At most `count` of the items, spread over all of them: the head of a suite would be its easiest problems."""
+    return [items[i * len(items) // count] for i in range(count)] if count < len(items) else list(items)
+
+
+def passes_per_token(config: GRPOConfig, metrics: Mapping[str, float], routed: bool) -> float:
+    """Forward passes that GRPO makes of a token of an iteration's answers; a backward counts two.
+
+    One samples it, and those of discarded draws. The rows of groups with equal rewards cost no more, unless a KL or a
+    router (`routed`) needs them; the others are passed forward and back in each epoch, once for their old
+    log-probabilities where their minibatch is not the first, and once through the reference where there is a KL.
+    """
+    learned = 1.0 if config.kl_coef or routed else 1.0 - metrics["groups/zero_variance"]
+    each = 3 * config.num_epochs + (config.num_minibatches - 1) / config.num_minibatches + bool(config.kl_coef)
+    return metrics["groups/sampled"] / config.num_prompts + learned * each
+
+
 @stage(produces="checkpoint", group="rlhf", seconds=90)
 def grpo(
     work: Work,
@@ -241,7 +260,8 @@ def grpo(
         if problem.question not in known:
             practice.setdefault(problem.question, problem)
     problems = list(practice.values())
-    watched = [p for p in held_out if task.min_difficulty <= p.difficulty <= task.max_difficulty][: task.num_watch]
+    final_items = [p for p in held_out if task.min_difficulty <= p.difficulty <= task.max_difficulty]
+    watched = evenly(final_items, task.num_watch)
 
     def accuracy(model: Transformer, items: list[Problem]) -> Interval:
         params = SamplingParams(max_tokens=config.max_tokens, temperature=0.0, stop_ids=(words.end_id,))
@@ -249,7 +269,6 @@ def grpo(
         right = [is_correct(p, said(words, group[0])) for p, group in zip(items, answers, strict=True)]
         return wilson(sum(right), len(right))
 
-    final_items = [p for p in held_out if task.min_difficulty <= p.difficulty <= task.max_difficulty]
     before = accuracy(reference, final_items)
     state = algorithm.GRPOState.start(reference, config)
     if saved := work.load_state():
@@ -272,7 +291,7 @@ def grpo(
         watched_now = step % task.evaluate_every == 0 or step == config.num_iterations
         extra = {"greedy_accuracy": accuracy(state.policy, watched).value} if watched_now else {}
         work.log(step, metrics | extra)
-        passes = 1 + 3 * config.num_epochs
+        passes = passes_per_token(config, metrics, routed=reference.cfg.moe is not None)
         flops = metrics["tokens"] * passes * forward_flops_per_token(reference.cfg, reference.cfg.context_length)
         work.usage(tokens=metrics["tokens"], flops=flops)
         told = skips(step, metrics, state.guard)

@@ -12,14 +12,16 @@ from safetensors.torch import load_file
 from toy_alignment import CASES, JUDGED, PPO, make_world
 
 import components.rlhf.watch as watching
-from components.rlhf.config import DPOConfig, JudgingConfig, WatchConfig, story_requests
+from components.model.config import forward_flops_per_token
+from components.reasoning.tasks import SuiteConfig
+from components.rlhf.config import DPOConfig, GRPOConfig, JudgingConfig, WatchConfig, story_requests
 from components.rlhf.watch import Alarm
 from components.statistics import Interval
 from components.training.config import NonFiniteConfig, OptimizerConfig
 from flows.config import load_config
 from flows.graph import assemble
 from flows.lifecycle import lifecycle_graph
-from flows.stages import policies
+from flows.stages import policies, rlhf
 from flows.work import Work
 from storage.artifacts import Artifact, Store
 
@@ -127,6 +129,38 @@ def test_what_best_of_n_gains_is_over_requests_not_over_their_repeats(
         assert {row["items"] for row in rows} == {facts[-1]["n"]} == {requests}
         assert facts[-1]["law"]["proxy"]["n"] == requests
     assert [one["num_groups"] for one in facts] == [requests, 3 * requests]
+
+
+def test_grpo_watches_problems_of_every_difficulty() -> None:
+    problems = SuiteConfig(difficulties=(4, 6), per_difficulty=9).problems()
+    assert [p.difficulty for p in rlhf.evenly(problems, 6)] == [4, 4, 4, 6, 6, 6]
+    assert rlhf.evenly(problems, 18) == rlhf.evenly(problems, 99) == problems
+
+
+def test_grpo_counts_the_passes_that_it_makes() -> None:
+    config = GRPOConfig(num_prompts=8, num_epochs=2, num_minibatches=4)
+    all_differ = {"groups/zero_variance": 0.0, "groups/sampled": 8}
+    half_equal = {"groups/zero_variance": 0.5, "groups/sampled": 12}
+    # One to sample, two epochs of forward and backward, old log-probabilities of three of the four minibatches.
+    assert rlhf.passes_per_token(config, all_differ, routed=False) == 1 + 6 + 0.75
+    assert rlhf.passes_per_token(config, half_equal, routed=False) == 1.5 + 0.5 * 6.75
+    assert rlhf.passes_per_token(config, half_equal, routed=True) == 1.5 + 6.75
+    with_kl = dataclasses.replace(config, kl_coef=0.1)
+    assert rlhf.passes_per_token(with_kl, half_equal, routed=False) == 1.5 + 6.75 + 1
+
+
+def test_ppo_counts_the_passes_of_sampling_and_of_every_reward_model(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    case = next(name for name in CASES if name.startswith("ppo"))
+    work, _ = run(case, tmp_path, world, config=dataclasses.replace(PPO, num_iterations=1, num_epochs=3))
+    _, made = world
+    bench = policies._Bench.open(work, *(made[name] for name in JUDGED))
+    (tokens,) = [value for _, name, value, _ in work.metrics() if name == "tokens"]
+    forward = forward_flops_per_token(bench.reference.cfg, bench.reference.cfg.context_length)
+    judging = (work.spent()["tokens"] - tokens) * forward
+    # Sampling; policy, reference, critic, two reward models; and twice (forward and backward) in three epochs.
+    assert work.spent()["flops"] - judging == pytest.approx(tokens * forward * (1 + 5 + 2 * 3 * 3))
 
 
 def test_remedies_come_on_top_of_the_default_life_and_leave_the_rest_of_it_as_it_is() -> None:

@@ -55,6 +55,12 @@ def scripted(answers: Mapping[str, Sequence[TextCompletion]]) -> Generate:
     return generate
 
 
+def test_samples_beyond_the_largest_vote_are_paid_for_too() -> None:
+    drawn = samples(("2", -1.0), ("33", -1.0), ("444", -1.0))
+    assert drawn.sizes() == [1, 2]
+    assert drawn.total_tokens == 10 + 1 + 2 + 3
+
+
 def samples(*texts: tuple[str, float]) -> Samples:
     return Samples((EASY,), (tuple(said(text, log_prob) for text, log_prob in texts),))
 
