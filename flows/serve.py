@@ -82,18 +82,16 @@ def open_model(home: Home, name: str, context_length: int = 0) -> Opened:
 
 
 def _open_path(path: Path, context_length: int) -> Opened:
-    import json
-
     from components.data.tokenizer import Tokenizer
     from components.model.hub import imports
+    from components.model.hub.folder import read_json, shortened
     from components.model.hub.source import PACKAGE, locate
-    from components.training.checkpoints import load_model
+    from components.training.checkpoints import load_config, load_model
 
     try:
-        ours = False
-        if path.is_dir() and (path / "config.json").is_file():
-            ours = json.loads((path / "config.json").read_text(encoding="utf-8")).get("format") is not None
-        if ours:
+        config = path / "config.json"
+        if config.is_file() and read_json(config).get("format") is not None:
+            shortened(load_config(path), 0)  # the same limit for a folder of ours that comes from elsewhere
             return Opened(path.resolve().name, load_model(path), Tokenizer.load(path))
         source = locate(str(path))
         model = imports.import_model(source, context_length=context_length)

@@ -118,7 +118,7 @@ def _json_beside(folder: Path, name: str) -> Mapping[str, Any]:
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: not JSON ({error})") from None
     if not isinstance(found, Mapping):
         raise ValueError(f"{file}: takes a JSON object, found a {type(found).__name__}")

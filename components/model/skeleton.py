@@ -31,10 +31,14 @@ def skeleton(cfg: ModelConfig) -> Transformer:
     """`Transformer(cfg)` whose matrices hold what memory happened to hold; what is computed and not stored is right.
 
     To draw 135M parameters takes 10 s on one core, and a checkpoint overwrites them all. Memory that is never written
-    to is never really taken.
+    to is never really taken. Raises ValueError for sizes that no memory holds, as a damaged config may have them.
     """
-    with _Undrawn():
-        return Transformer(cfg)
+    try:
+        with _Undrawn():
+            return Transformer(cfg)
+    except (RuntimeError, TypeError) as error:
+        told = str(error).partition("\n")[0]
+        raise ValueError(f"a model of such a configuration cannot be built here ({told})") from error
 
 
 def filled(cfg: ModelConfig, tensors: Mapping[str, Tensor]) -> Transformer:

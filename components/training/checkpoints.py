@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from components.model.config import ModelConfig, config_from_dict
@@ -26,19 +27,29 @@ def save_model(folder: Path, model: Transformer) -> None:
 def load_config(folder: Path) -> ModelConfig:
     """The configuration of a folder's model. Raises ValueError when it is not one of ours."""
     try:
-        raw: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if raw.pop("format", None) != "lifespan-transformer":
+        raw: Any = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(raw, dict) or raw.pop("format", None) != "lifespan-transformer":
             raise ValueError("it has no format 'lifespan-transformer'")
         return config_from_dict(raw)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{folder / CONFIG} is not a model config of Lifespan: {error}") from error
 
 
 def load_model(folder: Path) -> Transformer:
-    """The model of a folder, in eval mode. Raises ValueError when the config is not one of ours or does not fit."""
-    model = skeleton(load_config(folder))
+    """The model of a folder, in eval mode. Raises ValueError when the config is not one of ours or does not fit, and
+    for damaged weights."""
+    cfg = load_config(folder)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        tensors = load_file(folder / WEIGHTS)
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / WEIGHTS}: not a safetensors file, or damaged: {error}") from error
+    if cfg.num_layers > len(tensors):  # before as many are built: a damaged number may be any
+        raise ValueError(f"{folder / CONFIG} says num_layers = {cfg.num_layers}, {WEIGHTS} has {len(tensors)} tensors")
+    model = skeleton(cfg)
+    try:
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
     return model.eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,6 +172,32 @@ def test_a_folder_of_ours_and_one_in_the_layout_of_hugging_face_are_the_same_mod
         assert torch.equal(ours.model(tokens), theirs.model(tokens))
     assert (ours.name, theirs.name) == ("tiny", "hf")
     assert theirs.tokenizer.encode("the king") == ours.tokenizer.encode("the king")
+
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("config.json", b"[]", "takes a JSON object, found a list"),
+        ("config.json", DEEP, "not JSON"),
+        ("config.json", {"num_layers": 10**9}, "num_layers = 1000000000"),
+        ("config.json", {"context_length": 10**12}, "context_length is 1,000,000,000,000 tokens"),
+        ("config.json", {"vocab_size": 10**15}, "such a configuration cannot be built"),
+        ("config.json", {"d_model": 16.0}, "such a configuration cannot be built"),
+        ("model.safetensors", b"", r"model\.safetensors: not a safetensors file, or damaged"),
+    ],
+)
+def test_a_damaged_folder_of_ours_is_told_in_one_line(
+    file: str, content: bytes | dict[str, object], told: str, folder: Path, home: Home, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((copy / file).read_text()) | content).encode()
+    (copy / file).write_bytes(content)
+    with pytest.raises(ConfigError, match=told):
+        open_model(home, str(copy))
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def read_json(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UnsupportedModel(f"{file}: there is no such file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnsupportedModel(f"{file}: not JSON ({error})") from None
     if not isinstance(found, dict):
         raise UnsupportedModel(f"{file}: takes a JSON object, found a {type(found).__name__}")

@@ -65,7 +65,7 @@ def _files(folder: Path) -> dict[str, str]:
         try:
             found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             file_of = {str(name): str(file) for name, file in found.items()}
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UnsupportedModel(f"{index}: it has no weight_map from tensors to files ({error})") from None
         for file in sorted(set(file_of.values())):
             if Path(file).name != file:
@@ -100,7 +100,10 @@ def gathered(
     without a place in the model: a bias or a norm more is another model.
     """
     plan = _plan(cfg, names, found, where)
-    sizes = shapes(cfg)
+    try:
+        sizes = shapes(cfg)
+    except ValueError as error:
+        raise UnsupportedModel(f"{where}: {error}") from error
     ours: dict[str, Tensor] = {}
     for piece in plan:
         if piece.ours not in ours:

@@ -105,6 +105,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "config.json: there is no such file"),
     "no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json: not JSON"),
     "no object": (lambda f: (f / "config.json").write_text("[]"), "takes a JSON object, found a list"),
+    "nested without end": (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json: not JSON"),
+    "an index nested without end": (
+        lambda f: (f / "model.safetensors.index.json").write_text("[" * 100_000),
+        "it has no weight_map",
+    ),
+    "more words than memory": (lambda f: changed(f, vocab_size=10**15), "such a configuration cannot be built here"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors and no"),
     "torn weights": (
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
