@@ -28,7 +28,10 @@ class RecurrentBlock(nn.Module):
         self.down = nn.Linear(cfg.hidden, cfg.d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        y_BTH, _ = self.lstm(self.norm(x_BTD))
+        # On a CPU the recurrence stays in float32: oneDNN has it in bfloat16 only where the CPU has units for that.
+        bfloat16 = x_BTD.device.type != "cpu" and torch.is_autocast_enabled(x_BTD.device.type)
+        with torch.autocast(x_BTD.device.type, enabled=bfloat16):
+            y_BTH, _ = self.lstm(self.norm(x_BTD))
         return x_BTD + self.down(y_BTH)
 
 

@@ -162,3 +162,12 @@ def test_the_loop_of_the_transformer_trains_it_and_resumes_bit_for_bit() -> None
     list(train(resumed, optimizer, cfg, batch, start_step=20))
     ours, theirs = straight.state_dict(), resumed.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_products_in_bfloat16_train_it_too_on_any_cpu() -> None:
+    cfg = TrainConfig(3, 16, 16, precision="bfloat16", optimizer=OptimizerConfig(adamw_lr=0.02))
+    model, plain = RecurrentModel(SMALL), RecurrentModel(SMALL)
+    losses = [record["loss"] for record in train(model, Optimizer(model, cfg.optimizer), cfg, batch)]
+    cfg = TrainConfig(3, 16, 16, optimizer=OptimizerConfig(adamw_lr=0.02))
+    expected = [record["loss"] for record in train(plain, Optimizer(plain, cfg.optimizer), cfg, batch)]
+    assert losses == pytest.approx(expected, rel=0.02) and losses != expected
