@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from components.model.config import forward_flops_per_token, training_flops_per_token
 from components.reasoning.tasks import SuiteConfig
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from components.rlhf.preferences import Preference
     from components.rlhf.reward_model import Ensemble
     from components.training.guard import Guard
-
-_T = TypeVar("_T")
 
 
 def asked(words: Tokenizer, texts: list[str]) -> list[list[int]]:
@@ -211,11 +209,6 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def evenly(items: Sequence[_T], count: int) -> list[_T]:
-    """At most `count` of the items, spread over all of them: the head of a suite would be its easiest problems."""
-    return [items[i * len(items) // count] for i in range(count)] if count < len(items) else list(items)
-
-
 def passes_per_token(config: GRPOConfig, metrics: Mapping[str, float], routed: bool) -> float:
     """Forward passes that GRPO makes of a token of an iteration's answers; a backward counts two.
 
@@ -245,6 +238,7 @@ def grpo(
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
+    from components.reasoning.small_suite import spread
     from components.reasoning.tasks import Problem, chain_problem, is_correct, prompt
     from components.rlhf import grpo as algorithm
     from components.statistics import Interval, wilson
@@ -261,7 +255,7 @@ def grpo(
             practice.setdefault(problem.question, problem)
     problems = list(practice.values())
     final_items = [p for p in held_out if task.min_difficulty <= p.difficulty <= task.max_difficulty]
-    watched = evenly(final_items, task.num_watch)
+    watched = spread(final_items, task.num_watch)  # the first of them all would be the easiest alone
 
     def accuracy(model: Transformer, items: list[Problem]) -> Interval:
         params = SamplingParams(max_tokens=config.max_tokens, temperature=0.0, stop_ids=(words.end_id,))

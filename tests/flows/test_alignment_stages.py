@@ -13,8 +13,8 @@ from toy_alignment import CASES, JUDGED, PPO, make_world
 
 import components.rlhf.watch as watching
 from components.model.config import forward_flops_per_token
-from components.reasoning.tasks import SuiteConfig
-from components.rlhf.config import DPOConfig, GRPOConfig, JudgingConfig, WatchConfig, story_requests
+from components.reasoning.tasks import SuiteConfig, prompt
+from components.rlhf.config import DPOConfig, GRPOConfig, JudgingConfig, VerifierTaskConfig, WatchConfig, story_requests
 from components.rlhf.watch import Alarm
 from components.statistics import Interval
 from components.training.config import NonFiniteConfig, OptimizerConfig
@@ -131,10 +131,22 @@ def test_what_best_of_n_gains_is_over_requests_not_over_their_repeats(
     assert [one["num_groups"] for one in facts] == [requests, 3 * requests]
 
 
-def test_grpo_watches_problems_of_every_difficulty() -> None:
-    problems = SuiteConfig(difficulties=(4, 6), per_difficulty=9).problems()
-    assert [p.difficulty for p in rlhf.evenly(problems, 6)] == [4, 4, 4, 6, 6, 6]
-    assert rlhf.evenly(problems, 18) == rlhf.evenly(problems, 99) == problems
+def test_grpo_watches_problems_of_every_difficulty(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def heard(words: Any, texts: list[str]) -> list[list[int]]:
+        asked.append(texts)
+        return [[1, 2, 3] for _ in texts]
+
+    monkeypatch.setattr(rlhf, "asked", heard)
+    suite = SuiteConfig(difficulties=(2, 3, 4), per_difficulty=5)
+    task = VerifierTaskConfig(num_problems=20, min_difficulty=2, max_difficulty=3, num_watch=4)
+    run("grpo", tmp_path, world, suite=suite, task=task, config=GRPOConfig(num_iterations=1, max_tokens=6))
+    level = {prompt(problem, "worked"): problem.difficulty for problem in suite.problems()}
+    watched = [[level[text] for text in texts] for texts in asked if len(texts) == 4]
+    assert watched == [[2, 2, 3, 3]] * 2
 
 
 def test_grpo_counts_the_passes_that_it_makes() -> None:
