@@ -20,7 +20,7 @@ from uuid import UUID
 
 from flows import hermetic, services
 from flows.catalogue import FLOWS
-from flows.settings import ConfigError
+from flows.settings import PROFILES, ConfigError, profile_path
 from storage.home import Home
 from storage.secrecy import masked_addresses
 
@@ -81,6 +81,7 @@ def deploy(home: Home, profile: str, webhook: str | None = None) -> list[str]:
     if webhook and not re.match(r"(?i)https?://[^/\s]", webhook):
         raise ConfigError("--webhook takes an address that begins with http:// or https://")
     connect(home)
+    profile = _from_anywhere(profile)
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.deployments.runner import EntrypointType
 
@@ -113,6 +114,12 @@ def deploy(home: Home, profile: str, webhook: str | None = None) -> list[str]:
     _limit_accelerator(deployments.ACCELERATOR)
     _automate(webhook)
     return names
+
+
+def _from_anywhere(profile: str) -> str:
+    """A profile of ours by its name, a user's file by its whole path: runs begin in the folder of `lifespan deploy`."""
+    path = profile_path(profile)
+    return profile if path.parent == PROFILES else str(path.absolute())
 
 
 def _limit_accelerator(name: str) -> None:
@@ -274,6 +281,7 @@ def add_schedule(
         raise ConfigError("give either a cron line or an interval in seconds")
     if any(masked_addresses(text) != text for text in settings or []):
         raise ConfigError("Prefect keeps a schedule's settings for all to read: leave passwords to the environment")
+    profile = _from_anywhere(profile)
     load_config(profile, settings or [])  # a mistake is told now, not at two in the morning
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -166,3 +167,14 @@ def test_a_schedule_keeps_its_profile_when_it_is_paused(home: Home, monkeypatch:
         assert [(s.active, s.parameters) for s in deploy.schedules(home)] == [(active, parameters)]
     kept.parameters = {}  # paused in Prefect's page
     assert deploy.schedules(home)[0].parameters == deployment.parameters
+
+
+def test_a_schedule_finds_its_profile_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.deploy import _from_anywhere
+
+    (tmp_path / "mine.toml").write_text('extends = "smoke"\n')
+    monkeypatch.chdir(tmp_path)
+    assert _from_anywhere("mine.toml") == str(tmp_path / "mine.toml")
+    assert _from_anywhere("smoke") == "smoke"
+    with pytest.raises(ConfigError, match="no such file"):
+        _from_anywhere("yours.toml")
