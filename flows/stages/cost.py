@@ -45,7 +45,10 @@ def measure_serving(work: Work, *, config: CostConfig, model: Artifact, tokenize
                 generate(network, prompts, SamplingParams(max_tokens=num_tokens), max_batch=batch)
                 taken.append(time.perf_counter() - began)
         first, whole = (statistics.median(taken) for taken in seconds.values())
-        rates[batch] = batch * (budget - 1) / (whole - first)
+        # On a busy machine the difference may come out below nothing. A token that is decoded takes no less than one
+        # that is read, so this share of the whole is then the least that decoding took.
+        decoding = whole - first if whole > first else whole * (budget - 1) / (length + budget - 1)
+        rates[batch] = batch * (budget - 1) / decoding
         if batch == max(config.serving_batches):
             prefill = batch * length / first
         processed = 3 * batch * (2 * length + 1 + budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,29 +84,40 @@ def test_a_core_has_one_price_and_a_worker_as_many_as_threads(tmp_path: Path) ->
     assert four["break_even_tokens"] == pytest.approx(one["break_even_tokens"])
 
 
-def test_a_request_costs_what_it_takes_and_its_prompt_is_paid_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An engine that reads a prompt in 2 s, whatever its length, with the first token; each further token takes 0.5."""
+def measured(folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float]) -> dict[str, Any]:
+    """The stage with prompts of 8 tokens and answers of 17, on an engine that takes `seconds` for so many tokens."""
     clock = SimpleNamespace(now=0.0)
 
     def generate(_: Any, prompts: list[Any], params: Any, max_batch: int) -> None:
         assert len(prompts) == max_batch
-        clock.now += 2.0 + 0.5 * (params.max_tokens - 1)
+        clock.now += seconds(params.max_tokens)
 
     monkeypatch.setattr(engine, "generate", generate)
     monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    Tokenizer.train(["one two three"], 280).save(tmp_path / "words")
-    (tmp_path / "model").mkdir()
+    Tokenizer.train(["one two three"], 280).save(folder / "words")
+    (folder / "model").mkdir()
     cfg = ModelConfig(vocab_size=280, d_model=16, num_layers=1, num_heads=1, context_length=64)
-    save_model(tmp_path / "model", Transformer(cfg))
-    (tmp_path / "out").mkdir()
-    work = Work(tmp_path / "out", tmp_path / "state", store=Folders(tmp_path))  # type: ignore[arg-type]
+    save_model(folder / "model", Transformer(cfg))
+    (folder / "out").mkdir()
+    work = Work(folder / "out", folder / "state", store=Folders(folder))  # type: ignore[arg-type]
     config = CostConfig(prompt_tokens=8, output_tokens=17, serving_batches=(1, 4))
-    facts = cost.measure_serving.fn(
-        work, config=config, model=Artifact("checkpoint", "model"), tokenizer=Artifact("tokenizer", "words")
-    )
+    model, words = Artifact("checkpoint", "model"), Artifact("tokenizer", "words")
+    return dict(cost.measure_serving.fn(work, config=config, model=model, tokenizer=words))
+
+
+def test_a_request_costs_what_it_takes_and_its_prompt_is_paid_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt takes 2 s with the first token, whatever its length; each further token 0.5."""
+    facts = measured(tmp_path, monkeypatch, lambda num_tokens: 2.0 + 0.5 * (num_tokens - 1))
     assert facts["decode_by_batch"] == {"1": pytest.approx(2.0), "4": pytest.approx(8.0)}
     assert facts["prefill_tokens_per_second"] == pytest.approx(4 * 8 / 2.0)
     request = 8 / facts["prefill_tokens_per_second"] + 16 / facts["decode_tokens_per_second"]
     assert request == pytest.approx((2.0 + 0.5 * 16) / 4)
+
+
+def test_a_busy_machine_that_takes_longer_for_less_gives_no_negative_price(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = measured(tmp_path, monkeypatch, lambda num_tokens: 3.0 if num_tokens == 1 else 2.4)
+    assert facts["decode_by_batch"]["4"] == pytest.approx(4 * 16 / (2.4 * 16 / 24))
