@@ -9,7 +9,7 @@ never by the clock: a run that was killed and resumed goes back to the same weig
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -99,6 +99,15 @@ class Guard:
         self.in_a_row = 0
         self.rate *= self.config.rate_factor
         return max(0, self.snapshot_step)
+
+    def check_trained(self, losses: Iterable[float]) -> None:
+        """Raises TrainingDiverged where one of the held-out losses of the trained model is not finite: an update made
+        the weights useless so late that too few steps were skipped after it to go back."""
+        if (bad := next((loss for loss in losses if not math.isfinite(loss)), None)) is not None:
+            raise TrainingDiverged(
+                f"the trained model's held-out loss is {bad:g}, after {self.skipped} skipped steps, {self.in_a_row} of "
+                "them at the end: lower the learning rate (optimizer.muon_lr, optimizer.adamw_lr)"
+            )
 
     def facts(self) -> dict[str, float]:
         """For the record of a stage: skipped_steps, rollbacks, and rate_factor (of the last steps)."""

@@ -129,8 +129,9 @@ def pretrain(
         if config.validate_every and step % config.validate_every == 0 and step < config.num_steps:
             looks = held_out(network, data, words, config.context_length, config.validation_windows)
             work.log(step, {f"valid_bits_per_byte/{source}": look.bits_per_byte for source, look in looks.items()})
-    save_model(work.out, network)
     final = held_out(network, data, words, config.context_length)
+    guard.check_trained(look.loss for look in final.values())
+    save_model(work.out, network)
     work.log(config.num_steps, {f"valid_bits_per_byte/{source}": look.bits_per_byte for source, look in final.items()})
     work.log(config.num_steps, {f"valid_loss/{source}": look.loss for source, look in final.items()})
     last = [value for _, name, value, _ in work.metrics() if name == "loss"][-10:]
@@ -200,8 +201,9 @@ def finetune(
     best.restore(network)
     if config.lora:
         merge_lora(network)
-    save_model(work.out, network)
     loss, count = mean_loss(network, held_out_batches(watched, 8))
+    guard.check_trained([loss])
+    save_model(work.out, network)
     after = held_out(network, data, words, config.context_length)
     return {
         "num_params": count_params(network.cfg).total,

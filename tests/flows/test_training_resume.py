@@ -8,9 +8,10 @@ import pytest
 import torch
 from killing import World, attempt, start_server, told, undisturbed_and_killed
 from safetensors.torch import load_file
-from toy_training import CASES, EVERY, live, make_world
+from toy_training import CASES, ENDS_IN_DIVERGENCE, EVERY, live, make_world
 
 from components.training.config import LoRAConfig
+from components.training.guard import TrainingDiverged
 from storage.artifacts import Store
 
 
@@ -53,6 +54,16 @@ def test_the_toy_cases_do_what_they_are_there_for(tmp_path: Path, world: World) 
     assert facts["divergence"]["rollbacks"] == 1
     assert facts["divergence"]["skipped_steps"] == 3
     assert facts["fine-tuning, replay, noise"]["skipped_steps"] == 0
+
+
+@pytest.mark.parametrize("case", ENDS_IN_DIVERGENCE)
+def test_weights_that_blow_up_at_the_end_are_no_checkpoint(case: str, tmp_path: Path, world: World) -> None:
+    folder, made = world
+    with pytest.raises(
+        TrainingDiverged, match=r"held-out loss is nan, after 3 skipped steps, 3 of them at the end: lowe"
+    ):
+        live(case, str(tmp_path), str(folder), {name: artifact.to_json() for name, artifact in made.items()})
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +79,18 @@ def make_world(folder: Path) -> dict[str, Artifact]:
     return made
 
 
-def pretraining(optimizer: OptimizerConfig, shape: Any, accumulation: int, moe: MoEConfig | None = None) -> Any:
+def pretraining(
+    optimizer: OptimizerConfig, shape: Any, accumulation: int, moe: MoEConfig | None = None, **settings: Any
+) -> Any:
     schedule = ScheduleConfig(shape, warmup_steps=4)
     parts = {"optimizer": optimizer, "schedule": schedule, "accumulation": accumulation, "z_loss": 1e-4}
-    config = PretrainConfig(**SIZE, **parts, validate_every=7, validation_windows=2, loss_weights={"sums": 2.0})
+    looks = {"validate_every": 7, "validation_windows": 2, "loss_weights": {"sums": 2.0}}
+    config = PretrainConfig(**SIZE | parts | looks | settings)
     return "pretrain", {"model": ModelConfig(**{**vars(MODEL), "moe": moe}), "config": config}
 
 
 def finetuning(**settings: Any) -> Any:
-    return "finetune", {"config": FinetuneConfig(**SIZE, **{"replay": 0.25, "validate_every": 5, **settings})}
+    return "finetune", {"config": FinetuneConfig(**SIZE | {"replay": 0.25, "validate_every": 5} | settings)}
 
 
 CASES: dict[str, Any] = {
@@ -106,6 +109,11 @@ CASES: dict[str, Any] = {
         non_finite=NonFiniteConfig(max_in_a_row=3, rate_factor=1e-41, snapshot_every=4),
     ),
 }
+# The first update blows the weights up, and too few steps are left to go back.
+ENDS_IN_DIVERGENCE: dict[str, Any] = {
+    "pretraining, blown up": pretraining(replace(ADAMW, adamw_lr=3e38), "cosine", 1, num_steps=4, validate_every=0),
+    "fine-tuning, blown up": finetuning(optimizer=replace(ADAMW, adamw_lr=3e38), num_steps=4, validate_every=0),
+}
 EVERY: dict[str, Any] = {
     f"{kind}, {shape}, {accumulation} parts, {experts}": pretraining(optimizer, shape, accumulation, moe)
     for kind, optimizer in {"muon": OptimizerConfig(), "adamw": ADAMW}.items()
@@ -122,7 +130,7 @@ def live(case: str, folder: str, world: str, made: dict[str, str]) -> None:
     artifacts = {name: Artifact.from_json(text) for name, text in made.items()}
     execution = ComputeConfig(checkpoint_seconds=0.0)  # a state after every step
     work = Work(place / "out", place / "state", execution, store=Store(Path(world) / "artifacts"))
-    name, settings = {**CASES, **EVERY}[case]
+    name, settings = {**CASES, **ENDS_IN_DIVERGENCE, **EVERY}[case]
     shared = {"weights": {"tales": 0.5, "sums": 0.5}, "seed": 3, "shards": artifacts["shards"]}
     shared["tokenizer"] = artifacts["tokenizer"]
     if name == "pretrain":
