@@ -33,12 +33,15 @@ _FACTS = """
     SELECT facts_json, key FROM run_stages
     WHERE run_id = $run AND stage = $stage AND status IN ('ran', 'cached') ORDER BY label LIMIT 1"""
 _POINTS = """
-    WITH mine AS (SELECT DISTINCT key FROM run_stages WHERE run_id = $run AND status IN ('ran', 'cached'))
+    WITH mine AS (SELECT DISTINCT key FROM run_stages WHERE run_id = $run AND status IN ('ran', 'cached')),
+    points AS (SELECT * FROM scaling_points WHERE sweep = 'dense' AND key IN (FROM mine)),
+    -- What the plan counts, 6ND with the law's N; the exact FLOPs are up to a third more for models as small as these.
+    trained AS (SELECT key, 6.0 * max(num_params) * max(tokens) AS flops FROM points GROUP BY key)
     SELECT min(num_params) AS least, max(num_params) AS most, min(tokens) AS fewest, max(tokens) AS many,
            min(loss) AS best,
-           (SELECT sum(flops) / sum(cpu_seconds) FROM run_costs WHERE run_id = $run AND stage = 'train_on_facts')
-               AS flops_per_second
-    FROM scaling_points WHERE sweep = 'dense' AND key IN (FROM mine)"""
+           (SELECT sum(t.flops) / sum(c.cpu_seconds)
+            FROM trained t JOIN run_costs c ON c.key = t.key AND c.run_id = $run) AS flops_per_second
+    FROM points"""
 
 
 @dataclass(frozen=True)
@@ -160,12 +163,12 @@ def _deployment(home: Home, run_id: str, name: str, flops_per_second: float) -> 
     at = f"{price.usd_per_hour:g} $/h ({price.provider}, {price.date})"
     serving, _ = _facts(home, run_id, "measure_serving")
     base, _ = _facts(home, run_id, "pretrain")
-    if name != CPU or not serving or "num_params" not in base:
+    if name != CPU or not serving or "num_params_non_embedding" not in base:
         usual = Deployment(hardware, price)
         parts = (("train", usual.train_mfu), ("read", usual.input_mfu), ("write", usual.output_mfu))
         assumed = ", ".join(f"{share:.0%} of its peak to {what}" for what, share in parts)
         return usual, f"{name}, {at}, {assumed} (assumed)"
-    per_token = 2.0 * base["num_params"]
+    per_token = 2.0 * base["num_params_non_embedding"]  # as the law counts N, and the plan a token's work
     reached = {
         "train_mfu": flops_per_second / hardware.peak_flops,
         "input_mfu": serving["prefill_tokens_per_second"] * per_token / hardware.peak_flops,

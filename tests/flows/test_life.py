@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from flows import advice
 from flows.advice import Wish, show
 from flows.config import load_config
 from flows.graph import assemble
@@ -97,7 +98,7 @@ def test_advice_is_from_what_the_run_measured(lived: tuple[Home, RunResult]) -> 
     assert "best_of@" not in text and "least lifetime dollars" in text and "at the speeds of this run" in text
     # A model of this size answers nothing; the law is of a few seconds, and says so.
     assert "None surely reaches 90%" in advised(accuracy=0.9)
-    assert "least lifetime dollars (D is" in text or "All within" in text
+    assert re.search(r"least lifetime dollars \([ND] is", text) or "All within" in text
     assert "40% of its peak to train" in advised(train_on="h100-sxm") and "times the largest fitted" in text
     (law,) = query(home, "SELECT value FROM scaling_fits WHERE law = 'chinchilla' AND parameter = 'E'").to_pylist()
     with pytest.raises(ConfigError, match=f"takes every loss above {law['value']:.3f}"):
@@ -106,6 +107,23 @@ def test_advice_is_from_what_the_run_measured(lived: tuple[Home, RunResult]) -> 
         Wish(1, serve_on="h10")
     with pytest.raises(ConfigError, match="--accuracy is 60"):
         Wish(1, accuracy=60)
+
+
+def test_what_was_trained_and_served_is_priced_at_what_it_took(lived: tuple[Home, RunResult]) -> None:
+    """The plan takes 6ND to train and 2N a token to serve with the law's N, and so must the speeds that go into it."""
+    home, result = lived
+    (points,) = query(home, advice._POINTS, {"run": result.run_id}).to_pylist()
+    made, _ = advice._deployment(home, result.run_id, advice.CPU, points["flops_per_second"])
+    facts = {name: advice._facts(home, result.run_id, name)[0] for name in ("pretrain", "measure_serving")}
+    size, a_second = facts["pretrain"]["num_params_non_embedding"], made.price.usd_per_hour / 3600
+    for reached, rate in ((made.input_mfu, "prefill"), (made.output_mfu, "decode")):
+        a_token = a_second / facts["measure_serving"][f"{rate}_tokens_per_second"]
+        assert 2 * size * made.usd_per_flop / reached == pytest.approx(a_token)
+    sizes = "SELECT max(num_params) AS n, max(tokens) AS d FROM scaling_points WHERE sweep = 'dense' GROUP BY key"
+    sweep = query(home, sizes)
+    (took,) = query(home, "SELECT sum(cpu_seconds) AS seconds FROM costs WHERE stage = 'train_on_facts'").to_pylist()
+    planned = sum(6 * run["n"] * run["d"] * made.usd_per_flop / made.train_mfu for run in sweep.to_pylist())
+    assert planned == pytest.approx(took["seconds"] * a_second)
 
 
 def test_a_second_run_does_nothing_and_another_kl_coefficient_redoes_ppo_alone(lived: tuple[Home, RunResult]) -> None:
