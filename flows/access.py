@@ -9,11 +9,16 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import re
 import secrets
 import socket
 import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 LOOPBACK = "127.0.0.1"
 USER = "lifespan"
@@ -110,6 +115,36 @@ class Access:
 
 
 LOCAL = Access()
+
+
+def prefect_app() -> ASGIApp:
+    """Prefect's server, for uvicorn. Without a token it answers under this machine's own names alone."""
+    from prefect.server.api.server import create_app
+
+    app = create_app()
+    return app if os.environ.get("PREFECT_SERVER_API_AUTH_STRING") else only_local_names(app)
+
+
+def only_local_names(app: ASGIApp) -> ASGIApp:
+    """`app`, but 403 for requests under a name that is not one of this machine's loopback.
+
+    A site can have its own name point to 127.0.0.1 after its page is loaded (DNS rebinding); its scripts then pass for
+    the server's own pages. What talks to Prefect's server can have the worker run any command.
+    """
+    from flows.serve import is_loopback
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+            if not is_loopback(re.sub(r":\d*$", "", host).strip("[]")):
+                from starlette.responses import PlainTextResponse
+
+                told = "this server is called by the names of this machine: 127.0.0.1 or localhost\n"
+                await PlainTextResponse(told, 403)(scope, receive, send)
+                return
+        await app(scope, receive, send)
+
+    return guarded
 
 
 def near(host: str, port: int) -> str:

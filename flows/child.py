@@ -144,7 +144,7 @@ def prefect_ui(log: Path, static: Path, port: int, access: Access = LOCAL) -> Se
 
 
 def _prefect(port: int, host: str = LOOPBACK) -> list[str]:
-    app = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "error", "--lifespan", "on"]
+    app = ["uvicorn", "--factory", "flows.access:prefect_app", "--log-level", "error", "--lifespan", "on"]
     return [*app, "--host", host, "--port", str(port)]
 
 

@@ -115,6 +115,34 @@ def test_what_is_up_is_not_taken_for_what_is_asked_for() -> None:
         services.suits(local, Access("0.0.0.0", TOKEN))
 
 
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("127.0.0.1:4200", 200),
+        ("localhost", 200),
+        ("[::1]:4200", 200),
+        ("evil.example:4200", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("localhost.evil.example:4200", 403),
+        ("", 403),
+    ],
+)
+def test_a_site_whose_name_points_to_this_machine_is_not_answered_by_prefect(
+    name: str, answer: int, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+    from starlette.testclient import TestClient
+
+    pages = Starlette(routes=[Route("/", lambda request: PlainTextResponse("secrets"))])
+    monkeypatch.setattr("prefect.server.api.server.create_app", lambda: pages)
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING", raising=False)
+    assert TestClient(access.prefect_app()).get("/", headers={"host": name}).status_code == answer
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "lifespan:token")  # no other site's pages know it
+    assert TestClient(access.prefect_app()).get("/", headers={"host": name}).status_code == 200
+
+
 def status(url: str, headers: dict[str, str] | None = None) -> int:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=30) as answer:
