@@ -222,6 +222,7 @@ def _scaling(facts: ScalingFacts) -> Section:
         ("points", wording.count(len(facts.points) or None)),
         ("parameters counted as", facts.params_kind or wording.MISSING),
         ("true irreducible loss, nats a token", wording.decimal(facts.truth)),
+        *(("the fit warns", warning) for warning in facts.warnings),
     ]
     return body(meaning, (forecasts, fits, listing("In numbers", pairs)), facts.effects)
 

@@ -63,7 +63,7 @@ class Forecast:
 @dataclass(frozen=True)
 class ScalingFacts:
     """`law`: A, B, E, alpha, beta of L = E + A/N^alpha + B/D^beta where all five were fitted; `truth`: the known
-    irreducible loss, nats a token."""
+    irreducible loss, nats a token. `warnings`: what the fit itself says against its parameters or their intervals."""
 
     points: tuple[ScalingPoint, ...]
     params_kind: str
@@ -72,6 +72,7 @@ class ScalingFacts:
     truth: float | None
     forecasts: tuple[Forecast, ...]
     effects: tuple[Effect, ...]
+    warnings: tuple[str, ...] = ()
 
     def loss(self, num_params: float, tokens: float) -> float | None:
         """What the fitted law predicts."""
@@ -90,6 +91,9 @@ def scaling_facts(rows: RunRows) -> ScalingFacts | Missing:
     truth = next((float(row["value"]) for row in fits if row["law"] == "truth" and row["parameter"] == "E"), None)
     parameters = tuple(_parameter(row) for row in fits if row["law"] != "truth")
     irreducible = _preferred([p for p in parameters if p.name == "E" and p.low is not None])
+    stage = rows.find("fit_scaling_law")
+    found = stage.facts.get("warnings") if stage else None
+    warnings = tuple(map(str, found)) if isinstance(found, list) else ()
     return ScalingFacts(
         points=tuple(ScalingPoint(row["num_params"], row["tokens"], row["loss"]) for row in dense),
         params_kind=next((row["num_params_kind"] for row in dense if row["num_params_kind"]), "") or "",
@@ -97,7 +101,8 @@ def scaling_facts(rows: RunRows) -> ScalingFacts | Missing:
         law=_law(parameters),
         truth=truth,
         forecasts=forecasts,
-        effects=(_irreducible_effect(irreducible, truth), _forecast_effect(forecasts)),
+        effects=(_irreducible_effect(irreducible, truth, warnings), _forecast_effect(forecasts)),
+        warnings=warnings,
     )
 
 
@@ -141,7 +146,7 @@ def _law(parameters: Sequence[FittedParameter]) -> dict[str, float] | None:
     return whole[chosen] if chosen is not None else None
 
 
-def _irreducible_effect(fitted: FittedParameter | None, truth: float | None) -> Effect:
+def _irreducible_effect(fitted: FittedParameter | None, truth: float | None, warnings: Sequence[str]) -> Effect:
     slug, title = "irreducible_loss", "The fitted law finds the irreducible loss"
     if fitted is None or fitted.low is None or fitted.high is None or truth is None:
         return not_measured(slug, title, "no fitted E with its interval, or the true one is not known")
@@ -154,7 +159,7 @@ def _irreducible_effect(fitted: FittedParameter | None, truth: float | None) -> 
         off,
         "nats",
         f"fitted E = {wording.decimal_interval(fit)} against the true {truth:.3f}",
-        "fitted minus true, 95% interval; seen when it covers 0 and the fit tells E from 0",
+        "; ".join(("fitted minus true, 95% interval", *warnings, "seen when it covers 0 and the fit tells E from 0")),
     )
 
 

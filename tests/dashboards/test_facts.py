@@ -36,6 +36,20 @@ def test_a_whole_life_shows_its_effects_and_gives_each_an_interval(report: LifeR
         assert report.effects[slug].method
 
 
+def test_what_the_fit_says_against_itself_stands_beside_its_intervals(life) -> None:
+    warning = "only 4 runs: a bootstrap over so few is too narrow"
+    row = {"sweep": "dense", "law": "chinchilla", "parameter": "E", "value": 0.7, "low": 0.3, "high": 1.0, "n": 20}
+    truth = {"sweep": "dense", "law": "truth", "parameter": "E", "value": 0.8}
+    facts = {"warnings": [warning]}
+    life.stage("fit_scaling_law", "scaling", 3, facts, kind="scaling_fit", scaling_fits=[row, truth])
+    life.end()
+    report = collect(life.home)
+    assert report.effects["irreducible_loss"].seen
+    assert warning in report.effects["irreducible_loss"].method
+    section = next(part for part in sections(report) if part.slug == "scaling")
+    assert ("the fit warns", warning) in [row for table in section.tables for row in table.rows]
+
+
 def test_difference_of_proportions_is_newcombes(report: LifeReport) -> None:
     # Newcombe (1998), table II, method 10, 56/70 against 48/80: 0.0524 to 0.3339.
     from components.statistics import wilson

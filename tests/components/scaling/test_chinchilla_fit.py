@@ -180,3 +180,14 @@ def test_points_that_follow_no_such_law_are_fitted_with_a_warning(shape) -> None
     assert len(fit.warnings) > 1  # besides the few runs
     assert fit.optimal(1e13)["loss"].value > 0
     assert np.isfinite(fit.predict(1e6, 1e7).value)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [(3, "the intervals have no width"), (4, "is too narrow"), (9, "")],
+)
+def test_few_runs_say_what_their_intervals_are_worth(sizes: int, said: str) -> None:
+    points = [replace(point, run=point.run.split("/")[0]) for point in simulate(HOFFMANN, 0.01, 0, sizes=sizes)]
+    fit = fit_chinchilla(points, ChinchillaFitConfig(resamples=20))
+    told = [warning for warning in fit.warnings if warning.startswith("only")]
+    assert [said in warning for warning in told] == ([True] if said else [])
