@@ -191,3 +191,23 @@ def test_bad_settings_are_named() -> None:
         GRPOConfig(variant="ppo")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"grpo.group_size is 1"):
         GRPOConfig(group_size=1)
+
+
+@pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "dapo", "gspo", "rloo"])
+@pytest.mark.parametrize("moved", [0.0, 0.7])
+def test_the_kl_has_value_and_gradient_of_the_kl_to_the_reference(variant: Variant, moved: float) -> None:
+    """All answers of three tokens out of four that a policy of independent tokens gives, each as likely as it is."""
+    generator = torch.Generator().manual_seed(0)
+    old, away, ref = torch.randn(3, 3, 4, dtype=torch.float64, generator=generator).unbind()
+    logits = (old + moved * away).requires_grad_(True)
+    new, old, ref = (x.log_softmax(-1) for x in (logits, old, ref))
+    answers = torch.cartesian_prod(*[torch.arange(4)] * 3)
+    new_BA, old_BA, ref_BA = (x[torch.arange(3), answers] for x in (new, old, ref))
+    config = GRPOConfig(variant=variant, kl_coef=1.0)
+    mask = torch.ones(64, 3, dtype=torch.bool)
+    each = token_losses(new_BA, old_BA, ref_BA, torch.zeros(64, dtype=torch.float64), mask, config)
+    expected = (old_BA.sum(1).exp()[:, None] * each.loss_BA).sum()
+    exact = (new.exp() * (new - ref)).sum()
+    assert float(expected.detach()) == pytest.approx(float(exact.detach()), abs=1e-12)
+    (gradient,), (true,) = (torch.autograd.grad(x, logits, retain_graph=True) for x in (expected, exact))
+    torch.testing.assert_close(gradient, true, atol=1e-12, rtol=0)
