@@ -118,7 +118,7 @@ def token_losses(
     config: GRPOConfig,
 ) -> TokenLosses:
     """The clipped surrogate of config.variant plus config.kl_coef times the KL; sum it with `token_weights`."""
-    log_ratio_BA = token_log_ratio_BA = log_probs_BA - old_log_probs_BA
+    log_ratio_BA = log_probs_BA - old_log_probs_BA
     if config.variant in ("gspo", "rloo"):
         log_ratio_BA = sequence_log_ratio(log_ratio_BA, mask_BA, mean=config.variant == "gspo")
     loss_BA, clipped_BA = clipped_surrogate(
@@ -128,9 +128,9 @@ def token_losses(
         return TokenLosses(loss_BA, log_ratio_BA, clipped_BA, torch.zeros_like(loss_BA))
     kl_BA = kl_estimate(log_probs_BA, ref_log_probs_BA, "k3")
     # The samples are the old policy's. Weighed by the ratio, value and gradient of the estimate are unbiased for the
-    # new one (DeepSeek-AI 2025, arXiv 2512.02556); without it the gradient is that of another divergence. The ratio is
-    # the token's own in every variant: of gspo's mean over an answer a token has but the length's part.
-    weighed_BA = token_log_ratio_BA.clamp(-20.0, 20.0).exp() * kl_BA
+    # new one (DeepSeek-AI 2025, arXiv 2512.02556); without it the gradient is that of another divergence. Not so
+    # in gspo, whose ratio has but a length-th of each token's: that is what TRL does too, and what it is tested against.
+    weighed_BA = log_ratio_BA.clamp(-20.0, 20.0).exp() * kl_BA
     return TokenLosses(loss_BA + config.kl_coef * weighed_BA, log_ratio_BA, clipped_BA, kl_BA)
 
 
