@@ -129,7 +129,7 @@ def token_losses(
     kl_BA = kl_estimate(log_probs_BA, ref_log_probs_BA, "k3")
     # The samples are the old policy's. Weighed by the ratio, value and gradient of the estimate are unbiased for the
     # new one (DeepSeek-AI 2025, arXiv 2512.02556); without it the gradient is that of another divergence. Not so
-    # in gspo, whose ratio has but a length-th of each token's: that is what TRL does too, and what it is tested against.
+    # in gspo, whose ratio has but a length-th of each token's: TRL does the same, and is what it is tested against.
     weighed_BA = log_ratio_BA.clamp(-20.0, 20.0).exp() * kl_BA
     return TokenLosses(loss_BA + config.kl_coef * weighed_BA, log_ratio_BA, clipped_BA, kl_BA)
 
