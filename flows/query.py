@@ -94,7 +94,8 @@ def run_query(
     try:
         kind = format_of(format, output)
         if output and home.keeps(output):
-            raise ValueError(f"{output}: lies among the sealed artifacts or tables of {home.shown}: name another file")
+            told = f"lies among the sealed artifacts or tables of {home.shown}: name another file"
+            raise ValueError(f"output {output}: {told}")
     except ValueError as error:
         raise QueryError(f"--{error}") from None
     finished, rest = split(named.sql)

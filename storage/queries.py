@@ -218,7 +218,14 @@ def _parse(cursor: duckdb.DuckDBPyConnection, sql: str) -> str:
 
 
 def _kinds(cursor: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
-    return [statement.type.name for statement in cursor.extract_statements(sql)]
+    return [_kind(statement) for statement in cursor.extract_statements(sql)]
+
+
+def _kind(statement: duckdb.Statement) -> str:
+    try:
+        return statement.type.name
+    except ValueError:  # one that DuckDB's own Python part does not know, such as UPDATE EXTENSIONS
+        return statement.query.split(maxsplit=1)[0].upper()
 
 
 def _columns(session: _Session, name: str) -> list[str]:

@@ -100,6 +100,7 @@ ATTACH '{p}/home/tables/prices/q.parquet' AS x
 USE memory
 INSTALL httpfs
 LOAD httpfs
+UPDATE EXTENSIONS
 LOAD '{p}/secret.csv'
 SET enable_external_access = true
 SET allowed_directories = ['/']
