@@ -44,17 +44,16 @@ def import_tokenizer(source: Source) -> Tokenizer:
         else:
             size = read_folder_config(source.path).vocab_size
             tokenizer = _of_folder(source, size)
+        if tokenizer.vocab_size > size:
+            last = tokenizer.token(tokenizer.vocab_size - 1)
+            raise ValueError(
+                f"the tokenizer's last id is {tokenizer.vocab_size - 1} ({last!r}), but the model has {size} embeddings"
+            )
         _ = tokenizer.byte_lengths  # a kind whose tokens are no bytes is refused now, not in the middle of a run
     except UnsupportedModel:
         raise
     except (ValueError, FileNotFoundError) as error:
         raise UnsupportedModel(f"{source.path}: {error}") from error
-    if tokenizer.vocab_size > size:
-        last = tokenizer.token(tokenizer.vocab_size - 1)
-        raise UnsupportedModel(
-            f"{source.path}: the tokenizer's last id is {tokenizer.vocab_size - 1} ({last!r}), but the model has "
-            f"{size} embeddings"
-        )
     return tokenizer
 
 

@@ -16,6 +16,8 @@ from components.data.tokenizer import Tokenizer
 from components.model.config import ModelConfig, MoEConfig, RopeScaling
 from components.model.hub.errors import UnsupportedModel
 from components.model.hub.folder import export_folder, import_folder
+from components.model.hub.imports import import_tokenizer
+from components.model.hub.source import locate
 from components.model.transformer import Transformer
 
 BASE = ModelConfig(
@@ -154,6 +156,25 @@ def test_a_folder_that_is_not_a_model_says_why(what: str, tmp_path: Path) -> Non
     damage(tmp_path)
     with pytest.raises(UnsupportedModel, match=message):
         import_folder(tmp_path)
+
+
+def test_an_id_far_beyond_the_embeddings_is_refused_before_room_is_made_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = Tokenizer.train(["the cat sat"], 280)
+    model = model_of(dataclasses.replace(BASE, vocab_size=tokenizer.vocab_size))
+    export_folder(tmp_path, model.cfg, model.state_dict(), tokenizer)
+    file = tmp_path / "tokenizer.json"
+    raw = json.loads(file.read_text())
+    raw["model"]["vocab"]["a"] = 10**6  # 10**9 would be a table of as many rows
+    file.write_text(json.dumps(raw))
+
+    def byte_lengths(_: Tokenizer) -> Any:
+        raise AssertionError("a row for every id is being made")
+
+    monkeypatch.setattr(Tokenizer, "byte_lengths", property(byte_lengths))
+    with pytest.raises(UnsupportedModel, match=r"the tokenizer's last id is 1000000 \('a'\), but the model has"):
+        import_tokenizer(locate(str(tmp_path)))
 
 
 def test_a_pickle_is_named_and_not_opened(tmp_path: Path) -> None:
