@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 
@@ -218,8 +218,20 @@ def equal_lstm(cfg: ModelConfig, num_layers: int) -> LSTMConfig:
 def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     """The inverse of `dataclasses.asdict`. Raises TypeError or ValueError for what is no configuration."""
     parts = {"moe": MoEConfig, "rope_scaling": RopeScaling}
-    nested = {name: kind(**values[name]) for name, kind in parts.items() if values.get(name) is not None}
-    return ModelConfig(**{**values, **nested})
+    nested = {name: _of_its_types(kind, values[name]) for name, kind in parts.items() if values.get(name) is not None}
+    config: ModelConfig = _of_its_types(ModelConfig, {**values, **nested})
+    return config
+
+
+def _of_its_types(kind: Any, values: Any) -> Any:
+    """A configuration from a file, where a number may be a text and a whole one not whole."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{values!r} stands where settings by name are taken")
+    for field in fields(kind):
+        value, taken = values.get(field.name, field.default), type(field.default)
+        if taken in (bool, int, float) and type(value) not in ((int, float) if taken is float else (taken,)):
+            raise TypeError(f"{field.name} is {value!r}: takes a value like {field.default!r}")
+    return kind(**values)
 
 
 ParamConvention = Literal["total", "active", "non_embedding"]

@@ -185,7 +185,10 @@ DEEP = b"[" * 100_000
         ("config.json", {"num_layers": 10**9}, "num_layers = 1000000000"),
         ("config.json", {"context_length": 10**12}, "context_length is 1,000,000,000,000 tokens"),
         ("config.json", {"vocab_size": 10**15}, "such a configuration cannot be built"),
-        ("config.json", {"d_model": 16.0}, "such a configuration cannot be built"),
+        ("config.json", {"d_model": 16.0}, r"d_model is 16\.0: takes a value like 64"),
+        ("config.json", {"qk_norm": "no"}, "qk_norm is 'no': takes a value like True"),
+        ("config.json", {"moe": {"router_z_coef": "2"}}, "router_z_coef is '2': takes a value like 0.001"),
+        ("config.json", {"moe": [1]}, "stands where settings by name are taken"),
         ("model.safetensors", b"", r"model\.safetensors: not a safetensors file, or damaged"),
     ],
 )
