@@ -235,10 +235,10 @@ class _Mirror:
         return late
 
     def _state_of(self, run: dict[str, Any], stages: list[dict[str, Any]]) -> str:
-        """Digest of all that is mirrored of a run."""
+        """Digest of all that is mirrored of a run: of its rows, and after a colon of its report, if there is one."""
         report = self.home.report(run["run_id"])
-        stamp = [report.stat().st_size, report.stat().st_mtime_ns] if report.exists() else None
-        return digest([_state(run), [_state(stage) for stage in stages], stamp], "run")
+        stamp = digest([report.stat().st_size, report.stat().st_mtime_ns]) if report.exists() else ""
+        return f"{digest([_state(run), [_state(stage) for stage in stages]], 'run')}:{stamp}"
 
     # Runs
 
@@ -448,8 +448,12 @@ def _is_active(run: Run) -> bool:
 
 
 def _is_level(there: Run | None, state: str) -> bool:
-    """Whether what MLflow has needs nothing: it is of this state, or a user deleted it."""
-    return there is not None and (not _is_active(there) or there.data.tags.get("lifespan.state") == state)
+    """Whether what MLflow has needs nothing: it is of this state, its report has been removed since, or a user deleted
+    it."""
+    if there is None or not _is_active(there):
+        return there is not None
+    shown = there.data.tags.get("lifespan.state", "")
+    return shown == state or (state.endswith(":") and shown.startswith(state))
 
 
 def _milliseconds(time: datetime.datetime | None) -> int:

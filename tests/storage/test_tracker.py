@@ -56,6 +56,11 @@ def test_a_life_is_mirrored_once_and_caught_up_later(tmp_path: Path, monkeypatch
     second = tracker.sync(home)
     assert (second.problem, second.runs, second.stages, second.metrics) == (None, 1, 1, 2)
     assert tracker.sync(home) == tracker.SyncResult()
+    (home.reports / "r1.html").unlink()  # as `lifespan gc` does: MLflow still shows it
+    assert "r1" not in tracker.behind(home)
+    (home.reports / "r1.html").write_text("<h1>another report</h1>")
+    assert "r1" in tracker.behind(home)
+    (home.reports / "r1.html").unlink()
 
     from mlflow.tracking import MlflowClient
 
