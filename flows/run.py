@@ -105,16 +105,16 @@ def run_graph(
     warnings: list[str] = []
     with contextlib.ExitStack() as stack:
         if start is None:
-            start = stack.enter_context(starting(cfg.name, console, home=home, prefect=prefect))
+            start = stack.enter_context(starting(masked(cfg.name), console, home=home, prefect=prefect))
         home, board, server = start.home, start.board, start.server
         hermetic.apply(home.local, hub=uses_hub(to_json(cfg)))
         if cfg.compute.device != "cpu":
             usable(cfg.compute.device)  # told now, not when the first model is to be trained
-        board.title = f"{cfg.name} · {run_id}"
+        board.title = f"{masked(cfg.name)} · {run_id}"
         board.say("reading the graph")
         graph = assemble(assembly, cfg)
         graph = graph.only(only) if only else graph
-        runner = Runner(graph, home, run_id, cfg.compute, board, cfg.name)
+        runner = Runner(graph, home, run_id, cfg.compute, board, masked(cfg.name))
         stack.enter_context(registered(home, run_id, board, cfg, profile))
         runner.start()
         board.say("")

@@ -74,7 +74,8 @@ def leaks(folder: Path, *more: str) -> dict[str, list[str]]:
 
 
 def live(home: Home, address: str, *, workers: int, shown: bool) -> tuple[RunResult, str]:
-    cfg = toy_secrets.SecretConfig(path=address, bucket=BUCKET, compute=ComputeConfig(workers=workers))
+    name = f"life of {PLANTED['HF_TOKEN']}"
+    cfg = toy_secrets.SecretConfig(name=name, path=address, bucket=BUCKET, compute=ComputeConfig(workers=workers))
     console = Console(file=StringIO(), width=500)
     options = {"home": home, "console": console, "prefect": shown, "mlflow": shown, "conclude": write_report}
     result = run_graph(toy_secrets.secret_graph, cfg, **options)  # type: ignore[arg-type]
