@@ -137,7 +137,9 @@ def schedule_list() -> None:
             settings = " ".join(found.parameters.get("settings", []))
             state = "active" if found.active else "paused"
             table.add_row(found.slug, found.flow, found.when, state, found.parameters.get("profile", ""), settings)
-        Console().print(table)
+        console = Console()
+        console.width = console.width if console.is_terminal else 200
+        console.print(table)
 
 
 @schedule.command("pause")
