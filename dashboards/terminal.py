@@ -110,11 +110,8 @@ class Fitted:
         for row in table.rows[: self.longest]:
             drawn.add_row(*(Text(cell) for cell in row[: len(widths)]))  # Text: a bracket of an interval is no markup
         left = [f"{len(table.rows) - self.longest} more rows"] if len(table.rows) > self.longest else []
-        left += (
-            [", ".join(name or "–" for name in table.columns[len(widths) :])]
-            if len(widths) < len(table.columns)
-            else []
-        )
+        if names := [name or "–" for name in table.columns[len(widths) :]]:
+            left.append(", ".join(names))
         if left:
             drawn.caption = f"in the page: {'; '.join(left)}"
         yield Padding(drawn, (0, 0, 1 if left else 0, 1))
