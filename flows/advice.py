@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -161,6 +161,9 @@ def _deployment(home: Home, run_id: str, name: str, flops_per_second: float) -> 
     """The hardware with the shares of its peak that the run reached on it; elsewhere with usual ones. And which."""
     hardware, price = find_hardware(name), find_price(name)
     at = f"{price.usd_per_hour:g} $/h ({price.provider}, {price.date})"
+    if name == CPU:  # at the price of the run's own accounts, and of the ways to answer
+        price = replace(price, usd_per_hour=_core_price(home, run_id))
+        at = f"{price.usd_per_hour:g} $/h (compute.usd_per_core_hour of the run)"
     serving, _ = _facts(home, run_id, "measure_serving")
     base, _ = _facts(home, run_id, "pretrain")
     if name != CPU or not serving or "num_params_non_embedding" not in base:
@@ -176,6 +179,13 @@ def _deployment(home: Home, run_id: str, name: str, flops_per_second: float) -> 
     }
     shares = {share: min(1.0, value) for share, value in reached.items()}
     return Deployment(hardware, price, **shares), f"{name}, {at}, at the speeds of this run"
+
+
+def _core_price(home: Home, run_id: str) -> float:
+    """Dollars of a core an hour, which the run reckoned with."""
+    reckoned = "(config_json ->> '$.compute.usd_per_core_hour')::DOUBLE"
+    sql = f"SELECT {reckoned} AS usd FROM runs WHERE run_id = $run AND event = 'started'"
+    return float(query(home, sql, {"run": run_id}).to_pylist()[0]["usd"])
 
 
 def _answers(ways: set[Way], chosen: Way | None, questions: float) -> Table:

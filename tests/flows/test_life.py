@@ -96,6 +96,9 @@ def test_advice_is_from_what_the_run_measured(lived: tuple[Home, RunResult]) -> 
     text = advised()
     assert f"1,000,000 questions like those of run {result.run_id}" in text
     assert "best_of@" not in text and "least lifetime dollars" in text and "at the speeds of this run" in text
+    assert (
+        "Both on cpu-core, 0.04 $/h (compute.usd_per_core_hour of the run)" in text
+    )  # as the ways to answer are priced
     # A model of this size answers nothing; the law is of a few seconds, and says so.
     assert "None surely reaches 90%" in advised(accuracy=0.9)
     assert re.search(r"least lifetime dollars \([ND] is", text) or "All within" in text
