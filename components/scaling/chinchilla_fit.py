@@ -447,6 +447,6 @@ def _warnings(problem: _Problem, theta: FloatArray, gradient: float, sampled: Fl
     if len(sampled) and num_runs <= (3 if problem.free[2] else 2):
         found.append(f"only {num_runs} runs: every resample is the sweep itself, so the intervals have no width")
     elif len(sampled) and num_runs < 8:
-        # Of simulated sweeps of four runs at five token counts, 95% intervals held the truth in 72 to 85 of 100.
+        # How much too narrow: tests/benchmarks/interval_coverage.py
         found.append(f"only {num_runs} runs: a bootstrap over so few is too narrow")
     return found
