@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards import wording
+from dashboards import formatting
 from dashboards.annotate.report import people_tables
 from dashboards.blocks import Section, Table, body, counted, effect_of, listing, said
 from dashboards.facts.alignment import AlignmentFacts, GrpoFacts
@@ -32,11 +32,11 @@ def alignment_section(facts: AlignmentFacts) -> Section:
         tuple(
             (
                 p.name,
-                wording.signed(p.proxy),
-                wording.decimal_interval(p.gold, 2, plus=True),
-                wording.decimal(p.kl, 1),
-                wording.decimal(p.length, 0),
-                wording.percent(p.repeated, 0),
+                formatting.signed(p.proxy),
+                formatting.decimal_interval(p.gold, 2, plus=True),
+                formatting.decimal(p.kl, 1),
+                formatting.decimal(p.length, 0),
+                formatting.percent(p.repeated, 0),
                 counted(p.gold),
                 _alarm(p.alarm, p.alarm_step, p.stopped_at is not None),
                 _alarm(p.suspicion, None, False),
@@ -63,7 +63,7 @@ def alignment_section(facts: AlignmentFacts) -> Section:
         counted_skips.append(("reward model", facts.reward_model.skipped))
     skipped = listing(
         "Updates that were not finite, and skipped",
-        ((name, wording.count(number)) for name, number in counted_skips if number),
+        ((name, formatting.count(number)) for name, number in counted_skips if number),
     )
     best_of_n = Table(
         "Best of n by the reward model (SFT standard deviations)",
@@ -72,9 +72,9 @@ def alignment_section(facts: AlignmentFacts) -> Section:
         tuple(
             (
                 str(r.n),
-                wording.decimal(r.kl, 2),
-                wording.signed(r.proxy),
-                wording.decimal_interval(r.gold, 2, plus=True),
+                formatting.decimal(r.kl, 2),
+                formatting.signed(r.proxy),
+                formatting.decimal_interval(r.gold, 2, plus=True),
             )
             for r in facts.best_of_n
         ),
@@ -87,8 +87,8 @@ def alignment_section(facts: AlignmentFacts) -> Section:
             (
                 law.run,
                 law.target,
-                wording.decimal_interval(law.alpha, 2),
-                wording.decimal_interval(law.beta, 2),
+                formatting.decimal_interval(law.alpha, 2),
+                formatting.decimal_interval(law.beta, 2),
                 _peak(law),
                 str(law.n),
             )
@@ -107,39 +107,39 @@ def _peak(law: LawFacts) -> str:
     """Where the fitted law turns down, and whether any policy went that far."""
     if law.peak_kl is None:
         return "never"
-    return f"{wording.short(law.peak_kl)}" + (", not reached" if law.extrapolated else "")
+    return f"{formatting.short(law.peak_kl)}" + (", not reached" if law.extrapolated else "")
 
 
 def _alarm(raised: bool | None, step: int | None, stopped: bool) -> str:
     if raised is None:
-        return wording.MISSING
+        return formatting.MISSING
     if not raised:
         return "none"
     return ("raised" if step is None else f"iteration {step}") + ("; stopped, the best kept" if stopped else "")
 
 
 def _reward_model(model: RewardModelFacts) -> list[Table]:
-    error = wording.percent(model.ece)
+    error = formatting.percent(model.ece)
     if model.ece_if_perfect is not None:
-        error += f" ({wording.percent(model.ece_if_perfect)} if it were perfect)"
+        error += f" ({formatting.percent(model.ece_if_perfect)} if it were perfect)"
     pairs = [
-        ("accuracy on held-out pairs", wording.percent_interval(model.accuracy)),
-        ("best of four found", wording.percent_interval(model.best_of_four)),
-        ("correlation with gold, held out", wording.decimal(model.agreement_with_gold, 2)),
-        ("calibration error", wording.MISSING if model.ece is None else error),
-        ("correlation with length", wording.signed(model.length_correlation)),
-        ("score a token of length", wording.decimal_interval(model.length_slope, 3, plus=True)),
-        ("accuracy where the longer was chosen", wording.percent_interval(model.accuracy_longer)),
-        ("accuracy where the shorter was chosen", wording.percent_interval(model.accuracy_shorter)),
-        ("disagreement of the ensemble", wording.decimal(model.disagreement, 2) if model.disagreement else "–"),
-        ("preference pairs", wording.count(model.num_pairs or None)),
-        ("labels that agree with gold", wording.percent(model.label_agreement)),
+        ("accuracy on held-out pairs", formatting.percent_interval(model.accuracy)),
+        ("best of four found", formatting.percent_interval(model.best_of_four)),
+        ("correlation with gold, held out", formatting.decimal(model.agreement_with_gold, 2)),
+        ("calibration error", formatting.MISSING if model.ece is None else error),
+        ("correlation with length", formatting.signed(model.length_correlation)),
+        ("score a token of length", formatting.decimal_interval(model.length_slope, 3, plus=True)),
+        ("accuracy where the longer was chosen", formatting.percent_interval(model.accuracy_longer)),
+        ("accuracy where the shorter was chosen", formatting.percent_interval(model.accuracy_shorter)),
+        ("disagreement of the ensemble", formatting.decimal(model.disagreement, 2) if model.disagreement else "–"),
+        ("preference pairs", formatting.count(model.num_pairs or None)),
+        ("labels that agree with gold", formatting.percent(model.label_agreement)),
     ]
     groups = Table(
         "Accuracy of the reward model by group",
         ("by", "group", "accuracy [95%]", "pairs"),
         "<<>>",
-        tuple((g.kind, g.name, wording.percent_interval(g.accuracy), counted(g.accuracy)) for g in model.groups),
+        tuple((g.kind, g.name, formatting.percent_interval(g.accuracy), counted(g.accuracy)) for g in model.groups),
     )
     return [listing("Reward model", pairs), groups]
 
@@ -152,14 +152,14 @@ def grpo_section(facts: GrpoFacts) -> Section:
         "Rewarding exact answers did not make the model more accurate.",
     )
     pairs = [
-        ("greedy accuracy before", wording.percent_interval(facts.before)),
-        ("greedy accuracy after", wording.percent_interval(facts.after)),
+        ("greedy accuracy before", formatting.percent_interval(facts.before)),
+        ("greedy accuracy after", formatting.percent_interval(facts.after)),
         ("items", counted(facts.after)),
-        ("iterations", wording.count(facts.reward_curve.steps[-1] if facts.reward_curve else None)),
+        ("iterations", formatting.count(facts.reward_curve.steps[-1] if facts.reward_curve else None)),
         (
             "groups without signal, last",
-            wording.percent(facts.zero_std_curve.values[-1] if facts.zero_std_curve else None),
+            formatting.percent(facts.zero_std_curve.values[-1] if facts.zero_std_curve else None),
         ),
-        ("updates skipped, not finite", wording.count(facts.skipped or None)),
+        ("updates skipped, not finite", formatting.count(facts.skipped or None)),
     ]
     return body(meaning, (listing("In numbers", pairs),), facts.effects)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards import wording
+from dashboards import formatting
 from dashboards.blocks import Section, Table, body, counted, effect_of, said
 from dashboards.facts.architecture import RecurrentFacts
 from dashboards.facts.scaling import MoeFacts
@@ -40,12 +40,12 @@ def recurrent_section(facts: RecurrentFacts) -> Section:
         tuple(
             (
                 NAMES.get(run.name, run.name),
-                wording.count(run.num_params),
-                wording.count(run.num_tokens),
-                wording.count(run.flops_per_token),
-                wording.decimal_interval(run.loss),
+                formatting.count(run.num_params),
+                formatting.count(run.num_tokens),
+                formatting.count(run.flops_per_token),
+                formatting.decimal_interval(run.loss),
                 counted(run.loss),
-                wording.count(run.products_in_a_row),
+                formatting.count(run.products_in_a_row),
             )
             for run in facts.runs
         ),
@@ -57,8 +57,11 @@ def recurrent_section(facts: RecurrentFacts) -> Section:
         tuple(
             (
                 str(s.context),
-                *(wording.count(round(x.value)) if (x := s.speeds.get(name)) else wording.MISSING for name in NAMES),
-                wording.decimal_interval(s.ratio, 2),
+                *(
+                    formatting.count(round(x.value)) if (x := s.speeds.get(name)) else formatting.MISSING
+                    for name in NAMES
+                ),
+                formatting.decimal_interval(s.ratio, 2),
                 counted(s.ratio),
             )
             for s in facts.speeds
@@ -71,8 +74,8 @@ def recurrent_section(facts: RecurrentFacts) -> Section:
         tuple(
             (
                 f"{p.first}–{p.last}" if p.last > p.first else str(p.first),
-                *(wording.decimal(x.value) if (x := p.losses.get(name)) else wording.MISSING for name in NAMES),
-                wording.decimal_interval(p.gap, plus=True),
+                *(formatting.decimal(x.value) if (x := p.losses.get(name)) else formatting.MISSING for name in NAMES),
+                formatting.decimal_interval(p.gap, plus=True),
                 counted(p.gap),
             )
             for p in facts.positions
@@ -100,11 +103,11 @@ def moe_section(facts: MoeFacts) -> Section:
             (
                 VARIANT_NAMES.get(p.variant, p.variant),
                 str(p.seed),
-                wording.count(p.num_params),
-                wording.decimal_interval(p.loss_interval) if p.loss_interval else wording.decimal(p.loss),
-                wording.percent(p.max_share),
-                wording.decimal(p.entropy, 2),
-                wording.decimal(p.specialization, 3),
+                formatting.count(p.num_params),
+                formatting.decimal_interval(p.loss_interval) if p.loss_interval else formatting.decimal(p.loss),
+                formatting.percent(p.max_share),
+                formatting.decimal(p.entropy, 2),
+                formatting.decimal(p.specialization, 3),
             )
             for p in facts.points
         ),
@@ -126,12 +129,12 @@ def moe_section(facts: MoeFacts) -> Section:
             (
                 VARIANT_NAMES.get(one.variant, one.variant),
                 str(layer.layer + 1),
-                wording.decimal_interval(layer.bits, 2),
-                wording.percent_interval(layer.share),
-                wording.decimal(layer.chance_bits),
+                formatting.decimal_interval(layer.bits, 2),
+                formatting.percent_interval(layer.share),
+                formatting.decimal(layer.chance_bits),
                 counted(layer.bits),
-                wording.percent(layer.max_share),
-                wording.decimal(layer.entropy, 2),
+                formatting.percent(layer.max_share),
+                formatting.decimal(layer.entropy, 2),
             )
             for one in facts.on_text
             for layer in one.layers
@@ -144,9 +147,9 @@ def moe_section(facts: MoeFacts) -> Section:
         tuple(
             (
                 VARIANT_NAMES.get(one.variant, one.variant),
-                wording.count(one.num_params),
-                wording.count(one.active_params),
-                wording.decimal_interval(one.loss),
+                formatting.count(one.num_params),
+                formatting.count(one.active_params),
+                formatting.decimal_interval(one.loss),
                 counted(one.loss),
             )
             for one in facts.on_text

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from components.statistics import Interval
-from dashboards import wording
+from dashboards import formatting
 from dashboards.facts.effects import Effect
 
 
@@ -39,7 +39,7 @@ def body(meaning: str, tables: Iterable[Table], effects: tuple[Effect, ...] = ()
 
 def listing(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
     """Name and value a row; what is missing is left out."""
-    return Table(title, ("what", "value"), "<>", tuple(pair for pair in pairs if pair[1] != wording.MISSING))
+    return Table(title, ("what", "value"), "<>", tuple(pair for pair in pairs if pair[1] != formatting.MISSING))
 
 
 def effect_of(effects: tuple[Effect, ...], slug: str) -> Effect | None:
@@ -55,4 +55,4 @@ def said(effect: Effect | None, seen: str, unseen: str) -> str:
 
 def counted(x: Interval | None) -> str:
     """How many an interval rests on."""
-    return wording.MISSING if x is None or not x.n else f"{x.n:,}"
+    return formatting.MISSING if x is None or not x.n else f"{x.n:,}"

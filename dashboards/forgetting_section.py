@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards import wording
+from dashboards import formatting
 from dashboards.blocks import Section, Table, body
 from dashboards.facts.forgetting import Cell, ForgettingFacts
 
@@ -44,7 +44,7 @@ def forgetting_section(facts: ForgettingFacts) -> Section:
         ("replayed", *facts.evaluations),
         ">" * (1 + len(facts.evaluations)),
         tuple(
-            (wording.percent(share, 0), *(_change(facts.cells.get((name, x))) for x in facts.evaluations))
+            (formatting.percent(share, 0), *(_change(facts.cells.get((name, x))) for x in facts.evaluations))
             for share, name in (facts.replays if len(facts.replays) > 1 else ())
         ),
     )
@@ -53,15 +53,15 @@ def forgetting_section(facts: ForgettingFacts) -> Section:
 
 def _value(cell: Cell | None) -> str:
     if cell is None:
-        return wording.MISSING
-    return wording.percent(cell.value, 0) if cell.unit == "accuracy" else wording.decimal(cell.value, 2)
+        return formatting.MISSING
+    return formatting.percent(cell.value, 0) if cell.unit == "accuracy" else formatting.decimal(cell.value, 2)
 
 
 def _change(cell: Cell | None) -> str:
     if cell is None or cell.change is None:
-        return wording.MISSING
+        return formatting.MISSING
     x = cell.change
     if cell.unit == "accuracy":
-        value, low, high = (wording.signed(100 * part, 0) for part in (x.value, x.low, x.high))
+        value, low, high = (formatting.signed(100 * part, 0) for part in (x.value, x.low, x.high))
         return f"{value} [{low}, {high}]"
-    return wording.decimal_interval(x, 2, plus=True)
+    return formatting.decimal_interval(x, 2, plus=True)

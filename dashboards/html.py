@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from dashboards import wording
+from dashboards import formatting
 from dashboards.blocks import Section, Table
 from dashboards.facts.effects import Effect, Missing
 from dashboards.facts.texts import Text
@@ -22,8 +22,8 @@ from dashboards.figures.forgetting import forgetting_figure
 from dashboards.figures.reasoning import reasoning_figure, tree_figure
 from dashboards.figures.scaling import emergence_figure, moe_figure, scaling_figure
 from dashboards.figures.training import data_figure, training_figure
-from dashboards.life import LifeReport
-from dashboards.rows import StageRow
+from dashboards.report_model import LifeReport
+from dashboards.run_data import StageRow
 from dashboards.sections import sections
 
 _STYLE = Path(__file__).with_name("report.css")
@@ -104,7 +104,7 @@ def _header(report: LifeReport) -> str:
     pairs = [
         ("profile", run.profile),
         ("started", f"{run.started_at:%Y-%m-%d %H:%M} UTC" if run.started_at else ""),
-        ("took", wording.duration(run.seconds)),
+        ("took", formatting.duration(run.seconds)),
         ("stages", f"{states.count('ran')} ran, {states.count('cached')} cached, {states.count('failed')} failed"),
         ("run", run.run_id),
     ]
@@ -230,7 +230,7 @@ def _pipeline(stages: Sequence[StageRow]) -> str:
         rows.append(
             f'<tr class="{state}"><td class="l">{escape(stage.label)}</td><td class="l">{escape(stage.group)}</td>'
             f'<td class="l"><span class="state">{state}</span></td>'
-            f'<td class="r">{escape(wording.duration(stage.seconds))}</td>'
+            f'<td class="r">{escape(formatting.duration(stage.seconds))}</td>'
             f'<td class="clock">{bar}</td><td class="l key">{escape(stage.key[:12])}</td></tr>'
         )
     cached = sum(stage.status == "cached" for stage in stages)

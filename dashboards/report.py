@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dashboards.life import LifeReport, build
-from dashboards.rows import read_run
+from dashboards.report_model import LifeReport, build
+from dashboards.run_data import read_run
 from storage.durable import write_bytes
 from storage.home import Home
 
@@ -14,7 +14,7 @@ def collect(home: Home, run_id: str | None = None) -> LifeReport:
     """The report of a run, by default of the one that started last.
 
     Raises:
-        dashboards.rows.UnknownRun: no such run; names those that are there.
+        dashboards.run_data.UnknownRun: no such run; names those that are there.
     """
     return build(read_run(home, run_id))
 

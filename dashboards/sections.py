@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from components.statistics import Interval
-from dashboards import wording
+from dashboards import formatting
 from dashboards.alignment_section import alignment_section, grpo_section
 from dashboards.architecture import moe_section, recurrent_section
 from dashboards.blocks import Section, Table, body, counted, effect_of, listing, said
@@ -17,7 +17,7 @@ from dashboards.facts.scaling import EmergenceFacts, FittedParameter, ScalingFac
 from dashboards.facts.scores import Score
 from dashboards.facts.training import DataFacts, FinetuningFacts, TrainingFacts
 from dashboards.forgetting_section import forgetting_section
-from dashboards.life import LifeReport
+from dashboards.report_model import LifeReport
 
 
 def sections(report: LifeReport) -> tuple[Section, ...]:
@@ -57,14 +57,14 @@ def _titled(
 
 def _data(data: DataFacts) -> Section:
     pairs = [
-        ("documents kept", wording.count(data.num_documents)),
-        ("bytes kept", wording.size(data.num_bytes)),
-        ("duplicates removed", wording.count(data.duplicates)),
-        ("personal data masked", wording.count(data.masked_pii)),
-        ("records in quarantine", wording.count(sum(n for _, n in data.quarantined))),
-        ("vocabulary", wording.count(data.vocab_size)),
-        ("bytes a token", wording.decimal(data.bytes_per_token, 2)),
-        ("tokens", wording.count(data.num_tokens)),
+        ("documents kept", formatting.count(data.num_documents)),
+        ("bytes kept", formatting.size(data.num_bytes)),
+        ("duplicates removed", formatting.count(data.duplicates)),
+        ("personal data masked", formatting.count(data.masked_pii)),
+        ("records in quarantine", formatting.count(sum(n for _, n in data.quarantined))),
+        ("vocabulary", formatting.count(data.vocab_size)),
+        ("bytes a token", formatting.decimal(data.bytes_per_token, 2)),
+        ("tokens", formatting.count(data.num_tokens)),
     ]
     cells = {(step.source, step.step): step for step in data.funnel}
     funnel = Table(
@@ -74,9 +74,12 @@ def _data(data: DataFacts) -> Section:
         tuple((source, *(_left(cells.get((source, step))) for step in data.steps)) for source in data.sources),
     )
     quarantine = Table(
-        "Quarantine", ("reason", "records"), "<>", tuple((reason, wording.count(n)) for reason, n in data.quarantined)
+        "Quarantine",
+        ("reason", "records"),
+        "<>",
+        tuple((reason, formatting.count(n)) for reason, n in data.quarantined),
     )
-    kept = f"{wording.count(data.num_documents)} documents, {wording.size(data.num_bytes)}"
+    kept = f"{formatting.count(data.num_documents)} documents, {formatting.size(data.num_bytes)}"
     meaning = (
         f"What the model reads: {kept} after cleaning" if data.num_documents is not None else "What the model reads"
     )
@@ -86,7 +89,7 @@ def _data(data: DataFacts) -> Section:
 
 
 def _left(step: Any) -> str:
-    return wording.MISSING if step is None else f"{wording.count(step.documents)} ({wording.size(step.bytes)})"
+    return formatting.MISSING if step is None else f"{formatting.count(step.documents)} ({formatting.size(step.bytes)})"
 
 
 def _losses(losses: Mapping[str, float], bits: Mapping[str, float], before: Mapping[str, float]) -> Table:
@@ -97,10 +100,10 @@ def _losses(losses: Mapping[str, float], bits: Mapping[str, float], before: Mapp
         rows.append(
             (
                 source,
-                wording.decimal(earlier),
-                wording.decimal(now),
-                wording.signed(change, 3),
-                wording.decimal(bits.get(source), 2),
+                formatting.decimal(earlier),
+                formatting.decimal(now),
+                formatting.signed(change, 3),
+                formatting.decimal(bits.get(source), 2),
             )
         )
     table = Table(
@@ -109,7 +112,7 @@ def _losses(losses: Mapping[str, float], bits: Mapping[str, float], before: Mapp
         "<>>>>",
         tuple(rows),
     )
-    empty = {i for i in range(5) if all(row[i] == wording.MISSING for row in rows)}
+    empty = {i for i in range(5) if all(row[i] == formatting.MISSING for row in rows)}
     return _without(table, empty)
 
 
@@ -122,11 +125,11 @@ def _without(table: Table, columns: set[int]) -> Table:
 
 def _training_listing(training: TrainingFacts) -> Table:
     pairs = [
-        ("parameters", wording.count(training.num_params)),
-        ("tokens", wording.count(training.num_tokens)),
-        ("held-out loss, nats a token", wording.decimal(training.loss)),
-        ("tokens a second, median", wording.count(training.tokens_per_second)),
-        ("share of the peak FLOP/s (MFU), median", wording.percent(training.mfu)),
+        ("parameters", formatting.count(training.num_params)),
+        ("tokens", formatting.count(training.num_tokens)),
+        ("held-out loss, nats a token", formatting.decimal(training.loss)),
+        ("tokens a second, median", formatting.count(training.tokens_per_second)),
+        ("share of the peak FLOP/s (MFU), median", formatting.percent(training.mfu)),
     ]
     if training.skipped_steps:
         back = f"; went back {training.rollbacks} times" if training.rollbacks else ""
@@ -149,7 +152,7 @@ def _pretraining(training: TrainingFacts) -> Section:
     else:
         meaning = "The base model"
     if training.num_tokens is not None:
-        meaning += f" over {wording.count(training.num_tokens)} tokens"
+        meaning += f" over {formatting.count(training.num_tokens)} tokens"
     if training.bits_per_byte:
         low, high = min(training.bits_per_byte.values()), max(training.bits_per_byte.values())
         meaning += f"; held-out text costs {low:.2f}" + (f" to {high:.2f}" if high > low else "") + " bits a byte"
@@ -172,8 +175,8 @@ def _fitted(p: FittedParameter) -> str:
     """A and B are large and loose: three decimals would feign a precision."""
     digits = 3 if max(abs(p.value), p.high or 0.0) < 10 else 1
     if p.low is None or p.high is None:
-        return wording.decimal(p.value, digits)
-    return wording.decimal_interval(Interval(p.value, p.low, p.high, p.n or 0), digits)
+        return formatting.decimal(p.value, digits)
+    return formatting.decimal_interval(Interval(p.value, p.low, p.high, p.n or 0), digits)
 
 
 SYMBOLS = {"alpha": "α", "beta": "β"}
@@ -194,7 +197,7 @@ def _scaling(facts: ScalingFacts) -> Section:
                 p.law,
                 SYMBOLS.get(p.name, p.name),
                 _fitted(p),
-                wording.count(p.n),
+                formatting.count(p.n),
                 p.method,
             )
             for p in facts.parameters
@@ -207,21 +210,21 @@ def _scaling(facts: ScalingFacts) -> Section:
         tuple(
             (
                 f.target,
-                wording.count(f.num_params),
-                wording.count(f.tokens),
-                wording.decimal(f.predicted)
+                formatting.count(f.num_params),
+                formatting.count(f.tokens),
+                formatting.decimal(f.predicted)
                 if f.low is None or f.high is None
-                else wording.decimal_interval(Interval(f.predicted, f.low, f.high, 0)),
-                wording.decimal(f.observed),
+                else formatting.decimal_interval(Interval(f.predicted, f.low, f.high, 0)),
+                formatting.decimal(f.observed),
                 {True: "yes", False: "no", None: "not scored"}[f.inside],
             )
             for f in facts.forecasts
         ),
     )
     pairs = [
-        ("points", wording.count(len(facts.points) or None)),
-        ("parameters counted as", facts.params_kind or wording.MISSING),
-        ("true irreducible loss, nats a token", wording.decimal(facts.truth)),
+        ("points", formatting.count(len(facts.points) or None)),
+        ("parameters counted as", facts.params_kind or formatting.MISSING),
+        ("true irreducible loss, nats a token", formatting.decimal(facts.truth)),
         *(("the fit warns", warning) for warning in facts.warnings),
     ]
     return body(meaning, (forecasts, fits, listing("In numbers", pairs)), facts.effects)
@@ -239,10 +242,10 @@ def _emergence(facts: EmergenceFacts) -> Section:
         ">>>>",
         tuple(
             (
-                wording.count(p.num_params),
-                wording.percent_interval(p.exact_match),
+                formatting.count(p.num_params),
+                formatting.percent_interval(p.exact_match),
                 counted(p.exact_match),
-                wording.signed(p.log_prob, 3),
+                formatting.signed(p.log_prob, 3),
             )
             for p in facts.points
         ),
@@ -255,10 +258,10 @@ def _score_rows(scores: Iterable[Score]) -> tuple[tuple[str, ...], ...]:
         (
             s.model,
             s.strategy,
-            wording.percent_interval(s.accuracy),
+            formatting.percent_interval(s.accuracy),
             f"{s.accuracy.n:,}",
-            wording.count(None if s.tokens is None else round(s.tokens)),
-            wording.count(None if s.prompt_tokens is None else round(s.prompt_tokens)),
+            formatting.count(None if s.tokens is None else round(s.tokens)),
+            formatting.count(None if s.prompt_tokens is None else round(s.prompt_tokens)),
         )
         for s in scores
     )
@@ -283,7 +286,7 @@ def _reasoning(facts: ReasoningFacts) -> Section:
             (
                 s.strategy,
                 *(
-                    wording.percent(x.value, 0) if (x := s.by_difficulty.get(level)) else wording.MISSING
+                    formatting.percent(x.value, 0) if (x := s.by_difficulty.get(level)) else formatting.MISSING
                     for level in levels
                 ),
             )
@@ -310,11 +313,11 @@ def _cost(facts: CostFacts) -> Section:
     def row(name: str, lines: list[Any]) -> tuple[str, ...]:
         return (
             name,
-            wording.count(total(lines, "tokens")),
-            wording.count(total(lines, "flops")),
-            wording.duration(total(lines, "seconds")),
-            wording.energy(total(lines, "energy_joules")),
-            wording.dollars(total(lines, "usd")),
+            formatting.count(total(lines, "tokens")),
+            formatting.count(total(lines, "flops")),
+            formatting.duration(total(lines, "seconds")),
+            formatting.energy(total(lines, "energy_joules")),
+            formatting.dollars(total(lines, "usd")),
         )
 
     rows = [row(group or "other", [line for line in facts.lines if line.group == group]) for group in groups]
@@ -327,16 +330,16 @@ def _cost(facts: CostFacts) -> Section:
         "By part of the life", ("part", "tokens", "FLOPs", "time", "energy", "dollars"), "<>>>>>", tuple(rows)
     )
     pairs = [
-        ("training", wording.dollars(facts.training_usd)),
-        ("a million output tokens", wording.dollars(facts.price_per_million)),
-        ("decode tokens a second", wording.count(facts.decode_tokens_per_second)),
-        ("break-even, output tokens", wording.count(facts.break_even_tokens)),
-        ("hardware", facts.hardware or wording.MISSING),
+        ("training", formatting.dollars(facts.training_usd)),
+        ("a million output tokens", formatting.dollars(facts.price_per_million)),
+        ("decode tokens a second", formatting.count(facts.decode_tokens_per_second)),
+        ("break-even, output tokens", formatting.count(facts.break_even_tokens)),
+        ("hardware", facts.hardware or formatting.MISSING),
     ]
     meaning = "Training is paid once, answers every time"
     if facts.break_even_tokens is not None:
         meaning += (
-            f": after {wording.count(facts.break_even_tokens)} output tokens serving has cost as much as training"
+            f": after {formatting.count(facts.break_even_tokens)} output tokens serving has cost as much as training"
         )
     tables = (spent, listing("Serving", pairs), _comparisons(facts.comparisons))
     return body(f"{meaning}. {facts.decision}".rstrip(), tables, facts.effects)
@@ -351,9 +354,9 @@ def _comparisons(entries: tuple[Mapping[str, Any], ...]) -> Table:
 
 def _cell(column: str, value: Any) -> str:
     if value is None:
-        return wording.MISSING
+        return formatting.MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
-        return wording.dollars(value) if "usd" in column else wording.count(value)
+        return formatting.dollars(value) if "usd" in column else formatting.count(value)
     return str(value)

@@ -13,10 +13,10 @@ from rich.rule import Rule
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from dashboards import wording
+from dashboards import formatting
 from dashboards.blocks import Section, Table
 from dashboards.facts.effects import Effect, Verdict
-from dashboards.life import LifeReport
+from dashboards.report_model import LifeReport
 from dashboards.sections import sections
 
 BETWEEN = 3  # cells between two columns
@@ -44,8 +44,8 @@ def _head(report: LifeReport) -> RenderableType:
     line = Text.assemble(
         ("Life of ", "bold"),
         (run.name, "bold cyan"),
-        f"  profile {run.profile or wording.MISSING}",
-        f" · {wording.duration(run.seconds)} · {ran} stages ran, {cached} cached",
+        f"  profile {run.profile or formatting.MISSING}",
+        f" · {formatting.duration(run.seconds)} · {ran} stages ran, {cached} cached",
     )
     failed = [stage.label for stage in report.stages if stage.status == "failed"]
     if failed:

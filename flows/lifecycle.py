@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 from components.data.sources import raw_digests
 from components.scaling.architectures import LSTM, TRANSFORMER
 from flows.config import RunConfig
-from flows.graph import Graph
-from flows.run import RunResult, run_graph
-from flows.showcase import showcase
+from flows.engine.graph import Graph
+from flows.runs.run import RunResult, run_graph
+from flows.runs.showcase import showcase
 from flows.stages import architecture, cost, data, forgetting, policies, preferences, reasoning, rlhf, scaling, training
 from flows.stages.imported import base_graph
 from storage.artifacts import Artifact
 from storage.home import Home
 
 if TYPE_CHECKING:
-    from dashboards.life import LifeReport
+    from dashboards.report_model import LifeReport
 
 
 def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
-    """Every stage from raw text to what it all cost; see `flows/stage.py` for how to write one."""
+    """Every stage from raw text to what it all cost; see `flows/engine/stage.py` for how to write one."""
     seed = cfg.seed
 
     # Data, and the model itself.
@@ -212,8 +212,8 @@ def emergence_graph(cfg: RunConfig, run: Graph) -> None:
 
 
 def run_lifecycle(cfg: RunConfig, **options: Any) -> RunResult:
-    """Run the whole life and write its report; options as in `flows.run.run_graph`. The result's `report` is a
-    `dashboards.life.LifeReport`."""
+    """Run the whole life and write its report; options as in `flows.runs.run.run_graph`. The result's `report` is a
+    `dashboards.report_model.LifeReport`."""
     return run_graph(lifecycle_graph, cfg, conclude=write_report, showcase=showcase, **options)
 
 

@@ -29,9 +29,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from storage import durable
-from storage.plain import plain_json
+from storage.json_values import plain_json
+from storage.redaction import masked, masked_values
 from storage.remote import RECORD, RemoteStore
-from storage.secrecy import masked, masked_values
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _log = logging.getLogger(__name__)

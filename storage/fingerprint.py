@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from storage.code import code_fingerprint as code_fingerprint
-from storage.secrecy import masked_addresses
+from storage.redaction import masked_addresses
 
 if TYPE_CHECKING:
     from storage.artifacts import Record

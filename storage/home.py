@@ -12,7 +12,7 @@ from pathlib import Path
 from storage import durable
 from storage.annotations import Annotations
 from storage.artifacts import Store
-from storage.secrecy import masked
+from storage.redaction import masked
 from storage.tables import Tables
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

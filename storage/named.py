@@ -25,7 +25,7 @@ from typing import Any
 
 from storage.home import Home
 from storage.queries import query
-from storage.statements import QueryError, nearest
+from storage.sql_guard import QueryError, nearest
 
 _FOLDER = Path(__file__).parent / "named_queries"
 _PARAMETER = re.compile(r"--\s*@(\w+)\s+([\w|]+)\s*(?:=\s*([^:]*?))?\s*(?::\s*(.*))?")

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from storage.home import Home
 from storage.layout import literal, pattern, select, select_last_values
-from storage.statements import Checked, QueryError, advice, check
+from storage.sql_guard import Checked, QueryError, advice, check
 from storage.tables import SCHEMAS, Tables
 from storage.views import VIEWS
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from storage.plain import plain_json
-from storage.secrecy import masked, masked_json
+from storage.json_values import plain_json
+from storage.redaction import masked, masked_json
 
 TYPES = {
     "str": pa.string(),

@@ -19,9 +19,9 @@ import pyarrow.dataset as pads
 
 from storage import queries
 from storage.fingerprint import digest
-from storage.flat import allowed_name, cut, flatten, numbers, parsed
 from storage.home import Home
-from storage.secrecy import masked
+from storage.mlflow_params import allowed_name, cut, flatten, numbers, parsed
+from storage.redaction import masked
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag

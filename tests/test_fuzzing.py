@@ -18,7 +18,7 @@ from flows.config import RunConfig, load_config
 from flows.settings import ConfigError
 from storage.home import Home
 from storage.queries import Limits, query
-from storage.statements import QueryError
+from storage.sql_guard import QueryError
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 

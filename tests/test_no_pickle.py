@@ -173,8 +173,8 @@ def test_saved_states_and_shards(bomb: bytes, mark: Path, tmp_path: Path) -> Non
     import numpy as np
 
     from components.data.shards import TokenShards, _map
+    from flows.engine.work import Work
     from flows.settings import ComputeConfig
-    from flows.work import Work
 
     state = tmp_path / "state"
     state.mkdir()
@@ -244,6 +244,6 @@ def test_records_profiles_and_preferences(bomb: bytes, mark: Path, tmp_path: Pat
 
 
 def test_mlflow_is_told_to_unpickle_nothing() -> None:
-    from flows import hermetic
+    from flows.services import hermetic
 
     assert hermetic.settings(".")["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from components.data.shards import _file_name as shard_name
-from flows.exchange import export
-from flows.query import run_query
+from flows.commands.model_io import export
+from flows.commands.query import run_query
 from flows.settings import ConfigError, profile_path
 from storage.annotations import AnnotationError
 from storage.artifacts import DamagedArtifact, Store
@@ -121,7 +121,7 @@ def test_nothing_is_written_among_what_is_sealed(outside: Path) -> None:
 
 
 def _asked(sql: str):  # type: ignore[no-untyped-def]
-    from flows.query import asked
+    from flows.commands.query import asked
 
     return asked(sql, None, None)
 

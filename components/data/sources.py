@@ -22,8 +22,8 @@ import fsspec
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 
-from components.data.damage import Damage
 from components.data.packaged import bible_chapters, sotu_speeches
+from components.data.tolerant_read import Damage
 
 EXCERPT_CHARS = 120
 MAX_QUARANTINED_PER_FILE = 100

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.inference.decoders import Decoder, Rows, open_decoder
-from components.inference.leap import leap
+from components.inference.multi_step import leap
 from components.inference.native import NativeDecoder, choose_natively, library
 from components.inference.sampling import SamplingParams, Top, choose, most_probable, uniforms
 from components.inference.slots import Cohort, Completion, Request, Seat, Slots

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboards import wording
+from dashboards import formatting
 from dashboards.blocks import Table
 from dashboards.facts.people import PeopleFacts
 
@@ -14,16 +14,16 @@ def people_tables(facts: PeopleFacts) -> tuple[Table, ...]:
         ("items judged", f"{facts.num_items:,}"),
         ("judgements", f"{facts.num_judgements:,} ({facts.num_skipped} skipped, {facts.num_comments} with a comment)"),
         ("instructions, version", versions),
-        ("the answer shown earlier wins", wording.percent_interval(facts.earlier_wins)),
+        ("the answer shown earlier wins", formatting.percent_interval(facts.earlier_wins)),
     ]
     if facts.agreement is not None:
         a = facts.agreement
         overview += [
-            ("raw agreement", wording.percent_interval(a.raw)),
-            ("Krippendorff's α, nominal", wording.decimal_interval(a.alpha, 2)),
-            ("Krippendorff's α, ordinal", wording.decimal_interval(a.alpha_ordinal, 2)),
-            ("Fleiss' κ", wording.decimal_interval(a.fleiss, 2)),
-            ("Gwet's AC1", wording.decimal_interval(a.ac1, 2)),
+            ("raw agreement", formatting.percent_interval(a.raw)),
+            ("Krippendorff's α, nominal", formatting.decimal_interval(a.alpha, 2)),
+            ("Krippendorff's α, ordinal", formatting.decimal_interval(a.alpha_ordinal, 2)),
+            ("Fleiss' κ", formatting.decimal_interval(a.fleiss, 2)),
+            ("Gwet's AC1", formatting.decimal_interval(a.ac1, 2)),
             ("pairs of answers that two or more judged", f"{a.num_units:,}"),
         ]
     else:
@@ -37,7 +37,7 @@ def people_tables(facts: PeopleFacts) -> tuple[Table, ...]:
             ("annotator", "judged", "skipped", "seconds an item", "confidence (1 to 3)"),
             "<>>>>",
             tuple(
-                (a.name, f"{a.judged:,}", f"{a.skipped:,}", f"{a.seconds:.1f}", wording.decimal(a.confidence, 2))
+                (a.name, f"{a.judged:,}", f"{a.skipped:,}", f"{a.seconds:.1f}", formatting.decimal(a.confidence, 2))
                 for a in facts.annotators
             ),
         ),
@@ -49,8 +49,8 @@ def people_tables(facts: PeopleFacts) -> tuple[Table, ...]:
                 (
                     f"{p.first}, {p.second}",
                     f"{p.num_items:,}",
-                    wording.percent_interval(p.raw),
-                    wording.decimal_interval(p.kappa, 2),
+                    formatting.percent_interval(p.raw),
+                    formatting.decimal_interval(p.kappa, 2),
                 )
                 for p in facts.pairs
             ),
@@ -65,7 +65,7 @@ def people_tables(facts: PeopleFacts) -> tuple[Table, ...]:
                 tuple(
                     (
                         m.name,
-                        wording.decimal_interval(m.strength, 2, plus=True),
+                        formatting.decimal_interval(m.strength, 2, plus=True),
                         f"{m.wins:,}",
                         f"{m.losses:,}",
                         f"{m.ties:,}",

@@ -11,12 +11,12 @@ import math
 from dataclasses import dataclass, replace
 
 from components.statistics import Interval
-from dashboards import wording
+from dashboards import formatting
 from dashboards.facts.effects import Effect, Missing, decided, difference, not_measured, raises
 from dashboards.facts.people import PeopleFacts, people_facts
 from dashboards.facts.rewards import LawFacts, RewardModelFacts, laws_of, reward_model_facts
 from dashboards.facts.scores import best, paired, pick, scores_of
-from dashboards.rows import RunRows, Series, StageRow, interval, listed, number, whole
+from dashboards.run_data import RunRows, Series, StageRow, interval, listed, number, whole
 
 # What the watch sees beside proxy, gold and KL.
 WATCHED = {
@@ -173,14 +173,14 @@ def _reward_model_effect(model: RewardModelFacts | None) -> Effect:
     gold = (
         ""
         if model.agreement_with_gold is None
-        else f"; correlation with gold {wording.decimal(model.agreement_with_gold, 2)}"
+        else f"; correlation with gold {formatting.decimal(model.agreement_with_gold, 2)}"
     )
     return raises(
         slug,
         title,
         over,
         "points",
-        f"accuracy {wording.percent_interval(x)} on held-out pairs{gold}",
+        f"accuracy {formatting.percent_interval(x)} on held-out pairs{gold}",
         "over chance (50%), Wilson's 95% interval; seen when it lies above 0",
     )
 
@@ -199,8 +199,8 @@ def _gain_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
         title,
         gold,
         "SFT sd",
-        f"KL coefficient {policy.kl_coef:g}{among}: proxy {wording.signed(policy.proxy)}, "
-        f"gold {wording.signed(gold.value)}",
+        f"KL coefficient {policy.kl_coef:g}{among}: proxy {formatting.signed(policy.proxy)}, "
+        f"gold {formatting.signed(gold.value)}",
         "gold over the fine-tuned model's on the same held-out requests; seen when the 95% interval over requests lies "
         "above 0",
     )
@@ -219,8 +219,8 @@ def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
         decided(seen),
         free.gold,
         "SFT sd",
-        f"proxy {wording.signed(free.proxy)} while gold {wording.signed(free.gold.value)}, "
-        f"KL {wording.decimal(free.kl, 1)}; {alarm}",
+        f"proxy {formatting.signed(free.proxy)} while gold {formatting.signed(free.gold.value)}, "
+        f"KL {formatting.decimal(free.kl, 1)}; {alarm}",
         "gold against the fine-tuned model's on the same held-out requests; seen when the proxy rose and gold's 95% "
         "interval over requests lies below 0",
     )
@@ -241,8 +241,8 @@ def _remedy_effects(policies: tuple[PolicyFacts, ...]) -> tuple[Effect, ...]:
                 f"Remedy for reward hacking: {policy.name}",
                 difference(policy.gold, free.gold),
                 "SFT sd",
-                f"gold {wording.signed(free.gold.value)} → {wording.signed(policy.gold.value)}, "
-                f"proxy {wording.signed(free.proxy)} → {wording.signed(policy.proxy)}",
+                f"gold {formatting.signed(free.gold.value)} → {formatting.signed(policy.gold.value)}, "
+                f"proxy {formatting.signed(free.proxy)} → {formatting.signed(policy.proxy)}",
                 "gold against the run without a KL penalty, two 95% intervals taken as independent (Newcombe); seen "
                 "when the difference lies above 0",
             )
@@ -266,7 +266,7 @@ def _best_of_n_effect(rows: tuple[BestOfN, ...]) -> Effect:
         title,
         gold,
         "SFT sd",
-        f"n={row.n}: proxy {wording.signed(row.proxy)}, gold {wording.signed(gold.value)}",
+        f"n={row.n}: proxy {formatting.signed(row.proxy)}, gold {formatting.signed(gold.value)}",
         "gold over one sample of the fine-tuned model; seen when the 95% interval over requests lies above 0",
     )
 
@@ -310,7 +310,8 @@ def _grpo_effect(rows: RunRows, before: Interval | None, after: Interval | None)
             title,
             gap,
             "points",
-            f"{wording.percent(start.accuracy.value)} → {wording.percent(trained.accuracy.value)} ({trained.strategy})",
+            f"{formatting.percent(start.accuracy.value)} → {formatting.percent(trained.accuracy.value)} "
+            f"({trained.strategy})",
             "paired items, Tango's 95% interval; seen when it lies above 0",
         )
     if before is None or after is None:
@@ -320,6 +321,6 @@ def _grpo_effect(rows: RunRows, before: Interval | None, after: Interval | None)
         title,
         difference(after, before),
         "points",
-        f"{wording.percent(before.value)} → {wording.percent(after.value)} (greedy)",
+        f"{formatting.percent(before.value)} → {formatting.percent(after.value)} (greedy)",
         "two 95% intervals taken as independent (Newcombe); seen when the difference lies above 0",
     )

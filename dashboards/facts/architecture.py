@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.statistics import Interval
-from dashboards import wording
+from dashboards import formatting
 from dashboards.facts.effects import Effect, Missing, not_measured, raises
-from dashboards.rows import RunRows, interval, listed, number, whole
+from dashboards.run_data import RunRows, interval, listed, number, whole
 
 ARCHITECTURES = ("transformer", "lstm")
 
@@ -105,8 +105,8 @@ def _speed_effect(facts: Mapping[str, Any], speeds: Sequence[ContextSpeed]) -> E
         title,
         gap,
         "points",
-        f"from {short.context} to {long.context} tokens of context the transformer keeps {wording.percent(ours, 0)} "
-        f"of its training tokens/s, the LSTM {wording.percent(theirs, 0)}",
+        f"from {short.context} to {long.context} tokens of context the transformer keeps {formatting.percent(ours, 0)} "
+        f"of its training tokens/s, the LSTM {formatting.percent(theirs, 0)}",
         "share kept, transformer minus LSTM, Student's t over steps taken in turns; seen when it lies above 0",
     )
 
@@ -222,4 +222,4 @@ def specialization_effect(experts: Sequence[TextExperts]) -> Effect:
 
 
 def _range(shares: Sequence[float]) -> str:
-    return f"{100 * min(shares):.0f} to {wording.percent(max(shares), 0)}"
+    return f"{100 * min(shares):.0f} to {formatting.percent(max(shares), 0)}"

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dashboards import wording
+from dashboards import formatting
 from dashboards.facts.effects import Effect, Missing
-from dashboards.rows import RunRows, interval, listed, number
+from dashboards.run_data import RunRows, interval, listed, number
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _decision(found: object) -> str:
     sides = []
     for name, accuracy in (("train_further", "trained_accuracy"), ("think_longer", "thinking_accuracy")):
         measured = interval(found, accuracy)
-        sides.append(f"{found[name]}{f', accuracy {wording.percent_interval(measured)}' if measured else ''}")
+        sides.append(f"{found[name]}{f', accuracy {formatting.percent_interval(measured)}' if measured else ''}")
     return f"Train further ({sides[0]}) or think longer ({sides[1]}): {found['verdict']}."
 
 
@@ -125,15 +125,15 @@ def _cost_effect(lines: Sequence[CostLine], training: float | None, price: float
     slug, title = "cost", "What it costs, to raise and to serve"
     parts = []
     if (usd := total(lines, "usd")) is not None:
-        parts.append(f"whole life {wording.dollars(usd)}")
+        parts.append(f"whole life {formatting.dollars(usd)}")
         if (joules := total(lines, "energy_joules")) is not None:
-            parts[-1] += f", {wording.energy(joules)}"
+            parts[-1] += f", {formatting.energy(joules)}"
         if (seconds := total(lines, "seconds")) is not None:
-            parts[-1] += f", {wording.duration(seconds)} of stages"
+            parts[-1] += f", {formatting.duration(seconds)} of stages"
     elif training is not None:
-        parts.append(f"training {wording.dollars(training)}")
+        parts.append(f"training {formatting.dollars(training)}")
     if price is not None:
-        parts.append(f"serving {wording.dollars(price)} a million output tokens")
+        parts.append(f"serving {formatting.dollars(price)} a million output tokens")
     if even is not None:
-        parts.append(f"serving has cost as much as training after {wording.count(even)} tokens")
+        parts.append(f"serving has cost as much as training after {formatting.count(even)} tokens")
     return Effect(slug, title, "measured" if parts else "not measured", numbers="; ".join(parts) or "no cost rows")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components.statistics import Interval
-from dashboards import wording
+from dashboards import formatting
 
 Verdict = Literal["seen", "not seen in this run", "measured", "not measured"]
 Unit = Literal["points", "nats", "bits", "SFT sd", "share", ""]
@@ -59,10 +59,9 @@ class Effect:
 def _with_unit(x: Interval, unit: str, digits: int) -> str:
     middle = f" {unit}" if unit else ""
     if not (math.isfinite(x.low) and math.isfinite(x.high)):
-        return f"{wording.signed(x.value, digits)}{middle} [no interval]"
-    return (
-        f"{wording.signed(x.value, digits)}{middle} [{wording.signed(x.low, digits)}, {wording.signed(x.high, digits)}]"
-    )
+        return f"{formatting.signed(x.value, digits)}{middle} [no interval]"
+    value, low, high = (formatting.signed(end, digits) for end in (x.value, x.low, x.high))
+    return f"{value}{middle} [{low}, {high}]"
 
 
 def decided(seen: bool) -> Verdict:

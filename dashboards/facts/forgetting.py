@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from components.statistics import Interval
-from dashboards import wording
+from dashboards import formatting
 from dashboards.facts.effects import Effect, Missing, difference, raises
-from dashboards.rows import RunRows, number, whole
+from dashboards.run_data import RunRows, number, whole
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def _replay_effects(matrix: ForgettingFacts, replays: tuple[tuple[float, str], .
                 f"Replay of pretraining text keeps {source}",
                 difference(lost.change, held.change),
                 "bits",
-                f"{wording.decimal(lost.value, 2)} bits a byte with {wording.percent(less, 0)} replayed, "
-                f"{wording.decimal(held.value, 2)} with {wording.percent(more, 0)}",
+                f"{formatting.decimal(lost.value, 2)} bits a byte with {formatting.percent(less, 0)} replayed, "
+                f"{formatting.decimal(held.value, 2)} with {formatting.percent(more, 0)}",
                 "what fine-tuning cost less with replay, two 95% intervals taken as independent (Newcombe); seen when "
                 "the difference lies above 0",
             )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dashboards import wording
+from dashboards import formatting
 from dashboards.facts.effects import Effect, Missing, decided, not_measured, raises
 from dashboards.facts.scores import Score, paired, pick, scores_of
-from dashboards.rows import RunRows
+from dashboards.run_data import RunRows
 
 WORSE_BY_AT_MOST = 0.03  # the adaptive controller may lose this much accuracy for its savings
 FEWER_TOKENS = 0.9  # a rival with less than this share of the tree's tokens is no equal
@@ -43,7 +43,7 @@ def reasoning_facts(rows: RunRows) -> ReasoningFacts | Missing:
 
 
 def _tokens(score: Score) -> str:
-    return wording.count(None if score.tokens is None else round(score.tokens))
+    return formatting.count(None if score.tokens is None else round(score.tokens))
 
 
 def _main_model(scores: Sequence[Score]) -> str:
@@ -63,7 +63,7 @@ def _chain_of_thought(scores: Sequence[Score], model: str) -> Effect:
         title,
         gap,
         "points",
-        f"{wording.percent(direct.accuracy.value)} → {wording.percent(worked.accuracy.value)} for "
+        f"{formatting.percent(direct.accuracy.value)} → {formatting.percent(worked.accuracy.value)} for "
         f"{_tokens(direct)} → {_tokens(worked)} tokens an item",
         "paired items, Tango's 95% interval; seen when it lies above 0",
     )
@@ -77,15 +77,15 @@ def _self_consistency(scores: Sequence[Score], model: str, votes: Sequence[Score
     if many is None or one is None or gap is None:
         return not_measured(slug, title, "needs self_consistency@k with k above 1 beside one sample on common items")
     greedy = pick(scores, model, "cot")
-    beside = f"; greedy {wording.percent(greedy.accuracy.value)}" if greedy and greedy is not one else ""
+    beside = f"; greedy {formatting.percent(greedy.accuracy.value)}" if greedy and greedy is not one else ""
     against = "one sample" if one.k == 1 else "greedy"
     return raises(
         slug,
         title,
         gap,
         "points",
-        f"{against} {wording.percent(one.accuracy.value)} → vote of {many.k} "
-        f"{wording.percent(many.accuracy.value)}{beside}",
+        f"{against} {formatting.percent(one.accuracy.value)} → vote of {many.k} "
+        f"{formatting.percent(many.accuracy.value)}{beside}",
         "paired items, Tango's 95% interval; seen when it lies above 0",
     )
 
@@ -103,9 +103,9 @@ def _adaptive(scores: Sequence[Score], model: str, votes: Sequence[Score]) -> Ef
         title,
         gap,
         "points",
-        f"{wording.percent(chosen.accuracy.value)} at {_tokens(chosen)} tokens against "
-        f"{wording.percent(full.accuracy.value)} at {_tokens(full)}: "
-        f"{wording.percent(abs(saved), 0)} {'fewer' if saved >= 0 else 'more'}",
+        f"{formatting.percent(chosen.accuracy.value)} at {_tokens(chosen)} tokens against "
+        f"{formatting.percent(full.accuracy.value)} at {_tokens(full)}: "
+        f"{formatting.percent(abs(saved), 0)} {'fewer' if saved >= 0 else 'more'}",
         f"accuracy minus that of the full vote, paired; seen when the 95% interval lies above "
         f"−{100 * WORSE_BY_AT_MOST:.0f} points and fewer tokens are spent",
         margin=-WORSE_BY_AT_MOST,
@@ -165,7 +165,7 @@ def _tree_effect(scores: Sequence[Score]) -> Effect:
         decided(gap.low > 0.0 and clear),
         gap,
         "points",
-        f"{tree.strategy} {wording.percent(tree.accuracy.value)} at {_tokens(tree)} tokens against "
-        f"{rival.strategy} {wording.percent(rival.accuracy.value)} at {_tokens(rival)}{among}",
+        f"{tree.strategy} {formatting.percent(tree.accuracy.value)} at {_tokens(tree)} tokens against "
+        f"{rival.strategy} {formatting.percent(rival.accuracy.value)} at {_tokens(rival)}{among}",
         "paired items, Tango's 95% interval; seen when it lies above 0 and McNemar's test holds for all trees tried",
     )

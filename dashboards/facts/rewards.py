@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.statistics import Interval
-from dashboards.rows import RunRows, StageRow, interval, listed, number, whole
+from dashboards.run_data import RunRows, StageRow, interval, listed, number, whole
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from components.statistics import Interval, mean_interval, wilson
-from dashboards import wording
+from dashboards import formatting
 from dashboards.facts.architecture import TextExperts, specialization_effect, text_experts
 from dashboards.facts.effects import Effect, Missing, average, decided, difference, not_measured, raises
-from dashboards.rows import Row, RunRows, interval, number, parsed
+from dashboards.run_data import Row, RunRows, interval, number, parsed
 
 LAW = ("A", "B", "E", "alpha", "beta")
 
@@ -158,7 +158,7 @@ def _irreducible_effect(fitted: FittedParameter | None, truth: float | None, war
         decided(off.low <= 0.0 <= off.high and fitted.low > 0.0),
         off,
         "nats",
-        f"fitted E = {wording.decimal_interval(fit)} against the true {truth:.3f}",
+        f"fitted E = {formatting.decimal_interval(fit)} against the true {truth:.3f}",
         "; ".join(("fitted minus true, 95% interval", *warnings, "seen when it covers 0 and the fit tells E from 0")),
     )
 
@@ -179,7 +179,7 @@ def _forecast_effect(forecasts: Sequence[Forecast]) -> Effect:
         decided(bool(f.inside) and early),
         error,
         "nats",
-        f"predicted {wording.decimal_interval(Interval(f.predicted, f.low, f.high, 0))}, observed {f.observed:.3f} "
+        f"predicted {formatting.decimal_interval(Interval(f.predicted, f.low, f.high, 0))}, observed {f.observed:.3f} "
         f"({100 * abs(f.predicted / f.observed - 1):.1f}% off)",
         "predicted minus observed, 95% interval of the prediction; seen when it covers 0 and was stored first",
     )
@@ -249,9 +249,9 @@ def _emergence_effect(points: Sequence[EmergencePoint]) -> Effect:
         title,
         gap,
         "points",
-        f"{wording.percent(at.exact_match.value)} → {wording.percent(after.exact_match.value)} from "
-        f"{wording.count(at.num_params)} to {wording.count(after.num_params)} parameters; before it, log-probability "
-        f"had made {wording.percent(moved, 0)} of its way",
+        f"{formatting.percent(at.exact_match.value)} → {formatting.percent(after.exact_match.value)} from "
+        f"{formatting.count(at.num_params)} to {formatting.count(after.num_params)} parameters; before it, "
+        f"log-probability had made {formatting.percent(moved, 0)} of its way",
         "progress of log-probability minus that of exact match at the last size on the floor; seen when its 95% "
         "interval lies above 0 and the jump's does too",
         also=jump.low > 0.0,
@@ -393,4 +393,4 @@ def _load_effect(points: Sequence[MoePoint]) -> Effect:
 
 def _range(shares: Sequence[float]) -> str:
     low, high = min(shares), max(shares)
-    return wording.percent(low, 0) if high - low < 0.005 else f"{100 * low:.0f}–{wording.percent(high, 0)}"
+    return formatting.percent(low, 0) if high - low < 0.005 else f"{100 * low:.0f}–{formatting.percent(high, 0)}"

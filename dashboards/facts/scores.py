@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from components.statistics import Interval, PairedDifference, paired_difference, wilson
-from dashboards.rows import RunRows, number, parsed
+from dashboards.run_data import RunRows, number, parsed
 
 _STRATEGY = re.compile(r"([^@\[]+)(?:@(\d+))?")
 

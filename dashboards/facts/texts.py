@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dashboards import wording
-from dashboards.rows import Row, RunRows, parsed
+from dashboards import formatting
+from dashboards.run_data import Row, RunRows, parsed
 
 A_STAGE = 3
 LONGEST = 700
@@ -38,7 +38,7 @@ def chosen_texts(rows: RunRows) -> tuple[Text, ...]:
 
 def _sample(label: str, row: Row) -> Text:
     scores = parsed(row["scores_json"])
-    words = [f"{name} {wording.signed(value)}" for name, value in scores.items() if isinstance(value, float | int)]
+    words = [f"{name} {formatting.signed(value)}" for name, value in scores.items() if isinstance(value, float | int)]
     step = f"step {row['step']}" if row["step"] else ""
     return Text(label, _cut(row["prompt"]), _cut(row["completion"]), ", ".join([step, *words] if step else words))
 

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dashboards import wording
+from dashboards import formatting
 from dashboards.facts.effects import Effect, Missing, not_measured, raises
 from dashboards.facts.scores import best, paired, scores_of
-from dashboards.rows import RunRows, Series, StageRow, listed, number, numbers, whole
+from dashboards.run_data import RunRows, Series, StageRow, listed, number, numbers, whole
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _finetuning_effect(rows: RunRows) -> Effect:
         title,
         gap,
         "points",
-        f"base {wording.percent(base.accuracy.value)} ({base.strategy}) → "
-        f"fine-tuned {wording.percent(tuned.accuracy.value)} ({tuned.strategy})",
+        f"base {formatting.percent(base.accuracy.value)} ({base.strategy}) → "
+        f"fine-tuned {formatting.percent(tuned.accuracy.value)} ({tuned.strategy})",
         "paired items, Tango's 95% interval; seen when it lies above 0",
     )

@@ -23,7 +23,7 @@ from dashboards.figures.canvas import (
     percent_axis,
     with_interval,
 )
-from dashboards.rows import Series
+from dashboards.run_data import Series
 
 
 def alignment_figure(facts: AlignmentFacts) -> Figure | None:

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from dashboards import wording
+from dashboards import formatting
 
 # What is drawn -> the CSS variable that it becomes.
 INK, MUTED, GRID, PAPER = "#101820", "#5b6673", "#d9dee4", "#fdfdfe"
@@ -165,14 +165,14 @@ def log_axis(axes: Axes, which: str, subs: Sequence[float] = (1.0,)) -> None:
     getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: wording.short(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: formatting.short(value)))
     axis.set_minor_formatter(NullFormatter())
 
 
 def count_axis(axes: Axes, which: str, bins: int = 6) -> None:
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(MaxNLocator(bins))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: wording.short(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: formatting.short(value)))
 
 
 def percent_axis(axes: Axes, which: str = "y") -> None:

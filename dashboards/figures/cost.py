@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from dashboards import wording
+from dashboards import formatting
 from dashboards.facts.cost import CostFacts, total
 from dashboards.figures.canvas import BLUE, INK, MUTED, ORANGE, Figure, log_axis, panel
 
@@ -34,7 +34,7 @@ def _breakdown(facts: CostFacts) -> str:
         drawn.axes.barh(range(len(names)), [groups[name] for name in names], color=BLUE, height=0.6)
         for place, name in enumerate(names):
             drawn.axes.annotate(
-                wording.dollars(groups[name]) if priced else wording.duration(groups[name]),
+                formatting.dollars(groups[name]) if priced else formatting.duration(groups[name]),
                 (groups[name], place),
                 xytext=(4, 0),
                 textcoords="offset points",
@@ -67,7 +67,7 @@ def _lifetime(facts: CostFacts) -> str:
         if even is not None and math.isfinite(even) and even > 0:
             drawn.axes.axvline(even, color=MUTED, linewidth=1.2)
             drawn.axes.annotate(
-                f"break-even\n{wording.count(even)} tokens",
+                f"break-even\n{formatting.count(even)} tokens",
                 (even, drawn.axes.get_ylim()[0]),
                 xytext=(5, 8),
                 textcoords="offset points",

@@ -6,7 +6,7 @@ import textwrap
 
 from matplotlib.patches import Rectangle
 
-from dashboards import wording
+from dashboards import formatting
 from dashboards.facts.forgetting import Cell, ForgettingFacts
 from dashboards.figures.canvas import GREEN, INK, MUTED, RED, Figure, panel
 
@@ -58,5 +58,9 @@ def _strength(cell: Cell) -> float:
 
 def _text(cell: Cell) -> str:
     if cell.change is None:
-        return wording.percent(cell.value, 0) if cell.unit == "accuracy" else wording.decimal(cell.value, 2)
-    return wording.signed(100 * cell.change.value, 0) if cell.unit == "accuracy" else wording.signed(cell.change.value)
+        return formatting.percent(cell.value, 0) if cell.unit == "accuracy" else formatting.decimal(cell.value, 2)
+    return (
+        formatting.signed(100 * cell.change.value, 0)
+        if cell.unit == "accuracy"
+        else formatting.signed(cell.change.value)
+    )

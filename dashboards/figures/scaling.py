@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from components.statistics import Interval
-from dashboards import wording
+from dashboards import formatting
 from dashboards.architecture import VARIANT_NAMES
 from dashboards.facts.scaling import EmergenceFacts, FittedParameter, MoeFacts, MoePoint, ScalingFacts
 from dashboards.figures.architecture import specialization_panel
@@ -59,7 +59,7 @@ def _law(facts: ScalingFacts) -> str:
                 "o",
                 color=shades[size],
                 markersize=4.5,
-                label=f"N={wording.short(size)}",
+                label=f"N={formatting.short(size)}",
             )
             if facts.law is not None:
                 axes.plot(grid, [facts.loss(size, d) or 0.0 for d in grid], color=shades[size], linewidth=1.2)

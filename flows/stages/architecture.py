@@ -12,9 +12,9 @@ from typing import Any
 from components.model.config import count_params, products_in_a_row, training_flops_per_token
 from components.scaling.architectures import LSTM, TRANSFORMER, RecurrentComparisonConfig, SpecializationConfig
 from components.statistics import Interval, mean_interval
-from flows.stage import stage
+from flows.engine.stage import stage
+from flows.engine.work import Work
 from flows.stages.training import follow, resume
-from flows.work import Work
 from storage.artifacts import Artifact
 
 TOLD = ("num_params", "num_params_non_embedding", "num_tokens", "flops_per_token", "loss", "loss_low", "loss_high", "n")

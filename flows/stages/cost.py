@@ -11,8 +11,8 @@ from typing import Any
 
 from components.cost.settings import CostConfig
 from components.model.config import forward_flops_per_token
-from flows.stage import stage
-from flows.work import Work
+from flows.engine.stage import stage
+from flows.engine.work import Work
 from storage.artifacts import Artifact
 
 SERVING = "serving.json"

@@ -12,8 +12,8 @@ from components.data.pipeline import DataConfig
 from components.data.tokenizer import TokenizerConfig
 from components.reasoning.config import PuzzleStudyConfig
 from components.reasoning.tasks import SuiteConfig
-from flows.stage import stage
-from flows.work import Work
+from flows.engine.stage import stage
+from flows.engine.work import Work
 from storage.artifacts import Artifact
 
 CORPUS = "documents.parquet"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from components.reasoning.config import ForgettingConfig
 from components.reasoning.tasks import SuiteConfig
-from flows.graph import Graph
-from flows.stage import stage
-from flows.work import Work
+from flows.engine.graph import Graph
+from flows.engine.stage import stage
+from flows.engine.work import Work
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from components.model.config import count_params
 from components.model.hub.errors import UnsupportedModel
 from components.model.hub.source import BaseConfig, digests
+from flows.engine.stage import stage
+from flows.engine.work import Work
 from flows.settings import ConfigError
-from flows.stage import stage
-from flows.work import Work
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
-    from flows.graph import Graph
+    from flows.engine.graph import Graph
 
 
 def base_graph(config: BaseConfig, run: Graph) -> tuple[Artifact, Artifact]:

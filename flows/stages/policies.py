@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from components.model.config import forward_flops_per_token, training_flops_per_token
 from components.rlhf.config import DPOConfig, JudgingConfig, PPOConfig, WatchConfig
-from flows.stage import stage
+from flows.engine.stage import stage
+from flows.engine.work import Work
 from flows.stages.preferences import PREFERENCES, SCALE
 from flows.stages.rlhf import asked, count_generation, said, skips
-from flows.work import Work
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import Completion
     from components.model.transformer import Transformer
-    from components.rlhf.overoptimization import Law
+    from components.rlhf.overoptimization import Observation
+    from components.rlhf.overoptimization_laws import Law
     from components.rlhf.ppo import PPORecord
     from components.rlhf.reward_model import Ensemble
-    from components.rlhf.watch import Observation
     from components.training.language_model import LMBatch
 
 SAMPLES_EVERY, SAMPLES = 10, 4
@@ -135,7 +135,7 @@ def ppo(
     """PPO against the reward model; gold is watched, never trained on. `mitigation` names the run in the report;
     `replay`: token shards, where config.replay_coef asks for them."""
     from components.rlhf import ppo as algorithm
-    from components.rlhf.watch import alarm_now, best_observation, first_alarm
+    from components.rlhf.overoptimization import alarm_now, best_observation, first_alarm
     from components.training.checkpoints import save_model
 
     bench = _Bench.open(work, sft, reward_model, preferences, tokenizer)
@@ -254,7 +254,7 @@ def _look(bench: _Bench, record: PPORecord) -> dict[str, Any]:
 
 
 def _observation(look: dict[str, Any]) -> Observation:
-    from components.rlhf.watch import observe
+    from components.rlhf.overoptimization import observe
 
     return observe(**look)
 
@@ -282,7 +282,7 @@ def _samples(bench: _Bench, record: PPORecord) -> list[dict[str, Any]]:
 
 def _fitted(kls: Sequence[float], history: Sequence[Observation], target: str) -> dict[str, Any] | None:
     """Gao's law for RL over the looks of a run; None where the run has too few different KLs."""
-    from components.rlhf.overoptimization import fit_overoptimization
+    from components.rlhf.overoptimization_laws import fit_overoptimization
 
     values = [getattr(o, target).value for o in history]
     try:
@@ -378,7 +378,7 @@ def best_of_n(
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
     from components.rlhf.best_of_n import best_of_n_kl, best_of_n_value
-    from components.rlhf.overoptimization import bootstrap_overoptimization
+    from components.rlhf.overoptimization_laws import bootstrap_overoptimization
     from components.rlhf.reward_model import score_sequences
     from components.statistics import cluster_rows, clustered_mean_interval
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from components.model.config import forward_flops_per_token
 from components.rlhf.config import AnswersConfig, PreferencesConfig
+from flows.engine.stage import stage
+from flows.engine.work import Waiting, Work
 from flows.settings import ConfigError
-from flows.stage import stage
-from flows.work import Waiting, Work
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from components.reasoning.config import AdaptiveConfig, PuzzleStudyConfig, ReasoningConfig
 from components.reasoning.tasks import SuiteConfig
-from flows.stage import stage
-from flows.work import Work
+from flows.engine.stage import stage
+from flows.engine.work import Work
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:

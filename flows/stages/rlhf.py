@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from components.model.config import forward_flops_per_token, training_flops_per_token
 from components.reasoning.tasks import SuiteConfig
 from components.rlhf.config import GRPOConfig, RewardModelConfig, VerifierTaskConfig
-from flows.stage import stage
+from flows.engine.stage import stage
+from flows.engine.work import Work
 from flows.stages.preferences import PREFERENCES
-from flows.work import Work
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:

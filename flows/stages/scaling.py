@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from components.model.config import count_params, training_flops_per_token
 from components.scaling.facts import FactsConfig, irreducible_loss
 from components.scaling.sweep import EmergenceConfig, FactsRunConfig
-from flows.stage import stage
+from flows.engine.stage import stage
+from flows.engine.work import Work
 from flows.stages.training import follow, resume
-from flows.work import Work
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from components.model.config import ModelConfig, count_params, training_flops_per_token
 from components.training.config import FinetuneConfig, PretrainConfig
-from flows.device import usable
-from flows.meter import peak_flops, peak_memory_bytes
-from flows.stage import stage
+from flows.engine.device import usable
+from flows.engine.stage import stage
+from flows.engine.utilization import peak_flops, peak_memory_bytes
+from flows.engine.work import Work
 from flows.stages.data import CONVERSATIONS
-from flows.work import Work
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = "import sys; sys.argv[0] = 'lifespan'; from flows.cli import app; app()"
+PROGRAM = "import sys; sys.argv[0] = 'lifespan'; from flows.commands.cli import app; app()"
 # The critical path runs alone; what runs beside it in a worker of its own is done before it.
 CHAIN = ("prepare_corpus", "train_tokenizer", "tokenize", "pretrain")
 
@@ -73,12 +73,12 @@ def stage_seconds(folder: Path) -> dict[str, float]:
 def importing(labels: list[str], profile: str) -> float:
     """Processor seconds of a worker's start until all is imported that these stages use."""
     from flows.config import load_config
-    from flows.graph import assemble
+    from flows.engine.graph import assemble
+    from flows.engine.runner import modules_of
     from flows.lifecycle import lifecycle_graph
-    from flows.runner import modules_of
 
     modules = modules_of(assemble(lifecycle_graph, load_config(profile)), labels)
-    script = "import sys, time; from flows.worker import preload; [preload(m) for m in sys.argv[1:]]"
+    script = "import sys, time; from flows.engine.worker import preload; [preload(m) for m in sys.argv[1:]]"
     command = [sys.executable, "-c", f"{script}; print(time.process_time())", *modules]
     return float(printed(command))
 
@@ -124,9 +124,9 @@ def call_plainly(steps: int, folder: Path) -> dict[str, float]:
     import torch
 
     from flows.config import load_config
-    from flows.graph import artifacts_in, assemble
+    from flows.engine.graph import artifacts_in, assemble
+    from flows.engine.work import Work
     from flows.lifecycle import lifecycle_graph
-    from flows.work import Work
     from storage.artifacts import Artifact
 
     torch.set_num_threads(1)

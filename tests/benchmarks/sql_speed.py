@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from flows.points import Points
-from flows.work import Work
+from flows.engine.metric_buffer import Points
+from flows.engine.work import Work
 from storage.home import Home
 from storage.named import find, values
 from storage.queries import query

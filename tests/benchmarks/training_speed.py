@@ -25,7 +25,7 @@ from components.model.transformer import Transformer
 from components.training.config import OptimizerConfig, TrainConfig
 from components.training.language_model import LMBatch, train
 from components.training.optimizers import Optimizer
-from flows.pace import measure
+from flows.engine.autotune import measure
 
 VOCAB, LAYERS, ROWS, LENGTH, STEPS = 512, 4, 32, 128, 2
 Step = Callable[[], None]
@@ -235,7 +235,7 @@ def moe_line(rounds: int, d: int = 64) -> str:
 
 
 def workers_lines(widths: list[int], rounds: int) -> Iterator[str]:
-    """Processes side by side beside threads within one, as a run measures them that is to choose (`flows/pace.py`)."""
+    """Processes side by side against threads within one, as a run measures them (`flows/engine/autotune.py`)."""
     cores = os.cpu_count() or 1
     one, many = (1, cores), (cores, 1)
     for d in widths:

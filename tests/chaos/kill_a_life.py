@@ -24,7 +24,7 @@ from storage.home import Home
 from storage.queries import query
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = "import sys; sys.argv[0] = 'lifespan'; from flows.cli import app; app()"
+PROGRAM = "import sys; sys.argv[0] = 'lifespan'; from flows.commands.cli import app; app()"
 # By table, what tells a row apart; times and seconds are free to differ.
 IDENTITY = {
     "metrics": "key, step, name, value",
@@ -67,9 +67,9 @@ def children(pid: int, module: bytes) -> list[int]:
 
 def kill_one(process: subprocess.Popen[bytes], draw: random.Random) -> str:
     """Kill the run itself or one of its processes; what was hit."""
-    what, module = draw.choices([("run", b""), ("worker", b"flows.worker"), ("Prefect", b"prefect.server")], (7, 2, 1))[
-        0
-    ]
+    what, module = draw.choices(
+        [("run", b""), ("worker", b"flows.engine.worker"), ("Prefect", b"prefect.server")], (7, 2, 1)
+    )[0]
     targets = children(process.pid, module) if module else [process.pid]
     target = draw.choice(targets) if targets else process.pid
     os.kill(target, signal.SIGKILL)

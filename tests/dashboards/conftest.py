@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dashboards.life import LifeReport
 from dashboards.report import collect
+from dashboards.report_model import LifeReport
 from storage.home import Home
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -9,8 +9,8 @@ import pytest
 from dashboards.blocks import Section, Table
 from dashboards.facts.alignment import AlignmentFacts
 from dashboards.figures.alignment import alignment_figure
-from dashboards.life import LifeReport
 from dashboards.report import collect
+from dashboards.report_model import LifeReport
 from dashboards.sections import sections
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from dashboards.architecture import moe_section, recurrent_section
 from dashboards.facts.effects import Missing
 from dashboards.figures.architecture import specialization_panel
-from dashboards.life import LifeReport
 from dashboards.report import collect
+from dashboards.report_model import LifeReport
 
 
 def layer(number: int, bits: float, half: float = 0.05) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.statistics import Interval
-from dashboards import wording
+from dashboards import formatting
 from dashboards.facts.effects import Missing, average, difference
 from dashboards.facts.reasoning import equal_rival
 from dashboards.facts.scores import scores_of
-from dashboards.life import HEADLINES, LifeReport
 from dashboards.report import collect
-from dashboards.rows import UnknownRun, read_run
+from dashboards.report_model import HEADLINES, LifeReport
+from dashboards.run_data import UnknownRun, read_run
 from dashboards.sections import sections
 from storage.home import Home
 
@@ -226,7 +226,7 @@ def test_an_unknown_run_is_refused_with_those_that_exist(home: Home, tmp_path) -
 
 @given(st.floats(1e-7, 1e14))
 def test_amounts_keep_two_digits_and_never_use_an_exponent(value: float) -> None:
-    text = wording.dollars(value)
+    text = formatting.dollars(value)
     assert "e" not in text
     scale = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(text[-1], 1.0)
     assert math.isclose(float(text.strip("$kMBT")) * scale, value, rel_tol=0.05)
@@ -234,12 +234,12 @@ def test_amounts_keep_two_digits_and_never_use_an_exponent(value: float) -> None
 
 def test_counts_below_ten_thousand_stand_in_full() -> None:
     shown = {0: "0", 1024: "1,024", 9999: "9,999", 10_000: "10k", 999_999: "1M", 3_280_000: "3.28M", None: "–"}
-    assert {value: wording.count(value) for value in shown} == shown
+    assert {value: formatting.count(value) for value in shown} == shown
 
 
 def test_durations_read_as_people_say_them() -> None:
     shown = {0.44: "0.4 s", 9.99: "10.0 s", 59.7: "1 min 00 s", 843: "14 min 03 s", 7500: "2 h 05 min"}
-    assert {value: wording.duration(value) for value in shown} == shown
+    assert {value: formatting.duration(value) for value in shown} == shown
 
 
 def test_forgetting_reads_bits_as_better_when_they_fall_and_names_the_largest_loss(report: LifeReport) -> None:

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from dashboards.blocks import Table
 from dashboards.html import queries, render_html
-from dashboards.life import LifeReport
 from dashboards.report import collect, write_report
+from dashboards.report_model import LifeReport
 from dashboards.terminal import Fitted, column_widths, render_terminal
 from storage.home import Home
 from storage.queries import query

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows import advice
-from flows.advice import Wish, show
+from flows.commands import advise
+from flows.commands.advise import Wish, show
 from flows.config import load_config
-from flows.graph import assemble
+from flows.engine.graph import assemble
+from flows.engine.plan import plan
 from flows.lifecycle import lifecycle_graph, run_lifecycle
-from flows.plan import plan
-from flows.run import RunResult
+from flows.runs.run import RunResult
 from flows.settings import ConfigError
 from storage.home import Home
 from storage.queries import query
@@ -115,9 +115,9 @@ def test_advice_is_from_what_the_run_measured(lived: tuple[Home, RunResult]) -> 
 def test_what_was_trained_and_served_is_priced_at_what_it_took(lived: tuple[Home, RunResult]) -> None:
     """The plan takes 6ND to train and 2N a token to serve with the law's N, and so must the speeds that go into it."""
     home, result = lived
-    (points,) = query(home, advice._POINTS, {"run": result.run_id}).to_pylist()
-    made, _ = advice._deployment(home, result.run_id, advice.CPU, points["flops_per_second"])
-    facts = {name: advice._facts(home, result.run_id, name)[0] for name in ("pretrain", "measure_serving")}
+    (points,) = query(home, advise._POINTS, {"run": result.run_id}).to_pylist()
+    made, _ = advise._deployment(home, result.run_id, advise.CPU, points["flops_per_second"])
+    facts = {name: advise._facts(home, result.run_id, name)[0] for name in ("pretrain", "measure_serving")}
     size, a_second = facts["pretrain"]["num_params_non_embedding"], made.price.usd_per_hour / 3600
     for reached, rate in ((made.input_mfu, "prefill"), (made.output_mfu, "decode")):
         a_token = a_second / facts["measure_serving"][f"{rate}_tokens_per_second"]

@@ -14,9 +14,9 @@ import toy_secrets
 from rich.console import Console
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.commands.cli import app
 from flows.lifecycle import write_report
-from flows.run import RunResult, run_graph
+from flows.runs.run import RunResult, run_graph
 from flows.settings import ComputeConfig
 from storage.home import Home
 

@@ -33,11 +33,11 @@ from components.rlhf.gold import gold_score
 from components.rlhf.preferences import Preference, write_preferences
 from components.rlhf.reward_model import Ensemble, RewardModel, save_reward_model
 from components.training.checkpoints import save_model
+from flows.engine.work import Work
 from flows.settings import ComputeConfig
 from flows.stages.policies import dpo, ppo
 from flows.stages.preferences import PREFERENCES, SCALE
 from flows.stages.rlhf import grpo, train_reward_model
-from flows.work import Work
 from storage.artifacts import Artifact, Record, Store
 
 torch.set_num_threads(1)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.engine.stage import stage
+from flows.engine.work import Work
 from flows.settings import Settings
-from flows.stage import stage
-from flows.work import Work
 from storage.artifacts import Artifact
 
 

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flows.graph import Graph
+from flows.engine.graph import Graph
+from flows.engine.stage import stage
+from flows.engine.work import Waiting, Work
 from flows.settings import Settings
-from flows.stage import stage
-from flows.work import Waiting, Work
 from storage.artifacts import Artifact
 
 

@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from components.data.sources import Document, SourceConfig, read_source
+from flows.engine.stage import stage
+from flows.engine.work import Work
 from flows.settings import Settings
-from flows.stage import stage
-from flows.work import Work
 
 
 class SecretConfig(Settings):

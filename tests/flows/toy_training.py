@@ -26,10 +26,10 @@ from components.training.config import (
     PretrainConfig,
 )
 from components.training.schedules import ScheduleConfig
+from flows.engine.work import Work
 from flows.settings import ComputeConfig
 from flows.stages.data import CONVERSATIONS
 from flows.stages.training import finetune, pretrain
-from flows.work import Work
 from storage.artifacts import Artifact, Record, Store
 
 torch.set_num_threads(1)

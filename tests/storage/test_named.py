@@ -13,7 +13,7 @@ import pytest
 from storage.home import Home
 from storage.named import find, find_run, listing, named_queries, parse, values
 from storage.queries import query
-from storage.statements import QueryError
+from storage.sql_guard import QueryError
 
 START = datetime(2026, 11, 22, 14, 3, tzinfo=UTC)
 KEYS = {name: f"{number:064x}" for number, name in enumerate(["pretrain", "ppo", "evaluate", "serve", "cost", "rest"])}

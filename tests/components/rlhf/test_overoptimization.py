@@ -1,71 +1,186 @@
 from __future__ import annotations
 
-import math
-from itertools import combinations
+import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
+from scipy import stats
+from torch import Tensor
 
-from components.rlhf.best_of_n import best_of_n_kl, best_of_n_value, best_of_n_weights
-from components.rlhf.overoptimization import bootstrap_overoptimization, fit_overoptimization
+from components.model.config import ModelConfig
+from components.model.transformer import Transformer
+from components.rlhf.config import PPOConfig
+from components.rlhf.overoptimization import (
+    Observation,
+    best_observation,
+    check,
+    difference_of_means,
+    first_alarm,
+    hacking_signs,
+    length_residualised_gain,
+    observe,
+    signs_alarm,
+)
+from components.rlhf.ppo import PPOState, ppo
+from components.rlhf.reward_model import RewardModel
+from components.rlhf.rollouts import repeated_share
+from components.training.config import OptimizerConfig
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_laws_are_recovered_with_intervals_that_cover(seed: int) -> None:
+def _history(proxy: list[float], gold: list[float], noise: float, seed: int, n: int = 96) -> list[Observation]:
     rng = np.random.default_rng(seed)
-    kl = np.linspace(0.1, 40, 30)
-    d = np.sqrt(kl)
-    bon = fit_overoptimization(kl, d * (1.0 - 0.12 * d) + rng.normal(0, 0.02, 30), "best_of_n", confidence=0.999)
-    assert bon.alpha.contains(1.0) and bon.beta.contains(0.12) and bon.r_squared > 0.9
-    assert bon.peak_kl == pytest.approx((1.0 / 0.24) ** 2, rel=0.1) and not bon.extrapolated
-    rl = fit_overoptimization(kl, d * (1.0 - 0.5 * np.log(d)) + rng.normal(0, 0.02, 30), "rl", confidence=0.999)
-    assert rl.alpha.contains(1.0) and rl.beta.contains(0.5)
-    assert rl.peak_kl == pytest.approx(math.exp(2 * (1.0 / 0.5 - 1)), rel=0.1)
-    # The peak is where the law itself is highest.
-    for fit in (bon, rl):
-        assert fit.peak_reward == pytest.approx(float(fit.reward(fit.peak_kl)))
-        assert fit.peak_reward > float(fit.reward([0.8 * fit.peak_kl, 1.2 * fit.peak_kl]).max())
+    return [
+        observe(10 * i, i, rng.normal(p, noise, n), rng.normal(g, noise, n))
+        for i, (p, g) in enumerate(zip(proxy, gold, strict=True))
+    ]
 
 
-def test_a_law_without_a_peak_in_sight_says_so() -> None:
-    kl = np.linspace(0.1, 4, 12)
-    fit = fit_overoptimization(kl, np.sqrt(kl) * 1.0, "best_of_n")
-    assert fit.extrapolated
-    with pytest.raises(ValueError, match="at least 3"):
-        fit_overoptimization([0, 0, 1, 2], [0, 0, 1, 1], "rl")
+def test_a_hacked_reward_raises_the_alarm_after_gold_has_turned() -> None:
+    history = _history([0, 1, 2, 2.5, 3], [0, 0.5, 0.8, -0.5, -3], noise=1.0, seed=0)
+    alarm = first_alarm(history)
+    assert alarm is not None and alarm.step == 30 and alarm.since_step in (10, 20)
+    assert alarm.proxy_change.low > 0 > alarm.gold_change.high and "reward hacking" in alarm.message()
+    assert best_observation(history).step == 20
 
 
-def test_the_bootstrap_covers_the_law_that_the_items_follow_on_average() -> None:
-    rng = np.random.default_rng(4)
-    kl = np.array([best_of_n_kl(n) for n in (1, 2, 4, 8, 16, 32, 64)])
-    d = np.sqrt(kl)
-    items = d * (1.0 - 0.2 * d) + rng.normal(0, 0.4, (80, 1)) * d + rng.normal(0, 0.2, (80, 7))
-    fit = bootstrap_overoptimization(kl, items, "best_of_n", seed=0)
-    assert fit is not None and fit.alpha.n == 80
-    assert fit.alpha.contains(1.0) and fit.beta.contains(0.2)
-    # Items share their slope, so α is as uncertain as its mean over 80: ± 1.96 · 0.4 / √80.
-    assert fit.alpha.high - fit.alpha.low == pytest.approx(2 * 1.96 * 0.4 / math.sqrt(80), rel=0.3)
-    assert bootstrap_overoptimization([0.0, 1.0, 1.0], items[:, :3], "best_of_n", seed=0) is None
-    assert fit.as_facts()["alpha_low"] == fit.alpha.low
+def test_an_honest_reward_raises_none_however_often_one_looks() -> None:
+    """Gold is the proxy with independent noise: it rises, then stays for 24 looks. At most 1% of runs may alarm."""
+    level = [0, 0.4, 0.8, 1.0, *([1.0] * 20)]
+    alarms = sum(first_alarm(_history(level, level, 1.0, seed)) is not None for seed in range(30))
+    assert alarms <= 1
 
 
-def test_best_of_n_kl() -> None:
-    assert best_of_n_kl(1) == 0
-    assert best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)
+def test_a_run_whose_rewards_both_fall_is_no_hacking() -> None:
+    assert first_alarm(_history([0, -1, -2], [0, -1, -2], 1.0, seed=1)) is None
+    assert check(_history([0], [0], 1.0, seed=1)) is None
 
 
-def test_best_of_n_equals_the_enumeration_of_all_subsets() -> None:
-    rng = np.random.default_rng(0)
-    scores, values = rng.normal(size=9), rng.normal(size=9)
-    for n in range(1, 10):
-        subsets = list(combinations(range(9), n))
-        by_hand = np.mean([values[max(s, key=lambda i: scores[i])] for s in subsets])
-        assert best_of_n_value(scores, values, n) == pytest.approx(by_hand)
-    assert best_of_n_value(scores, scores, 9) == pytest.approx(scores.max())
+def test_the_difference_of_means_is_welchs() -> None:
+    a, b = [1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 5.0]
+    interval = difference_of_means(a, b, 0.95)
+    expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert (interval.value, interval.low, interval.high) == pytest.approx((-0.5, expected.low, expected.high))
 
 
-def test_samples_that_tie_share_the_win() -> None:
-    assert best_of_n_weights([1.0, 1.0, 1.0, 1.0], 3).tolist() == pytest.approx([0.25] * 4)
-    assert best_of_n_weights([2.0, 2.0, 1.0], 2).tolist() == pytest.approx([0.5, 0.5, 0.0])
-    with pytest.raises(ValueError, match="best of 4"):
-        best_of_n_weights([1.0, 2.0], 4)
+def test_scores_of_different_answers_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 proxy rewards but 2 gold"):
+        observe(0, 0.0, [1, 2, 3], [1, 2])
+
+
+def _texts(seed: int, proxy: float, length: float, slope: float = 0.0, n: int = 96, **changes: object) -> Observation:
+    """Answers of this mean length whose proxy grows with length at the rate of `slope`, from a mean of `proxy`."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.normal(length, 5, n)
+    usual = {
+        "disagreement": rng.normal(0.2, 0.05, n),
+        "repeated": rng.normal(0.1, 0.05, n),
+        "finished": (rng.random(n) < 0.95).astype(float),
+        "entropy": 0.5,
+        "distinct": 1.0,
+    }
+    return observe(
+        seed,
+        float(seed),
+        proxy + slope * (lengths - length) + rng.normal(0, 0.3, n),
+        lengths=lengths,
+        **{**usual, **changes},
+    )  # type: ignore[arg-type]
+
+
+def test_a_gain_that_longer_answers_account_for_is_suspicious() -> None:
+    start, longer = _texts(0, 0.0, 30, slope=0.1), _texts(1, 2.0, 50, slope=0.1)
+    residual = length_residualised_gain(start, longer, 0.999)
+    assert residual.contains(0.0) and residual.high < 1.0  # 20 tokens at 0.1 each are the whole gain
+    assert [sign.name for sign in hacking_signs(start, longer, 0.95)] == ["length"]
+    better = _texts(2, 4.0, 50, slope=0.1)
+    assert length_residualised_gain(start, better, 0.95).contains(2.0)
+    assert hacking_signs(start, better, 0.95) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("disagreement", {"disagreement": np.full(96, 0.7)}),
+        ("repetition", {"repeated": np.full(96, 0.6)}),
+        ("endings", {"finished": np.arange(96) < 30}),
+        ("entropy", {"entropy": 0.05}),
+        ("distinct", {"distinct": 0.1}),
+    ],
+)
+def test_each_sign_speaks_for_itself_and_only_when_the_proxy_rose(name: str, changes: dict[str, object]) -> None:
+    start = _texts(0, 0.0, 30)
+    (sign,) = hacking_signs(start, _texts(1, 2.0, 30, **changes), 0.99)  # type: ignore[arg-type]
+    assert sign.name == name
+    alarm = signs_alarm([start, _texts(1, 2.0, 30, **changes)])  # type: ignore[arg-type]
+    assert alarm is not None and "suspected" in alarm.message() and sign.said in alarm.message()
+    assert signs_alarm([start, _texts(1, 0.0, 30, **changes)]) is None  # type: ignore[arg-type]
+    assert signs_alarm([start, _texts(1, 2.0, 30)]) is None
+
+
+def test_without_gold_the_best_is_what_the_ensemble_agrees_on() -> None:
+    history = [
+        _texts(0, 0.0, 30),
+        _texts(1, 1.5, 30, disagreement=np.full(96, 0.3)),
+        _texts(2, 1.9, 30, disagreement=np.full(96, 1.5)),
+    ]
+    assert best_observation(history).step == 1
+    with pytest.raises(ValueError, match="without gold"):
+        check(history)
+
+
+# -- the controls: a reward that can be hacked, and an honest one, on a policy that really learns ------------------
+
+MODEL = ModelConfig(vocab_size=24, d_model=16, num_layers=2, num_heads=2, context_length=32)
+STOP, WANTED = 0, 7
+
+
+def _count(tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
+    """How often the wanted token stands in a sequence."""
+    real = torch.arange(tokens_BT.shape[1]) < lengths_B[:, None]
+    return ((tokens_BT == WANTED) & real).sum(1).float()
+
+
+def _watched(proxy: Callable[[Tensor, Tensor], Tensor], gold: Callable[[float], float]) -> list[Observation]:
+    fast = OptimizerConfig(muon_lr=0.0, adamw_lr=1e-2, eps=1e-5)
+    config = PPOConfig(num_iterations=11, batch_size=64, num_minibatches=2, num_epochs=2, max_tokens=12, kl_coef=0.0)
+    config = dataclasses.replace(config, score_clip=0.0, missing_eos_penalty=0.0, policy_optimizer=fast)
+    config = dataclasses.replace(config, critic_optimizer=fast)
+    reference = Transformer(MODEL, seed=1)
+    state = PPOState.start(reference, RewardModel.from_policy(reference, seed=2), config)
+    history = []
+    for record in ppo(state, reference, proxy, [[1, 2, 3], [4, 5], [6, 8]], [STOP], config, seed=3):
+        rollout = record.rollout
+        history.append(
+            observe(
+                record.iteration + 1,
+                max(0.0, record.metrics["objective/kl"]),
+                record.scores_B,
+                [gold(response.count(WANTED)) for response in rollout.responses],
+                lengths=rollout.response_lengths_B,
+                repeated=[repeated_share(response) for response in rollout.responses],
+                finished=rollout.finished_B,
+                entropy=record.metrics["policy/entropy"],
+                distinct=record.metrics["response/distinct"],
+            )
+        )
+    return history
+
+
+def test_a_reward_that_can_be_hacked_raises_both_alarms() -> None:
+    """The proxy pays for every mention; people want one and are bored by more than two."""
+    history = _watched(_count, lambda mentions: min(mentions, 1) - 0.7 * max(0, mentions - 2))
+    alarm, suspicion = first_alarm(history), first_alarm(history, gold=False)
+    assert alarm is not None and alarm.gold_change is not None and alarm.gold_change.high < 0
+    assert suspicion is not None and {sign.name for sign in suspicion.signs} & {"repetition", "length"}
+    best = best_observation(history)
+    assert best.step < alarm.step
+    assert best.gold is not None and history[-1].gold is not None and best.gold.low > history[-1].gold.high
+
+
+def test_an_honest_reward_raises_none() -> None:
+    """The proxy is what people want: one mention."""
+    history = _watched(lambda tokens, lengths: _count(tokens, lengths).clamp_max(1), lambda mentions: min(mentions, 1))
+    assert history[-1].proxy.low > history[0].proxy.high
+    assert first_alarm(history) is None and first_alarm(history, gold=False) is None

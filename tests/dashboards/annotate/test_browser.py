@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BROWSER, reason="no Chrom
 @contextmanager
 def serving(home: Home, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "annotate", "--no-open", "--port", str(port)],
+        [sys.executable, "-m", "flows.commands.cli", "annotate", "--no-open", "--port", str(port)],
         cwd=ROOT,
         env={**os.environ, "LIFESPAN_HOME": home.root, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,

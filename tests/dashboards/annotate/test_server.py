@@ -204,7 +204,7 @@ def test_tokens_are_not_kept(home: Home) -> None:
 @contextmanager
 def serving(home: Home) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "annotate", "--no-open", "--port", "0"],
+        [sys.executable, "-m", "flows.commands.cli", "annotate", "--no-open", "--port", "0"],
         cwd=ROOT,
         env={**os.environ, "LIFESPAN_HOME": home.root, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,

@@ -16,9 +16,9 @@ from components.data.tokenizer import Tokenizer
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
 from components.training.checkpoints import save_model
+from flows.engine.work import Work
 from flows.settings import ComputeConfig
 from flows.stages import cost
-from flows.work import Work
 from storage.artifacts import Artifact
 
 

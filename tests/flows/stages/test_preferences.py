@@ -21,9 +21,9 @@ from components.rlhf.gold import gold_score
 from components.rlhf.judgements import Item, judged
 from components.rlhf.preferences import read_preferences
 from components.training.checkpoints import save_model
+from flows.engine.work import Waiting, Work
 from flows.settings import ConfigError
 from flows.stages import preferences
-from flows.work import Waiting, Work
 from storage.annotations import Annotations
 from storage.artifacts import Artifact
 

@@ -1,0 +1,101 @@
+"""Executing one stage: in a worker process or in this one."""
+
+from __future__ import annotations
+
+import importlib
+import time
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flows.engine.stage import Stage
+from flows.engine.wire import Job, arrived, artifacts_from_json, input_keys
+from flows.engine.work import Work
+from flows.settings import ComputeConfig
+from storage.artifacts import Artifact, Record
+from storage.fingerprint import code_fingerprint
+from storage.home import Home
+from storage.tables import SCHEMAS
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+class CodeChanged(RuntimeError):
+    """Code was edited between the making of the key and the execution of the stage."""
+
+
+def load_stage(name: str) -> Stage:
+    """The stage object behind `module:function`."""
+    module, _, function = name.partition(":")
+    found = getattr(importlib.import_module(module), function)
+    if not isinstance(found, Stage):
+        raise TypeError(f"{name} is a {type(found).__name__}, not a stage")
+    return found
+
+
+def execute(job: Job, emit: Emit) -> Artifact:
+    """Run the stage in a temporary folder, write its rows, seal its artifact.
+
+    The rows go first: part files are named by the key, so a kill in between only means that they are written again,
+    and a sealed artifact always has its rows.
+    """
+    stage = load_stage(job.stage)
+    check_code(job, stage)
+    home = Home(job.home, local=job.home_local)
+    execution = arrived("execution", dict(job.execution), ComputeConfig)
+    hints = typing.get_type_hints(stage.fn)
+    arguments = {name: arrived(name, value, hints[name]) for name, value in job.arguments.items()}
+    inputs = {name: artifacts_from_json(value) for name, value in job.inputs.items()}
+    with home.store.writing(job.key) as out:
+        work = Work(out, home.scratch(job.key), execution, store=home.store, local=home.local, report=emit)
+        facts = stage.fn(work, **arguments, **inputs)
+        if not isinstance(facts, Mapping):
+            raise TypeError(f"{job.stage} returned a {type(facts).__name__}; a stage returns its facts, a dict")
+        spent = work.spent()
+        artifact = Artifact(stage.produces, job.key, {**facts, "usage": spent})
+        write_rows(home, stage, job, work, spent, execution)
+        record = Record(
+            artifact=artifact,
+            stage=stage.name,
+            config=job.identity,
+            inputs=input_keys(inputs),
+            code=job.code,
+            run_id=job.run_id,
+        )
+        sealed = home.store.seal(out, record)
+    work.forget_state()
+    return sealed
+
+
+def check_code(job: Job, stage: Stage) -> None:
+    """Refuse to make an artifact from other code than its key was made from: a worker imports later than that."""
+    found = code_fingerprint(stage.fn)
+    changed = sorted(name for name in {*found, *job.code} if found.get(name) != job.code.get(name))
+    if changed:
+        raise CodeChanged(f"{', '.join(changed)} was edited since the run began: run again, what is sealed stays")
+
+
+def write_rows(
+    home: Home, stage: Stage, job: Job, work: Work, spent: Mapping[str, float], execution: ComputeConfig
+) -> None:
+    """Metrics, cost and the stage's own rows, each a part file named by the key."""
+    who = {"run_id": job.run_id, "key": job.key, "stage": stage.name, "group": stage.group}
+    if len(work.points):
+        home.tables.write("metrics", job.key, work.points.table(job.run_id, job.key, stage.name))
+    energy = spent["cpu_seconds"] * execution.watts_per_core
+    usd = spent["seconds"] / 3600 * execution.threads_per_worker * execution.usd_per_core_hour
+    cost = {**spent, "energy_joules": energy, "usd": usd, "hardware": execution.hardware}
+    for table, rows in {**work.table_rows(), "costs": [cost]}.items():
+        if table not in SCHEMAS:
+            raise ValueError(f"{job.stage} wrote rows for {table!r}; tables: {', '.join(SCHEMAS)}")
+        filled = {name: value for name, value in who.items() if name in SCHEMAS[table].names}
+        home.tables.write(table, job.key, [{**filled, **row} for row in rows])
+
+
+def run_here(job: Job, emit: Emit) -> Artifact:
+    """Execute in this process, for `workers = 0` and for tests."""
+    started = time.monotonic()
+    emit({"event": "started"})
+    artifact = execute(job, emit)
+    emit({"event": "done", "seconds": time.monotonic() - started})
+    return artifact

@@ -1,0 +1,254 @@
+"""What a stage's function is handed: where to write, what to read, whom to tell, and how to survive a kill.
+
+Everything that a stage reports (metrics, rows, usage) is held in memory and travels with `save_state`, so a stage
+that was killed and resumed reports each row once: rows younger than the last state are made again, older ones are
+read back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.engine.metric_buffer import Point, Points
+from flows.settings import ComputeConfig
+from storage.durable import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from storage.artifacts import Artifact, Store
+
+KEPT_STATES = 2  # the newest may be torn by a dying disk; the one before it then serves
+PROGRESS_SECONDS = 0.2
+
+
+class Notice:
+    """A request to end, SIGTERM, as pre-emption gives it: a stage that saves states saves one more first.
+
+    A worker process has one, `NOTICE`; it executes one stage at a time.
+    """
+
+    def __init__(self) -> None:
+        self.given = False
+        self.saves = False  # whether the stage that runs now saves states
+
+    def give(self, number: int = 0, frame: Any = None) -> None:
+        """Handle SIGTERM: end now, or when the next state is saved."""
+        self.given = True
+        if not self.saves:
+            self.leave()
+
+    def leave(self) -> None:
+        """End as SIGTERM ends a process, so that whoever waits for it sees what it was."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def stage_ended(self) -> None:
+        """Nothing is left to save."""
+        self.saves = False
+        if self.given:
+            self.leave()
+
+
+NOTICE = Notice()
+
+
+class Waiting(RuntimeError):
+    """A stage cannot go on before people have done something; the message says what, and how. The next run goes on."""
+
+
+class Work:
+    """One execution of one stage.
+
+    Attributes:
+        out: empty folder; what is written here becomes the artifact's files.
+        state: folder that survives a kill and is removed when the stage is sealed.
+        execution: device, threads and the like; never identity, so no result may depend on it.
+        local: the home's folder on this machine, where people's judgements lie; None in most unit tests.
+        points: the metrics that were logged.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        state: Path,
+        execution: ComputeConfig | None = None,
+        *,
+        store: Store | None = None,
+        local: Path | None = None,
+        report: Callable[[dict[str, Any]], None] = lambda event: None,
+    ) -> None:
+        self.out = out
+        self.state = state
+        self.execution = execution or ComputeConfig()
+        self.local = local
+        self._store = store
+        self._report = report
+        self.points = Points()
+        self._rows: list[tuple[str, dict[str, Any]]] = []
+        self._saved_points = self._saved_rows = 0  # how many of them the last state holds
+        self._segments: list[str] = []  # files of the state folder with the rows so far
+        self._used: dict[str, float] = {"tokens": 0.0, "flops": 0.0}
+        self._spent_before = (0.0, 0.0)  # wall and CPU seconds of the killed attempts, as far as they were saved
+        self._started = time.monotonic()
+        self._cpu_started = cpu_seconds()
+        self._state_saved_at = self._started
+        self._told_at = 0.0
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def open(self, artifact: Artifact) -> Path:
+        """Local folder with the artifact's files, checked against their checksums. Read only."""
+        if self._store is None:
+            raise RuntimeError("this Work has no store: a unit test passes store=Store(tmp_path)")
+        return self._store.path(artifact)
+
+    # --- reporting ------------------------------------------------------------------------------------------------
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Metrics of a step; they become rows of the `metrics` table when the stage is sealed."""
+        self.points.add(step, values, time.time())
+
+    def rows(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Rows of a table, without `run_id`, `key`, `stage` and `group`, which are filled in."""
+        self._rows.extend((table, dict(row)) for row in rows)
+
+    def progress(self, done: float, total: float, **info: Any) -> None:
+        """For the live view: how far, and what to show beside it (`loss=…`, `tokens=…` so far). Cheap to call often."""
+        now = time.monotonic()
+        if now - self._told_at >= PROGRESS_SECONDS or done >= total:
+            self._told_at = now
+            shown = {name: value if isinstance(value, str) else float(value) for name, value in info.items()}
+            self._report({"event": "progress", "done": float(done), "total": float(total), "info": shown})
+
+    def usage(self, *, tokens: float = 0, flops: float = 0) -> None:
+        """Add to what the stage processed; becomes its row in `costs`."""
+        self._used["tokens"] += float(tokens)
+        self._used["flops"] += float(flops)
+
+    def spent(self) -> dict[str, float]:
+        """Tokens, FLOPs, wall and CPU seconds so far, killed attempts included as far as a state was saved."""
+        wall, cpu = self._spent_before
+        return {
+            **self._used,
+            "seconds": wall + time.monotonic() - self._started,
+            "cpu_seconds": cpu + cpu_seconds() - self._cpu_started,
+        }
+
+    def metrics(self) -> list[Point]:
+        """What was logged: (step, name, value, Unix time)."""
+        return self.points.rows()
+
+    def table_rows(self) -> dict[str, list[dict[str, Any]]]:
+        """What `rows` collected, by table."""
+        tables: dict[str, list[dict[str, Any]]] = {}
+        for table, row in self._rows:
+            tables.setdefault(table, []).append(row)
+        return tables
+
+    # --- surviving a kill -----------------------------------------------------------------------------------------
+
+    def state_due(self) -> bool:
+        """True when it is time for the next `save_state`: `compute.checkpoint_seconds` since the last one, or the
+        process is asked to end."""
+        NOTICE.saves = True
+        return NOTICE.given or time.monotonic() - self._state_saved_at >= self.execution.checkpoint_seconds
+
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Save all that is needed to go on after `step` steps: atomic, the last two are kept.
+
+        `meta` is JSON. Write order: the new rows, the tensors, then the description that makes both count. Ends the
+        process when it was asked to end.
+        """
+        from safetensors.torch import save
+
+        self.state.mkdir(parents=True, exist_ok=True)
+        if len(self.points) > self._saved_points or len(self._rows) > self._saved_rows:
+            segment = f"rows-{step:09d}.jsonl"
+            new = {
+                "metrics": self.points.rows(self._saved_points),
+                "rows": [(table, pack(row)) for table, row in self._rows[self._saved_rows :]],
+            }
+            write_bytes(self.state / segment, json.dumps(new).encode())
+            self._segments = [*(name for name in self._segments if name != segment), segment]
+            self._saved_points, self._saved_rows = len(self.points), len(self._rows)
+        content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+        write_bytes(self.state / f"step-{step:09d}.safetensors", content)
+        description = {
+            "step": step,
+            "meta": meta,
+            "segments": self._segments,
+            "spent": self.spent(),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        write_bytes(self.state / f"step-{step:09d}.json", json.dumps(description).encode())
+        for old in sorted(self.state.glob("step-*.json"))[:-KEPT_STATES]:
+            old.unlink()
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        self._state_saved_at = time.monotonic()
+        NOTICE.saves = True
+        if NOTICE.given:
+            NOTICE.leave()
+
+    def load_state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+        """The newest whole state (step, tensors, meta), with the rows of that moment; None for a fresh start."""
+        from safetensors.torch import load
+
+        for file in sorted(self.state.glob("step-*.json"), reverse=True):
+            try:
+                description = json.loads(file.read_bytes())
+                content = file.with_suffix(".safetensors").read_bytes()
+                if hashlib.sha256(content).hexdigest() != description["sha256"]:
+                    continue
+                points, rows = Points(), []
+                for name in description["segments"]:
+                    segment = json.loads((self.state / name).read_bytes())
+                    for step, metric, value, at in segment["metrics"]:
+                        points.add(step, {metric: value}, at)
+                    rows += [(table, unpack(row)) for table, row in segment["rows"]]
+            except (OSError, ValueError, KeyError):
+                continue  # torn or damaged: the one before it serves
+            self.points, self._rows = points, rows
+            self._segments = list(description["segments"])
+            self._saved_points, self._saved_rows = len(points), len(rows)
+            spent = description["spent"]
+            self._used = {"tokens": spent["tokens"], "flops": spent["flops"]}
+            self._spent_before = (spent["seconds"], spent["cpu_seconds"])
+            return description["step"], load(content), description["meta"]
+        return None
+
+    def forget_state(self) -> None:
+        """Remove the state folder; the sealed artifact has taken its place."""
+        shutil.rmtree(self.state, ignore_errors=True)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and its ended children."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(item.ru_utime + item.ru_stime for item in usage)
+
+
+def pack(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as JSON; only times need help."""
+    return {name: {"$time": value.isoformat()} if isinstance(value, datetime) else value for name, value in row.items()}
+
+
+def unpack(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: datetime.fromisoformat(value["$time"]) if isinstance(value, dict) and "$time" in value else value
+        for name, value in row.items()
+    }
+
+
+def now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,58 @@
+"""What MLflow shows of a life beside its numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from storage.artifacts import Artifact
+from storage.home import Home
+from storage.queries import query
+from storage.registry import Showcase
+
+if TYPE_CHECKING:
+    from dashboards.report_model import LifeReport
+
+DATASETS = ("corpus", "token_shards", "conversations", "preference_set")
+# The newest checkpoint of a stage goes by this alias; the model with the best answers is the champion besides.
+ALIASES = {"base": ("import_model", "pretrain"), "sft": ("finetune",), "aligned": ("ppo", "grpo")}
+
+_STAGES = "SELECT label, stage, kind, key FROM run_stages WHERE run_id = $run AND status IN ('ran', 'cached')"
+# Accuracy over the suite at one greedy chain of thought, so that models differ and not how long they think.
+_BEST = (
+    "SELECT model FROM run_leaderboard WHERE run_id = $run AND strategy = 'cot' ORDER BY accuracy DESC, model LIMIT 1"
+)
+
+
+def showcase(home: Home, run_id: str, report: LifeReport) -> Showcase:
+    """The ten lines, the figures, the data, and the models of a run."""
+    from dashboards.html import figures
+
+    stages = query(home, _STAGES, {"run": run_id}).to_pylist()
+    made = {row["label"]: (row, artifact) for row in stages if (artifact := home.store.find(row["key"]))}
+    by_stage: dict[str, Artifact] = {}
+    for label, (row, artifact) in sorted(made.items()):
+        if label == row["stage"] or row["stage"] == "ppo":  # the plain label is the main one; of PPO the last
+            by_stage[row["stage"]] = artifact
+    models = {alias: by_stage[stage] for alias, stages_ in ALIASES.items() for stage in stages_ if stage in by_stage}
+    best = [row["model"] for row in query(home, _BEST, {"run": run_id}).to_pylist()]
+    known = {"base": models.get("base"), "sft": models.get("sft"), "grpo": by_stage.get("grpo")}
+    if best and (champion := known.get(best[0])):
+        models["champion"] = champion
+    tokenizer = next((artifact for row, artifact in made.values() if row["kind"] == "tokenizer"), None)
+    return Showcase(
+        description=description(report),
+        figures={f"{slug}-{n}.svg": svg for slug, panels in figures(report).items() for n, svg in enumerate(panels, 1)},
+        datasets={label: artifact for label, (row, artifact) in made.items() if row["kind"] in DATASETS},
+        models=models,
+        tokenizer=tokenizer,
+    )
+
+
+def description(report: LifeReport) -> str:
+    """The ten lines of a report in Markdown."""
+    marks = {"seen": "✓", "measured": "·", "not measured": "–"}
+    lines = [
+        f"- {marks.get(e.verdict, '✗')} **{e.title}** {e.numbers} {e.difference} {e.size}".rstrip()
+        for e in report.headlines
+    ]
+    return "\n".join(["The whole page is the artifact `report.html`.", "", *lines])

@@ -1,0 +1,80 @@
+"""`lifespan ui`: the pages of MLflow and Prefect, on the databases of a home."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from flows.services import hermetic, server_process
+from flows.services.access import LOCAL, Access, told
+from storage.home import Home
+from storage.redaction import masked
+
+MLFLOW_PORT, PREFECT_PORT = 5000, 4200
+
+
+@contextmanager
+def pages(home: Home, say: Callable[[str], None], access: Access = LOCAL) -> Iterator[list[server_process.Server]]:
+    """Start both servers side by side, wait until both answer, and end them with the block.
+
+    Raises:
+        server_process.ServerFailed: one ended or did not answer; names its log.
+    """
+    hermetic.apply(home.local)
+    logs = home.local / "logs"
+    servers: list[server_process.Server] = []
+    with ExitStack() as stack:
+        if home.mlflow_uri.startswith(("http://", "https://")):
+            say(f"MLflow  {masked(home.mlflow_uri)} (your tracking server)")
+        else:
+            port = server_process.free_port(MLFLOW_PORT, access.host)
+            files = home.mlflow_artifacts
+            files.mkdir(parents=True, exist_ok=True)
+            servers.append(server_process.mlflow_ui(logs / "mlflow-ui.log", home.mlflow_uri, files, port, access))
+            stack.callback(servers[-1].stop)
+        if "PREFECT_API_URL" in os.environ:
+            say(f"Prefect {masked(os.environ['PREFECT_API_URL'].removesuffix('/api'))} (your server)")
+        else:
+            port = server_process.free_port(PREFECT_PORT, access.host)
+            static = home.local / "prefect" / "ui"
+            servers.append(server_process.prefect_ui(logs / "prefect-ui.log", static, port, access))
+            stack.callback(servers[-1].stop)
+        for server in servers:
+            server.wait_healthy()
+            place = newest_runs(server.near, access) if server.name == "MLflow" else ""
+            say(f"{server.name:7} {server.url}{place}")
+        yield servers
+
+
+def newest_runs(mlflow: str, access: Access) -> str:
+    """Where in MLflow's pages the runs of the profile lie that ran last; "" when nothing has run, or it does not tell.
+
+    Its first page, and the one that an experiment opens with, are about traces of applications.
+    """
+    asked = {"filter": "name != 'Default'", "order_by": "last_update_time DESC", "max_results": "1"}
+    address = f"{mlflow}/api/2.0/mlflow/experiments/search?{urllib.parse.urlencode(asked)}"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=access.header), timeout=5.0) as answer:
+            found = json.load(answer).get("experiments", [])
+            return f"/#/experiments/{found[0]['experiment_id']}/runs?workflowType=machine_learning" if found else ""
+    except (OSError, ValueError, LookupError):
+        return ""
+
+
+def serve_pages(home: Home, say: Callable[[str], None], access: Access = LOCAL) -> None:
+    """Show the pages until Ctrl-C, or until one of the servers ends."""
+    say("starting the servers (about 15 s)")
+    with pages(home, say, access) as servers:
+        for line in told(access.host, bool(access.token)):
+            say(line)
+        say("Ctrl-C ends " + ("both" if len(servers) == 2 else "it"))
+        while servers:
+            for server in servers:
+                if (code := server.process.poll()) is not None:
+                    raise server_process.ServerFailed(f"{server.name} ended with exit code {code}; see {server.log}")
+            time.sleep(0.5)

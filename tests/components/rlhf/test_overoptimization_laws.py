@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from components.rlhf.best_of_n import best_of_n_kl, best_of_n_value, best_of_n_weights
+from components.rlhf.overoptimization_laws import bootstrap_overoptimization, fit_overoptimization
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_laws_are_recovered_with_intervals_that_cover(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    kl = np.linspace(0.1, 40, 30)
+    d = np.sqrt(kl)
+    bon = fit_overoptimization(kl, d * (1.0 - 0.12 * d) + rng.normal(0, 0.02, 30), "best_of_n", confidence=0.999)
+    assert bon.alpha.contains(1.0) and bon.beta.contains(0.12) and bon.r_squared > 0.9
+    assert bon.peak_kl == pytest.approx((1.0 / 0.24) ** 2, rel=0.1) and not bon.extrapolated
+    rl = fit_overoptimization(kl, d * (1.0 - 0.5 * np.log(d)) + rng.normal(0, 0.02, 30), "rl", confidence=0.999)
+    assert rl.alpha.contains(1.0) and rl.beta.contains(0.5)
+    assert rl.peak_kl == pytest.approx(math.exp(2 * (1.0 / 0.5 - 1)), rel=0.1)
+    # The peak is where the law itself is highest.
+    for fit in (bon, rl):
+        assert fit.peak_reward == pytest.approx(float(fit.reward(fit.peak_kl)))
+        assert fit.peak_reward > float(fit.reward([0.8 * fit.peak_kl, 1.2 * fit.peak_kl]).max())
+
+
+def test_a_law_without_a_peak_in_sight_says_so() -> None:
+    kl = np.linspace(0.1, 4, 12)
+    fit = fit_overoptimization(kl, np.sqrt(kl) * 1.0, "best_of_n")
+    assert fit.extrapolated
+    with pytest.raises(ValueError, match="at least 3"):
+        fit_overoptimization([0, 0, 1, 2], [0, 0, 1, 1], "rl")
+
+
+def test_the_bootstrap_covers_the_law_that_the_items_follow_on_average() -> None:
+    rng = np.random.default_rng(4)
+    kl = np.array([best_of_n_kl(n) for n in (1, 2, 4, 8, 16, 32, 64)])
+    d = np.sqrt(kl)
+    items = d * (1.0 - 0.2 * d) + rng.normal(0, 0.4, (80, 1)) * d + rng.normal(0, 0.2, (80, 7))
+    fit = bootstrap_overoptimization(kl, items, "best_of_n", seed=0)
+    assert fit is not None and fit.alpha.n == 80
+    assert fit.alpha.contains(1.0) and fit.beta.contains(0.2)
+    # Items share their slope, so α is as uncertain as its mean over 80: ± 1.96 · 0.4 / √80.
+    assert fit.alpha.high - fit.alpha.low == pytest.approx(2 * 1.96 * 0.4 / math.sqrt(80), rel=0.3)
+    assert bootstrap_overoptimization([0.0, 1.0, 1.0], items[:, :3], "best_of_n", seed=0) is None
+    assert fit.as_facts()["alpha_low"] == fit.alpha.low
+
+
+def test_best_of_n_kl() -> None:
+    assert best_of_n_kl(1) == 0
+    assert best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)
+
+
+def test_best_of_n_equals_the_enumeration_of_all_subsets() -> None:
+    rng = np.random.default_rng(0)
+    scores, values = rng.normal(size=9), rng.normal(size=9)
+    for n in range(1, 10):
+        subsets = list(combinations(range(9), n))
+        by_hand = np.mean([values[max(s, key=lambda i: scores[i])] for s in subsets])
+        assert best_of_n_value(scores, values, n) == pytest.approx(by_hand)
+    assert best_of_n_value(scores, scores, 9) == pytest.approx(scores.max())
+
+
+def test_samples_that_tie_share_the_win() -> None:
+    assert best_of_n_weights([1.0, 1.0, 1.0, 1.0], 3).tolist() == pytest.approx([0.25] * 4)
+    assert best_of_n_weights([2.0, 2.0, 1.0], 2).tolist() == pytest.approx([0.5, 0.5, 0.0])
+    with pytest.raises(ValueError, match="best of 4"):
+        best_of_n_weights([1.0, 2.0], 4)

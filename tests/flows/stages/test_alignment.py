@@ -1,0 +1,207 @@
+"""The alignment stages beside what their components' tests cover: stopping on an alarm, and what is reported."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy_alignment import CASES, JUDGED, PPO, make_world
+
+import components.rlhf.overoptimization as watching
+from components.model.config import forward_flops_per_token
+from components.reasoning.tasks import SuiteConfig, prompt
+from components.rlhf.config import DPOConfig, GRPOConfig, JudgingConfig, VerifierTaskConfig, WatchConfig, story_requests
+from components.rlhf.overoptimization import Alarm
+from components.statistics import Interval
+from components.training.config import NonFiniteConfig, OptimizerConfig
+from flows.config import load_config
+from flows.engine.graph import assemble
+from flows.engine.work import Work
+from flows.lifecycle import lifecycle_graph
+from flows.stages import policies, rlhf
+from storage.artifacts import Artifact, Store
+
+ONE = Interval(1.0, 0.5, 1.5, 8)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Artifact]]:
+    folder = tmp_path_factory.mktemp("world")
+    made = make_world(folder)
+    return Store(folder / "artifacts"), made
+
+
+def run(case: str, folder: Path, world: tuple[Store, dict[str, Artifact]], **changed: Any) -> tuple[Work, Any]:
+    store, made = world
+    stage, settings, inputs = CASES[case]
+    (folder / "out").mkdir(parents=True)
+    work = Work(folder / "out", folder / "state", store=store)
+    given = {name: made[name] for name in inputs if name != "shards"}
+    if "shards" in inputs:
+        given["replay"] = [made["shards"]]
+    return work, stage.fn(work, seed=3, **{**settings, **changed}, **given)
+
+
+def test_an_alarm_stops_the_run_and_the_best_policy_is_kept(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alarm is made up, at the fifth look; what is kept is the policy that sampled the answers of the best gold."""
+
+    def at_five(history: Any, *_: Any) -> Alarm | None:
+        return Alarm(1, history[-1].step, ONE, ONE) if history[-1].step == 5 else None
+
+    monkeypatch.setattr(watching, "alarm_now", at_five)
+    case = next(name for name in CASES if name.startswith("ppo"))
+    work, facts = run(case, tmp_path / "stopped", world, watch=WatchConfig(on_alarm="stop"))
+    assert facts["stopped"] and facts["alarm_step"] == 5
+    golds = {step: value for step, name, value, _ in work.metrics() if name == "gold"}
+    assert sorted(golds) == [1, 2, 3, 4, 5]
+    assert facts["best_step"] == max(golds, key=lambda step: (golds[step], -step))
+
+    # A run of just the iterations before the best look ends with the policy that sampled it.
+    kept = load_file(tmp_path / "stopped" / "out" / "model.safetensors")
+    before = facts["best_step"] - 1
+    if before:
+        run(case, tmp_path / "shorter", world, config=dataclasses.replace(PPO, num_iterations=before))
+        expected = load_file(tmp_path / "shorter" / "out" / "model.safetensors")
+    else:
+        store, made = world
+        expected = load_file(store.path(made["sft"]) / "model.safetensors")
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+
+    _, going_on = run(case, tmp_path / "whole", world, watch=WatchConfig())
+    assert going_on["alarm"] and not going_on["stopped"]
+
+
+def test_looks_come_as_often_as_they_are_asked_for(world: tuple[Store, dict[str, Artifact]], tmp_path: Path) -> None:
+    case = next(name for name in CASES if name.startswith("ppo"))
+    work, _ = run(case, tmp_path, world, watch=WatchConfig(every=3))
+    assert [step for step, name, *_ in work.metrics() if name == "gold"] == [1, 3, 6, 8]
+
+
+def test_the_reward_model_reports_its_worth_and_a_row_for_each_pair_it_did_not_see(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    case = next(name for name in CASES if name.startswith("reward model"))
+    work, facts = run(case, tmp_path, world)
+    rows = work.table_rows()["evals"]
+    assert len(rows) == facts["n"] == facts["accuracy_by"]["split"]["held out"]["n"] > 3
+    assert sum(row["correct"] for row in rows) == round(facts["accuracy"] * facts["n"])
+    assert facts["accuracy_by"]["source"].keys() == {"gold"}
+    assert sum(b["chosen"]["n"] for b in facts["calibration"]["bins"]) == facts["n"]
+    assert facts["disagreement"] > 0
+    assert -1 <= facts["agreement_with_gold"] <= 1
+
+
+def test_a_policy_is_judged_against_the_fine_tuned_model_on_the_same_requests(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    """Requests differ in how well they are answered to begin with; the fine-tuned model itself gains nothing."""
+    store, made = world
+    work = Work(tmp_path, tmp_path / "state", store=store)
+    bench = policies._Bench.open(work, *(made[name] for name in JUDGED))
+    for num_eval, requests in ((4, 4), (40, len(bench.held_out))):
+        judged = bench.judge(work, bench.reference, JudgingConfig(num_eval=num_eval, max_tokens=6), seed=1)
+        assert [judged[name] for name in ("proxy", "gold", "gold_low", "gold_high", "kl")] == [0.0] * 5
+        assert (judged["num_answers"], judged["n"]) == (num_eval, requests)
+    assert work.spent()["tokens"] > 0
+
+
+def test_what_best_of_n_gains_is_over_requests_not_over_their_repeats(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    store, made = world
+    requests = len(story_requests()[1])
+    facts = []
+    for repeats in (1, 3):
+        out = tmp_path / str(repeats)
+        out.mkdir()
+        judging = JudgingConfig(num_eval=4 * repeats * requests, max_tokens=6)
+        work = Work(out, tmp_path / "state", store=store)
+        inputs = {name: made[name] for name in JUDGED}
+        facts.append(policies.best_of_n.fn(work, best_of=(1, 2, 4, 8), judging=judging, seed=3, **inputs))
+        rows = facts[-1]["rows"]
+        assert [rows[0][name] for name in ("proxy", "gold", "gold_low", "gold_high")] == pytest.approx([0.0] * 4)
+        assert {row["items"] for row in rows} == {facts[-1]["n"]} == {requests}
+        assert facts[-1]["law"]["proxy"]["n"] == requests
+    assert [one["num_groups"] for one in facts] == [requests, 3 * requests]
+
+
+def test_grpo_watches_problems_of_every_difficulty(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def heard(words: Any, texts: list[str]) -> list[list[int]]:
+        asked.append(texts)
+        return [[1, 2, 3] for _ in texts]
+
+    monkeypatch.setattr(rlhf, "asked", heard)
+    suite = SuiteConfig(difficulties=(2, 3, 4), per_difficulty=5)
+    task = VerifierTaskConfig(num_problems=20, min_difficulty=2, max_difficulty=3, num_watch=4)
+    run("grpo", tmp_path, world, suite=suite, task=task, config=GRPOConfig(num_iterations=1, max_tokens=6))
+    level = {prompt(problem, "worked"): problem.difficulty for problem in suite.problems()}
+    watched = [[level[text] for text in texts] for texts in asked if len(texts) == 4]
+    assert watched == [[2, 2, 3, 3]] * 2
+
+
+def test_grpo_counts_the_passes_that_it_makes() -> None:
+    config = GRPOConfig(num_prompts=8, num_epochs=2, num_minibatches=4)
+    all_differ = {"groups/zero_variance": 0.0, "groups/sampled": 8}
+    half_equal = {"groups/zero_variance": 0.5, "groups/sampled": 12}
+    # One to sample, two epochs of forward and backward, old log-probabilities of three of the four minibatches.
+    assert rlhf.passes_per_token(config, all_differ, routed=False) == 1 + 6 + 0.75
+    assert rlhf.passes_per_token(config, half_equal, routed=False) == 1.5 + 0.5 * 6.75
+    assert rlhf.passes_per_token(config, half_equal, routed=True) == 1.5 + 6.75
+    with_kl = dataclasses.replace(config, kl_coef=0.1)
+    assert rlhf.passes_per_token(with_kl, half_equal, routed=False) == 1.5 + 6.75 + 1
+
+
+def test_ppo_counts_the_passes_of_sampling_and_of_every_reward_model(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    case = next(name for name in CASES if name.startswith("ppo"))
+    work, _ = run(case, tmp_path, world, config=dataclasses.replace(PPO, num_iterations=1, num_epochs=3))
+    _, made = world
+    bench = policies._Bench.open(work, *(made[name] for name in JUDGED))
+    (tokens,) = [value for _, name, value, _ in work.metrics() if name == "tokens"]
+    forward = forward_flops_per_token(bench.reference.cfg, bench.reference.cfg.context_length)
+    judging = (work.spent()["tokens"] - tokens) * forward
+    # Sampling; policy, reference, critic, two reward models; and twice (forward and backward) in three epochs.
+    assert work.spent()["flops"] - judging == pytest.approx(tokens * forward * (1 + 5 + 2 * 3 * 3))
+
+
+def test_remedies_come_on_top_of_the_default_life_and_leave_the_rest_of_it_as_it_is() -> None:
+    usual, more = (assemble(lifecycle_graph, load_config(name)).nodes for name in ("laptop", "remedies"))
+    remedies = {"ppo[worst]", "ppo[variance]", "ppo[length]", "dpo", "finetune[replay=0]"}
+    assert more.keys() - usual.keys() == remedies
+    assert remedies <= {*more["measure_forgetting"].needs}
+    again = {label for label, node in usual.items() if node.key != more[label].key}
+    policies = {"ppo[kl_coef=0.0]", "ppo[kl_coef=0.1]", "ppo[kl_coef=0.4]", "best_of_n"}
+    assert again == {"train_reward_model", "measure_forgetting", *policies}
+
+
+def test_updates_that_were_not_finite_are_told_in_the_log_the_metrics_and_the_facts(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first update makes the weights infinite; the two after it are skipped, then the run goes back."""
+    config = DPOConfig(
+        epochs=2,
+        batch_pairs=8,
+        max_grad_norm=1e9,
+        optimizer=OptimizerConfig(muon_lr=0.0, adamw_lr=3e38),
+        non_finite=NonFiniteConfig(max_in_a_row=2, rate_factor=1e-41),
+    )
+    work, facts = run("dpo", tmp_path, world, config=config)
+    assert (facts["skipped_steps"], facts["rollbacks"]) == (2, 1)
+    metrics = {(step, name): value for step, name, value, _ in work.metrics()}
+    assert [metrics[step, "policy/skipped_updates"] for step in (1, 2, 3, 4)] == [0, 1, 1, 0]
+    assert [metrics[step, "policy/rolled_back"] for step in (1, 2, 3, 4)] == [0, 0, 1, 0]
+    said = capsys.readouterr().out
+    assert said.count("updates skipped") == 2 and "step 3: back to the last snapshot" in said
+    kept = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(x.isfinite().all() for x in kept.values())
