@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from components.data.shards import FORMAT, ShardFile, ShardIndex, TokenShards
 from components.model.config import count_params
 from components.model.transformer import Transformer
-from components.scaling.architectures import (
+from components.scaling.text_runs import (
     LSTM,
     TRANSFORMER,
     RecurrentComparisonConfig,
