@@ -6,11 +6,14 @@ Masks are boolean [B, A], true where a response token is chosen; nothing here av
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from components.rlhf.config import KLEstimator
+if TYPE_CHECKING:  # a type alone: PPO's settings stay out of the key of other algorithms that estimate a KL
+    from components.rlhf.ppo_config import KLEstimator
 
 
 def masked_mean(x_BA: Tensor, mask_BA: Tensor) -> Tensor:

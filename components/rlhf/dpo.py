@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.model.transformer import Transformer
-from components.rlhf.config import DPOConfig, DPOLoss
+from components.rlhf.dpo_config import DPOConfig, DPOLoss
 from components.rlhf.pairs import TokenPair
 from components.rlhf.rollouts import pack_responses, seeded, token_stats
 from components.training.guard import Guard

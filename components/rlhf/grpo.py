@@ -18,7 +18,7 @@ from torch import Tensor
 from components.inference.sampling import SamplingParams
 from components.model.transformer import Transformer
 from components.rlhf.advantages import clipped_surrogate, kl_estimate, sequence_log_ratio
-from components.rlhf.config import GRPOConfig, Variant
+from components.rlhf.grpo_config import GRPOConfig, Variant
 from components.rlhf.rollouts import (
     Rollout,
     TokenStats,

@@ -31,7 +31,7 @@ from components.rlhf.advantages import (
     penalized_rewards,
     whiten,
 )
-from components.rlhf.config import PPOConfig
+from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.reward_model import RewardModel, combine_scores
 from components.rlhf.rollouts import (
     Rollout,

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.model.config import forward_flops_per_token, training_flops_per_token
-from components.rlhf.config import DPOConfig, JudgingConfig, PPOConfig, WatchConfig
+from components.rlhf.dpo_config import DPOConfig
+from components.rlhf.judging_config import JudgingConfig
+from components.rlhf.overoptimization_config import WatchConfig
+from components.rlhf.ppo_config import PPOConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
 from flows.stages.preferences import PREFERENCES, SCALE
@@ -47,7 +50,7 @@ class _Bench:
         cls, work: Work, sft: Artifact, reward_model: Artifact, preferences: Artifact, tokenizer: Artifact
     ) -> _Bench:
         from components.data.tokenizer import Tokenizer
-        from components.rlhf.config import story_requests
+        from components.rlhf.requests import story_requests
         from components.rlhf.reward_model import load_reward_model
         from components.training.checkpoints import load_model
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.model.config import forward_flops_per_token
-from components.rlhf.config import AnswersConfig, PreferencesConfig
+from components.rlhf.preferences_config import AnswersConfig, PreferencesConfig
 from flows.engine.stage import stage
 from flows.engine.work import Waiting, Work
 from flows.settings import ConfigError
@@ -35,8 +35,8 @@ def sample_answers(
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
-    from components.rlhf.config import story_requests
     from components.rlhf.judgements import batch_id, make_items
+    from components.rlhf.requests import story_requests
     from components.training.checkpoints import load_model
 
     words = Tokenizer.load(work.open(tokenizer))

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from components.model.config import forward_flops_per_token, training_flops_per_token
 from components.reasoning.tasks import SuiteConfig
-from components.rlhf.config import GRPOConfig, RewardModelConfig, VerifierTaskConfig
+from components.rlhf.grpo_config import GRPOConfig
+from components.rlhf.reward_model_config import RewardModelConfig
+from components.rlhf.verifier_task_config import VerifierTaskConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
 from flows.stages.preferences import PREFERENCES
@@ -238,8 +240,7 @@ def grpo(
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
-    from components.reasoning.small_suite import spread
-    from components.reasoning.tasks import Problem, chain_problem, is_correct, prompt
+    from components.reasoning.tasks import Problem, chain_problem, is_correct, prompt, spread
     from components.rlhf import grpo as algorithm
     from components.statistics import Interval, wilson
     from components.training.checkpoints import load_model, save_model
