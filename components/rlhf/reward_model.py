@@ -94,7 +94,7 @@ class Ensemble:
 
 
 def combine_scores(scores_BM: Tensor, combine: Combine = "mean", variance_coef: float = 1.0) -> Tensor:
-    """One score [B] an answer: the ensemble's mean, its worst case, or its mean minus `variance_coef` times its
+    """One score [B] per answer: the ensemble's mean, its worst case, or its mean minus `variance_coef` times its
     variance (Coste et al. 2023, eqs. 2 and 3)."""
     if combine == "worst":
         return scores_BM.amin(1)
