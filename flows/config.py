@@ -13,19 +13,20 @@ from components.data.pipeline import DataConfig
 from components.data.tokenizer import TokenizerConfig
 from components.model.config import ModelConfig
 from components.model.hub.source import BaseConfig
-from components.reasoning.config import AdaptiveConfig, ForgettingConfig, PuzzleStudyConfig, ReasoningConfig
+from components.reasoning.adaptive_config import AdaptiveConfig
+from components.reasoning.forgetting_config import ForgettingConfig
+from components.reasoning.puzzle_study_config import PuzzleStudyConfig
+from components.reasoning.reasoning_config import ReasoningConfig
 from components.reasoning.tasks import SuiteConfig
-from components.rlhf.config import (
-    AlignmentConfig,
-    DPOConfig,
-    GRPOConfig,
-    JudgingConfig,
-    PPOConfig,
-    PreferencesConfig,
-    RewardModelConfig,
-    VerifierTaskConfig,
-    WatchConfig,
-)
+from components.rlhf.alignment_config import AlignmentConfig
+from components.rlhf.dpo_config import DPOConfig
+from components.rlhf.grpo_config import GRPOConfig
+from components.rlhf.judging_config import JudgingConfig
+from components.rlhf.overoptimization_config import WatchConfig
+from components.rlhf.ppo_config import PPOConfig
+from components.rlhf.preferences_config import PreferencesConfig
+from components.rlhf.reward_model_config import RewardModelConfig
+from components.rlhf.verifier_task_config import VerifierTaskConfig
 from components.scaling.sweep import EmergenceConfig, MoEComparisonConfig, ScalingConfig
 from components.scaling.text_runs import RecurrentComparisonConfig, SpecializationConfig
 from components.training.config import FinetuneConfig, PretrainConfig

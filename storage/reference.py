@@ -67,7 +67,12 @@ reasoning | cost | report"""),
         stage: {_STAGE}
         suite: chains | puzzles | …
         model: what the life calls the model: base | sft | grpo | …
-        strategy: direct | cot | self_consistency@8 | …
+        strategy: how it was answered: direct | cot | self_consistency@8 | …; of preference pairs: their source
+        strategy_family: what a strategy's sizes have in common: direct | cot | self_consistency | best_of | …; \
+null where the items are not questions to a reasoning strategy
+        strategy_size: samples per item; null where no fixed number is drawn
+        needs_verifier: whether the strategy asks what is right while it answers
+        greedy: whether it answers once, without sampling
         item_id: the same for every model and strategy, so that answers can be paired
         difficulty: of the item: operations in a chain
         prompt: the question

@@ -57,11 +57,11 @@ SCHEMAS: dict[str, pa.Schema] = {
         "run_id:str key:str stage:str group:str? tokens:int? flops:float? seconds:float? cpu_seconds:float? "
         "energy_joules:float? usd:float? hardware:str?"
     ),
-    # one row an answered item
+    # one row per answered item; strategy…greedy: a reasoning strategy's record, see components/reasoning/strategy.py
     "evals": _schema(
-        "run_id:str key:str stage:str suite:str model:str strategy:str item_id:str difficulty:int? prompt:str? "
-        "answer:str? target:str? correct:bool? score:float? prompt_tokens:int? completion_tokens:int? seconds:float? "
-        "details_json:str?"
+        "run_id:str key:str stage:str suite:str model:str strategy:str strategy_family:str? strategy_size:int? "
+        "needs_verifier:bool? greedy:bool? item_id:str difficulty:int? prompt:str? answer:str? target:str? "
+        "correct:bool? score:float? prompt_tokens:int? completion_tokens:int? seconds:float? details_json:str?"
     ),
     "samples": _schema(
         "run_id:str key:str stage:str step:int? prompt:str? completion:str? scores_json:str? tokens:int?"

@@ -43,7 +43,8 @@ VIEWS: dict[str, str] = {
     # Accuracy with its Wilson 95% interval (Wilson 1927; z = 1.959964), per suite, model and strategy.
     "run_leaderboard": """
         WITH answered AS (
-            SELECT s.run_id, suite, model, strategy, count(correct) AS n, count(*) FILTER (correct) AS num_correct,
+            SELECT s.run_id, suite, model, strategy, strategy_family, strategy_size, needs_verifier, greedy,
+                   count(correct) AS n, count(*) FILTER (correct) AS num_correct,
                    avg(score) AS score, avg(completion_tokens) AS tokens_per_item, avg(e.seconds) AS seconds_per_item
             FROM (SELECT DISTINCT run_id, key FROM run_stages WHERE status <> 'failed') s JOIN evals e USING (key)
             GROUP BY ALL),
@@ -52,8 +53,9 @@ VIEWS: dict[str, str] = {
                    (p + z * z / (2 * nullif(n, 0))) / scale AS middle,
                    z * sqrt(p * (1 - p) / nullif(n, 0) + z * z / (4 * nullif(n, 0) ** 2)) / scale AS half
             FROM answered)
-        SELECT run_id, suite, model, strategy, n, p AS accuracy, if(n > 0, greatest(0, middle - half), NULL) AS low,
-               if(n > 0, least(1, middle + half), NULL) AS high, score, tokens_per_item, seconds_per_item
+        SELECT run_id, suite, model, strategy, strategy_family, strategy_size, needs_verifier, greedy, n, p AS accuracy,
+               if(n > 0, greatest(0, middle - half), NULL) AS low, if(n > 0, least(1, middle + half), NULL) AS high,
+               score, tokens_per_item, seconds_per_item
         FROM wilson ORDER BY suite, accuracy DESC, tokens_per_item, model, strategy, run_id""",
     "leaderboard": "SELECT * FROM run_leaderboard WHERE run_id IN (SELECT run_id FROM current_run)",
     # Metrics of the newest run's alignment and reasoning stages that tell of reward and its price, long form.

@@ -1,4 +1,4 @@
-"""Which way of answering is worth its price: measured accuracies against dollars over a lifetime of questions."""
+"""Which strategy is worth its price: measured accuracies against dollars over a lifetime of questions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from components.statistics import Interval
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to answer that was measured: `option` in dollars (further training, and a question), `accuracy` with its
-    95% interval, tokens a question, and `verified`: it takes something that tells a right answer from a wrong one."""
+class StrategyCost:
+    """A model with a reasoning strategy, as measured: `option` in dollars (further training, and per question),
+    `accuracy` with its 95% interval, tokens per question, and `verified`: it takes something that tells a right answer
+    from a wrong one."""
 
     option: Option
     accuracy: Interval
@@ -26,19 +27,21 @@ class Way:
         return self.option.name
 
 
-def frontier(ways: Iterable[Way], questions: float) -> tuple[Way, ...]:
-    """By rising cost of a life of so many questions; each is more accurate than all that are cheaper."""
-    kept: list[Way] = []
-    for way in sorted(ways, key=lambda way: (way.option.cost(questions), -way.accuracy.value, way.name)):
-        if not kept or way.accuracy.value > kept[-1].accuracy.value:
-            kept.append(way)
+def frontier(strategies: Iterable[StrategyCost], questions: float) -> tuple[StrategyCost, ...]:
+    """By rising cost of a lifetime of so many questions; each is more accurate than all that are cheaper."""
+    kept: list[StrategyCost] = []
+    for one in sorted(strategies, key=lambda one: (one.option.cost(questions), -one.accuracy.value, one.name)):
+        if not kept or one.accuracy.value > kept[-1].accuracy.value:
+            kept.append(one)
     return tuple(kept)
 
 
-def cheapest(ways: Iterable[Way], accuracy: float, questions: float) -> Way | None:
-    """The cheapest life among the ways whose whole interval lies at or above `accuracy` (0 to 1); None: no way does.
+def cheapest(strategies: Iterable[StrategyCost], accuracy: float, questions: float) -> StrategyCost | None:
+    """The cheapest over a lifetime among the strategies whose whole interval lies at or above `accuracy` (0 to 1);
+    None: there is no such strategy.
 
-    The interval and not its middle: of many ways that are no better than asked for, some look it by chance.
+    The interval and not its middle: of many strategies that are less accurate than required, some appear accurate
+    enough by chance.
     """
-    good = [way for way in ways if way.accuracy.low >= accuracy]
-    return min(good, key=lambda way: (way.option.cost(questions), way.name), default=None)
+    good = [one for one in strategies if one.accuracy.low >= accuracy]
+    return min(good, key=lambda one: (one.option.cost(questions), one.name), default=None)

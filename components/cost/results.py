@@ -42,6 +42,7 @@ class StrategyPrice:
     extra_training_usd: float
     prompt_tokens: float
     tokens_per_item: float
+    needs_verifier: bool
 
 
 @dataclass(frozen=True)

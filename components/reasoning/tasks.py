@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 NAMES = ("Ann", "Ben", "Cara", "Dan", "Eve", "Finn", "Gus", "Hana", "Ivan", "June")
@@ -89,6 +90,13 @@ def chain_suite(seed: int, difficulties: tuple[int, ...], per_difficulty: int) -
     return list(suite.values())
 
 
+def spread(problems: Sequence[Problem], count: int) -> list[Problem]:
+    """The first problems of each difficulty, `count` in all, or all if there are fewer."""
+    levels = [list(group) for _, group in groupby(problems, key=lambda problem: problem.difficulty)]
+    each = -(-count // max(1, len(levels)))
+    return [problem for level in levels for problem in level[:each]][:count]
+
+
 @dataclass(frozen=True)
 class SuiteConfig:
     """The held-out chains that every evaluation shares: `per_difficulty` problems of each number of operations."""
@@ -114,12 +122,6 @@ def extract_answer(text: str) -> str:
 def is_correct(problem: Problem, text: str) -> bool:
     """Exact match of the extracted answer."""
     return extract_answer(text) == problem.answer
-
-
-def followed_format(text: str, style: Style) -> bool:
-    """Whether an answer has the form that its cue asked for."""
-    pattern = r"\d+" if style == "direct" else r"(\d+([+-]\d+)+=)+\d+"
-    return re.fullmatch(pattern, text.strip()) is not None
 
 
 def generate_problem_texts(seed: int, max_difficulty: int = 6) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Shared pure functions of policy optimisation: masked moments, KL estimators, rewards a token, advantages, losses.
+"""Shared pure functions of policy optimisation: masked moments, KL estimators, rewards per token, advantages, losses.
 
 Shape suffixes: B sequences, A actions. Action t chooses token t+1, so A is one less than the length in tokens.
 Masks are boolean [B, A], true where a response token is chosen; nothing here averages over padding.
@@ -6,11 +6,14 @@ Masks are boolean [B, A], true where a response token is chosen; nothing here av
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from components.rlhf.config import KLEstimator
+if TYPE_CHECKING:  # a type alone: PPO's settings stay out of the key of other algorithms that estimate a KL
+    from components.rlhf.ppo_config import KLEstimator
 
 
 def masked_mean(x_BA: Tensor, mask_BA: Tensor) -> Tensor:
@@ -38,7 +41,7 @@ def whiten(x_BA: Tensor, mask_BA: Tensor, shift_mean: bool = True) -> Tensor:
 
 
 def kl_estimate(log_probs: Tensor, ref_log_probs: Tensor, estimator: KLEstimator) -> Tensor:
-    """KL(π‖π_ref) a token from samples of π (Schulman 2020, "Approximating KL divergence"), with
+    """KL(π‖π_ref) per token from samples of π (Schulman 2020, "Approximating KL divergence"), with
     l = log π_ref − log π: k1 = −l (unbiased), k2 = l²/2, k3 = e^l − 1 − l (unbiased, never negative)."""
     log_ratio = ref_log_probs - log_probs
     if estimator == "k1":
@@ -93,13 +96,13 @@ def generalized_advantages(
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float, num_sequences: int, horizon: int) -> float:
     """Proportional controller (Ziegler et al. 2019, eq. 8): kl_coef · (1 + clip(kl/target − 1, ±0.2) · n/horizon),
-    with kl in nats a sequence."""
+    with kl in nats per sequence."""
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * num_sequences / horizon)
 
 
 def sequence_log_ratio(log_ratio_BA: Tensor, mask_BA: Tensor, mean: bool) -> Tensor:
-    """Log-ratio of whole answers, the same at each of their tokens [B, A]: with `mean` a token (GSPO, Zheng et al.
+    """Log-ratio of whole answers, the same at each of their tokens [B, A]: with `mean` per token (GSPO, Zheng et al.
     2025, eq. 7), else summed."""
     total_B1 = (log_ratio_BA * mask_BA).sum(1, keepdim=True)
     if mean:

@@ -140,7 +140,7 @@ def cohen_kappa(
 
 
 def _terms(counts_UC: NDArray[np.int64]) -> FloatArray:
-    """What every coefficient is made of, a row a unit: rated by two?, its agreement, rated at all?, its shares by
+    """What every coefficient is made of, one row per unit: rated by two?, its agreement, rated at all?, its shares by
     category (C), its part of the coincidence matrix (C·C, Krippendorff 2004, eq. 11.2)."""
     counts = counts_UC.astype(np.float64)
     n_U = counts.sum(1)

@@ -17,9 +17,10 @@ from components.data.tokenizer import Tokenizer
 from components.inference.engine import Completion, generate
 from components.inference.sampling import SamplingParams
 from components.model.transformer import Transformer
-from components.rlhf.config import JudgingConfig, story_requests
 from components.rlhf.gold import gold_score
+from components.rlhf.judging_config import JudgingConfig
 from components.rlhf.prompts import answer_text, chat_prompts
+from components.rlhf.requests import story_requests
 from components.rlhf.results.policy import PolicyJudgement
 from components.rlhf.reward_model import Ensemble, ensemble_scores, load_reward_model
 from components.rlhf.rollouts import pack_responses, repeated_share, token_stats

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.model.transformer import Transformer
-from components.rlhf.config import DPOConfig, DPOLoss
+from components.rlhf.dpo_config import DPOConfig, DPOLoss
 from components.rlhf.pairs import TokenPair
 from components.rlhf.rollouts import pack_responses, seeded, token_stats
 from components.training.guard import Guard
@@ -28,7 +28,7 @@ from components.training.state import load_state_tensors, state_tensors
 def dpo_loss(margin_B: Tensor, loss: DPOLoss, beta: float, label_smoothing: float = 0.0) -> Tensor:
     """Loss of each pair, from margin = log π/π_ref(chosen) − log π/π_ref(rejected).
 
-    sigmoid: −(1−ε) log σ(βm) − ε log σ(−βm). hinge: max(0, 1 − βm). ipo: (m − 1/(2β))², m a token.
+    sigmoid: −(1−ε) log σ(βm) − ε log σ(−βm). hinge: max(0, 1 − βm). ipo: (m − 1/(2β))², m per token.
     robust: (−(1−ε) log σ(βm) + ε log σ(−βm)) / (1 − 2ε), unbiased under labels flipped at rate ε.
     """
     x_B = beta * margin_B
@@ -72,7 +72,7 @@ class DPOState:
 def response_log_probs(
     policy: Transformer, pairs: Sequence[TokenPair], per_token: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability of each pair's chosen and rejected answer given the prompt, [B] each in nats (a token with
+    """Log-probability of each pair's chosen and rejected answer given the prompt, [B] each in nats (per token with
     `per_token`), and the routers' loss; one pass over both."""
     answers = [p.chosen for p in pairs] + [p.rejected for p in pairs]
     starts = [p.num_prompt for p in pairs] * 2

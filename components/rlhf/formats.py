@@ -369,7 +369,7 @@ def _dialogue(turns: Sequence[Turn], answer: str) -> str:
 
 
 def _rated(preferences: Iterable[Preference]) -> Iterator[dict[str, Any]]:
-    """One line for all pairs of a prompt and annotator where they make one order, else one line a pair: a score must
+    """One line for all pairs of a prompt and annotator where they make one order, else one line per pair: a score must
     not claim a comparison that nobody made."""
     groups: dict[tuple[str, str], list[Preference]] = defaultdict(list)
     for p in preferences:

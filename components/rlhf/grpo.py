@@ -18,7 +18,7 @@ from torch import Tensor
 from components.inference.sampling import SamplingParams
 from components.model.transformer import Transformer
 from components.rlhf.advantages import clipped_surrogate, kl_estimate, sequence_log_ratio
-from components.rlhf.config import GRPOConfig, Variant
+from components.rlhf.grpo_config import GRPOConfig, Variant
 from components.rlhf.rollouts import (
     Rollout,
     TokenStats,
@@ -285,7 +285,7 @@ def grpo(
 
 @torch.no_grad()
 def _sums(each: TokenLosses, new: TokenStats, old_BA: Tensor, mask_BA: Tensor) -> dict[str, float]:
-    """What is reported a token, summed over a micro-batch. update_kl: KL(old‖new), since the old policy sampled."""
+    """What is reported per token, summed over a micro-batch. update_kl: KL(old‖new), since the old policy sampled."""
     ratio_BA, clipped_BA = each.log_ratio_BA.exp(), each.clipped_BA & mask_BA
     return {
         "policy/clip_fraction": float(clipped_BA.sum()),

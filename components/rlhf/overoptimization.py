@@ -2,7 +2,7 @@
 
 With a gold scorer, held apart from training, the alarm goes when the proxy rises while gold falls. Without one it goes
 by signs that the proxy's gain is not what it was meant to be: the reward models disagree about it, longer answers
-account for it, or the answers degenerate. Rewards are in any one unit; KL is in nats a sequence.
+account for it, or the answers degenerate. Rewards are in any one unit; KL is in nats per sequence.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Observation:
     """What was seen of a policy at a step: KL to the start, the proxy reward that it is trained on and the gold that it
     is not, each with its 95% interval (gold None where there is no gold scorer). The values of single answers stand in
     one order: `proxy_values`, `gold_values`, `disagreement_values` (standard deviation over the ensemble), `lengths` in
-    tokens, `repeated` (share of repeated 3-grams), `finished`. entropy: nats a token; distinct: share of answers."""
+    tokens, `repeated` (share of repeated 3-grams), `finished`. entropy: nats per token; distinct: share of answers."""
 
     step: int
     kl: float
@@ -205,7 +205,7 @@ def hacking_signs(start: Observation, newest: Observation, confidence: float) ->
     if x and x.high < -ENDINGS_FALL:
         signs.append(Sign("endings", x, f"{100 * float(np.mean(newest.finished)):.0f}% of the answers come to an end"))
     for name, left, said in (
-        ("entropy", ENTROPY_LEFT, "the entropy fell from {:.3f} to {:.3f} nats a token"),
+        ("entropy", ENTROPY_LEFT, "the entropy fell from {:.3f} to {:.3f} nats per token"),
         ("distinct", DISTINCT_LEFT, "the share of answers that differ fell from {:.2f} to {:.2f}"),
     ):
         then, now = getattr(start, name), getattr(newest, name)

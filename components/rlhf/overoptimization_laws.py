@@ -1,6 +1,6 @@
 """The laws of over-optimisation of Gao et al. 2022 (arXiv 2210.10760), fitted with intervals.
 
-Rewards are in any one unit; d = √KL(π‖π₀) with KL in nats a sequence.
+Rewards are in any one unit; d = √KL(π‖π₀) with KL in nats per sequence.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from components.rlhf.advantages import (
     penalized_rewards,
     whiten,
 )
-from components.rlhf.config import PPOConfig
+from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.reward_model import RewardModel, combine_scores
 from components.rlhf.rollouts import (
     Rollout,
@@ -187,7 +187,7 @@ def ppo(
             scores_B = combine_scores(scores_BM, config.combine, config.variance_coef)
             judged_B, state.scores_seen = judged_scores(scores_B, rollout, config, state.scores_seen)
 
-            # 4. Rewards a token: the KL penalty everywhere, the score on the last step (see penalized_rewards).
+            # 4. Rewards per token: the KL penalty everywhere, the score on the last step (see penalized_rewards).
             kl_BA = kl_estimate(old_log_probs_BA, ref_log_probs_BA, config.kl_estimator) * mask_BA
             rewards_BA = penalized_rewards(judged_B, kl_BA, mask_BA, state.kl_coef, steps_BA)
             if config.whiten_rewards:

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.rlhf.config import PreferencesConfig
+if TYPE_CHECKING:  # a type alone: how pairs are collected stays out of the key of stages that only read them
+    from components.rlhf.preferences_config import PreferencesConfig
 
 MAX_EXCERPT = 200
 

@@ -85,10 +85,10 @@ def calibration(margins: ArrayLike, num_bins: int = 5, seed: int = 0) -> Calibra
 
 @dataclass(frozen=True)
 class LengthBias:
-    """correlation: of score with length in tokens over answers. slope: score a token, least squares with its interval.
-    longer_wins: how often the longer answer of a pair was chosen. model_prefers_longer: how often the model scores it
-    higher. accuracy_longer, accuracy_shorter: accuracy where the chosen answer is the longer, the shorter one. None
-    where there is no such pair."""
+    """correlation: of score with length in tokens over answers. slope: score per token, by least squares, with its
+    interval. longer_wins: how often the longer answer of a pair was chosen. model_prefers_longer: how often the
+    model scores it higher. accuracy_longer, accuracy_shorter: accuracy where the chosen answer is the longer, the
+    shorter one. None where there is no such pair."""
 
     correlation: float
     slope: Interval | None

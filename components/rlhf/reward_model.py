@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,14 +22,16 @@ from torch import Tensor, nn
 
 from components.model.config import ModelConfig, MoEConfig, RopeScaling
 from components.model.transformer import Transformer
-from components.rlhf.config import Combine, RewardModelConfig
 from components.rlhf.pairs import TokenPair
 from components.rlhf.rollouts import pad_right, seeded
-from components.statistics import Interval, wilson
 from components.training.guard import Guard
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
 from components.training.state import load_state_tensors, state_tensors
+
+if TYPE_CHECKING:  # types alone: settings of its training stay out of the key of stages that only score with the model
+    from components.rlhf.ppo_config import Combine
+    from components.rlhf.reward_model_config import RewardModelConfig
 
 WEIGHTS, CONFIG = "reward_model.safetensors", "reward_model.json"
 
@@ -92,7 +94,7 @@ class Ensemble:
 
 
 def combine_scores(scores_BM: Tensor, combine: Combine = "mean", variance_coef: float = 1.0) -> Tensor:
-    """One score [B] an answer: the ensemble's mean, its worst case, or its mean minus `variance_coef` times its
+    """One score [B] per answer: the ensemble's mean, its worst case, or its mean minus `variance_coef` times its
     variance (Coste et al. 2023, eqs. 2 and 3)."""
     if combine == "worst":
         return scores_BM.amin(1)
@@ -249,13 +251,6 @@ def ensemble_scores(model: RewardModel | Ensemble, sequences: Sequence[Sequence[
         rows = order[start : start + batch_size]
         scores_BM[torch.tensor(rows)] = ensemble.scores(*pad_right([sequences[i] for i in rows]))
     return scores_BM
-
-
-def pair_accuracy(model: RewardModel | Ensemble, pairs: Sequence[TokenPair]) -> Interval:
-    """Share of pairs whose chosen answer scores higher, with Wilson's interval."""
-    scores_B = score_sequences(model, [p.chosen for p in pairs] + [p.rejected for p in pairs])
-    chosen_B, rejected_B = scores_B.chunk(2)
-    return wilson(int((chosen_B > rejected_B).sum()), len(pairs))
 
 
 @torch.no_grad()

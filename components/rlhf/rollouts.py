@@ -42,7 +42,7 @@ class Rollout:
 
     @property
     def response_lengths_B(self) -> Tensor:
-        """Response tokens a row."""
+        """Response tokens per row."""
         return self.mask_BA.sum(1)
 
     def trimmed(self, rows: Tensor) -> tuple[Tensor, Tensor, int]:

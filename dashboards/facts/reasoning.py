@@ -125,7 +125,7 @@ class TreeFacts:
 
 
 def _is_tree(score: Score) -> bool:
-    return score.family.startswith("tree_of_thought")
+    return score.family == "tree_of_thought"
 
 
 def tree_facts(rows: RunRows) -> TreeFacts | Missing:

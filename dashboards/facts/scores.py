@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from components.statistics import Interval, PairedDifference, paired_difference, wilson
-from dashboards.run_data import RunRows, number, parsed
-
-_STRATEGY = re.compile(r"([^@\[]+)(?:@(\d+))?")
+from dashboards.run_data import Row, RunRows, number, parsed
 
 
 @dataclass(frozen=True)
@@ -24,16 +21,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Score:
-    """A strategy of a model on a suite. `tokens`: mean generated tokens an item.
-
-    `family` and `k` are read from the name: "self_consistency@16" is ("self_consistency", 16).
-    """
+    """A strategy of a model on a suite; `k` samples per item, None where no fixed number is drawn. `greedy`: it answers
+    once, without sampling. `tokens`: mean generated tokens per item."""
 
     suite: str
     model: str
     strategy: str
     family: str
     k: int | None
+    greedy: bool
     accuracy: Interval
     tokens: float | None
     prompt_tokens: float | None
@@ -52,28 +48,30 @@ class Score:
 def scores_of(rows: RunRows, suite: str) -> tuple[Score, ...]:
     """The scores on a suite in the order of cost. Rows without a verdict (`correct` is null) are left out."""
     answers: dict[tuple[str, str], dict[str, Answer]] = {}
+    any_row: dict[tuple[str, str], Row] = {}
     for row in rows.evals:
         if row["suite"] == suite and row["correct"] is not None:
             total = number(parsed(row["details_json"]), "total_tokens")
-            answers.setdefault((row["model"], row["strategy"]), {})[row["item_id"]] = Answer(
+            named = row["model"], row["strategy"]
+            any_row.setdefault(named, row)
+            answers.setdefault(named, {})[row["item_id"]] = Answer(
                 correct=row["correct"],
                 difficulty=row["difficulty"],
                 tokens=total if total is not None else row["completion_tokens"],
                 prompt_tokens=row["prompt_tokens"],
             )
-    scores = [_score(suite, model, strategy, items) for (model, strategy), items in answers.items()]
+    scores = [_score(any_row[named], items) for named, items in answers.items()]
     return tuple(sorted(scores, key=lambda s: (s.model, s.tokens or 0.0, s.strategy)))
 
 
-def _score(suite: str, model: str, strategy: str, items: dict[str, Answer]) -> Score:
-    match = _STRATEGY.match(strategy)
-    family, k = (match.group(1), match.group(2)) if match else (strategy, None)
+def _score(row: Row, items: dict[str, Answer]) -> Score:
     return Score(
-        suite,
-        model,
-        strategy,
-        family,
-        int(k) if k else None,
+        row["suite"],
+        row["model"],
+        row["strategy"],
+        row["strategy_family"] or row["strategy"],
+        row["strategy_size"],
+        bool(row["greedy"]),
         accuracy=wilson(sum(a.correct for a in items.values()), len(items)),
         tokens=_mean(a.tokens for a in items.values()),
         prompt_tokens=_mean(a.prompt_tokens for a in items.values()),
@@ -86,12 +84,9 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-GREEDY = ("direct", "cot", "few_shot", "greedy")
-
-
 def best(scores: Iterable[Score], model: str, greedy: bool = False) -> Score | None:
     """The most accurate strategy of a model; with `greedy`, among those that answer once."""
-    mine = [s for s in scores if s.model == model and (not greedy or s.family in GREEDY)]
+    mine = [s for s in scores if s.model == model and (not greedy or s.greedy)]
     return max(mine, key=lambda s: s.accuracy.value, default=None)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from components.cost.answering import Way, cheapest, frontier
+from components.cost.answering import StrategyCost, cheapest, frontier
 from components.cost.hardware import find_hardware, find_price
 from components.cost.lifetime import Option, Traffic
 from components.cost.planning import Deployment, Plan
@@ -97,24 +97,24 @@ def show(home: Home, run: str, wish: Wish, console: Console) -> None:
     say(caveat)
 
 
-def measured_ways(home: Home, run_id: str) -> list[Way]:
+def measured_ways(home: Home, run_id: str) -> list[StrategyCost]:
     """Every way of answering that the run has accuracy and price of.
 
     Raises ConfigError where the run has none.
     """
     facts, _ = _facts(home, run_id, "account_costs")
-    measured = [one for one in facts.get("comparisons", []) if "prompt_tokens" in one]
+    measured = [one for one in facts.get("comparisons", []) if "needs_verifier" in one]
     if not measured:
         raise ConfigError(
             f"run {run_id} has not measured what its ways of answering cost; `lifespan run --only account_costs` does"
         )
     return [
-        Way(
+        StrategyCost(
             Option(one["name"], one["extra_training_usd"], one["usd_per_thousand"] / 1000),
             Interval(one["accuracy"], one["low"], one["high"], one["n"]),
             one["prompt_tokens"],
             one["tokens_per_item"],
-            verified=one["name"].split()[-1].startswith("best_of@"),
+            verified=one["needs_verifier"],
         )
         for one in measured
     ]
@@ -188,7 +188,7 @@ def _core_price(home: Home, run_id: str) -> float:
     return float(query(home, sql, {"run": run_id}).to_pylist()[0]["usd"])
 
 
-def _answers(ways: set[Way], chosen: Way | None, questions: float) -> Table:
+def _answers(ways: set[StrategyCost], chosen: StrategyCost | None, questions: float) -> Table:
     table = _table("way", ("accuracy [95%]", "n", "tokens", "a thousand", "training", "life"))
     for way in sorted(ways, key=lambda way: (way.option.cost(questions), way.name)):
         option = way.option
@@ -205,7 +205,7 @@ def _answers(ways: set[Way], chosen: Way | None, questions: float) -> Table:
     return table
 
 
-def _verdict(ways: list[Way], chosen: Way | None, wish: Wish) -> str:
+def _verdict(ways: list[StrategyCost], chosen: StrategyCost | None, wish: Wish) -> str:
     if chosen:
         return f"Cheapest that surely reaches {wish.accuracy:.0%}: {chosen.name}."
     if wish.accuracy:

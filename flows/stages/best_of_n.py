@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from components.rlhf.config import JudgingConfig
+from components.rlhf.judging_config import JudgingConfig
 from components.rlhf.results.best_of_n import BestOfNResult, BestOfNRow
 from components.rlhf.results.policy import Laws
 from components.stage_results import to_facts

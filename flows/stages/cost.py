@@ -107,12 +107,14 @@ def account_costs(
                 extra_training_usd=extra,
                 prompt_tokens=row.prompt_tokens,
                 tokens_per_item=row.completion_tokens,
+                needs_verifier=bool(row.needs_verifier),
             )
         )
     # The decision this life can inform: train further and answer once, or think longer with what there is?
     decision = Decision("no strategy of both models was measured")
-    trained = [o for name, o in options.items() if name.startswith("grpo ") and o[0].strategy == "cot"]
-    thinking = [o for name, o in options.items() if name.startswith("sft self_consistency@")]
+    trained = [o for o in options.values() if (o[0].model, o[0].strategy) == ("grpo", "cot")]
+    votes = ("sft", "self_consistency")
+    thinking = [o for o in options.values() if (o[0].model, o[0].strategy_family) == votes]
     if trained and thinking:
         train_row, train_option = trained[0]
         think_row, think_option = max(thinking, key=lambda pair: pair[0].accuracy)

@@ -10,7 +10,7 @@ from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
 from components.data.results import ConversationsResult, CorpusResult, FunnelStep, ShardsResult, TokenizerResult
 from components.data.tokenizer import TokenizerConfig
-from components.reasoning.config import PuzzleStudyConfig
+from components.reasoning.puzzle_study_config import PuzzleStudyConfig
 from components.reasoning.tasks import SuiteConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work

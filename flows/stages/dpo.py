@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from components.model.config import forward_flops_per_token, training_flops_per_token
-from components.rlhf.config import DPOConfig, JudgingConfig
+from components.rlhf.dpo_config import DPOConfig
+from components.rlhf.judging_config import JudgingConfig
 from components.rlhf.results.dpo import DPOResult
 from flows.engine.stage import stage
 from flows.engine.work import Work

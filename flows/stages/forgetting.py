@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from components.reasoning.config import ForgettingConfig
+from components.reasoning.forgetting_config import ForgettingConfig
 from components.reasoning.results.forgetting import ForgettingResult
 from components.reasoning.tasks import SuiteConfig
 from flows.engine.graph import Graph
@@ -43,7 +43,8 @@ def measure_forgetting(
     from components.data.shards import TokenShards
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
-    from components.reasoning.small_suite import small_suite, spread
+    from components.reasoning.small_suite import small_suite
+    from components.reasoning.tasks import spread
     from components.statistics import mean_interval, paired_difference, wilson
     from components.training.checkpoints import load_model
     from components.training.validation import held_out

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from components.model.config import forward_flops_per_token
 from components.reasoning.tasks import SuiteConfig
-from components.rlhf.config import GRPOConfig, VerifierTaskConfig
+from components.rlhf.grpo_config import GRPOConfig
 from components.rlhf.results.grpo import GRPOResult
+from components.rlhf.verifier_task_config import VerifierTaskConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
 from flows.stages.counting import skips
@@ -47,8 +48,7 @@ def grpo(
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
-    from components.reasoning.small_suite import spread
-    from components.reasoning.tasks import Problem, chain_problem, is_correct, prompt
+    from components.reasoning.tasks import Problem, chain_problem, is_correct, prompt, spread
     from components.rlhf import grpo as algorithm
     from components.rlhf.prompts import answer_text, chat_prompts
     from components.statistics import Interval, wilson

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from components.model.config import forward_flops_per_token
-from components.rlhf.config import JudgingConfig, PPOConfig, WatchConfig
+from components.rlhf.judging_config import JudgingConfig
+from components.rlhf.overoptimization_config import WatchConfig
+from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.results.policy import LawResult, Laws
 from components.rlhf.results.ppo import PPOResult
 from flows.engine.stage import stage

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.model.config import forward_flops_per_token
-from components.rlhf.config import AnswersConfig, PreferencesConfig
+from components.rlhf.preferences_config import AnswersConfig, PreferencesConfig
 from components.rlhf.results.preferences import AnswersResult, PreferencesResult
 from components.stage_results import from_facts
 from flows.engine.stage import stage
@@ -35,9 +35,9 @@ def sample_answers(
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
-    from components.rlhf.config import story_requests
     from components.rlhf.judgements import batch_id, make_items
     from components.rlhf.prompts import answer_text, chat_prompts
+    from components.rlhf.requests import story_requests
     from components.training.checkpoints import load_model
 
     words = Tokenizer.load(work.open(tokenizer))

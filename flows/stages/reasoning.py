@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import time
 from typing import TYPE_CHECKING
 
-from components.reasoning.config import AdaptiveConfig, PuzzleStudyConfig, ReasoningConfig
+from components.reasoning.adaptive_config import AdaptiveConfig
+from components.reasoning.puzzle_study_config import PuzzleStudyConfig
+from components.reasoning.reasoning_config import ReasoningConfig
 from components.reasoning.results.strategies import (
     PuzzleSearchResult,
     ReasoningResult,
@@ -32,7 +33,7 @@ def summary_of(answered: Answered, model: str) -> StrategyResult:
     overall, *by_difficulty = summarize(answered)
     return StrategyResult(
         model=model,
-        strategy=answered.strategy,
+        strategy=answered.strategy.name,
         accuracy=overall.accuracy.value,
         low=overall.accuracy.low,
         high=overall.accuracy.high,
@@ -58,43 +59,46 @@ def evaluate_reasoning(
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
     from components.model.config import forward_flops_per_token
-    from components.reasoning.adaptive import cross_fitted, drawn_from, policy_table
-    from components.reasoning.evaluate import eval_rows, read_samples, run_strategies
-    from components.reasoning.strategies import chain_item, chain_of_thought, direct, draw
+    from components.reasoning.evaluate import at_sizes, eval_rows, run_strategies
+    from components.reasoning.items import chain_item
+    from components.reasoning.strategies import adaptive as controller
+    from components.reasoning.strategies.best_of_k import best_of_k
+    from components.reasoning.strategies.chain_of_thought import CHAIN_OF_THOUGHT
+    from components.reasoning.strategies.direct import DIRECT
+    from components.reasoning.strategies.self_consistency import self_consistency
+    from components.reasoning.strategy import Trial
     from components.training.checkpoints import load_model
 
     network, words = load_model(work.open(model)), Tokenizer.load(work.open(tokenizer))
     generate = text_generator(network, words)
     items = [chain_item(problem) for problem in suite.problems()]
-    greedy = {
-        "direct": lambda g, i: direct(g, i, config.max_direct_tokens),
-        "cot": lambda g, i: chain_of_thought(g, i, config.max_tokens),
-    }
-    answered = list(run_strategies(generate, items, greedy))
+    limits = {"max_tokens": config.max_tokens, "max_direct_tokens": config.max_direct_tokens}
+    trial = Trial(generate, items, config.num_samples, config.temperature, seed=config.seed, **limits)
+    answered = list(run_strategies([DIRECT, CHAIN_OF_THOUGHT], trial))
     work.progress(1, 3, strategy="samples")
-    began = time.perf_counter()
-    samples = draw(generate, items, config.num_samples, config.temperature, config.max_tokens, config.seed)
+    samples = trial.samples
     work.progress(2, 3, strategy="votes")
     # Votes of all sizes, best-of-k and the adaptive controller are read from one set of samples.
-    votes = list(read_samples(samples, time.perf_counter() - began))
+    thinking = [*at_sizes(config.num_samples, self_consistency, best_of_k)]
     if adaptive is not None:
-        drawn = drawn_from(answered[0], answered[1], samples)
-        controlled, policies = cross_fitted(policy_table(drawn, adaptive), drawn, tolerance=adaptive.tolerance)
-        votes.append(controlled)
+        table = controller.policy_table(controller.drawn_from(trial), adaptive)
+        policies = controller.tuned(table, adaptive.tolerance)
+        thinking.append(controller.adaptive(policies, table.folds_N))
         chosen = [dataclasses.asdict(policy) for policy in policies]
         (work.out / "policies.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
     per_token = forward_flops_per_token(network.cfg, network.cfg.context_length)
     tokens = sum(one.total_tokens for one in answered) + samples.total_tokens
     work.usage(tokens=tokens, flops=tokens * per_token)
     strategies = []
-    for one in [*answered, *votes]:
+    answered += run_strategies(thinking, trial)
+    for one in answered:
         work.rows("evals", eval_rows(one, "chains", name))
         strategies.append(summary_of(one, name))
-        work.log(0, {f"accuracy/{one.strategy}": strategies[-1].accuracy})
+        work.log(0, {f"accuracy/{one.strategy.name}": strategies[-1].accuracy})
     work.progress(3, 3)
-    result = ReasoningResult(tuple(strategies))
-    (work.out / "strategies.json").write_text(json.dumps(to_facts(result)["strategies"], indent=1), encoding="utf-8")
-    return result
+    summaries = to_facts(ReasoningResult(tuple(strategies)))["strategies"]
+    (work.out / "strategies.json").write_text(json.dumps(summaries, indent=1), encoding="utf-8")
+    return ReasoningResult(tuple(s.named_by(one.strategy) for s, one in zip(strategies, answered, strict=True)))
 
 
 @stage(produces="eval_report", group="reasoning", seconds=60)
@@ -108,11 +112,15 @@ def search_puzzles(
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
     from components.model.config import forward_flops_per_token
-    from components.reasoning.evaluate import Answered, compare, eval_rows, read_samples, run_strategies
+    from components.reasoning.evaluate import at_sizes, compare, eval_rows, run_strategies
     from components.reasoning.evaluate import strongest_at_tokens as strongest
+    from components.reasoning.items import puzzle_item
     from components.reasoning.puzzles import puzzle_suite
-    from components.reasoning.strategies import best_of_k, chain_of_thought, draw, puzzle_item
-    from components.reasoning.tree_of_thought import puzzle_task, tree_of_thought
+    from components.reasoning.strategies.best_of_k import best_of_k
+    from components.reasoning.strategies.greedy import GREEDY
+    from components.reasoning.strategies.self_consistency import self_consistency
+    from components.reasoning.strategies.tree_of_thought import puzzle_task, tree_of_thought
+    from components.reasoning.strategy import Trial
     from components.training.checkpoints import load_model
 
     network, words = load_model(work.open(model)), Tokenizer.load(work.open(tokenizer))
@@ -120,26 +128,21 @@ def search_puzzles(
     puzzles = puzzle_suite(config.puzzle, config.seed, config.num_puzzles)
     items = [puzzle_item(puzzle) for puzzle in puzzles]
     rounds = 2 + len(config.trees)
-    rivals = list(run_strategies(generate, items, {"greedy": chain_of_thought}))
+    trial = Trial(generate, items, config.num_samples, config.temperature, seed=config.seed)
+    rivals = list(run_strategies([GREEDY], trial))
     work.progress(1, rounds, strategy="samples")
-    began = time.perf_counter()
-    samples = draw(generate, items, config.num_samples, config.temperature, seed=config.seed)
-    rivals += read_samples(samples, time.perf_counter() - began)
-    paid = rivals[0].total_tokens + samples.total_tokens
-    per_sample = next(one.tokens for one in rivals if one.strategy == "self_consistency@1")
-    trees = []
+    rivals += run_strategies(at_sizes(config.num_samples, self_consistency, best_of_k), trial)
+    paid = rivals[0].total_tokens + trial.samples.total_tokens
+    per_sample = next(one.tokens for one in rivals if one.strategy == self_consistency(1))
+    tasks = [puzzle_task(puzzle) for puzzle in puzzles]
+    trees: list[Answered] = []
     for index, tree_config in enumerate(config.trees):
         work.progress(2 + index, rounds, strategy=f"tree, {tree_config.search}")
-        began = time.perf_counter()
-        grown = tree_of_thought(generate, [puzzle_task(puzzle) for puzzle in puzzles], tree_config)
-        label = f"tree_of_thought[{tree_config.search},{tree_config.value},{tree_config.max_expansions}]"
-        trees.append(
-            Answered(label, tuple(items), tuple(tree.outcome() for tree in grown), time.perf_counter() - began)
-        )
+        trees += run_strategies([tree_of_thought(tasks, tree_config)], trial)
     # Powers of two are too coarse for "at equal tokens": the choice that spends just what each tree did, too.
-    for size in sorted({min(config.num_samples, math.ceil(tree.tokens / per_sample)) for tree in trees}):
-        if f"best_of@{size}" not in {one.strategy for one in rivals}:
-            rivals.append(Answered(f"best_of@{size}", tuple(items), tuple(best_of_k(samples, size)), 0.0))
+    sizes = sorted({min(config.num_samples, math.ceil(tree.tokens / per_sample)) for tree in trees})
+    known = {one.strategy for one in rivals}
+    rivals += run_strategies([choice for choice in map(best_of_k, sizes) if choice not in known], trial)
     tokens = paid + sum(tree.total_tokens for tree in trees)
     work.usage(tokens=tokens, flops=tokens * forward_flops_per_token(network.cfg, network.cfg.context_length))
     strategies, comparisons = [], []
@@ -152,8 +155,8 @@ def search_puzzles(
             gap = compare(tree, rival)
             comparisons.append(
                 TreeComparison(
-                    tree=tree.strategy,
-                    rival=rival.strategy,
+                    tree=tree.strategy.name,
+                    rival=rival.strategy.name,
                     tree_tokens=tree.tokens,
                     rival_tokens=rival.tokens,
                     difference=gap.value,

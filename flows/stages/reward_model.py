@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from components.model.config import training_flops_per_token
-from components.rlhf.config import RewardModelConfig
 from components.rlhf.results.reward_model import GoldAgreement, HeldOutWorth, RewardModelResult
+from components.rlhf.reward_model_config import RewardModelConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
 from flows.stages.counting import skips

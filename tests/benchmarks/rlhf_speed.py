@@ -30,9 +30,10 @@ import torch
 from components.model.config import ModelConfig
 from components.model.hub.folder import export_folder
 from components.model.transformer import Transformer
-from components.rlhf.config import GRPOConfig, PPOConfig
 from components.rlhf.grpo import GRPOState, grpo
+from components.rlhf.grpo_config import GRPOConfig
 from components.rlhf.ppo import PPOState, ppo
+from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.reward_model import RewardModel
 from components.training.config import OptimizerConfig
 

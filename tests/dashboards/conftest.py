@@ -8,8 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from components.reasoning.strategies.adaptive import adaptive
+from components.reasoning.strategies.best_of_k import best_of_k
+from components.reasoning.strategies.chain_of_thought import CHAIN_OF_THOUGHT
+from components.reasoning.strategies.direct import DIRECT
+from components.reasoning.strategies.greedy import GREEDY
+from components.reasoning.strategies.self_consistency import self_consistency
+from components.reasoning.strategies.tree_of_thought import tree_of_thought
+from components.reasoning.tree_config import TreeConfig
 from dashboards.report import collect
 from dashboards.report_model import LifeReport
 from storage.home import Home
@@ -364,26 +373,25 @@ def _architectures(life: Life) -> None:
 
 
 CHAINS = [
-    ("base", "direct", 0.01, 3),
-    ("base", "few_shot", 0.02, 20),
-    ("sft", "direct", 0.06, 3),
-    ("sft", "cot", 0.63, 46),
-    ("sft", "few_shot", 0.60, 47),
-    ("sft", "self_consistency@1", 0.42, 47),
-    ("sft", "self_consistency@4", 0.56, 188),
-    ("sft", "self_consistency@16", 0.68, 752),
-    ("sft", "adaptive", 0.67, 260),
-    ("grpo", "cot", 0.93, 45),
-    ("grpo", "self_consistency@16", 0.96, 720),
+    ("base", DIRECT, 0.01, 3),
+    ("base", CHAIN_OF_THOUGHT, 0.02, 20),
+    ("sft", DIRECT, 0.06, 3),
+    ("sft", CHAIN_OF_THOUGHT, 0.63, 46),
+    ("sft", self_consistency(1), 0.42, 47),
+    ("sft", self_consistency(4), 0.56, 188),
+    ("sft", self_consistency(16), 0.68, 752),
+    ("sft", adaptive((), np.zeros(0, dtype=np.int64)), 0.67, 260),
+    ("grpo", CHAIN_OF_THOUGHT, 0.93, 45),
+    ("grpo", self_consistency(16), 0.96, 720),
 ]
 PUZZLES = [
-    ("greedy", 0.12, 30),
-    ("best_of_k@4", 0.31, 120),
-    ("best_of_k@16", 0.52, 480),
-    ("vote@4", 0.16, 120),
-    ("vote@16", 0.2, 480),
-    ("tree_of_thought[beam=2]", 0.44, 112),
-    ("tree_of_thought[beam=8]", 0.71, 430),
+    (GREEDY, 0.12, 30),
+    (best_of_k(4), 0.31, 120),
+    (best_of_k(16), 0.52, 480),
+    (self_consistency(4), 0.16, 120),
+    (self_consistency(16), 0.2, 480),
+    (tree_of_thought((), TreeConfig(max_expansions=10)), 0.44, 112),
+    (tree_of_thought((), TreeConfig(max_expansions=60)), 0.71, 430),
 ]
 
 

@@ -164,10 +164,10 @@ def test_two_seeds_without_evaluation_intervals_do_not_pass_for_evidence(life) -
 
 def test_the_rival_of_a_tree_spends_no_fewer_tokens(home: Home) -> None:
     scores = scores_of(read_run(home), "puzzles")
-    tree = next(s for s in scores if s.strategy == "tree_of_thought[beam=8]")
+    tree = next(s for s in scores if s.strategy == "tree_of_thought[depth,judge,60]")
     rival = equal_rival(tree, scores)
     assert rival is not None
-    assert rival.strategy == "best_of_k@16"
+    assert rival.strategy == "best_of@16"
     assert rival.tokens is not None
     assert tree.tokens is not None
     assert rival.tokens >= 0.9 * tree.tokens

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from components.reasoning.strategy import Strategy
 from components.statistics import wilson
 from storage.home import Home
 
@@ -112,7 +113,7 @@ class Life:
         self,
         suite: str,
         model: str,
-        strategy: str,
+        strategy: Strategy,
         accuracy: float,
         tokens: float,
         n: int = 300,
@@ -128,7 +129,7 @@ class Life:
                 {
                     "suite": suite,
                     "model": model,
-                    "strategy": strategy,
+                    **strategy.columns(),
                     "item_id": f"{suite}-{i}",
                     "difficulty": level,
                     "prompt": f"What is {i} + {level} - 2 * 3 ?",

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 import torch._dynamo  # torch.optim imports it at the first optimizer, which would cost each attempt two seconds
+from flows.stages.policies import dpo, ppo
+from flows.stages.rlhf import grpo, train_reward_model
 
 from components.data.shards import write_shards
 from components.data.stories import story
@@ -19,25 +21,21 @@ from components.data.tokenizer import Tokenizer
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
 from components.reasoning.tasks import SuiteConfig, chain_problem, prompt
-from components.rlhf.config import (
-    DPOConfig,
-    GRPOConfig,
-    JudgingConfig,
-    PPOConfig,
-    RewardModelConfig,
-    VerifierTaskConfig,
-    WatchConfig,
-    story_requests,
-)
+from components.rlhf.dpo_config import DPOConfig
 from components.rlhf.gold import gold_score
+from components.rlhf.grpo_config import GRPOConfig
+from components.rlhf.judging_config import JudgingConfig
+from components.rlhf.overoptimization_config import WatchConfig
+from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.preferences import Preference, write_preferences
+from components.rlhf.requests import story_requests
 from components.rlhf.reward_model import Ensemble, RewardModel, save_reward_model
+from components.rlhf.reward_model_config import RewardModelConfig
+from components.rlhf.verifier_task_config import VerifierTaskConfig
 from components.training.checkpoints import save_model
 from flows.engine.work import Work
 from flows.settings import ComputeConfig
-from flows.stages.policies import dpo, ppo
 from flows.stages.preferences import PREFERENCES, SCALE
-from flows.stages.rlhf import grpo, train_reward_model
 from storage.artifacts import Artifact, Record, Store
 
 torch.set_num_threads(1)

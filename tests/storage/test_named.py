@@ -65,13 +65,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     looks = [(0, "proxy", 1.0), (0, "gold", 2.0), (0, "kl", 0.0), (5, "proxy", 4.0), (5, "gold", -1.0), (5, "kl", 9.0)]
     write("metrics", KEYS["ppo"], [{**at, "step": s, "name": n, "value": v} for s, n, v in [*looks, (1, "loss", 0.5)]])
     item = {"run_id": NEW, "key": KEYS["evaluate"], "stage": "evaluate", "suite": "chains", "model": "sft"}
-    strategies = [("direct", 4, 10), ("vote@2", 6, 40), ("vote@8", 9, 160), ("vote@4", 5, 80)]
+    votes = [("vote@2", "vote", 6, 40), ("vote@8", "vote", 9, 160), ("vote@4", "vote", 5, 80)]
+    strategies = [("direct", None, 4, 10), *votes]  # rows of a version before the column have no family
     answers = [
         {
-            **item, "strategy": strategy, "item_id": str(number), "correct": number < right,
+            **item, "strategy": strategy, "strategy_family": family, "item_id": str(number), "correct": number < right,
             "completion_tokens": tokens, "prompt_tokens": 100, "difficulty": 2 + number % 2,
         }
-        for strategy, right, tokens in strategies for number in range(10)
+        for strategy, family, right, tokens in strategies for number in range(10)
     ]  # fmt: skip
     write("evals", KEYS["evaluate"], answers)
     bad = [("empty", "notes", "b", 7), ("empty", "notes", "a", 3), ("too long", None, None, None)]

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from components.statistics import Interval
+
+if TYPE_CHECKING:
+    from components.reasoning.strategy import Strategy
 
 
 @dataclass(frozen=True)
 class StrategyResult:
-    """Accuracy of a model with a strategy, Wilson's 95% interval over n items, and mean tokens per item."""
+    """Accuracy of a model with a strategy, Wilson's 95% interval over n items, and mean tokens per item.
+
+    The last four say what kind of strategy it is, as the columns of `evals` do; None where the stage does not say."""
 
     model: str
     strategy: str
@@ -21,11 +27,25 @@ class StrategyResult:
     completion_tokens: float
     prompt_tokens: float
     by_difficulty: Mapping[str, Interval]
+    strategy_family: str | None = None
+    strategy_size: int | None = None
+    needs_verifier: bool | None = None
+    greedy: bool | None = None
 
     @property
     def interval(self) -> Interval:
         """The accuracy."""
         return Interval(self.accuracy, self.low, self.high, self.n)
+
+    def named_by(self, strategy: Strategy) -> StrategyResult:
+        """With what kind of strategy it is."""
+        return replace(
+            self,
+            strategy_family=strategy.family,
+            strategy_size=strategy.size,
+            needs_verifier=strategy.needs_verifier,
+            greedy=strategy.greedy,
+        )
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,21 @@ from scipy import integrate
 
 from components.inference.sampling import SamplingParams
 from components.inference.text import TextCompletion, TextPrompt
-from components.reasoning.adaptive import (
+from components.reasoning.adaptive_config import AdaptiveConfig
+from components.reasoning.items import chain_item
+from components.reasoning.strategies.adaptive import (
     Drawn,
     Policy,
-    against,
+    adaptive,
     answer_adaptively,
-    cross_fitted,
     grid,
     lead_probability,
     policy_table,
     replay,
+    tuned,
 )
-from components.reasoning.config import AdaptiveConfig, ReasoningConfig
-from components.reasoning.evaluate import Answered
-from components.reasoning.strategies import Samples, chain_item, self_consistency
+from components.reasoning.strategies.self_consistency import votes
+from components.reasoning.strategy import Outcome, Samples, Trial
 from components.reasoning.tasks import Problem
 
 NEVER = 2.0
@@ -71,7 +72,7 @@ def test_stopping_early_never_changes_what_the_full_vote_says(seed: int) -> None
     rng = random.Random(seed)
     one = drawn(0.1, 0.1, [str(rng.choice((5, 5, 6, 7))) for _ in range(8)], greedy=str(rng.choice((5, 6))))
     outcome = replay(one, Policy(NEVER, NEVER, 1.1, 9))
-    full = self_consistency(Samples((one.item,), ((one.worked, *one.samples),)), 9)[0]
+    full = votes(Samples((one.item,), ((one.worked, *one.samples),)), 9)[0]
     assert outcome.answer == full.answer
     assert outcome.completion_tokens <= full.completion_tokens
 
@@ -108,7 +109,7 @@ def test_live_and_replayed_it_does_the_same() -> None:
         return answers
 
     policy = Policy(0.9, 0.5, 0.9, 3)
-    assert answer_adaptively(generate, items, policy, ReasoningConfig()) == [replay(one, policy) for one in ones]
+    assert answer_adaptively(Trial(generate, items), policy) == [replay(one, policy) for one in ones]
     assert calls[:3] == [4, 3, 2]  # side by side: all at once, then those that need more
 
 
@@ -129,38 +130,52 @@ def suite(count: int, seed: int) -> list[Drawn]:
     return ones
 
 
-def test_it_spends_where_it_helps_and_beats_a_fixed_vote_at_equal_tokens() -> None:
+def trial_of(ones: Sequence[Drawn]) -> Trial:
+    """Hands out what was drawn."""
+    asks = {one.item.direct: [one.direct] for one in ones}
+    worked = {one.item.worked: one for one in ones}
+
+    def generate(prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:
+        if params.temperature:
+            return [list(worked[prompt.user].samples) for prompt in prompts]
+        return [asks.get(prompt.user) or [worked[prompt.user].worked] for prompt in prompts]
+
+    return Trial(generate, [one.item for one in ones], num_samples=16)
+
+
+def mean_tokens(outcomes: Sequence[Outcome]) -> float:
+    return float(np.mean([outcome.completion_tokens for outcome in outcomes]))
+
+
+def test_it_spends_where_it_helps_and_beats_a_fixed_vote_that_spends_as_much() -> None:
     ones = suite(240, 1)
-    samples = Samples(tuple(one.item for one in ones), tuple(one.samples for one in ones))
-    votes = {
-        k: Answered(f"self_consistency@{k}", samples.items, tuple(self_consistency(samples, k)), 0.0) for k in (4, 16)
-    }
+    trial = trial_of(ones)
     table = policy_table(ones, AdaptiveConfig())
-    (versus,) = against(table, ones, [votes[4]])
-    assert versus.tokens <= 1.05 * votes[4].tokens
-    assert versus.gap.low > 0
-    answered, _ = cross_fitted(table, ones, tolerance=0.01)
+    answered = adaptive(tuned(table, tolerance=0.01), table.folds_N).answer(trial)
     by_level = {
-        level: [
-            o.completion_tokens for o, one in zip(answered.outcomes, ones, strict=True) if one.item.difficulty == level
-        ]
-        for level in (1, 4)
+        level: [o for o, one in zip(answered, ones, strict=True) if one.item.difficulty == level] for level in (1, 4)
     }
-    assert np.mean(by_level[1]) < 0.2 * np.mean(by_level[4])
-    assert answered.tokens < 0.6 * votes[16].tokens
+    assert mean_tokens(by_level[1]) < 0.2 * mean_tokens(by_level[4])
+    eight, sixteen = votes(trial.samples, 8), votes(trial.samples, 16)
+    assert mean_tokens(answered) < 0.6 * mean_tokens(sixteen)
+    assert mean_tokens(answered) < 1.05 * mean_tokens(eight)
+    assert sum(o.correct for o in answered) >= sum(o.correct for o in eight)
 
 
 def test_no_item_is_answered_by_a_policy_that_was_tuned_on_it() -> None:
     """Flip the verdicts of one fold: the policy that answers this fold must not notice."""
     ones = suite(60, 2)
     table = policy_table(ones, AdaptiveConfig())
-    _, before = cross_fitted(table, ones)
+    before = tuned(table)
     mine = table.folds_N == 0
     table.correct_PN[:, mine] = 1 - table.correct_PN[:, mine]
     table.tokens_PN[:, mine] = 1
-    _, after = cross_fitted(table, ones)
+    after = tuned(table)
     assert before[0] == after[0]
     assert before[1] != after[1]
+    # An item is answered by the policy of its fold.
+    outcomes = adaptive(after, table.folds_N).answer(trial_of(ones))
+    assert outcomes == [replay(one, after[fold]) for one, fold in zip(ones, table.folds_N, strict=True)]
     # Folds hold as many easy items as hard ones.
     assert [int(sum(mine[::2])), int(sum(mine[1::2]))] == [15, 15]
 

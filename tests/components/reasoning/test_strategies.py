@@ -1,11 +1,11 @@
-"""Strategies on a scripted generator: what they choose, and that every token is counted."""
+"""Strategies on a scripted generator: what they choose, that every token is counted, and what names them in `evals`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -13,28 +13,24 @@ from components.inference.sampling import SamplingParams
 from components.inference.text import Generate, TextCompletion, TextPrompt
 from components.reasoning.evaluate import (
     Answered,
-    ReasoningConfig,
-    answer_suite,
+    at_sizes,
     compare,
     eval_rows,
+    run_strategies,
     strongest_at_tokens,
     summarize,
 )
+from components.reasoning.items import Item, chain_item, puzzle_item
 from components.reasoning.puzzles import SignPuzzle
-from components.reasoning.strategies import (
-    Item,
-    Samples,
-    best_of_k,
-    by_log_prob,
-    chain_item,
-    chain_of_thought,
-    direct,
-    draw,
-    puzzle_item,
-    self_consistency,
-    size_curve,
-)
+from components.reasoning.strategies.best_of_k import best_of_k, choices
+from components.reasoning.strategies.chain_of_thought import CHAIN_OF_THOUGHT
+from components.reasoning.strategies.direct import DIRECT
+from components.reasoning.strategies.greedy import GREEDY
+from components.reasoning.strategies.self_consistency import self_consistency, votes
+from components.reasoning.strategy import Outcome, Samples, Strategy, Trial, outcome_of
 from components.reasoning.tasks import Problem
+from storage.home import Home
+from storage.queries import query
 
 EASY = chain_item(Problem("1+1=?", "1+1=2", "2", 1, "symbolic"))
 HARD = chain_item(Problem("1+1+1=?", "1+1+1=2+1=3", "3", 2, "symbolic"))
@@ -55,41 +51,62 @@ def scripted(answers: Mapping[str, Sequence[TextCompletion]]) -> Generate:
     return generate
 
 
-def test_samples_beyond_the_largest_vote_are_paid_for_too() -> None:
-    drawn = samples(("2", -1.0), ("33", -1.0), ("444", -1.0))
-    assert drawn.sizes() == [1, 2]
-    assert drawn.total_tokens == 10 + 1 + 2 + 3
+SUITE = scripted(
+    {
+        EASY.direct: [said("2")],
+        HARD.direct: [said("9")],
+        EASY.worked: [said("2"), said("2"), said("7"), said("2")],
+        HARD.worked: [said("3"), said("9"), said("9"), said("8")],
+    }
+)
 
 
 def samples(*texts: tuple[str, float]) -> Samples:
     return Samples((EASY,), (tuple(said(text, log_prob) for text, log_prob in texts),))
 
 
+def at_once(item: Item, text: str, name: str = "direct", family: str = "") -> Answered:
+    strategy = replace(DIRECT, name=name, family=family or name)
+    return next(run_strategies([strategy], Trial(scripted({item.direct: [said(text)]}), [item])))
+
+
+def test_samples_beyond_the_largest_vote_are_paid_for_too() -> None:
+    drawn = samples(("2", -1.0), ("33", -1.0), ("444", -1.0))
+    assert [one.size for one in at_sizes(3, self_consistency)] == [1, 2]
+    assert drawn.total_tokens == 10 + 1 + 2 + 3
+
+
 def test_direct_and_worked_ask_differently_and_are_judged_by_the_last_number() -> None:
-    generate = scripted({EASY.direct: [said("5")], EASY.worked: [said("1+1=2")]})
-    (at_once,), (worked,) = direct(generate, [EASY]), chain_of_thought(generate, [EASY])
+    trial = Trial(scripted({EASY.direct: [said("5")], EASY.worked: [said("1+1=2")]}), [EASY])
+    (at_once,), (worked,) = DIRECT.answer(trial), CHAIN_OF_THOUGHT.answer(trial)
     assert (at_once.correct, at_once.answer, at_once.completion_tokens) == (False, "5", 1)
     assert (worked.correct, worked.answer, worked.completion_tokens, worked.prompt_tokens) == (True, "2", 5, 10)
 
 
-def test_tokens_of_all_items_are_counted_and_not_a_mean_times_their_number() -> None:
-    """The mean of 200 counts times 200 was once 1047443.0000000001, which is no count of tokens."""
-    items = tuple(replace(EASY, item_id=str(n)) for n in range(200))
-    outcomes = [direct(scripted({EASY.direct: [said("x" * (n * 7 % 31))]}), [item])[0] for n, item in enumerate(items)]
-    answered = Answered("direct", items, tuple(outcomes), 0.0)
-    assert answered.total_tokens == sum(n * 7 % 31 for n in range(200)) + 200 * 10
-    assert isinstance(answered.total_tokens, int)
-
-
-def test_shots_reach_the_generator() -> None:
-    seen: list[TextPrompt] = []
+def test_each_request_has_its_own_limit_and_only_samples_differ() -> None:
+    seen: list[tuple[str, SamplingParams]] = []
 
     def generate(prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:
-        seen.extend(prompts)
-        return [[said("2")] for _ in prompts]
+        seen.extend((prompt.user, params) for prompt in prompts)
+        return [[said("2")] * params.num_samples for _ in prompts]
 
-    chain_of_thought(generate, [EASY], shots=(("2+2=?", "2+2=4"),))
-    assert seen == [TextPrompt(EASY.worked, shots=(("2+2=?", "2+2=4"),))]
+    trial = Trial(generate, [EASY], num_samples=4, temperature=0.7, max_tokens=50, max_direct_tokens=6, seed=3)
+    strategies = [DIRECT, CHAIN_OF_THOUGHT, *at_sizes(4, self_consistency, best_of_k)]
+    assert len(list(run_strategies(strategies, trial))) == 7
+    assert seen == [  # the samples once, whatever is read from them
+        (EASY.direct, SamplingParams(max_tokens=6, temperature=0.0)),
+        (EASY.worked, SamplingParams(max_tokens=50, temperature=0.0)),
+        (EASY.worked, SamplingParams(max_tokens=50, temperature=0.7, num_samples=4, seed=3)),
+    ]
+
+
+def test_tokens_of_all_items_are_counted_and_not_a_mean_times_their_number() -> None:
+    """The mean of 200 counts times 200 was once 1047443.0000000001, which is no count of tokens."""
+    items = tuple(replace(EASY, item_id=str(n), direct=str(n)) for n in range(200))
+    answers = {item.direct: [said("x" * (n * 7 % 31))] for n, item in enumerate(items)}
+    (answered,) = run_strategies([DIRECT], Trial(scripted(answers), items))
+    assert answered.total_tokens == sum(n * 7 % 31 for n in range(200)) + 200 * 10
+    assert isinstance(answered.total_tokens, int)
 
 
 @pytest.mark.parametrize(
@@ -102,53 +119,31 @@ def test_shots_reach_the_generator() -> None:
     ],
 )
 def test_vote(texts: list[tuple[str, float]], answer: str) -> None:
-    (outcome,) = self_consistency(samples(*texts), len(texts))
+    (outcome,) = votes(samples(*texts), len(texts))
     assert outcome.answer == answer
     assert outcome.completion_tokens == sum(len(text) for text, _ in texts)
     assert outcome.prompt_tokens == 10  # the prompt is shared
 
 
 def test_a_vote_of_silence_is_wrong() -> None:
-    (outcome,) = self_consistency(samples(("", -1.0), ("so", -1.0)), 2)
+    (outcome,) = votes(samples(("", -1.0), ("so", -1.0)), 2)
     assert (outcome.answer, outcome.correct, outcome.details["agreement"]) == ("", False, 0.0)
 
 
-def test_best_of_k_by_verifier_is_right_when_any_is_and_by_score_takes_the_highest() -> None:
+def test_best_of_k_is_right_when_any_is() -> None:
     drawn = samples(("7", -0.2), ("1+1=2", -5.0), ("9", -0.3), ("2", -0.1))
-    assert [best_of_k(drawn, size)[0].correct for size in (1, 2, 3)] == [False, True, True]
-    (outcome,) = best_of_k(drawn, 4)
-    assert (outcome.completion_tokens, outcome.details["sequential_tokens"]) == (8, 6)
-    assert best_of_k(drawn, 3, by_log_prob)[0].answer == "7"
+    assert [choices(drawn, size)[0].correct for size in (1, 2, 3)] == [False, True, True]
+    (outcome,) = choices(drawn, 4)
+    assert (outcome.details["chosen"], outcome.completion_tokens, outcome.details["sequential_tokens"]) == (1, 8, 6)
+    (outcome,) = choices(samples(("7", -0.2), ("88", -0.1)), 2)
+    assert (outcome.details["chosen"], outcome.answer, outcome.details["sequential_tokens"]) == (0, "7", 3)
     with pytest.raises(ValueError, match="1 to 4 were drawn"):
-        best_of_k(drawn, 5)
-
-
-def test_curve_averages_disjoint_blocks() -> None:
-    drawn = Samples(
-        (EASY, HARD),
-        (
-            (said("2"), said("2"), said("7"), said("2")),
-            (said("9"), said("9"), said("3"), said("3")),
-        ),
-    )
-    curve = size_curve(drawn)
-    assert [point.size for point in curve] == [1, 2, 4]
-    assert curve[0].accuracy.value == pytest.approx((3 / 4 + 2 / 4) / 2)
-    assert [point.tokens for point in curve] == [1.0, 2.0, 4.0]
-    # Best of two finds one in both blocks of the first item and in one of two of the second.
-    assert size_curve(drawn, best_of_k)[1].accuracy.value == pytest.approx(0.75)
+        choices(drawn, 5)
 
 
 def test_a_suite_gives_rows_summaries_and_paired_comparisons() -> None:
-    generate = scripted(
-        {
-            EASY.direct: [said("2")],
-            HARD.direct: [said("9")],
-            EASY.worked: [said("2"), said("2"), said("7"), said("2")],
-            HARD.worked: [said("3"), said("9"), said("9"), said("8")],
-        }
-    )
-    answered = {a.strategy: a for a in answer_suite(generate, [EASY, HARD], ReasoningConfig(num_samples=4))}
+    strategies = [DIRECT, CHAIN_OF_THOUGHT, *at_sizes(4, self_consistency, best_of_k)]
+    answered = {a.strategy.name: a for a in run_strategies(strategies, Trial(SUITE, [EASY, HARD], num_samples=4))}
     assert list(answered) == [
         "direct",
         "cot",
@@ -172,27 +167,67 @@ def test_a_suite_gives_rows_summaries_and_paired_comparisons() -> None:
 
 
 def test_only_the_same_items_are_compared() -> None:
-    generate = scripted({EASY.direct: [said("2")], HARD.direct: [said("3")]})
-    run = partial(direct, generate)
-    a = Answered("direct", (EASY,), tuple(run([EASY])), 0.0)
-    b = Answered("direct", (HARD,), tuple(run([HARD])), 0.0)
     with pytest.raises(ValueError, match="different items"):
-        compare(a, b)
+        compare(at_once(EASY, "2"), at_once(HARD, "3"))
 
 
 def test_the_rival_at_equal_tokens_is_the_strongest_that_spends_enough() -> None:
-    def answered(name: str, tokens: int, right: bool) -> Answered:
-        text = ("2" if right else "7").rjust(tokens)
-        return Answered(name, (EASY,), tuple(direct(scripted({EASY.direct: [said(text)]}), [EASY])), 0.0)
+    def answered(strategy: Strategy, tokens: int, right: bool) -> Answered:
+        return at_once(EASY, ("2" if right else "7").rjust(tokens), strategy.name, strategy.family)
 
-    cheap, dear = answered("best_of@2", 5, True), answered("best_of@8", 20, True)
-    vote = answered("self_consistency@8", 11, False)
+    cheap, dear = answered(best_of_k(2), 5, True), answered(best_of_k(8), 20, True)
+    vote = answered(self_consistency(8), 11, False)
     assert strongest_at_tokens([cheap, dear, vote], tokens=10) is dear
     assert strongest_at_tokens([cheap, vote], tokens=10) is vote
     assert strongest_at_tokens([cheap], tokens=10) is None
+    nearer = answered(best_of_k(4), 12, False)  # of a family the cheapest that spends enough, even if it is worse
+    assert strongest_at_tokens([dear, nearer], tokens=10) is nearer
 
 
 def test_puzzles_are_items_too() -> None:
-    item: Item = puzzle_item(SignPuzzle(20, (12, 8)))
-    drawn = draw(scripted({item.worked: [said("20+12=32;32-8=24;"), said("20-12=8;8-8=0;")]}), [item], 2)
-    assert [o.correct for size in (1, 2) for o in best_of_k(drawn, size)] == [False, True]
+    item = puzzle_item(SignPuzzle(20, (12, 8)))
+    generate = scripted({item.worked: [said("20+12=32;32-8=24;"), said("20-12=8;8-8=0;")]})
+    trial = Trial(generate, [item], num_samples=2)
+    assert [a.correct for a in run_strategies([GREEDY, best_of_k(2)], trial)] == [[False], [True]]
+
+
+# -- a strategy of one's own: all that the recipe in CONTRIBUTING asks for ---------------------------------------------
+
+
+def shortest_of(size: int) -> Strategy:
+    """Of each item's first `size` samples the shortest."""
+
+    def answer(trial: Trial) -> list[Outcome]:
+        groups = trial.samples.first(size)
+        return [outcome_of(item, min(group, key=lambda done: done.num_tokens), group, {}) for item, group in groups]
+
+    return Strategy(f"shortest_of@{size}", "shortest_of", answer, size=size)
+
+
+def test_a_new_strategy_is_one_function_and_its_record_is_columns_of_evals(tmp_path: Path) -> None:
+    generate = scripted({EASY.worked: [said("1+1=3"), said("1+1=2"), said("2"), said("1+1=4")]})
+    trial = Trial(generate, [EASY], num_samples=4)
+    strategies = [CHAIN_OF_THOUGHT, *at_sizes(4, self_consistency, best_of_k, shortest_of)]
+    home, key = Home(tmp_path), "a" * 64
+    home.tables.write(
+        "evals",
+        key,
+        [
+            {"run_id": "r", "key": key, "stage": "evaluate", **row}
+            for answered in run_strategies(strategies, trial)
+            for row in eval_rows(answered, "chains", "sft")
+        ],
+    )
+    sql = """
+        SELECT strategy, strategy_size, needs_verifier, greedy, correct, completion_tokens FROM evals
+        WHERE strategy_family = $family ORDER BY strategy_size"""
+
+    def of_family(family: str) -> list[tuple[object, ...]]:
+        return [tuple(row.values()) for row in query(home, sql, {"family": family}).to_pylist()]
+
+    assert of_family("shortest_of") == [
+        ("shortest_of@2", 2, False, False, False, 10),
+        ("shortest_of@4", 4, False, False, True, 16),
+    ]
+    assert of_family("best_of") == [("best_of@2", 2, True, False, True, 10), ("best_of@4", 4, True, False, True, 16)]
+    assert of_family("cot") == [("cot", None, False, True, False, 5)]

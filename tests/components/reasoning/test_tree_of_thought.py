@@ -12,9 +12,17 @@ import pytest
 
 from components.inference.sampling import SamplingParams
 from components.inference.text import TextCompletion, TextPrompt
-from components.reasoning.config import TreeConfig
+from components.reasoning.items import puzzle_item
 from components.reasoning.puzzles import PuzzleConfig, SignPuzzle, is_solution, puzzle_suite, solvable, step_text
-from components.reasoning.tree_of_thought import Tree, probability_of_yes, puzzle_task, tree_of_thought
+from components.reasoning.strategies.tree_of_thought import (
+    Tree,
+    probability_of_yes,
+    puzzle_task,
+    search_trees,
+    tree_of_thought,
+)
+from components.reasoning.strategy import Trial
+from components.reasoning.tree_config import TreeConfig
 
 
 class PerfectPlayer:
@@ -57,7 +65,7 @@ PUZZLES = puzzle_suite(PuzzleConfig(length=5, numbers=tuple(range(1, 21)), max_s
 def test_with_a_true_value_every_puzzle_is_solved_along_one_path(search: Any, proposals: int, value: Any) -> None:
     player = PerfectPlayer()
     config = TreeConfig(search=search, proposals=proposals, value=value, beam_width=1, max_expansions=5)
-    trees = tree_of_thought(player, [puzzle_task(puzzle) for puzzle in PUZZLES], config)
+    trees = search_trees(player, [puzzle_task(puzzle) for puzzle in PUZZLES], config)
     assert all(tree.outcome().correct and tree.expansions == 5 for tree in trees)
     assert sum(tree.completion_tokens for tree in trees) == player.generated
     assert sum(tree.prompt_tokens for tree in trees) == player.prompted
@@ -69,15 +77,15 @@ def test_depth_first_backs_up_when_its_values_mislead() -> None:
     """A judge without an opinion leaves it to search: with budget enough depth-first finds every solution."""
     tasks = [puzzle_task(puzzle) for puzzle in PUZZLES]
     config = TreeConfig(search="depth", proposals=2, max_expansions=31)
-    trees = tree_of_thought(PerfectPlayer(opinion=0.5), tasks, config)
+    trees = search_trees(PerfectPlayer(opinion=0.5), tasks, config)
     assert all(tree.solution is not None for tree in trees)
     assert any(tree.expansions > 10 for tree in trees)
-    few = tree_of_thought(PerfectPlayer(opinion=0.5), tasks, TreeConfig(search="depth", proposals=2, max_expansions=5))
+    few = search_trees(PerfectPlayer(opinion=0.5), tasks, TreeConfig(search="depth", proposals=2, max_expansions=5))
     assert not all(tree.solution is not None for tree in few)
 
 
 def test_what_is_judged_hopeless_is_never_expanded() -> None:
-    trees = tree_of_thought(
+    trees = search_trees(
         PerfectPlayer(opinion=0.01), [puzzle_task(PUZZLES[0])], TreeConfig(search="breadth", threshold=0.05)
     )
     assert {node.status for node in trees[0].nodes} == {"expanded", "pruned"}
@@ -87,7 +95,7 @@ def test_what_is_judged_hopeless_is_never_expanded() -> None:
 
 def test_a_beam_keeps_the_most_valued_and_never_a_state_twice() -> None:
     config = TreeConfig(search="breadth", proposals=2, beam_width=3, threshold=0.0)
-    (tree,) = tree_of_thought(PerfectPlayer(opinion=0.5), [puzzle_task(PUZZLES[1])], config)
+    (tree,) = search_trees(PerfectPlayer(opinion=0.5), [puzzle_task(PUZZLES[1])], config)
     by_depth: dict[int, int] = {}
     for node in tree.nodes:
         by_depth[node.depth] = by_depth.get(node.depth, 0) + (node.status == "expanded")
@@ -96,7 +104,7 @@ def test_a_beam_keeps_the_most_valued_and_never_a_state_twice() -> None:
 
 
 def test_a_goal_reached_by_a_wrong_sum_is_no_solution() -> None:
-    (tree,) = tree_of_thought(
+    (tree,) = search_trees(
         PerfectPlayer(wrong_sums=True),
         [puzzle_task(SignPuzzle(20, (12, 8)))],
         TreeConfig(search="best", value="log_prob"),
@@ -106,7 +114,7 @@ def test_a_goal_reached_by_a_wrong_sum_is_no_solution() -> None:
 
 
 def test_the_tree_is_handed_back_node_by_node() -> None:
-    trees: list[Tree[SignPuzzle]] = tree_of_thought(
+    trees: list[Tree[SignPuzzle]] = search_trees(
         PerfectPlayer(), [puzzle_task(PUZZLES[2])], TreeConfig(search="best", proposals=2)
     )
     spans = json.loads(json.dumps(trees[0].spans()))
@@ -117,6 +125,14 @@ def test_the_tree_is_handed_back_node_by_node() -> None:
     assert len(solved) == 1
     assert is_solution(PUZZLES[2], solved[0]["text"])
     assert trees[0].outcome().answer == solved[0]["text"]
+
+
+def test_the_name_says_the_search_and_its_family_does_not() -> None:
+    trial = Trial(PerfectPlayer(), [puzzle_item(puzzle) for puzzle in PUZZLES])
+    strategy = tree_of_thought([puzzle_task(puzzle) for puzzle in PUZZLES], TreeConfig(value="oracle"))
+    assert (strategy.name, strategy.family) == ("tree_of_thought[depth,oracle,30]", "tree_of_thought")
+    assert (strategy.size, strategy.needs_verifier, strategy.greedy) == (None, True, False)
+    assert [outcome.item_id for outcome in strategy.answer(trial)] == [puzzle.state for puzzle in PUZZLES]
 
 
 @pytest.mark.parametrize(("text", "expected"), [("yes", 0.8), ("y", 0.8), ("no", 0.2), ("maybe", 0.5), ("", 0.5)])

@@ -8,8 +8,8 @@ import torch
 from components.inference.engine import token_log_probs
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
-from components.rlhf.config import DPOConfig, DPOLoss
 from components.rlhf.dpo import DPOState, dpo, dpo_loss, response_log_probs
+from components.rlhf.dpo_config import DPOConfig, DPOLoss
 from components.rlhf.pairs import TokenPair
 
 TINY = ModelConfig(vocab_size=24, d_model=16, num_layers=2, num_heads=2, context_length=32)

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from components.inference.sampling import SamplingParams
 from components.inference.text import TextCompletion, TextPrompt
-from components.rlhf.config import JUDGE_QUESTION
 from components.rlhf.judge import judge_pairs
 from components.rlhf.judgements import (
     Candidate,
@@ -25,6 +24,7 @@ from components.rlhf.judgements import (
     progress,
     shown_order,
 )
+from components.rlhf.preferences_config import JUDGE_QUESTION
 
 
 def item(number: int, k: int = 3) -> Item:

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
-from components.rlhf.config import DPOConfig, GRPOConfig, PPOConfig, RewardModelConfig
 from components.rlhf.dpo import DPOState, dpo
+from components.rlhf.dpo_config import DPOConfig
 from components.rlhf.grpo import GRPOState, grpo
+from components.rlhf.grpo_config import GRPOConfig
 from components.rlhf.pairs import TokenPair
 from components.rlhf.ppo import PPOState, ppo
+from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.reward_model import RewardModel, RewardState, train_reward_model
+from components.rlhf.reward_model_config import RewardModelConfig
 from components.training.config import NonFiniteConfig, OptimizerConfig
 from components.training.guard import TrainingDiverged
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
-from components.rlhf.config import PPOConfig
 from components.rlhf.overoptimization import (
     Observation,
     best_observation,
@@ -24,6 +23,7 @@ from components.rlhf.overoptimization import (
     signs_alarm,
 )
 from components.rlhf.ppo import PPOState, ppo
+from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.reward_model import RewardModel
 from components.rlhf.rollouts import repeated_share
 from components.training.config import OptimizerConfig

@@ -12,8 +12,8 @@ from components.inference.engine import generate, token_log_probs
 from components.inference.sampling import SamplingParams
 from components.model.config import ModelConfig, MoEConfig
 from components.model.transformer import Transformer
-from components.rlhf.config import PPOConfig
 from components.rlhf.ppo import PPORecord, PPOState, judged_scores, ppo
+from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.reward_model import RewardModel
 from components.rlhf.rollouts import Rollout, pack_responses, repeated_share, sample_rollout, token_stats
 from components.training.language_model import LMBatch

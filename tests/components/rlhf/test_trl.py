@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from components.model.transformer import Transformer
-from components.rlhf.config import DPOLoss, GRPOConfig, Variant
 from components.rlhf.dpo import dpo_loss, response_log_probs
+from components.rlhf.dpo_config import DPOLoss
 from components.rlhf.grpo import token_losses, token_weights
+from components.rlhf.grpo_config import GRPOConfig, Variant
 from components.rlhf.pairs import TokenPair
 from components.rlhf.reward_model import RewardModel, pairwise_loss
 from components.rlhf.rollouts import pad_right, token_stats

@@ -18,7 +18,7 @@ from torch import Tensor
 import components.rlhf.ppo as algorithm
 from components.inference.sampling import SamplingParams
 from components.model.transformer import Transformer
-from components.rlhf.config import PPOConfig
+from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.reward_model import RewardModel
 from components.rlhf.rollouts import Rollout, pack_responses
 from components.training.config import OptimizerConfig

@@ -14,8 +14,13 @@ from toy_alignment import CASES, JUDGED, PPO, make_world
 import components.rlhf.overoptimization as watching
 from components.model.config import forward_flops_per_token
 from components.reasoning.tasks import SuiteConfig, prompt
-from components.rlhf.config import DPOConfig, GRPOConfig, JudgingConfig, VerifierTaskConfig, WatchConfig, story_requests
+from components.rlhf.dpo_config import DPOConfig
+from components.rlhf.grpo_config import GRPOConfig
+from components.rlhf.judging_config import JudgingConfig
 from components.rlhf.overoptimization import Alarm
+from components.rlhf.overoptimization_config import WatchConfig
+from components.rlhf.requests import story_requests
+from components.rlhf.verifier_task_config import VerifierTaskConfig
 from components.statistics import Interval
 from components.training.config import NonFiniteConfig, OptimizerConfig
 from flows.config import load_config

@@ -15,6 +15,8 @@ from components.cost.settings import CostConfig
 from components.data.tokenizer import Tokenizer
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
+from components.reasoning.strategies.chain_of_thought import CHAIN_OF_THOUGHT
+from components.reasoning.strategies.self_consistency import self_consistency
 from components.training.checkpoints import save_model
 from flows.engine.work import Work
 from flows.settings import ComputeConfig
@@ -38,8 +40,14 @@ def spent(kind: str, seconds: float, **facts: Any) -> Artifact:
 
 ROW = {"low": 0.4, "high": 0.6, "n": 100, "prompt_tokens": 10.0}
 STRATEGIES = [
-    {**ROW, "model": "sft", "strategy": "self_consistency@4", "accuracy": 0.5, "completion_tokens": 80.0},
-    {**ROW, "model": "grpo", "strategy": "cot", "accuracy": 0.49, "completion_tokens": 20.0},
+    {
+        **ROW,
+        **self_consistency(4).columns(),
+        "model": "sft",
+        "accuracy": 0.5,
+        "completion_tokens": 80.0,
+    },
+    {**ROW, **CHAIN_OF_THOUGHT.columns(), "model": "grpo", "accuracy": 0.49, "completion_tokens": 20.0},
 ]
 SERVING = spent("serving", 1.0, prefill_tokens_per_second=1000.0, decode_tokens_per_second=100.0)
 

@@ -25,10 +25,10 @@ from components.inference.sampling import SamplingParams
 from components.inference.text import TextPrompt
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
-from components.rlhf.config import PreferencesConfig
 from components.rlhf.judge import judge_pairs
 from components.rlhf.judge_server import JudgeFailed, JudgeServer
 from components.rlhf.preferences import read_preferences
+from components.rlhf.preferences_config import PreferencesConfig
 from components.training.checkpoints import save_model
 from components.training.config import OptimizerConfig, TrainConfig
 from components.training.language_model import IGNORE, LMBatch, train

@@ -16,10 +16,10 @@ from components.data.stories import story
 from components.data.tokenizer import Tokenizer
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
-from components.rlhf.config import PreferencesConfig
 from components.rlhf.gold import gold_score
 from components.rlhf.judgements import Item, judged
 from components.rlhf.preferences import read_preferences
+from components.rlhf.preferences_config import PreferencesConfig
 from components.training.checkpoints import save_model
 from flows.engine.work import Waiting, Work
 from flows.settings import ConfigError

@@ -25,11 +25,11 @@ import numpy.typing as npt
 from scipy.special import betainc
 
 from components.inference.sampling import SamplingParams
-from components.inference.text import Generate, TextCompletion, TextPrompt
-from components.reasoning.config import AdaptiveConfig, ReasoningConfig
-from components.reasoning.evaluate import Answered
-from components.reasoning.strategies import Item, Outcome, Samples, best_tally
-from components.statistics import PairedDifference, paired_difference
+from components.inference.text import TextCompletion, TextPrompt
+from components.reasoning.adaptive_config import AdaptiveConfig
+from components.reasoning.items import Item
+from components.reasoning.strategies.self_consistency import best_tally
+from components.reasoning.strategy import Outcome, Strategy, Trial
 
 
 @dataclass(frozen=True)
@@ -111,17 +111,15 @@ def lead_probability(first: int, second: int) -> float:
 # -- live --------------------------------------------------------------------------------------------------------------
 
 
-def answer_adaptively(
-    generate: Generate, items: Sequence[Item], policy: Policy, config: ReasoningConfig
-) -> list[Outcome]:
-    """Run the controller on all items side by side: one call a round and kind of request."""
-    running = {index: controller(item, policy) for index, item in enumerate(items)}
+def answer_adaptively(trial: Trial, policy: Policy) -> list[Outcome]:
+    """Run the controller on all items side by side: one call per round and kind of request."""
+    running = {index: controller(item, policy) for index, item in enumerate(trial.items)}
     requests: dict[int, Effort] = {index: next(thought) for index, thought in running.items()}
     outcomes: dict[int, Outcome] = {}
     for turn in itertools.count():
         if not requests:
             break
-        answers = _ask(generate, items, requests, config, turn)
+        answers = _ask(trial, requests, turn)
         following: dict[int, Effort] = {}
         for index, done in answers.items():
             try:
@@ -129,24 +127,22 @@ def answer_adaptively(
             except StopIteration as end:
                 outcomes[index] = end.value
         requests = following
-    return [outcomes[index] for index in range(len(items))]
+    return [outcomes[index] for index in range(len(trial.items))]
 
 
-def _ask(
-    generate: Generate, items: Sequence[Item], requests: dict[int, Effort], config: ReasoningConfig, turn: int
-) -> dict[int, TextCompletion]:
-    greedy = SamplingParams(max_tokens=config.max_tokens, temperature=0.0)
+def _ask(trial: Trial, requests: dict[int, Effort], turn: int) -> dict[int, TextCompletion]:
+    greedy = SamplingParams(max_tokens=trial.max_tokens, temperature=0.0)
     params = {
-        "direct": replace(greedy, max_tokens=config.max_direct_tokens),
+        "direct": replace(greedy, max_tokens=trial.max_direct_tokens),
         "worked": greedy,
-        "sample": replace(greedy, temperature=config.temperature, seed=config.seed * 1009 + turn),
+        "sample": replace(greedy, temperature=trial.temperature, seed=trial.seed * 1009 + turn),
     }
     answers: dict[int, TextCompletion] = {}
     for effort, chosen in params.items():
-        wanted = [index for index, asked in requests.items() if asked == effort]
+        wanted = [index for index, request in requests.items() if request == effort]
         if wanted:
-            says = [items[i].direct if effort == "direct" else items[i].worked for i in wanted]
-            groups = generate([TextPrompt(user) for user in says], chosen)
+            texts = [trial.items[i].direct if effort == "direct" else trial.items[i].worked for i in wanted]
+            groups = trial.generate([TextPrompt(text) for text in texts], chosen)
             answers |= {index: group[0] for index, group in zip(wanted, groups, strict=True)}
     return answers
 
@@ -164,20 +160,10 @@ class Drawn:
     samples: tuple[TextCompletion, ...]
 
 
-def drawn_from(direct: Answered, worked: Answered, samples: Samples) -> list[Drawn]:
-    """From what the fixed strategies generated on the same items anyway."""
-    return [
-        Drawn(item, as_completion(a), as_completion(b), group)
-        for item, a, b, group in zip(samples.items, direct.outcomes, worked.outcomes, samples.completions, strict=True)
-    ]
-
-
-def as_completion(outcome: Outcome) -> TextCompletion:
-    """The greedy completion behind the outcome of `direct` or `chain_of_thought`."""
-    details = outcome.details
-    return TextCompletion(
-        details["text"], outcome.completion_tokens, details["log_prob"], details["finished"], outcome.prompt_tokens
-    )
+def drawn_from(trial: Trial) -> list[Drawn]:
+    """From what the fixed strategies read of the same items anyway."""
+    columns = zip(trial.items, trial.direct, trial.worked, trial.samples.completions, strict=True)
+    return [Drawn(item, direct, worked, samples) for item, direct, worked, samples in columns]
 
 
 def replay(drawn: Drawn, policy: Policy) -> Outcome:
@@ -191,11 +177,11 @@ def replay(drawn: Drawn, policy: Policy) -> Outcome:
         )
     thought = controller(drawn.item, policy)
     samples = iter(drawn.samples)
-    asked = next(thought)
+    request = next(thought)
     while True:
-        done = next(samples) if asked == "sample" else drawn.direct if asked == "direct" else drawn.worked
+        done = next(samples) if request == "sample" else drawn.direct if request == "direct" else drawn.worked
         try:
-            asked = thought.send(done)
+            request = thought.send(done)
         except StopIteration as end:
             outcome: Outcome = end.value
             return outcome
@@ -205,28 +191,10 @@ def replay(drawn: Drawn, policy: Policy) -> Outcome:
 
 
 @dataclass(frozen=True)
-class Versus:
-    """The controller against one fixed strategy: tuned to spend no more than that on other items. `gap`: accuracy of
-    the controller minus that of the rival, paired on all items. tokens: mean generated tokens an item."""
-
-    rival: str
-    adaptive: Answered
-    rival_tokens: float
-    rival_accuracy: float
-    gap: PairedDifference
-
-    @property
-    def tokens(self) -> float:
-        """What the controller spent."""
-        return self.adaptive.tokens
-
-
-@dataclass(frozen=True)
 class PolicyTable:
-    """Every policy on every item: outcomes [policy][item], with verdicts and tokens as arrays [P, N]."""
+    """Every policy on every item: verdicts and tokens [P, N], and the fold of each item [N]."""
 
     policies: list[Policy]
-    outcomes: list[list[Outcome]]
     correct_PN: npt.NDArray[np.float64]
     tokens_PN: npt.NDArray[np.float64]
     folds_N: npt.NDArray[np.int64]
@@ -251,7 +219,6 @@ def policy_table(drawn: Sequence[Drawn], config: AdaptiveConfig) -> PolicyTable:
         folds[members] = np.arange(len(members)) % config.num_folds
     return PolicyTable(
         policies,
-        outcomes,
         np.array([[o.correct for o in row] for row in outcomes], dtype=np.float64),
         np.array([[o.completion_tokens for o in row] for row in outcomes], dtype=np.float64),
         folds,
@@ -268,38 +235,22 @@ def grid(config: AdaptiveConfig) -> Iterator[Policy]:
             yield Policy(direct, worked, vote, most)
 
 
-def cross_fitted(
-    table: PolicyTable, drawn: Sequence[Drawn], budget: float | None = None, tolerance: float = 0.0
-) -> tuple[Answered, list[Policy]]:
-    """Each item answered by the policy that was best on the *other* folds; and the policy of each fold.
-
-    With a `budget` (mean generated tokens an item) the most accurate policy within it is chosen, the cheapest policy
-    where none is; without, the cheapest whose accuracy is within `tolerance` of the best.
-    """
-    chosen: list[Policy] = []
-    outcomes: list[Outcome | None] = [None] * len(drawn)
+def tuned(table: PolicyTable, tolerance: float = 0.0) -> list[Policy]:
+    """By fold, the policy that did best on the *other* folds: the cheapest whose accuracy is within `tolerance` of the
+    best."""
+    policies = []
     for fold in range(int(table.folds_N.max()) + 1):
         tuning = table.folds_N != fold
         accuracy_P, tokens_P = table.correct_PN[:, tuning].mean(1), table.tokens_PN[:, tuning].mean(1)
-        if budget is None:
-            allowed = np.flatnonzero(accuracy_P >= accuracy_P.max() - tolerance)
-            best = int(allowed[np.argmin(tokens_P[allowed])])
-        else:
-            allowed = np.flatnonzero(tokens_P <= budget)
-            order = np.lexsort((tokens_P, -accuracy_P))
-            best = int(next((p for p in order if p in set(allowed.tolist())), np.argmin(tokens_P)))
-        chosen.append(table.policies[best])
-        for index in np.flatnonzero(~tuning):
-            outcomes[index] = table.outcomes[best][index]
-    answered = [outcome for outcome in outcomes if outcome is not None]
-    return Answered("adaptive", tuple(one.item for one in drawn), tuple(answered), 0.0), chosen
+        allowed = np.flatnonzero(accuracy_P >= accuracy_P.max() - tolerance)
+        policies.append(table.policies[int(allowed[np.argmin(tokens_P[allowed])])])
+    return policies
 
 
-def against(table: PolicyTable, drawn: Sequence[Drawn], rivals: Sequence[Answered]) -> list[Versus]:
-    """The controller against each fixed strategy at its tokens."""
-    results = []
-    for rival in rivals:
-        answered, _ = cross_fitted(table, drawn, budget=rival.tokens)
-        gap = paired_difference(answered.correct, rival.correct)
-        results.append(Versus(rival.strategy, answered, rival.tokens, float(np.mean(rival.correct)), gap))
-    return results
+def adaptive(policies: Sequence[Policy], folds_N: npt.NDArray[np.int64]) -> Strategy:
+    """The controller, each item answered by the policy of its fold."""
+
+    def answer(trial: Trial) -> list[Outcome]:
+        return [replay(one, policies[fold]) for one, fold in zip(drawn_from(trial), folds_N, strict=True)]
+
+    return Strategy("adaptive", "adaptive", answer)

@@ -14,9 +14,10 @@ from typing import Any, Generic, Literal, TypeVar
 
 from components.inference.sampling import SamplingParams
 from components.inference.text import Generate, TextCompletion, TextPrompt
-from components.reasoning.config import TreeConfig
+from components.reasoning.items import Item, puzzle_item
 from components.reasoning.puzzles import SignPuzzle, claimed_state, judge_prompt, solvable, solve_prompt
-from components.reasoning.strategies import Item, Outcome, puzzle_item
+from components.reasoning.strategy import Outcome, Strategy
+from components.reasoning.tree_config import TreeConfig
 
 S = TypeVar("S", bound=Hashable)
 STEP_END = ";"
@@ -139,7 +140,17 @@ class Tree(Generic[S]):
         ]
 
 
-def tree_of_thought(generate: Generate, tasks: Sequence[TreeTask[S]], config: TreeConfig) -> list[Tree[S]]:
+def tree_of_thought(tasks: Sequence[TreeTask[S]], config: TreeConfig) -> Strategy:
+    """The search with these settings; tasks[i] is item i of the trial, and the verifier ends its search."""
+    return Strategy(
+        f"tree_of_thought[{config.search},{config.value},{config.max_expansions}]",
+        "tree_of_thought",
+        lambda trial: [tree.outcome() for tree in search_trees(trial.generate, tasks, config)],
+        needs_verifier=True,
+    )
+
+
+def search_trees(generate: Generate, tasks: Sequence[TreeTask[S]], config: TreeConfig) -> list[Tree[S]]:
     """Search every task; a tree ends when the verifier accepts a solution, nothing is open, or its budget is spent."""
     trees = [Tree(task, [Node(task.root, None, 0, "", 1.0, 0.0, 0, 0)], known={(0, task.root)}) for task in tasks]
     turn = 0

@@ -1,0 +1,1 @@
+"""Reasoning strategies, one file each: `components.reasoning.strategy.Strategy` says what such a file declares."""

@@ -1,0 +1,149 @@
+"""What a reasoning strategy is, and what it works with.
+
+A strategy is one file of `components/reasoning/strategies/`: a function from a `Trial` to one `Outcome` per item, and
+the `Strategy` record that names it. An evaluation takes records; their fields are columns of the table `evals`.
+
+All work on the seam of `inference.text` and ask for the completions of all items in one call. Tokens are counted as
+they would be paid: a prompt once for all samples that share it, and every generated token, discarded samples included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from components.inference.sampling import SamplingParams
+from components.inference.text import Generate, TextCompletion, TextPrompt
+from components.reasoning.items import Item
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to answer. answer: one outcome per item, in the order of the items.
+
+    name: unique in an evaluation, as reports and the column `strategy` show it. family: what strategies of different
+    sizes have in common. size: samples per item, None where no fixed number of samples is drawn. needs_verifier: it
+    asks what is right while it answers. greedy: it answers once, without sampling.
+    """
+
+    name: str
+    family: str
+    answer: Callable[[Trial], list[Outcome]] = field(repr=False, compare=False)
+    size: int | None = None
+    needs_verifier: bool = False
+    greedy: bool = False
+
+    def columns(self) -> dict[str, Any]:
+        """As columns of the table `evals`."""
+        return {
+            "strategy": self.name,
+            "strategy_family": self.family,
+            "strategy_size": self.size,
+            "needs_verifier": self.needs_verifier,
+            "greedy": self.greedy,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a strategy answered to one item and what that took. completion_tokens: all that were generated for it.
+    score: in [0, 1]; the verdict as a number unless a strategy says better. details: JSON values."""
+
+    item_id: str
+    answer: str
+    correct: bool
+    completion_tokens: int
+    prompt_tokens: int
+    score: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Independent worked answers to each item; votes and choices of every size are read from them. seconds: of
+    wall-clock that drawing them took."""
+
+    items: tuple[Item, ...]
+    completions: tuple[tuple[TextCompletion, ...], ...]
+    seconds: float = 0.0
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens that drawing them took, generated and read, a prompt once for its samples."""
+        return sum(group[0].prompt_tokens + sum(done.num_tokens for done in group) for group in self.completions)
+
+    def first(self, size: int) -> list[tuple[Item, tuple[TextCompletion, ...]]]:
+        """Each item with its first `size` samples. Raises ValueError where fewer were drawn."""
+        drawn = len(self.completions[0]) if self.completions else 0
+        if not 1 <= size <= drawn:
+            raise ValueError(f"a vote or choice of {size} samples; 1 to {drawn} were drawn")
+        return [(item, group[:size]) for item, group in zip(self.items, self.completions, strict=True)]
+
+
+@dataclass
+class Trial:
+    """Items that strategies answer, and how a model is asked. Completions that several strategies read are generated
+    once, when the first of them asks.
+
+    num_samples, temperature, seed: of `samples`. max_tokens: limit of a worked answer; max_direct_tokens: of an answer
+    given at once.
+    """
+
+    generate: Generate
+    items: Sequence[Item]
+    num_samples: int = 1
+    temperature: float = 1.0
+    max_tokens: int = 96
+    max_direct_tokens: int = 8
+    seed: int = 0
+
+    @cached_property
+    def direct(self) -> list[TextCompletion]:
+        """The greedy answer to each item, given at once."""
+        return self._greedy([item.direct for item in self.items], self.max_direct_tokens)
+
+    @cached_property
+    def worked(self) -> list[TextCompletion]:
+        """The greedy answer to each item, worked in steps."""
+        return self._greedy([item.worked for item in self.items], self.max_tokens)
+
+    @cached_property
+    def samples(self) -> Samples:
+        """`num_samples` answers to each item, worked in steps."""
+        began = time.perf_counter()
+        params = SamplingParams(
+            max_tokens=self.max_tokens, temperature=self.temperature, num_samples=self.num_samples, seed=self.seed
+        )
+        groups = self.generate([TextPrompt(item.worked) for item in self.items], params)
+        return Samples(tuple(self.items), tuple(tuple(group) for group in groups), time.perf_counter() - began)
+
+    def _greedy(self, texts: list[str], max_tokens: int) -> list[TextCompletion]:
+        params = SamplingParams(max_tokens=max_tokens, temperature=0.0)
+        return [group[0] for group in self.generate([TextPrompt(text) for text in texts], params)]
+
+
+def outcome_of(
+    item: Item, chosen: TextCompletion, spent: Sequence[TextCompletion], details: Mapping[str, Any]
+) -> Outcome:
+    """The item answered by `chosen`, which was picked from all that were generated for it: `spent`, of one prompt."""
+    correct = item.verify(chosen.text)
+    return Outcome(
+        item_id=item.item_id,
+        answer=item.extract(chosen.text),
+        correct=correct,
+        completion_tokens=sum(done.num_tokens for done in spent),
+        prompt_tokens=chosen.prompt_tokens,
+        score=float(correct),
+        details={"text": chosen.text, **details},
+    )
+
+
+def greedy_outcomes(items: Sequence[Item], completions: Sequence[TextCompletion]) -> list[Outcome]:
+    """Each item answered by its one greedy completion; the log-probability is in nats."""
+    return [
+        outcome_of(item, done, [done], {"log_prob": done.log_prob, "finished": done.finished})
+        for item, done in zip(items, completions, strict=True)
+    ]

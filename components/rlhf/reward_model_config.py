@@ -1,0 +1,39 @@
+"""Settings of the reward model; free of torch, so that reading a profile stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from components.training.config import NonFiniteConfig, OptimizerConfig
+from components.training.schedules import ScheduleConfig
+
+
+@dataclass(frozen=True)
+class RewardModelConfig:
+    """epochs over the pairs in batches of `batch_pairs`. margin_coef: how much of a pair's stated margin the loss
+    demands. centering_coef: weight of (r_chosen + r_rejected)², which keeps rewards near 0 (Eisenstein et al.
+    2023). held_out: share of the pairs kept for accuracy.
+
+    An ensemble has num_members models of num_heads heads, each model from its own seed and in its own order of the
+    data. Heads share a trunk and cost next to nothing: each starts from its own seed and sees its own bootstrap of the
+    pairs (Poisson weights; Oza & Russell 2001), which makes them disagree where the pairs say little.
+    """
+
+    epochs: int = 3
+    batch_pairs: int = 16
+    margin_coef: float = 0.0
+    centering_coef: float = 0.01
+    held_out: float = 0.15
+    num_members: int = 1
+    num_heads: int = 1
+    max_grad_norm: float = 1.0
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.01, adamw_lr=1e-3))
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("linear", warmup_steps=5))
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_pairs", "num_members", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"reward_model.{name} is {getattr(self, name)}: give a number of at least 1")
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out is {self.held_out}: give a share from 0 to below 1")
