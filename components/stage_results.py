@@ -21,7 +21,6 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 from components.statistics import Interval
@@ -71,7 +70,6 @@ class _Field:
         return frozenset({self.name})
 
 
-@cache
 def _fields(kind: Any) -> tuple[_Field, ...]:
     hints = typing.get_type_hints(kind, include_extras=True)
     found = []

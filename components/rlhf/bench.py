@@ -30,8 +30,8 @@ from components.training.checkpoints import load_model
 
 @dataclass(frozen=True)
 class Bench:
-    """requests: those that policies are trained on; held_out: those that none is trained on. gold_mean, gold_std: of the
-    fine-tuned model's answers to `requests`."""
+    """requests: those that policies are trained on; held_out: those that none is trained on. gold_mean, gold_std: of
+    the fine-tuned model's answers to `requests`."""
 
     reference: Transformer
     words: Tokenizer

@@ -37,7 +37,8 @@ def follow(
 ) -> Iterator[StepRecord]:
     """Pass on the records of a loop while logging, counting and saving it.
 
-    What the loop names as metrics is logged every `LOG_EVERY` steps, its incidents at once. A state of model, optimizer and `also` is saved when one is due, after the caller has seen the step.
+    What the loop names as metrics is logged every `LOG_EVERY` steps, its incidents at once. A state of model, optimizer
+    and `also` is saved when one is due, after the caller has seen the step.
     """
     from components.model.moe import routing
     from components.training.state import state_tensors
