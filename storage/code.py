@@ -31,7 +31,7 @@ CANNOT_CHANGE_A_RESULT = {
     "flows.engine.device": "gives the device of compute.device or raises; where a stage computes is execution",
     "flows.engine.utilization": "measures speed and memory, which the metrics show and no artifact holds",
     "flows.settings": "compute settings are execution, and an error makes no artifact",
-    "storage.artifacts": "a handle of an input names bytes that its key stands for, and they are read as they were sealed",
+    "storage.artifacts": "a handle names the bytes that its key stands for, and they are read as they were sealed",
     "storage.durable": "writes the bytes that it is handed, all of them or none",
 }
 # Followed by definition, as is the module of the stage itself.

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from components.model.config import ModelConfig
 from flows.engine import autotune
 from flows.engine.graph import Graph, Node, artifacts_in
 from flows.engine.plan import reasons_to_run
@@ -71,10 +70,17 @@ class Runner:
     """
 
     def __init__(
-        self, graph: Graph, home: Home, run_id: str, compute: ComputeConfig, board: Board, name: str = "life"
+        self,
+        graph: Graph,
+        home: Home,
+        run_id: str,
+        compute: ComputeConfig,
+        board: Board,
+        name: str,
+        width: int,
     ) -> None:
         self.graph, self.home, self.run_id, self.compute, self.board = graph, home, run_id, compute, board
-        self.name = name
+        self.name, self._width = name, width
         self.outcomes: dict[str, Future[Outcome]] = {label: Future() for label in graph.nodes}
         self.finished = threading.Event()
         self._cancelled = threading.Event()
@@ -151,14 +157,9 @@ class Runner:
         if rows:
             self.home.tables.write("stages", f"{self.run_id}-cached", rows)
 
-    def _width(self, missing: list[str]) -> int:
-        """d_model of the first model that these stages have in their settings."""
-        settings = [value for label in missing for value in self.graph.nodes[label].bound.settings.values()]
-        return next((value.d_model for value in settings if isinstance(value, ModelConfig)), ModelConfig().d_model)
-
     def _run(self, missing: list[str]) -> None:
         why = reasons_to_run(self.graph, self.home)
-        compute = self.compute = autotune.settled(self.compute, self._width(missing), self.board.say)
+        compute = self.compute = autotune.settled(self.compute, self._width, self.board.say)
         pool = open_pool(compute, self.home.local, self.run_id, self._hear, modules_of(self.graph, missing))
         with self._lock:
             self._pool = pool
