@@ -73,7 +73,8 @@ class Stage:
     Attributes:
         fn: the plain function `(work, **arguments) -> facts`.
         produces: kind of the artifact.
-        group: part of the life: data, pretraining, sft, rlhf, scaling, emergence, moe, reasoning, cost, report.
+        group: part of the life: data, pretraining, sft, rlhf, scaling, moe, architecture, emergence, reasoning, cost or
+            report.
         seconds: about how long it takes with the default profile; only orders the work (longest path first).
     """
 
