@@ -13,7 +13,7 @@ Arguments that are artifacts (or lists, tuples, dicts of them) are inputs; all o
 dataclasses, scalars and tuples. To survive a kill: `work.load_state()` first, then `work.save_state(…)` whenever
 `work.state_due()`.
 
-How to write an assembly, one line a stage; it serves for the run and for `lifespan plan`, so it cannot look at facts.
+How to write an assembly, one line per stage; it serves for the run and for `lifespan plan`, so it cannot look at facts.
 It reads nothing either: what lies outside is read once before and handed to it.
 
     def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:
