@@ -12,7 +12,7 @@ from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
 from components.data.tokenizer import TokenizerConfig
 from components.model.config import ModelConfig
-from components.model.hub.source import BaseConfig
+from components.model.hub.source import BaseConfig, is_hub_name
 from components.reasoning.adaptive_config import AdaptiveConfig
 from components.reasoning.forgetting_config import ForgettingConfig
 from components.reasoning.puzzle_study_config import PuzzleStudyConfig
@@ -66,6 +66,16 @@ class RunConfig(Settings):
     finetune_on_puzzles: FinetuneConfig = Field(default_factory=FinetuneConfig)
     forgetting: ForgettingConfig = Field(default_factory=ForgettingConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
+
+    @property
+    def uses_hub(self) -> bool:
+        """True when a data source or the base model is on the Hugging Face hub."""
+        return is_hub_name(self.base.model) or any(source.kind == "hub" for source in self.data.all_sources)
+
+    @property
+    def width(self) -> int:
+        """`d_model` of the models that train; of a base model of somebody else it is not known before it is read."""
+        return ModelConfig().d_model if self.base.model else self.model.d_model
 
 
 def load_config(profile: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

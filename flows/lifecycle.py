@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from components.data.sources import raw_digests
+from components.model.hub.errors import UnsupportedModel
+from components.model.hub.source import digests
 from components.scaling.text_runs import LSTM, TRANSFORMER
 from flows.config import RunConfig
-from flows.engine.graph import Graph
+from flows.engine.device import usable
+from flows.engine.graph import Graph, assemble
 from flows.runs.run import RunResult, run_graph
 from flows.runs.showcase import showcase
+from flows.runs.start import Start, starting
+from flows.services import hermetic
+from flows.settings import ConfigError
 from flows.stages import cost, data, forgetting, preferences, reasoning, recurrence, scaling, training
 from flows.stages.best_of_n import best_of_n
 from flows.stages.dpo import dpo
@@ -22,21 +30,66 @@ from flows.stages.ppo import ppo
 from flows.stages.reward_model import train_reward_model
 from storage.artifacts import Artifact
 from storage.home import Home
+from storage.redaction import masked
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dashboards.report_model import LifeReport
+    from flows.engine.runner import Runner
 
 
-def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
+@dataclass(frozen=True)
+class Outside:
+    """What a life takes from outside, by its bytes: with other bytes it is another life. Empty: nothing is there.
+
+    Attributes:
+        sources: digests of the user's own files, by data source and file.
+        base: digests of the files of `[base]`.
+        preferences: digest of the file of `preferences.path`.
+        judgements: marks of the annotators' journals, by the key of the answers that they judge.
+    """
+
+    sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    base: Mapping[str, str] = field(default_factory=dict)
+    preferences: Mapping[str, str] = field(default_factory=dict)
+    judgements: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def read_outside(cfg: RunConfig, home: Home) -> Outside:
+    """Read and hash it: gigabytes, when a user's files are. Raises ConfigError for what is not there."""
+    try:
+        base = digests(cfg.base) if cfg.base.model else {}
+    except UnsupportedModel as error:
+        raise ConfigError(f"base.model: {error}") from None
+    return Outside(
+        sources={source.name: found for source in cfg.data.all_sources if (found := raw_digests(source))},
+        base=base,
+        preferences=preferences.file_digest(cfg.preferences),
+        judgements=preferences.judgement_marks(cfg.preferences, home),
+    )
+
+
+def life(cfg: RunConfig, home: Home, only: Sequence[str] | None = None) -> Graph:
+    """The graph of a life in a home: what lies outside is read once, then it is assembled once.
+
+    Args:
+        only: labels, stage names or groups: these and what they need.
+    """
+    outside = read_outside(cfg, home)
+    graph = assemble(partial(lifecycle_graph, outside=outside), cfg)
+    return graph.only(only) if only else graph
+
+
+def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:
     """Every stage from raw text to what it all cost; see `flows/engine/stage.py` for how to write one."""
     seed = cfg.seed
 
     # Data, and the model itself.
-    raw = {source.name: digests for source in cfg.data.all_sources if (digests := raw_digests(source))}
-    corpus = data.prepare_corpus.submit(run, config=cfg.data, suite=cfg.suite, raw=raw)
+    corpus = data.prepare_corpus.submit(run, config=cfg.data, suite=cfg.suite, raw=outside.sources)
     conversations = data.make_conversations.submit(run, config=cfg.instruction, suite=cfg.suite, seed=seed)
     if cfg.base.model:
-        tokenizer, base = base_graph(cfg.base, run)
+        tokenizer, base = base_graph(cfg.base, run, outside.base)
         shards = data.tokenize.submit(run, corpus=corpus, tokenizer=tokenizer)
     else:
         tokenizer = data.train_tokenizer.submit(run, config=cfg.tokenizer, corpus=corpus)
@@ -61,7 +114,7 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     )
     sft = finetune(config=cfg.finetune, conversations=conversations)
 
-    alignment_graph(cfg, run, base, sft, tokenizer, shards)
+    alignment_graph(cfg, run, outside, base, sft, tokenizer, shards)
     practised = grpo.submit(
         run, config=cfg.grpo, task=cfg.practice, suite=cfg.suite, seed=seed, sft=sft, tokenizer=tokenizer
     )
@@ -115,7 +168,13 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
 
 
 def alignment_graph(
-    cfg: RunConfig, run: Graph, base: Artifact, sft: Artifact, tokenizer: Artifact, shards: Artifact
+    cfg: RunConfig,
+    run: Graph,
+    outside: Outside,
+    base: Artifact,
+    sft: Artifact,
+    tokenizer: Artifact,
+    shards: Artifact,
 ) -> None:
     """Preferences, reward model, one PPO a KL coefficient or mitigation, DPO if asked for, best-of-n."""
     seed, config, models = cfg.seed, cfg.preferences, {"base": base, "sft": sft}
@@ -130,8 +189,8 @@ def alignment_graph(
         run,
         config=config,
         seed=seed,
-        judgements=preferences.judgement_marks(config, answers),
-        raw=preferences.file_digest(config),
+        judgements=outside.judgements.get(answers.key, {}),
+        raw=outside.preferences,
         answers=answers,
         judge={config.judge: models[config.judge]} if config.source == "model" and not config.judge_url else {},
         tokenizer=tokenizer,
@@ -217,10 +276,45 @@ def emergence_graph(cfg: RunConfig, run: Graph) -> None:
     scaling.analyse_emergence.submit(run, config=cfg.emergence, runs=sizes)
 
 
-def run_lifecycle(cfg: RunConfig, **options: Any) -> RunResult:
-    """Run the whole life and write its report; options as in `flows.runs.run.run_graph`. The result's `report` is a
-    `dashboards.report_model.LifeReport`."""
-    return run_graph(lifecycle_graph, cfg, conclude=write_report, showcase=showcase, **options)
+def run_lifecycle(
+    cfg: RunConfig,
+    start: Start | None = None,
+    *,
+    home: Home | None = None,
+    console: Console | None = None,
+    profile: str = "",
+    only: Sequence[str] | None = None,
+    prefect: bool = True,
+    mlflow: bool = True,
+    show: Callable[[Runner], Any] | None = None,
+) -> RunResult:
+    """Run the life, or a part of it, and write its report: the result's `report` is a
+    `dashboards.report_model.LifeReport`.
+
+    Args:
+        start: the live view and the server, if they are there already; else they are started, for `home` (by default
+            the one of LIFESPAN_HOME) on `console`.
+        profile, prefect, mlflow, show: as in `flows.runs.run.run_graph`.
+        only: labels, stage names or groups: these and what they need.
+    """
+    with contextlib.ExitStack() as stack:
+        start = start or stack.enter_context(starting(masked(cfg.name), console, home=home, prefect=prefect))
+        hermetic.apply(start.home.local, hub=cfg.uses_hub)
+        if cfg.compute.device != "cpu":
+            usable(cfg.compute.device)  # told now, not when the first model is to be trained
+        start.board.say("reading the graph")
+        return run_graph(
+            life(cfg, start.home, only),
+            cfg,
+            start,
+            profile=profile,
+            width=cfg.width,
+            prefect=prefect,
+            mlflow=mlflow,
+            show=show,
+            conclude=write_report,
+            showcase=showcase,
+        )
 
 
 def write_report(home: Home, run_id: str) -> LifeReport:

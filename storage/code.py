@@ -1,9 +1,12 @@
 """Fingerprints of code, from syntax trees: comments, docstrings and formatting change nothing.
 
-A stage is covered as far as it reaches: its own function, what that uses in the same module, and every module of the
-given packages that these import, with all that those import in turn. Nothing is imported or run to find this out.
+A stage is covered as far as it reaches, in whatever folder the code lies that is not an installed package: its own
+function, and all that this uses and imports in turn. Orchestration is followed by definition, so that a stage is not
+made again because its neighbour in the same file changed; all other code is followed by whole modules, as importing a
+module runs all of it. Of files that are not Python those count that a module names and that lie beside it (C sources).
+What is reached and left out stands in `CANNOT_CHANGE_A_RESULT`. Nothing is imported or run to find this out.
 
-What an import cannot tell is not covered: modules that are found by a computed name, data files, other packages.
+What an import cannot tell is not covered: modules and files that are found by a computed name, installed packages.
 """
 
 from __future__ import annotations
@@ -12,25 +15,46 @@ import ast
 import hashlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+# Modules (with all below them) and definitions ("module:name") that a stage reaches and that are no part of its key,
+# each with the reason. Whatever is not named here counts.
+CANNOT_CHANGE_A_RESULT = {
+    "flows.engine.work": "hands folders in, takes logs, progress and costs out; a saved state comes back bit for bit",
+    "flows.engine.device": "gives the device of compute.device or raises; where a stage computes is execution",
+    "flows.engine.utilization": "measures speed and memory, which the metrics show and no artifact holds",
+    "flows.settings": "compute settings are execution, and an error makes no artifact",
+    "storage.artifacts": "a handle names the bytes that its key stands for, and they are read as they were sealed",
+    "storage.durable": "writes the bytes that it is handed, all of them or none",
+}
+# Followed by definition, as is the module of the stage itself.
+_BY_DEFINITION = ("flows", "storage")
+# Ours wherever they lie, be it that Lifespan itself was installed as a package.
+_OURS = ("flows", "components", "storage", "dashboards")
 # A decorator of this name only registers the function; its arguments (the group that a table shows) are no code.
 _MARKERS = frozenset({"stage"})
 
+_WHOLE = ""  # in place of a definition's name: the whole module
+_ON_IMPORT = "(on import)"  # statements that bind no name, as a call
+_ALWAYS = (_ON_IMPORT, "*")  # run or bind whatever a stage uses of their module
+_Target = tuple[str, str]  # module, name of a definition
 
-def code_fingerprint(function: Callable[..., Any], packages: Sequence[str] = ("components",)) -> dict[str, str]:
-    """Digests of all code that `function` reaches, by name: "module:definition" in its own module, else "module".
+
+def code_fingerprint(function: Callable[..., Any]) -> dict[str, str]:
+    """Digests of all code that `function` reaches, by name: "module:definition", or "module" for a whole one.
 
     Cached per process, and files are read once: an edit while a process runs counts from its next start, as it does
     for the code that the process runs.
 
     Args:
         function: a plain function, or something that wraps one (`functools.wraps`).
-        packages: top-level packages whose modules are followed.
 
     Raises:
         TypeError: no Python function with a source file.
@@ -40,72 +64,127 @@ def code_fingerprint(function: Callable[..., Any], packages: Sequence[str] = ("c
     code = getattr(plain, "__code__", None)
     if code is None or not Path(code.co_filename).is_file():
         raise TypeError(f"{function!r}: its code cannot be fingerprinted; a stage must be a function in a source file")
-    file, line, module = Path(code.co_filename), code.co_firstlineno, plain.__module__
-    return dict(_fingerprint(file.resolve(), line, plain.__name__, module, tuple(packages)))
+    return dict(_fingerprint(plain.__module__, Path(code.co_filename).resolve(), code.co_firstlineno, plain.__name__))
 
 
 def forget_sources() -> None:
     """Read all source files again at the next call: for a long-lived process, and for tests."""
-    for cached in (_fingerprint, _module, _locate):
+    for cached in (_fingerprint, _source, _locate, _is_ours):
         cached.cache_clear()
     importlib.invalidate_caches()
 
 
 @cache
-def _fingerprint(file: Path, line: int, name: str, module: str, packages: tuple[str, ...]) -> dict[str, str]:
-    source = _read(file, module, is_package=file.name == "__init__.py")
-    reached = _reach(source, _statement_at(source, line, name))
-    digests = {}
-    for label, nodes in reached.definitions.items():
-        pieces: list[str] = []
-        _dump(nodes, pieces, [])
-        digests[f"{module}:{label}"] = _digest(pieces)
-    for target in _closure(reached.modules(source, packages), packages):
-        digests[target] = _module(target).digest
+def _fingerprint(module: str, file: Path, line: int, name: str) -> dict[str, str]:
+    own = _source(module, file)
+    root = _statement_at(own, line, name)
+    label = getattr(root, "name", None) or f"line {root.lineno}"
+    code = own.examine([_without_marker(root)])
+    digests = {f"{module}:{label}": code.digest}
+    found: set[_Target] = {(module, label)}
+    waiting = [*own.leads(code), *_parents(module)]
+    while waiting:
+        target = waiting.pop()
+        if target in found or _cannot_change_a_result(*target):
+            continue
+        found.add(target)
+        reached, name = target
+        source = own if reached == module else _source(reached, _place(reached))
+        waiting += _parents(reached)
+        if name == _WHOLE:
+            digests[reached] = source.whole.digest
+            waiting += _targets(source.whole.imports)
+        else:
+            waiting += source.leads(source.definition(name))
+            if digest := source.definition(name).digest:
+                digests[f"{reached}:{name}"] = digest
     return dict(sorted(digests.items()))
 
 
+def _cannot_change_a_result(module: str, name: str) -> bool:
+    parts = module.split(".")
+    above = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+    return f"{module}:{name}" in CANNOT_CHANGE_A_RESULT or any(one in CANNOT_CHANGE_A_RESULT for one in above)
+
+
 @dataclass(frozen=True)
+class _Code:
+    """What a piece of code says and leads to.
+
+    Attributes:
+        digest: of its tree and of the files beside its module that it names; empty for nothing but imports.
+        names: that it uses, in whatever scope.
+        imports: (module, name), the name None for `import module`.
+    """
+
+    digest: str
+    names: frozenset[str]
+    imports: tuple[tuple[str, str | None], ...]
+
+
+@dataclass(frozen=True, eq=False)
 class _Source:
     """A parsed module: statements of its top level, without docstrings and type-checking blocks."""
 
     module: str
-    is_package: bool
     file: Path
     body: list[ast.stmt]
+    _definitions: dict[str, _Code] = field(default_factory=dict)
 
     @property
     def package(self) -> str:
-        return self.module if self.is_package else self.module.rpartition(".")[0]
+        return self.module if self.file.name == "__init__.py" else self.module.rpartition(".")[0]
+
+    @cached_property
+    def bindings(self) -> dict[str, list[ast.stmt]]:
+        """The statements of the top level that bind a name, or change what it is bound to."""
+        found: dict[str, list[ast.stmt]] = {}
+        for item in self.body:
+            for name in dict.fromkeys(_bound(item)) or (_ON_IMPORT,):
+                found.setdefault(name, []).append(item)
+        return found
+
+    @cached_property
+    def whole(self) -> _Code:
+        return self.examine(self.body, whole=True)
+
+    @cached_property
+    def only_imports(self) -> bool:
+        return all(_is_import(item) for item in self.body)
+
+    def definition(self, name: str) -> _Code:
+        """All that binds a name in this module; of an import statement, only what it imports by that name."""
+        if name not in self._definitions:
+            items = self.bindings.get(name, ())
+            self._definitions[name] = self.examine([_only(item, name) for item in items])
+        return self._definitions[name]
+
+    def leads(self, code: _Code) -> Iterator[_Target]:
+        """What a part of this module leads to: other definitions of the module, and what is imported."""
+        yield from ((self.module, name) for name in (*code.names, *_ALWAYS) if name in self.bindings)
+        yield from _targets(code.imports)
+
+    def examine(self, items: list[ast.stmt], *, whole: bool = False) -> _Code:
+        seen = _Seen()
+        for item in items:
+            if isinstance(item, (ast.Import, ast.ImportFrom)) and not whole:
+                seen.importing.append(item)  # what it binds is followed: how it is spelled is no code
+            else:
+                _dump(item, seen)
+        folder = self.file.parent
+        files = {file for pattern in seen.files for file in folder.glob(pattern) if file.suffix != ".py"}
+        for file in sorted(files):
+            seen.pieces.append(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}")
+        imports = (target for node in seen.importing for target in _imported(node, self))
+        text = "".join(seen.pieces).encode("utf-8", "surrogatepass")
+        digest = hashlib.sha256(text).hexdigest() if text or whole else ""
+        return _Code(digest, frozenset(seen.names), tuple(dict.fromkeys(imports)))
 
 
-@dataclass(frozen=True)
-class _Module:
-    """What the closure needs of a module: its digest, and every name in dotted form that it imports."""
-
-    digest: str
-    imports: frozenset[str]
-    only_imports: bool
-
-
-@dataclass
-class _Reached:
-    """What a function reaches in its own module: definitions by name, and the import statements in use."""
-
-    definitions: dict[str, list[ast.stmt]] = field(default_factory=dict)
-    imports: list[ast.AST] = field(default_factory=list)
-
-    def modules(self, source: _Source, packages: tuple[str, ...]) -> list[str]:
-        nodes = [
-            *self.imports,
-            *(node for body in self.definitions.values() for item in body for node in ast.walk(item)),
-        ]
-        return [name for node in nodes for name in _imported(node, source) if name.split(".")[0] in packages]
-
-
-def _read(file: Path, module: str, *, is_package: bool) -> _Source:
+@cache
+def _source(module: str, file: Path) -> _Source:
     tree = ast.parse(file.read_bytes(), filename=str(file))
-    return _Source(module, is_package, file, _stripped(tree.body, may_open_with_text=True))
+    return _Source(module, file, _stripped(tree.body, may_open_with_text=True))
 
 
 def _stripped(body: list[ast.stmt], *, may_open_with_text: bool = False) -> list[ast.stmt]:
@@ -134,7 +213,7 @@ def _last_name(node: ast.AST) -> str | None:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
 
 
-# Inside the function's module
+# Inside a module
 
 
 def _statement_at(source: _Source, line: int, name: str) -> ast.stmt:
@@ -145,33 +224,6 @@ def _statement_at(source: _Source, line: int, name: str) -> ast.stmt:
         if first <= line <= (item.end_lineno or item.lineno):
             return item
     raise TypeError(f"{source.file}, line {line}: no definition of {name} there; was the file edited while it ran?")
-
-
-def _reach(source: _Source, root: ast.stmt) -> _Reached:
-    bindings: dict[str, list[ast.stmt]] = {}
-    for item in source.body:
-        for name in _bound(item):
-            bindings.setdefault(name, []).append(item)
-    reached = _Reached()
-    label = getattr(root, "name", None) or f"line {root.lineno}"
-    reached.definitions[label] = [_without_marker(root)]
-    # `from x import *` may bind any name: count it as used.
-    reached.imports += [item for item in source.body if isinstance(item, ast.ImportFrom) and item.names[0].name == "*"]
-    seen: set[str] = set()
-    waiting = _used(reached.definitions[label][0])
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        for item in bindings.get(name, ()):
-            if isinstance(item, (ast.Import, ast.ImportFrom)):
-                reached.imports.append(_only(item, name))
-            elif item is not root:
-                body = reached.definitions.setdefault(name, [])
-                body.append(item)
-                waiting |= _used(item)
-    return reached
 
 
 def _bound(item: ast.stmt) -> Iterator[str]:
@@ -187,33 +239,26 @@ def _bound(item: ast.stmt) -> Iterator[str]:
                 yield node.id
             elif isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 yield from _bound(node)
-        # `REGISTRY["x"] = f` and `REGISTRY.update(…)` change a name that another statement bound
-        target = _changed(item)
-        if target:
+        if target := _changed(item):
             yield target
 
 
 def _changed(item: ast.stmt) -> str | None:
-    node: ast.AST | None = None
-    if isinstance(item, ast.Assign) and isinstance(item.targets[0], (ast.Subscript, ast.Attribute)):
-        node = item.targets[0]
-    elif isinstance(item, ast.Expr) and isinstance(item.value, ast.Call) and isinstance(item.value.func, ast.Attribute):
-        node = item.value.func
+    """`REGISTRY` of `REGISTRY["x"] = f`, which changes a name that another statement bound."""
+    node: ast.AST | None = item.targets[0] if isinstance(item, ast.Assign) else None
     while isinstance(node, (ast.Subscript, ast.Attribute)):
         node = node.value
     return node.id if isinstance(node, ast.Name) else None
 
 
-def _used(item: ast.AST) -> set[str]:
-    return {node.id for node in ast.walk(item) if isinstance(node, ast.Name)}
-
-
-def _only(item: ast.Import | ast.ImportFrom, name: str) -> ast.Import | ast.ImportFrom:
-    """The import statement with only the aliases that bind `name`."""
-    names = [alias for alias in item.names if (alias.asname or alias.name.split(".")[0]) == name]
-    if isinstance(item, ast.Import):
-        return ast.Import(names=names)
-    return ast.ImportFrom(module=item.module, names=names, level=item.level)
+def _only(item: ast.stmt, name: str) -> ast.stmt:
+    """Of an import statement only the aliases that bind `name`; of a function all but its marker."""
+    if isinstance(item, (ast.Import, ast.ImportFrom)):
+        names = [alias for alias in item.names if (alias.asname or alias.name.split(".")[0]) == name]
+        if isinstance(item, ast.Import):
+            return ast.Import(names=names)
+        return ast.ImportFrom(module=item.module, names=names, level=item.level)
+    return _without_marker(item)
 
 
 def _without_marker(item: ast.stmt) -> ast.stmt:
@@ -227,51 +272,47 @@ def _without_marker(item: ast.stmt) -> ast.stmt:
 # Between modules
 
 
-def _imported(node: ast.AST, source: _Source) -> Iterator[str]:
-    """Dotted names that a node imports: of `from a import b` both `a` and `a.b`, as `b` may be a module."""
+def _imported(node: ast.AST, source: _Source) -> Iterator[tuple[str, str | None]]:
+    """Module and name that a node imports; the name None for `import module`."""
     if isinstance(node, ast.Import):
-        for alias in node.names:
-            yield alias.name
+        yield from ((alias.name, None) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         base = node.module or ""
         if node.level:
             steps = source.package.split(".")
             base = ".".join([*steps[: len(steps) - node.level + 1], *([base] if base else [])])
-        yield base
-        for alias in node.names:
-            yield f"{base}.{alias.name}"
+        yield from ((base, alias.name) for alias in node.names)
     elif isinstance(node, ast.Call) and _last_name(node.func) in ("import_module", "__import__") and node.args:
         target = node.args[0]
         if isinstance(target, ast.Constant) and isinstance(target.value, str) and not target.value.startswith("."):
-            yield target.value
+            yield target.value, None
 
 
-def _closure(roots: list[str], packages: tuple[str, ...]) -> set[str]:
-    found: set[str] = set()
-    waiting = [*roots]
-    while waiting:
-        name = waiting.pop()
-        if name in found or name.split(".")[0] not in packages or _locate(name) is None:
-            continue  # the last: `name` is a function or class in a module, not a module
-        found.add(name)
-        waiting.extend(_module(name).imports)
-        # Importing a.b.c runs a and a.b first. One that only imports cannot change what c does; any other can.
-        parts = name.split(".")
-        parents = [".".join(parts[:count]) for count in range(1, len(parts))]
-        waiting.extend(parent for parent in parents if _locate(parent) and not _module(parent).only_imports)
-    return found
+def _targets(imports: Iterable[tuple[str, str | None]]) -> Iterator[_Target]:
+    """What is to be followed of these imports: definitions of orchestration, whole modules of all else that is ours."""
+    for module, name in imports:
+        place = _locate(module) if _is_ours(module.split(".")[0]) else None
+        if place is None:
+            continue
+        inner = f"{module}.{name}" if name and _locate(f"{module}.{name}") else None
+        if inner:  # `from a import b`, where b is a module
+            yield inner, _WHOLE
+        if name is None or module.split(".")[0] not in _BY_DEFINITION:
+            yield module, _WHOLE
+        elif name in _source(module, place).bindings:
+            yield module, name
+        elif not inner:  # `*`, or a name that the module makes in some other way
+            yield module, _WHOLE
 
 
-@cache
-def _module(name: str) -> _Module:
-    file = _locate(name)
-    assert file is not None
-    source = _read(file, name, is_package=file.name == "__init__.py")
-    pieces: list[str] = []
-    importing: list[ast.AST] = []
-    _dump(source.body, pieces, importing)
-    imports = {target for node in importing for target in _imported(node, source)}
-    return _Module(_digest(pieces), frozenset(imports), all(_is_import(item) for item in source.body))
+def _parents(module: str) -> Iterator[_Target]:
+    """Importing a.b.c runs a and a.b first. One that only imports cannot change what c does; any other can."""
+    parts = module.split(".")
+    for count in range(1, len(parts)):
+        parent = ".".join(parts[:count])
+        place = _locate(parent)
+        if place and not _source(parent, place).only_imports:
+            yield parent, _WHOLE
 
 
 def _is_import(item: ast.stmt) -> bool:
@@ -281,10 +322,34 @@ def _is_import(item: ast.stmt) -> bool:
 
 
 @cache
+def _is_ours(top: str) -> bool:
+    """True for code that is neither Python's own nor installed as a package."""
+    if top in _OURS or top in sys.stdlib_module_names:
+        return top in _OURS
+    spec = _spec(top)
+    places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.origin else [])] if spec else []
+    folder = Path(places[0]).parent if places else None
+    return folder is not None and not any(folder.glob("*.dist-info"))
+
+
+def _spec(top: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(top)  # of a top-level name this imports nothing
+    except ValueError:  # a module without one, as `__main__` of a script
+        return None
+
+
+def _place(name: str) -> Path:
+    file = _locate(name)
+    assert file is not None, f"{name} was found before"
+    return file
+
+
+@cache
 def _locate(name: str) -> Path | None:
     """Source file of a module, found without importing it or its parents; None when there is no such module."""
     top, *rest = name.split(".")
-    spec = importlib.util.find_spec(top)  # of a top-level name this imports nothing
+    spec = _spec(top)
     if spec is None:
         return None
     if not rest:
@@ -297,34 +362,48 @@ def _locate(name: str) -> Path | None:
     return None
 
 
-# From trees to digests
+# From trees to text
 
 
-def _digest(pieces: list[str]) -> str:
-    return hashlib.sha256("".join(pieces).encode("utf-8", "surrogatepass")).hexdigest()
+@dataclass
+class _Seen:
+    """What `_dump` came across: text, nodes that may import something, names in use, what may be names of files."""
+
+    pieces: list[str] = field(default_factory=list)
+    importing: list[ast.AST] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)
 
 
-def _dump(node: Any, pieces: list[str], importing: list[ast.AST]) -> None:
-    """Like `ast.dump`, but without empty fields, which come and go between Python versions.
+_NO_CODE = frozenset({"kind", "ctx", "type_comment"})  # the u of u"", what the place tells, a comment
+_FILES = re.compile(r"[\w-]*\*?[\w-]*\.\w+")
 
-    Adds the text to `pieces`, and to `importing` the nodes that may import something.
-    """
+
+def _dump(node: Any, seen: _Seen) -> None:
+    """Like `ast.dump`, but without empty fields, which come and go between Python versions."""
     if isinstance(node, ast.AST):
-        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Call)):
-            importing.append(node)
-        pieces.append(f"{type(node).__name__}(")
+        if isinstance(node, ast.Name):
+            seen.names.add(node.id)
+        elif isinstance(node, (ast.Import, ast.ImportFrom, ast.Call)):
+            seen.importing.append(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _FILES.fullmatch(node.value):
+            seen.files.add(node.value)
+        seen.pieces.append(f"{type(node).__name__}(")
         for name in node._fields:
+            if name in _NO_CODE:
+                continue
             value = getattr(node, name, None)
             if (value is None and name != "value") or value == []:
                 continue
-            if name in ("kind", "ctx", "type_comment"):  # the u of u"", what the place tells, a comment
-                continue
-            pieces.append(f"{name}=")
-            _dump(value, pieces, importing)
-        pieces.append(")")
+            seen.pieces.append(f"{name}=")
+            if isinstance(value, (ast.AST, list)):
+                _dump(value, seen)
+            else:
+                seen.pieces.append(repr(value))
+        seen.pieces.append(")")
     elif isinstance(node, list):
         for item in node:
-            _dump(item, pieces, importing)
-            pieces.append(",")
+            _dump(item, seen)
+            seen.pieces.append(",")
     else:
-        pieces.append(repr(node))
+        seen.pieces.append(repr(node))

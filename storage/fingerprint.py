@@ -126,7 +126,7 @@ class Identity:
 
 
 def explain(old: Record | None, new: Identity, causes: Mapping[str, str] | None = None) -> list[str]:
-    """Why `new` is not what `old` made: one line a reason, config first, then inputs, then code.
+    """Why `new` is not what `old` made: one line per reason, config first, then inputs, then code.
 
     Args:
         old: an earlier record of the stage (`nearest` finds the best to compare with), or None.

@@ -57,7 +57,7 @@ def run(
             cfg = load_config(profile, settings)
             from flows.lifecycle import run_lifecycle
 
-            result = run_lifecycle(cfg, profile=profile, start=start, only=_checked(only, cfg))
+            result = run_lifecycle(cfg, start, profile=profile, only=only)
         if result.report is not None:
             from dashboards.terminal import render_terminal
 
@@ -101,16 +101,13 @@ def plan(profile: Profile = "laptop", overrides: Overrides = None, only: Only = 
         from rich.text import Text
 
         from flows.config import load_config
-        from flows.engine.graph import assemble
         from flows.engine.plan import plan as make_plan
         from flows.engine.plan import totals
-        from flows.lifecycle import lifecycle_graph
+        from flows.lifecycle import life
         from storage.home import Home
 
-        cfg = load_config(profile, overrides or [])
-        graph = assemble(lifecycle_graph, cfg)
-        wanted = _checked(only, cfg)
-        steps = make_plan(graph.only(wanted) if wanted else graph, Home.from_env())
+        home = Home.from_env()
+        steps = make_plan(life(load_config(profile, overrides or []), home, only), home)
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("part", "stage", "", "because"):
             table.add_column(column, overflow="fold", no_wrap=column in ("part", "stage"))
@@ -125,21 +122,6 @@ def plan(profile: Profile = "laptop", overrides: Overrides = None, only: Only = 
         console.width = console.width if console.is_terminal else 200
         console.print(table)
         console.print(", ".join(f"{n} {what}" for what, n in totals(steps).items()), highlight=False)
-
-
-def _checked(only: list[str] | None, cfg: object) -> list[str] | None:
-    """`--only` names that exist, or one clear message."""
-    if not only:
-        return None
-    from flows.engine.graph import assemble
-    from flows.lifecycle import lifecycle_graph
-    from flows.settings import ConfigError
-
-    try:
-        assemble(lifecycle_graph, cfg).only(only)
-    except ValueError as error:
-        raise ConfigError(f"--only: {error}") from None
-    return only
 
 
 @app.command()

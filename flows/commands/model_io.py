@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.model.hub.errors import UnsupportedModel
-from components.model.hub.source import BaseConfig, locate
+from components.model.hub.source import BaseConfig, digests, locate
 from flows.engine.graph import Graph
 from flows.engine.jobs import run_here
 from flows.settings import ComputeConfig, ConfigError
@@ -158,7 +158,7 @@ def import_source(
             say(f"{source} is at commit {commit}")
         config = BaseConfig(source, commit, context_length)
         graph = Graph()
-        base_graph(config, graph)
+        base_graph(config, graph, digests(config))
         made: dict[str, Artifact] = {}
         for node in graph.nodes.values():
             sealed = home.store.find(node.key)

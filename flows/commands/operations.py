@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.commands.command import Overrides, Profile, told_plainly
+from flows.deployment.catalogue import FLOWS
 
 if TYPE_CHECKING:
     from flows.services.access import Access
@@ -105,7 +106,7 @@ Slug = Annotated[str, typer.Argument(help="A schedule's name, as `lifespan sched
 
 @schedule.command("add")
 def schedule_add(
-    flow: Annotated[str, typer.Argument(help="lifecycle, data, pretrain, sft, rlhf, scaling, reasoning or cost")],
+    flow: Annotated[str, typer.Argument(help=f"One of {', '.join(FLOWS)}.")],
     cron: Annotated[str, typer.Option(help='When, as a cron line: "0 2 * * *" is every night at two.')] = "",
     every: Annotated[float, typer.Option(help="Or every so many seconds.")] = 0.0,
     timezone: Annotated[str, typer.Option(help="Time zone of the cron line.")] = "UTC",

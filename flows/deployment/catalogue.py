@@ -9,6 +9,8 @@ FLOWS: dict[str, tuple[tuple[str, ...], str]] = {
     "sft": (("sft",), "The base model fine-tuned on conversations."),
     "rlhf": (("rlhf",), "Preferences, reward model, PPO, GRPO, best-of-n."),
     "scaling": (("scaling", "moe", "emergence"), "Sweeps, fitted laws, a forecast and its score, experts, emergence."),
+    "architecture": (("architecture",), "A recurrent net beside the transformer, and what experts specialise in."),
     "reasoning": (("reasoning",), "How the models reason, at which price in tokens."),
+    "forgetting": (("report",), "What each training stage made the model forget."),
     "cost": (("cost",), "What training cost and what serving will."),
 }

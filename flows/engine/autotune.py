@@ -23,6 +23,7 @@ from flows.settings import ComputeConfig
 
 MOST_WORKERS = 4  # about as many stages as a life has ready at a time
 SECONDS = 0.4
+WIDTH = 64  # d_model of the models that train, where nobody says
 
 
 def settled(compute: ComputeConfig, width: int, say: Callable[[str], object]) -> ComputeConfig:
@@ -59,7 +60,7 @@ def settled(compute: ComputeConfig, width: int, say: Callable[[str], object]) ->
 
 
 def measure(options: list[tuple[int, int]], width: int) -> list[float]:
-    """Tokens a second of all workers together, by (workers, threads)."""
+    """Tokens per second of all workers together, by (workers, threads)."""
     most = max(workers for workers, _ in options)
     command = [sys.executable, "-m", "flows.engine.autotune", str(width)]
     children = [

@@ -7,11 +7,12 @@ So the same assembly serves the run and the plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flows.engine.wire import Job, artifacts_to_json, travelling
+from flows.settings import ConfigError
 from storage.artifacts import Artifact
 from storage.fingerprint import plain
 
@@ -117,13 +118,17 @@ class Graph:
             result[label] = node.stage.seconds + below if node.priority is None else node.priority
         return result
 
-    def only(self, labels: list[str]) -> Graph:
-        """The part of the graph that these stages need, themselves included; by label, stage name or group."""
+    def only(self, names: Sequence[str]) -> Graph:
+        """The part of the graph that these stages need, themselves included; by label, stage name or group.
+
+        Raises:
+            ConfigError: nothing has one of the names.
+        """
         wanted: set[str] = set()
-        for name in labels:
+        for name in names:
             found = [label for label, node in self.nodes.items() if name in (label, node.stage.name, node.stage.group)]
             if not found:
-                raise ValueError(f"no stage {name!r} in this run; there are {', '.join(self.nodes)}")
+                raise ConfigError(f"--only: no stage {name!r} in this run; there are {', '.join(self.nodes)}")
             wanted.update(found)
         for label, node in reversed(self.nodes.items()):
             if label in wanted:

@@ -1,4 +1,4 @@
-"""The run as it goes, in the terminal: a table of stages with progress bars, or one plain line an event in a log.
+"""The run as it goes, in the terminal: a table of stages with progress bars, or one plain line per event in a log.
 
 `Board` is the state alone, safe to update from any thread; `showing` draws it.
 """
@@ -53,7 +53,7 @@ class Row:
         return (self.ended or now) - self.started if self.started is not None else 0.0
 
     def speed(self) -> float | None:
-        """Tokens a second since the first progress report, if the stage counts tokens."""
+        """Tokens per second since the first progress report, if the stage counts tokens."""
         tokens = self.info.get("tokens")
         if self.first is None or not isinstance(tokens, float) or self.last <= self.first[0]:
             return None
@@ -251,7 +251,7 @@ def short_number(value: float) -> str:
 
 @contextmanager
 def showing(board: Board, console: Console | None = None) -> Iterator[None]:
-    """Draw the board until the block ends: in place on a terminal, else a line an event."""
+    """Draw the board until the block ends: in place on a terminal, else one line per event."""
     console = console or Console()
     if console.is_terminal:
         with _Drawing(board, console):

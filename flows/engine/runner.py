@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from components.model.config import ModelConfig
 from flows.engine import autotune
 from flows.engine.graph import Graph, Node, artifacts_in
 from flows.engine.plan import reasons_to_run
@@ -71,10 +70,17 @@ class Runner:
     """
 
     def __init__(
-        self, graph: Graph, home: Home, run_id: str, compute: ComputeConfig, board: Board, name: str = "life"
+        self,
+        graph: Graph,
+        home: Home,
+        run_id: str,
+        compute: ComputeConfig,
+        board: Board,
+        name: str,
+        width: int,
     ) -> None:
         self.graph, self.home, self.run_id, self.compute, self.board = graph, home, run_id, compute, board
-        self.name = name
+        self.name, self._width = name, width
         self.outcomes: dict[str, Future[Outcome]] = {label: Future() for label in graph.nodes}
         self.finished = threading.Event()
         self._cancelled = threading.Event()
@@ -108,7 +114,7 @@ class Runner:
         if pool:
             pool.close()
         for label in self.outcomes:
-            self._fail(label, Interrupted("the run was interrupted"), "interrupted")
+            self._fail(label, Interrupted(), "interrupted")
         self.finished.set()
 
     def failures(self) -> dict[str, BaseException]:
@@ -151,14 +157,9 @@ class Runner:
         if rows:
             self.home.tables.write("stages", f"{self.run_id}-cached", rows)
 
-    def _width(self, missing: list[str]) -> int:
-        """d_model of the first model that these stages have in their settings."""
-        settings = [value for label in missing for value in self.graph.nodes[label].bound.settings.values()]
-        return next((value.d_model for value in settings if isinstance(value, ModelConfig)), ModelConfig().d_model)
-
     def _run(self, missing: list[str]) -> None:
         why = reasons_to_run(self.graph, self.home)
-        compute = self.compute = autotune.settled(self.compute, self._width(missing), self.board.say)
+        compute = self.compute = autotune.settled(self.compute, self._width, self.board.say)
         pool = open_pool(compute, self.home.local, self.run_id, self._hear, modules_of(self.graph, missing))
         with self._lock:
             self._pool = pool
@@ -198,22 +199,20 @@ class Runner:
         try:
             outcome = self._make(node, reason)
             # The row first: who sees the outcome may read the tables next.
-            self.home.tables.write("stages", self._part(node), [self._row(node, outcome)])
+            self._write_row(node, outcome)
             self._succeed(node, outcome)
         except Interrupted as error:
             self._fail(node.label, error, "interrupted")
         except StageWaits as error:
-            row = self._row(node, None, status="waiting", reason=str(error))
-            self.home.tables.write("stages", self._part(node), [row])
+            self._write_row(node, None, status="waiting", reason=str(error))
             self._fail(node.label, error, "held")
         except Exception as error:
             if isinstance(error, DiskFull) or (
                 isinstance(error, StageFailed) and error.error["type"] == DiskFull.__name__
             ):
                 self._stop_on_full_disk()
-            row = self._row(node, None, status="failed", reason=str(error))
             with contextlib.suppress(Exception):  # the disk may be full; the stage's own error is what counts
-                self.home.tables.write("stages", self._part(node), [row])
+                self._write_row(node, None, status="failed", reason=str(error))
             self._fail(node.label, error, "failed")
         finally:
             self._ended.put(node.label)
@@ -254,7 +253,7 @@ class Runner:
                     raise LookupError(f"{node.label} needs artifact {handle.key[:12]}, which this home does not hold")
                 self._made[handle.key] = found
         if not self._pool:
-            raise Interrupted("the run was interrupted")
+            raise Interrupted()
         job = node.job(self.run_id, self.home, self.compute, self._made)
         future = self._pool.submit(job, self._priorities[node.label])
         while not future.done():
@@ -275,7 +274,7 @@ class Runner:
                 if self.home.store.find(producer.key) is None:
                     self._began[need] = Moment()
                     outcome = self._make(producer, "its artifact was damaged or removed")
-                    self.home.tables.write("stages", self._part(producer), [self._row(producer, outcome)])
+                    self._write_row(producer, outcome)
                     self._made[producer.key] = outcome.artifact
                     self.board.set(need, "done", "rebuilt")
                     rebuilt = True
@@ -291,7 +290,7 @@ class Runner:
                     break
                 except LockTimeout:
                     if self._cancelled.is_set():
-                        raise Interrupted("the run was interrupted") from None
+                        raise Interrupted() from None
                     if self._pool:
                         self._pool.settled(node.label)  # another run makes it: no worker should wait for us
             yield
@@ -320,8 +319,9 @@ class Runner:
             self.board.set(label, state, "" if state == "interrupted" else str(error))
             self.outcomes[label].set_exception(error)
 
-    def _part(self, node: Node) -> str:
-        return f"{self.run_id}-{hashlib.sha256(node.label.encode()).hexdigest()[:16]}"
+    def _write_row(self, node: Node, outcome: Outcome | None, **ended: str) -> None:
+        part = f"{self.run_id}-{hashlib.sha256(node.label.encode()).hexdigest()[:16]}"
+        self.home.tables.write("stages", part, [self._row(node, outcome, **ended)])
 
     def _row(self, node: Node, outcome: Outcome | None, *, status: str = "", reason: str = "") -> dict[str, Any]:
         began = self._began[node.label]

@@ -13,10 +13,11 @@ Arguments that are artifacts (or lists, tuples, dicts of them) are inputs; all o
 dataclasses, scalars and tuples. To survive a kill: `work.load_state()` first, then `work.save_state(…)` whenever
 `work.state_due()`.
 
-How to write an assembly, one line a stage; it serves for the run and for `lifespan plan`, so it cannot look at facts:
+How to write an assembly, one line per stage; it serves for the run and for `lifespan plan`, so it cannot look at facts.
+It reads nothing either: what lies outside is read once before and handed to it.
 
-    def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
-        corpus = build_corpus.submit(run, config=cfg.data)
+    def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:
+        corpus = build_corpus.submit(run, config=cfg.data, raw=outside.sources)
         shards = tokenize.submit(run, config=cfg.tokenizer, corpus=corpus)
         for beta in cfg.ppo.kl_coefs:
             ppo.submit(run, label=f"ppo[kl_coef={beta}]", config=replace(cfg.ppo.base, kl_coef=beta), shards=shards)
@@ -75,7 +76,8 @@ class Stage:
     Attributes:
         fn: the plain function `(work, **arguments) -> result`, a dataclass of components/stage_results.py.
         produces: kind of the artifact.
-        group: part of the life: data, pretraining, sft, rlhf, scaling, emergence, moe, reasoning, cost, report.
+        group: part of the life: data, pretraining, sft, rlhf, scaling, moe, architecture, emergence, reasoning, cost or
+            report.
         seconds: about how long it takes with the default profile; only orders the work (longest path first).
     """
 

@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -50,9 +51,14 @@ def travelling(value: Any) -> Any:
 def arrived(name: str, value: Any, annotation: Any) -> Any:
     """The inverse of `travelling`, by the annotation of the parameter."""
     try:
-        return TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
+        return _adapter(annotation).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         raise TypeError(f"parameter {name}: {error.errors()[0]['msg']}; it must survive a trip through JSON") from error
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation)  # some ms each, and a life binds the same few types again and again
 
 
 def artifacts_to_json(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A worker process: `python -m flows.engine.worker LOG`. One JSON job a line on stdin, JSON events out.
+"""A worker process: `python -m flows.engine.worker LOG`. One JSON job per line on stdin, JSON events out.
 
 Events travel on a copy of fd 1; fd 1 and 2 themselves lead to the log file, so whatever a library prints can never
 tear the protocol.

@@ -66,6 +66,9 @@ def stage_error(label: str, error: Mapping[str, Any], log: Path | None = None) -
 class Interrupted(RuntimeError):
     """The run was asked to stop before this stage could end."""
 
+    def __init__(self) -> None:
+        super().__init__("the run was interrupted")
+
 
 class Pool(Protocol):
     """Where stages execute: worker processes or this process."""
@@ -101,7 +104,7 @@ class InlinePool:
         future: Future[Artifact] = Future()
         with self._turn:
             if self._closed:
-                future.set_exception(Interrupted("the run was interrupted"))
+                future.set_exception(Interrupted())
                 return future
             try:
                 future.set_result(run_here(job, lambda event: self._events(job, event)))
@@ -170,7 +173,7 @@ class WorkerPool:
     def submit(self, job: Job, priority: float) -> Future[Artifact]:
         future: Future[Artifact] = Future()
         if self._closing.is_set():
-            future.set_exception(Interrupted("the run was interrupted"))
+            future.set_exception(Interrupted())
         else:
             self._queue.put((-priority, next(self._order), (job, future)))
         self.settled(job.label)
@@ -230,7 +233,7 @@ class WorkerPool:
             except queue.Empty:
                 return
             if item:
-                item[1].set_exception(Interrupted("the run was interrupted"))
+                item[1].set_exception(Interrupted())
 
     def _serve(self, number: int) -> None:
         """One slot: keep a process alive, hand it one job at a time."""
@@ -240,7 +243,7 @@ class WorkerPool:
             item = self._next()
             if item is None or self._closing.is_set():
                 if item:
-                    item[1].set_exception(Interrupted("the run was interrupted"))
+                    item[1].set_exception(Interrupted())
                 break
             job, future = item
             if process.poll() is not None:  # died while idle: nobody is hurt
@@ -253,7 +256,7 @@ class WorkerPool:
                 future.set_result(artifact)
             except (BrokenPipeError, EOFError):
                 if self._closing.is_set():
-                    future.set_exception(Interrupted("the run was interrupted"))
+                    future.set_exception(Interrupted())
                     break
                 code = self._reap(process)
                 # The new worker first: whoever waits for this future may look at the pool next.

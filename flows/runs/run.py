@@ -13,18 +13,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from components.model.hub.source import is_hub_name
-from flows.engine.device import usable
-from flows.engine.graph import Graph, assemble
+from flows.engine.autotune import WIDTH
+from flows.engine.graph import Graph
 from flows.engine.progress import Board
 from flows.engine.runner import Outcome, Runner, summary
 from flows.engine.work import now
 from flows.runs.registry import is_alive, registered, write_event
-from flows.runs.start import Start, starting
-from flows.services import hermetic, server_process
-from flows.settings import Settings, to_json
+from flows.runs.start import Start
+from flows.services import server_process
+from flows.settings import Settings
 from storage.durable import DiskFull
 from storage.home import Home
 from storage.redaction import masked
@@ -37,8 +34,6 @@ LAST_SECONDS = 60.0  # how long the end of a run waits for Prefect and the track
 LAST_SECONDS_INTERRUPTED = 3.0
 RECENT_RUNS = 5  # the tracker is brought up to date with these too: an interrupted run had no time for it
 MANY_PARTS = 300  # files of a table; to open one takes a query about 0.1 ms
-
-Assembly = Callable[[Any, Graph], Any]
 
 
 @dataclass(frozen=True)
@@ -71,50 +66,38 @@ def new_run_id() -> str:
 
 
 def run_graph(
-    assembly: Assembly,
+    graph: Graph,
     cfg: Settings,
+    start: Start,
     *,
-    home: Home | None = None,
     profile: str = "",
+    width: int = WIDTH,
     prefect: bool = True,
     mlflow: bool = True,
-    console: Console | None = None,
-    only: list[str] | None = None,
     conclude: Callable[[Home, str], Any] | None = None,
-    start: Start | None = None,
     show: Callable[[Runner], Any] | None = None,
     showcase: Callable[[Home, str, Any], Any] | None = None,
 ) -> RunResult:
-    """Run an assembly and show it; returns when all has ended. KeyboardInterrupt ends it within seconds.
+    """Run a graph and show it; returns when all has ended. KeyboardInterrupt ends it within seconds.
 
     Args:
-        assembly: calls stages, see `flows/engine/stage.py`.
+        graph: as `flows.engine.graph.assemble` makes it.
         cfg: the settings; `cfg.compute` says how to run.
-        home: where everything lies; by default from LIFESPAN_HOME.
+        start: where the run lies and is shown, from `flows.runs.start.starting`.
         profile: its name, for the `runs` table.
+        width: d_model of the models that train, for the choice of workers.
         prefect: show the run in Prefect. Off for tests.
         mlflow: mirror the run to MLflow. Off for tests.
-        only: labels, stage names or groups: run these and what they need.
-        start: the live view and the server, if they are there already; the other ways to say where are unused then.
         show: shows the stages in a flow run of Prefect that is there already; by default a new one is made.
         showcase: what MLflow is to show of the run, from the home, the run's id and what `conclude` returned.
         conclude: called with the home and the run's id when all rows are written, unless the run was interrupted.
     """
     run_id = new_run_id()
     warnings: list[str] = []
-    with contextlib.ExitStack() as stack:
-        if start is None:
-            start = stack.enter_context(starting(masked(cfg.name), console, home=home, prefect=prefect))
-        home, board, server = start.home, start.board, start.server
-        hermetic.apply(home.local, hub=uses_hub(to_json(cfg)))
-        if cfg.compute.device != "cpu":
-            usable(cfg.compute.device)  # told now, not when the first model is to be trained
-        board.title = f"{masked(cfg.name)} · {run_id}"
-        board.say("reading the graph")
-        graph = assemble(assembly, cfg)
-        graph = graph.only(only) if only else graph
-        runner = Runner(graph, home, run_id, cfg.compute, board, masked(cfg.name))
-        stack.enter_context(registered(home, run_id, board, cfg, profile))
+    home, board, server = start.home, start.board, start.server
+    board.title = f"{masked(cfg.name)} · {run_id}"
+    runner = Runner(graph, home, run_id, cfg.compute, board, masked(cfg.name), width)
+    with registered(home, run_id, board, cfg, profile):
         runner.start()
         board.say("")
         threads = []
@@ -162,16 +145,6 @@ def run_graph(
         seconds = time.monotonic() - board.began
         waits = runner.waiting()
         return RunResult(run_id, status, seconds, summary(runner), outcomes, failures, waits, tuple(warnings), report)
-
-
-def uses_hub(settings: Any) -> bool:
-    """True when some data source (`kind = "hub"`) or the base model is on the Hugging Face hub."""
-    if isinstance(settings, Mapping):
-        base = settings.get("base")
-        if isinstance(base, Mapping) and is_hub_name(str(base.get("model", ""))):
-            return True
-        return settings.get("kind") == "hub" or any(uses_hub(value) for value in settings.values())
-    return isinstance(settings, list) and any(uses_hub(value) for value in settings)
 
 
 # --- beside the stages ---------------------------------------------------------------------------------------------

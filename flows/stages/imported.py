@@ -6,24 +6,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from components.model.config import count_params
-from components.model.hub.errors import UnsupportedModel
 from components.model.hub.results import ImportedModelResult, ImportedTokenizerResult
-from components.model.hub.source import BaseConfig, digests
+from components.model.hub.source import BaseConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
-from flows.settings import ConfigError
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
     from flows.engine.graph import Graph
 
 
-def base_graph(config: BaseConfig, run: Graph) -> tuple[Artifact, Artifact]:
-    """The tokenizer and the base model of `[base]`. Raises ConfigError when there is no such model."""
-    try:
-        raw = digests(config)
-    except UnsupportedModel as error:
-        raise ConfigError(f"base.model: {error}") from None
+def base_graph(config: BaseConfig, run: Graph, raw: Mapping[str, str]) -> tuple[Artifact, Artifact]:
+    """The tokenizer and the base model of `[base]`. `raw`: digests of the model's files."""
     tokenizer = import_tokenizer.submit(run, config=config, raw=raw)
     return tokenizer, import_model.submit(run, config=config, raw=raw, tokenizer=tokenizer)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from components.inference.text import Generate, TextCompletion, TextPrompt
     from components.rlhf.judgements import Candidate, Judgement
     from components.rlhf.preferences import LeftOut, Preference
+    from storage.home import Home
 
 
 @stage(produces="answers", group="rlhf", seconds=11)
@@ -367,12 +368,9 @@ def file_digest(config: PreferencesConfig) -> dict[str, str]:
         return {path.name: hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
-def judgement_marks(config: PreferencesConfig, answers: Artifact) -> dict[str, str]:
-    """How far the annotators' journals on these answers are; empty before the answers were made."""
+def judgement_marks(config: PreferencesConfig, home: Home) -> dict[str, dict[str, str]]:
+    """How far the annotators' journals are, by the key of the answers that they judge."""
     if config.source != "people":
         return {}
-    from storage.home import Home
-
-    home = Home.from_env()
-    made = home.store.find(answers.key)
-    return home.annotations.marks(str(made.facts["batch"])) if made else {}
+    made = [record.artifact for record in home.store.records() if record.artifact.kind == "answers"]
+    return {answers.key: home.annotations.marks(str(answers.facts["batch"])) for answers in made}

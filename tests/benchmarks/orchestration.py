@@ -73,11 +73,11 @@ def stage_seconds(folder: Path) -> dict[str, float]:
 def importing(labels: list[str], profile: str) -> float:
     """Processor seconds of a worker's start until all is imported that these stages use."""
     from flows.config import load_config
-    from flows.engine.graph import assemble
     from flows.engine.runner import modules_of
-    from flows.lifecycle import lifecycle_graph
+    from flows.lifecycle import life
+    from storage.home import Home
 
-    modules = modules_of(assemble(lifecycle_graph, load_config(profile)), labels)
+    modules = modules_of(life(load_config(profile), Home.from_env()), labels)
     script = "import sys, time; from flows.engine.worker import preload; [preload(m) for m in sys.argv[1:]]"
     command = [sys.executable, "-c", f"{script}; print(time.process_time())", *modules]
     return float(printed(command))
@@ -124,14 +124,15 @@ def call_plainly(steps: int, folder: Path) -> dict[str, float]:
     import torch
 
     from flows.config import load_config
-    from flows.engine.graph import artifacts_in, assemble
+    from flows.engine.graph import artifacts_in
     from flows.engine.work import Work
-    from flows.lifecycle import lifecycle_graph
+    from flows.lifecycle import life
     from storage.artifacts import Artifact
+    from storage.home import Home
 
     torch.set_num_threads(1)
     cfg = load_config("smoke", [f"pretrain.num_steps={steps}"])
-    graph = assemble(lifecycle_graph, cfg)
+    graph = life(cfg, Home(folder))
     folders: dict[str, Path] = {}
 
     class Plain(Work):

@@ -14,9 +14,8 @@ from rich.console import Console
 from flows.commands import advise
 from flows.commands.advise import Wish, show
 from flows.config import load_config
-from flows.engine.graph import assemble
 from flows.engine.plan import plan
-from flows.lifecycle import lifecycle_graph, run_lifecycle
+from flows.lifecycle import life, run_lifecycle
 from flows.runs.run import RunResult
 from flows.settings import ConfigError
 from storage.home import Home
@@ -136,7 +135,7 @@ def test_a_second_run_does_nothing_and_another_kl_coefficient_redoes_ppo_alone(l
     assert [o.artifact.key for o in second.outcomes.values()] == [o.artifact.key for o in first.outcomes.values()]
 
     cfg = load_config("smoke", ["ppo.kl_coef=0.2"])
-    steps = plan(assemble(lifecycle_graph, cfg), home)
+    steps = plan(life(cfg, home), home)
     # PPO, and what follows from it: what the trained checkpoints have forgotten.
     assert {step.label for step in steps if not step.cached} == {"ppo[kl_coef=0.2]", "measure_forgetting"}
 
@@ -174,7 +173,7 @@ def test_other_bytes_in_a_users_file_are_another_corpus_and_a_missing_file_is_na
     cfg = load_config("smoke", [f'data.sources=[{{ name = "mine", kind = "text", path = "{file}" }}]'])
 
     def corpus_key() -> str:
-        return assemble(lifecycle_graph, cfg).nodes["prepare_corpus"].key
+        return life(cfg, Home(tmp_path)).nodes["prepare_corpus"].key
 
     before = corpus_key()
     assert corpus_key() == before

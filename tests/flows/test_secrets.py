@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import toy_secrets
 from rich.console import Console
+from toy_run import run_assembly
 from typer.testing import CliRunner
 
 from flows.commands.cli import app
 from flows.lifecycle import write_report
-from flows.runs.run import RunResult, run_graph
+from flows.runs.run import RunResult
 from flows.settings import ComputeConfig
 from storage.home import Home
 
@@ -78,7 +79,7 @@ def live(home: Home, address: str, *, workers: int, shown: bool) -> tuple[RunRes
     cfg = toy_secrets.SecretConfig(name=name, path=address, bucket=BUCKET, compute=ComputeConfig(workers=workers))
     console = Console(file=StringIO(), width=500)
     options = {"home": home, "console": console, "prefect": shown, "mlflow": shown, "conclude": write_report}
-    result = run_graph(toy_secrets.secret_graph, cfg, **options)  # type: ignore[arg-type]
+    result = run_assembly(toy_secrets.secret_graph, cfg, **options)  # type: ignore[arg-type]
     assert isinstance(console.file, StringIO)
     return result, console.file.getvalue()
 

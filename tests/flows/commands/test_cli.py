@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import toy_life
 from rich.console import Console
+from toy_run import run_assembly
 from typer.testing import CliRunner
 
 import flows.lifecycle
 from flows.commands.cli import app
-from flows.runs.run import run_graph
 from flows.settings import ComputeConfig
 from storage.home import Home
 
@@ -23,9 +23,9 @@ from storage.home import Home
 @pytest.fixture
 def lived(home: Home, console: Console, monkeypatch: pytest.MonkeyPatch) -> Home:
     """A home in which the toy life ran once, and is what the commands know as the life."""
-    monkeypatch.setattr(flows.lifecycle, "lifecycle_graph", toy_life.toy_graph)
+    monkeypatch.setattr(flows.lifecycle, "lifecycle_graph", lambda cfg, run, outside: toy_life.toy_graph(cfg, run))
     cfg = toy_life.ToyConfig(compute=ComputeConfig(workers=0))
-    run_graph(toy_life.toy_graph, cfg, home=home, console=console, profile="smoke", prefect=False, mlflow=False)
+    run_assembly(toy_life.toy_graph, cfg, home=home, console=console, profile="smoke", prefect=False, mlflow=False)
     return home
 
 

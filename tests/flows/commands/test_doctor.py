@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 import toy_life
 from rich.console import Console
+from toy_run import run_assembly
 from typer.testing import CliRunner
 
 from flows.commands import doctor
 from flows.commands.cli import app
 from flows.engine.graph import Graph
-from flows.runs.run import RunResult, run_graph
+from flows.runs.run import RunResult
 from flows.services import services
 from flows.settings import ComputeConfig
 from storage.home import Home
@@ -38,7 +39,7 @@ def bad(home: Home, **options: bool) -> list[str]:
 
 def live(home: Home, console: Console, graph: Any = toy_life.toy_graph) -> RunResult:
     cfg = toy_life.ToyConfig(compute=ComputeConfig(workers=0))
-    return run_graph(graph, cfg, home=home, console=console, prefect=False, mlflow=False)
+    return run_assembly(graph, cfg, home=home, console=console, prefect=False, mlflow=False)
 
 
 def test_a_healthy_home_has_nothing_bad(home: Home, console: Console) -> None:

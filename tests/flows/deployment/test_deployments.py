@@ -178,3 +178,17 @@ def test_a_schedule_finds_its_profile_from_any_folder(tmp_path: Path, monkeypatc
     assert _from_anywhere("smoke") == "smoke"
     with pytest.raises(ConfigError, match="no such file"):
         _from_anywhere("yours.toml")
+
+
+def test_every_group_of_every_stage_is_reached_by_a_flow_of_its_own() -> None:
+    import importlib
+    import pkgutil
+
+    import flows.stages
+    from flows.deployment.catalogue import FLOWS
+    from flows.engine.stage import Stage
+
+    names = [info.name for info in pkgutil.walk_packages(flows.stages.__path__, "flows.stages.")]
+    found = [one for name in names for one in vars(importlib.import_module(name)).values() if isinstance(one, Stage)]
+    groups = [group for flow_groups, _ in FLOWS.values() for group in flow_groups]
+    assert sorted(groups) == sorted({stage.group for stage in found})  # each in one flow, and none that no stage has

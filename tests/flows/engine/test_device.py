@@ -9,8 +9,7 @@ import torch
 
 from flows.config import load_config
 from flows.engine.device import usable
-from flows.lifecycle import lifecycle_graph
-from flows.runs.run import run_graph
+from flows.lifecycle import run_lifecycle
 from flows.settings import ConfigError
 from storage.home import Home
 
@@ -33,6 +32,6 @@ def test_training_on_a_gpu_learns_what_it_learns_on_a_cpu(tmp_path: Path) -> Non
     for device in ("cpu", "cuda"):
         cfg = load_config("smoke", [f"compute.device={device}", "compute.workers=0"])
         home = Home(tmp_path / device)
-        result = run_graph(lifecycle_graph, cfg, home=home, prefect=False, mlflow=False, only=["finetune"])
+        result = run_lifecycle(cfg, home=home, prefect=False, mlflow=False, only=["finetune"])
         losses[device] = [result.outcomes[label].artifact.facts["loss"] for label in ("pretrain", "finetune")]
     assert losses["cuda"] == pytest.approx(losses["cpu"], abs=0.05)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 from toy_life import Counting, ToyConfig, count, scale, total
+from toy_run import run_assembly
 
 from flows.engine.graph import Graph
 from flows.engine.stage import stage
 from flows.engine.work import Work
-from flows.runs.run import run_graph
 from flows.settings import ComputeConfig
 from storage.home import Home
 
@@ -50,7 +50,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_ends_the_run_with_one_error_and_more_space_finishes_it(small_disk: Path, console: Console) -> None:
     home = Home(small_disk / "home")
-    first = run_graph(filling_life, WORKERS, home=home, console=console, prefect=False, mlflow=False)
+    first = run_assembly(filling_life, WORKERS, home=home, console=console, prefect=False, mlflow=False)
     assert first.status == "failed"
     (failed,) = first.failures.values()  # the others were not tried
     assert "disk is full while writing" in failed
@@ -58,7 +58,7 @@ def test_a_full_disk_ends_the_run_with_one_error_and_more_space_finishes_it(smal
     assert not list((small_disk / "home" / "artifacts" / ".tmp").iterdir())
 
     subprocess.run(["mount", "-o", "remount,size=128m", small_disk], check=True)
-    second = run_graph(filling_life, WORKERS, home=home, console=console, prefect=False, mlflow=False)
+    second = run_assembly(filling_life, WORKERS, home=home, console=console, prefect=False, mlflow=False)
     assert second.status == "completed"
     assert second.outcomes["total"].artifact.facts["total"] == 3 + 8 + 9 + 10 + 11
     assert {second.outcomes[label].status for label in ("fill", "fill3")} == {"ran"}

@@ -23,7 +23,7 @@ server = server_process.prefect_api(home.local / "logs" / "prefect.log")
 os.environ["PREFECT_API_URL"] = server.url + "/api"
 from toy_life import count, scale, total, train, toy_graph, Counting, ToyConfig
 from flows.settings import ComputeConfig
-from flows.runs.run import run_graph
+from toy_run import run_assembly
 server.wait_healthy()
 from prefect.client.orchestration import get_client
 from flows.runs.prefect_view import task_states, bury
@@ -38,7 +38,7 @@ out, states = [], []
 for graph in (toy_graph, toy_graph, broken):
     cfg = ToyConfig(compute=ComputeConfig(workers=0))
     options = {{"conclude": collect}} if not out else {{}}
-    result = run_graph(graph, cfg, home=home, mlflow=False, console=Console(file=StringIO()), **options)
+    result = run_assembly(graph, cfg, home=home, mlflow=False, console=Console(file=StringIO()), **options)
     with get_client(sync_client=True) as client:
         (flow,) = [r for r in client.read_flow_runs() if "lifespan-run:" + result.run_id in r.tags]
         tasks = [t for t in client.read_task_runs() if t.flow_run_id == flow.id]

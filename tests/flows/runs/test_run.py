@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 from toy_life import Counting, ToyConfig, count, scale, total, toy_graph, train
+from toy_run import run_assembly
 
 from flows.commands.status import recent_runs
 from flows.engine.graph import Graph, assemble
 from flows.engine.plan import plan
 from flows.runs.registry import close_dead_runs, running
-from flows.runs.run import RunResult, run_graph, uses_hub
+from flows.runs.run import RunResult
 from flows.runs.start import terminable
 from flows.settings import ComputeConfig
 from storage.home import Home
@@ -30,7 +31,7 @@ HERE = ToyConfig(compute=ComputeConfig(workers=0))
 
 
 def run(graph: Any, home: Home, console: Console, cfg: ToyConfig = HERE, **options: Any) -> RunResult:
-    return run_graph(graph, cfg, home=home, console=console, prefect=False, mlflow=False, **options)
+    return run_assembly(graph, cfg, home=home, console=console, prefect=False, mlflow=False, **options)
 
 
 def statuses(result: RunResult) -> dict[str, str]:
@@ -176,11 +177,11 @@ sys.path[:0] = {path!r}
 from rich.console import Console
 from toy_life import count, scale, train, Counting, ToyConfig
 from flows.settings import ComputeConfig
-from flows.runs.run import run_graph
+from toy_run import run_assembly
 def graph(cfg, run):
     scale.submit(run, numbers=count.submit(run, config=Counting(2)), factor=1.0)
     train.submit(run, steps=200, pause=0.05, priority=0.0)
-result = run_graph(graph, ToyConfig(compute=ComputeConfig(workers=1)), prefect=False, mlflow=False)
+result = run_assembly(graph, ToyConfig(compute=ComputeConfig(workers=1)), prefect=False, mlflow=False)
 print("ENDED", result.status)
 """
 
@@ -275,8 +276,3 @@ def test_a_mistake_in_an_assembly_leaves_no_run_behind(home: Home, console: Cons
         run(graph, home, console)
     assert running(home) == {}
     assert home.tables.read("runs").num_rows == 0
-
-
-def test_the_hub_is_reached_only_when_a_setting_names_it() -> None:
-    assert not uses_hub({"data": {"sources": [{"name": "hub", "kind": "sotu"}, {"kind": "text", "path": "hub/*.txt"}]}})
-    assert uses_hub({"data": {"sources": [{"kind": "sotu"}, {"kind": "hub", "path": "owner/name"}]}})

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 from toy_life import Counting, ToyConfig, count, scale, total, toy_graph, train
+from toy_run import run_assembly
 
 from flows.commands.gc import RunGoesOn, removable
 from flows.engine.graph import Graph
 from flows.runs import run as runs
-from flows.runs.run import RunResult, run_graph
+from flows.runs.run import RunResult
 from flows.settings import ComputeConfig
 from storage.home import Home
 from storage.queries import query
@@ -31,7 +32,7 @@ INLINE = ToyConfig(compute=ComputeConfig(workers=0))
 
 
 def run(graph: Any, home: Home, console: Console, cfg: ToyConfig = WORKERS, **options: Any) -> RunResult:
-    return run_graph(graph, cfg, home=home, console=console, prefect=False, mlflow=False, **options)
+    return run_assembly(graph, cfg, home=home, console=console, prefect=False, mlflow=False, **options)
 
 
 def test_a_trainer_that_is_killed_is_started_again_and_goes_on(home: Home, console: Console, tmp_path: Path) -> None:

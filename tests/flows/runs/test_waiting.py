@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from toy_people import PeopleConfig, life
+from toy_run import run_assembly
 
-from flows.runs.run import run_graph
 from flows.settings import ComputeConfig
 from storage.home import Home
 
@@ -21,7 +21,7 @@ def test_a_stage_that_needs_people_waits_and_the_next_run_goes_on(
     cfg = PeopleConfig(compute=ComputeConfig(workers=workers))
 
     def run() -> tuple[str, dict[str, str], dict[str, str]]:
-        result = run_graph(life, cfg, home=home, console=console, prefect=False, mlflow=False)
+        result = run_assembly(life, cfg, home=home, console=console, prefect=False, mlflow=False)
         rows = home.tables.read("stages").to_pylist()
         states = {row["label"]: row["status"] for row in rows if row["run_id"] == result.run_id}
         assert result.failures == {}

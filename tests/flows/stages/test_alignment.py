@@ -24,11 +24,11 @@ from components.rlhf.verifier_task_config import VerifierTaskConfig
 from components.statistics import Interval
 from components.training.config import NonFiniteConfig, OptimizerConfig
 from flows.config import load_config
-from flows.engine.graph import assemble
 from flows.engine.work import Work
-from flows.lifecycle import lifecycle_graph
+from flows.lifecycle import life
 from flows.stages import policies, rlhf
 from storage.artifacts import Artifact, Store
+from storage.home import Home
 
 ONE = Interval(1.0, 0.5, 1.5, 8)
 
@@ -181,7 +181,7 @@ def test_ppo_counts_the_passes_of_sampling_and_of_every_reward_model(
 
 
 def test_remedies_come_on_top_of_the_default_life_and_leave_the_rest_of_it_as_it_is() -> None:
-    usual, more = (assemble(lifecycle_graph, load_config(name)).nodes for name in ("laptop", "remedies"))
+    usual, more = (life(load_config(name), Home("no-such-home")).nodes for name in ("laptop", "remedies"))
     remedies = {"ppo[worst]", "ppo[variance]", "ppo[length]", "dpo", "finetune[replay=0]"}
     assert more.keys() - usual.keys() == remedies
     assert remedies <= {*more["measure_forgetting"].needs}

@@ -14,10 +14,9 @@ from components.model.config import ModelConfig
 from components.model.hub.folder import export_folder
 from components.model.transformer import Transformer
 from flows.config import load_config
-from flows.engine.graph import Graph, assemble
-from flows.lifecycle import lifecycle_graph
-from flows.runs.run import run_graph, uses_hub
-from flows.settings import ConfigError, to_json
+from flows.engine.graph import Graph
+from flows.lifecycle import life, run_lifecycle
+from flows.settings import ConfigError
 from storage.home import Home
 
 
@@ -35,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def graph_of(*settings: str) -> Graph:
-    return assemble(lifecycle_graph, load_config("smoke", settings))
+    return life(load_config("smoke", settings), Home("no-such-home"))  # which is not looked at: nobody judges
 
 
 def test_the_base_takes_the_place_of_tokenizer_and_pretraining(folder: Path) -> None:
@@ -65,8 +64,8 @@ def test_a_base_that_is_not_there_is_named_with_its_setting() -> None:
 
 def test_a_hub_base_leaves_the_hub_reachable_and_is_known_by_its_commit() -> None:
     settings = ("base.model=owner/model", f"base.revision={'ab' * 20}")
-    assert uses_hub(to_json(load_config("smoke", settings)))
-    assert not uses_hub(to_json(load_config("smoke")))
+    assert load_config("smoke", settings).uses_hub
+    assert not load_config("smoke").uses_hub
     keys = {graph_of(*settings).nodes["import_model"].key for _ in range(2)}  # nothing is fetched for this
     keys.add(graph_of(settings[0], f"base.revision={'cd' * 20}").nodes["import_model"].key)
     assert len(keys) == 2
@@ -78,7 +77,7 @@ def test_fine_tuning_goes_on_from_the_imported_weights(home: Home, console: Cons
         "instruction.num_conversations=60", "suite.per_difficulty=2",
     ]  # fmt: skip
     cfg = load_config("smoke", settings)
-    result = run_graph(lifecycle_graph, cfg, home=home, console=console, prefect=False, mlflow=False, only=["finetune"])
+    result = run_lifecycle(cfg, home=home, console=console, prefect=False, mlflow=False, only=["finetune"])
     assert result.status == "completed", result.failures
     made = {label: outcome.artifact for label, outcome in result.outcomes.items()}
     base = made["import_model"]
@@ -150,7 +149,7 @@ def test_adapters_teach_a_real_model_and_leave_the_rest_of_it_alone(home: Home, 
     ]  # fmt: skip
     cfg = load_config("smollm2", settings)
     assert cfg.finetune.lora is not None
-    result = run_graph(lifecycle_graph, cfg, home=home, console=console, prefect=False, mlflow=False, only=["finetune"])
+    result = run_lifecycle(cfg, home=home, console=console, prefect=False, mlflow=False, only=["finetune"])
     assert result.status == "completed", result.failures
     made = {label: outcome.artifact for label, outcome in result.outcomes.items()}
     assert made["finetune"].facts["num_adapters"] == 30 * len(cfg.finetune.lora.targets)
