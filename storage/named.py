@@ -130,6 +130,13 @@ def values(home: Home, named: NamedQuery, given: Mapping[str, str]) -> dict[str,
     return result
 
 
+def answer(home: Home, name: str, **given: str) -> list[dict[str, Any]]:
+    """The rows of the query of that name, by column. Raises QueryError as `find` and `values` do."""
+    named = find(name)
+    rows: list[dict[str, Any]] = query(home, named.sql, values(home, named, given) or None).to_pylist()
+    return rows
+
+
 def find_run(home: Home, text: str, parameter: str = "run") -> str:
     """The id of the newest run, or of the one run whose id begins with `text`.
 

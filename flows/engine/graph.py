@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flows.engine.wire import Job, artifacts_to_json, travelling
+from flows.settings import ConfigError
 from storage.artifacts import Artifact
 from storage.fingerprint import plain
 
@@ -118,12 +119,15 @@ class Graph:
         return result
 
     def only(self, labels: list[str]) -> Graph:
-        """The part of the graph that these stages need, themselves included; by label, stage name or group."""
+        """The part of the graph that these stages need, themselves included; by label, stage name or group.
+
+        Raises ConfigError for a name that is none of the three.
+        """
         wanted: set[str] = set()
         for name in labels:
             found = [label for label, node in self.nodes.items() if name in (label, node.stage.name, node.stage.group)]
             if not found:
-                raise ValueError(f"no stage {name!r} in this run; there are {', '.join(self.nodes)}")
+                raise ConfigError(f"--only: no stage {name!r} in this run; there are {', '.join(self.nodes)}")
             wanted.update(found)
         for label, node in reversed(self.nodes.items()):
             if label in wanted:

@@ -60,7 +60,7 @@ def test_query_speaks_four_formats(lived: Home, tmp_path: Path) -> None:
     assert file.read_bytes()[:4] == b"PAR1"
     inside = f"{lived.root}/tables/runs/mine.parquet"
     code, _, err = call("query", sql, "--output", inside)
-    assert code == 2 and f"--output {inside}: lies among" in " ".join(err.split())
+    assert code == 2 and f"--output {inside}: lies inside" in " ".join(err.split())
 
 
 def test_status_lists_the_run(lived: Home) -> None:

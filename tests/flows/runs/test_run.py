@@ -17,9 +17,9 @@ import pytest
 from rich.console import Console
 from toy_life import Counting, ToyConfig, count, scale, total, toy_graph, train
 
-from flows.commands.status import recent_runs
 from flows.engine.graph import Graph, assemble
 from flows.engine.plan import plan
+from flows.runs.history import recent_runs
 from flows.runs.registry import close_dead_runs, running
 from flows.runs.run import RunResult, run_graph, uses_hub
 from flows.runs.start import terminable

@@ -18,9 +18,9 @@ import pytest
 from rich.console import Console
 from toy_life import Counting, ToyConfig, count, scale, total, toy_graph, train
 
-from flows.commands.gc import RunGoesOn, removable
 from flows.engine.graph import Graph
 from flows.runs import run as runs
+from flows.runs.removal import removable
 from flows.runs.run import RunResult, run_graph
 from flows.settings import ComputeConfig
 from storage.home import Home
@@ -133,7 +133,7 @@ def test_gc_waits_for_a_run_that_goes_on(home: Home, console: Console) -> None:
     with home.lock("run-alive"):
         (home.local / "running" / "alive").mkdir(parents=True)
         graph(INLINE, Graph())
-    assert refused == ["run alive goes on in this home: wait for its end, or stop it first"]
+    assert refused == ["run alive is in progress in this home: wait until it ends, or stop it first"]
 
 
 @pytest.mark.slow

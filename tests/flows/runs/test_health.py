@@ -19,9 +19,9 @@ import toy_life
 from rich.console import Console
 from typer.testing import CliRunner
 
-from flows.commands import doctor
 from flows.commands.cli import app
 from flows.engine.graph import Graph
+from flows.runs import health
 from flows.runs.run import RunResult, run_graph
 from flows.services import services
 from flows.settings import ComputeConfig
@@ -29,7 +29,7 @@ from storage.home import Home
 
 
 def levels(home: Home, **options: bool) -> dict[str, str]:
-    return {finding.what: finding.level for finding in doctor.examine(home, **options)}
+    return {finding.what: finding.level for finding in health.examine(home, **options)}
 
 
 def bad(home: Home, **options: bool) -> list[str]:
@@ -63,12 +63,9 @@ def test_a_taken_port_is_a_note(home: Home, monkeypatch: pytest.MonkeyPatch) -> 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        real = socket.socket.connect_ex
-        place = taken.getsockname()
-        monkeypatch.setattr(
-            socket.socket, "connect_ex", lambda self, address: real(self, place if address[1] == 5000 else address)
-        )
-        assert levels(home)["port 5000 is taken"] == "note"
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(health, "MLFLOW_PORT", port)
+        assert levels(home)[f"port {port} is in use"] == "note"
 
 
 def test_a_home_that_cannot_be_written_is_told_and_nothing_else_goes_wrong(
@@ -165,7 +162,7 @@ def test_rows_that_are_lost_are_written_again(home: Home, console: Console, tabl
         assert part.stem in what and "are missing in the tables" in what
     else:
         part.write_bytes(b"")
-    list(doctor.examine(home, mend=True))
+    list(health.examine(home, mend=True))
     assert bad(home) == []
     again = live(home, console, graph)
     assert [label for label, outcome in again.outcomes.items() if outcome.status == "ran"] == [
@@ -179,7 +176,7 @@ def test_a_folder_that_was_never_sealed_is_set_aside(home: Home, console: Consol
     key = "ab" * 32
     (Path(home.root) / "artifacts" / "ab" / key).mkdir(parents=True)
     assert bad(home) == [f"artifact {key} was never sealed"]
-    list(doctor.examine(home, mend=True))
+    list(health.examine(home, mend=True))
     assert bad(home) == []
 
 
@@ -219,7 +216,7 @@ def test_what_mlflow_lacks_is_told_and_brought_up_to_date(home: Home) -> None:
     assert levels(home)["MLflow shows what the tables have"] == "ok"
     lived("r2", "completed")
     lived("r1", "failed")
-    told = "MLflow lacks or has an older state of 2 runs: r2, r1"
+    told = "MLflow is missing or behind on 2 runs: r2, r1"
     assert levels(home)[told] == "bad"
     assert levels(home, mend=True)["MLflow was brought up to date with 2 runs: r2, r1"] == "ok"
     assert levels(home)["MLflow shows what the tables have"] == "ok"

@@ -26,8 +26,9 @@ from components.model.hub.source import BaseConfig
 from components.model.transformer import Transformer
 from components.training.checkpoints import load_model, save_model
 from flows.commands.cli import app
-from flows.commands.model_io import export, find_model, import_source
+from flows.runs.models import export_model, find_model
 from flows.settings import ConfigError
+from flows.stages.imported import import_source
 from storage.artifacts import Artifact, Record
 from storage.home import Home
 
@@ -86,13 +87,13 @@ def test_a_folder_that_holds_something_is_left_alone(home: Home, tmp_path: Path)
     full.mkdir()
     (full / "mine").write_text("mine")
     with pytest.raises(ConfigError, match="is there already and not empty"):
-        export(home, key, full)
+        export_model(home, key, full)
     with pytest.raises(ConfigError, match="is there already and not empty"):
-        export(home, key, full / "mine")
+        export_model(home, key, full / "mine")
     assert [path.name for path in full.iterdir()] == ["mine"]
     empty = tmp_path / "empty"
     empty.mkdir()
-    export(home, key, empty)
+    export_model(home, key, empty)
     assert (empty / "model.safetensors").is_file()
 
 
@@ -102,7 +103,7 @@ def test_a_model_that_no_layout_holds_leaves_nothing_behind(home: Home, tmp_path
         save_model(folder, Transformer(ModelConfig(d_model=32, num_layers=1, logit_softcap=3.0)))
         home.store.seal(folder, Record(Artifact("checkpoint", key), "pretrain", {}, {}, {}, "run"))
     with pytest.raises(ConfigError, match=r"logit_softcap is 3.0.*cannot be exported"):
-        export(home, key, tmp_path / "out" / "model")
+        export_model(home, key, tmp_path / "out" / "model")
     assert not list((tmp_path / "out").iterdir())
 
 
