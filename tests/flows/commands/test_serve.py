@@ -33,8 +33,7 @@ from components.training.checkpoints import save_model
 from flows.commands.chat import talk
 from flows.commands.cli import app
 from flows.runs.models import OpenedModel, open_model
-from flows.services.credentials import read_secret
-from flows.services.model_server import KEY_VARIABLE, ServeOptions
+from flows.services.model_server import ServeOptions
 from flows.settings import ConfigError
 from storage.home import Home
 
@@ -133,22 +132,26 @@ def test_a_client_is_told_when_the_server_ends_before_its_answer(folder: Path, t
         assert process.returncode == 0 and "Traceback" not in shown, shown
 
 
-def test_a_key_in_a_file_is_one_line(tmp_path: Path) -> None:
-    file = tmp_path / "key"
-    file.write_text("another-key\n")
-    assert read_secret(KEY_VARIABLE, file, "--api-key") == "another-key"
-    file.write_text("two words")
-    with pytest.raises(ConfigError, match="one line of one or more characters of printable ASCII"):
-        read_secret(KEY_VARIABLE, file, "--api-key")
-    with pytest.raises(ConfigError, match="cannot read a secret from this file"):
-        read_secret(KEY_VARIABLE, tmp_path / "nothing", "--api-key")
-
-
 def test_other_machines_reach_it_with_a_key_alone() -> None:
     for host in ("0.0.0.0", "::", "192.168.0.7", "example.org"):
         with pytest.raises(ConfigError, match="LIFESPAN_API_KEY"):
             ServeOptions(host=host)
         assert ServeOptions(host=host, api_key="k")
+
+
+def test_a_page_that_rebinds_a_name_does_not_reach_a_local_server(folder: Path, tmp_path: Path) -> None:
+    def status(url: str, host: str) -> int:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"{url}/health", headers={"Host": host})) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    with serving(folder, tmp_path) as (url, _):
+        assert status(url, "127.0.0.1:8000") == status(url, "localhost") == 200
+        assert status(url, "evil.example") == 403
+    with serving(folder, tmp_path, LIFESPAN_API_KEY="a-key-of-mine") as (url, _):
+        assert status(url, "model.example") == 200  # the key protects it under every name
 
 
 def test_an_unknown_model_is_told_with_what_there_is(folder: Path, home: Home, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_several_statements_of_a_pipe_one_after_the_other(home: Path) -> None:
         ([], "give one of: SQL, --file FILE, --named NAME"),
         (["SELECT 1", "--named", "runs"], "give one of"),
         (["--file", "/nowhere.sql"], "/nowhere.sql: No such file"),
-        (["SELECT $a", "-p", "b=1"], "the query has no parameter b; it has a"),
+        (["SELECT $a", "-p", "b=1"], "unknown parameter b; the query has a"),
         (["SELECT $a", "-p", "a"], "-p a: write -p name=value"),
         (["SELECT $a", "-p", "a=1", "-p", "a=2"], "a is given twice"),
         (["SELECT interval 1 day AS x", "--format", "parquet", "--output", "/dev/null"], "no such type"),

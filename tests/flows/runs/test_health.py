@@ -114,14 +114,14 @@ def test_an_orphaned_process_is_found_and_ended(home: Home) -> None:
     )
     try:
         deadline = time.monotonic() + 5
-        while orphan.pid not in dict(doctor.orphaned_processes()) and time.monotonic() < deadline:
+        while orphan.pid not in dict(health.orphaned_processes()) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert any(f"orphaned process {orphan.pid}" in what for what in bad(home))
-        assert list(doctor.orphans(mend=False))
+        assert list(health.orphans(mend=False))
         os.kill(orphan.pid, signal.SIGKILL)
     finally:
         orphan.wait()
-    assert orphan.pid not in dict(doctor.orphaned_processes())
+    assert orphan.pid not in dict(health.orphaned_processes())
 
 
 def test_a_damaged_table_file_is_named_and_set_aside(home: Home, console: Console) -> None:
@@ -186,20 +186,20 @@ def test_services_that_are_down_or_keep_ending_are_told(home: Home, monkeypatch:
         own,
         (
             services.Service("Prefect", "http://127.0.0.1:9", own),
-            services.Service("worker", "", own, restarts=doctor.OFTEN),
+            services.Service("worker", "", own, restarts=health.MANY_RESTARTS),
             services.Service("MLflow", "", gone, restarts=1),
             services.Service("another", "", own, restarts=1),
         ),
         "http://127.0.0.1:9/api",
     )
-    found = {finding.what: finding for finding in doctor.what_is_up(home, group)}
+    found = {finding.what: finding for finding in health.running_services(home, group)}
     assert [finding.level for finding in found.values()] == ["bad", "bad", "bad", "ok"]
     assert "Prefect at http://127.0.0.1:9 is down" in found
-    assert "worker.log" in found["worker keeps ending, started again 3 times"].advice
-    assert "mlflow-ui.log" in found["MLflow is down, started again 1 times"].advice
+    assert "worker.log" in found["worker keeps exiting, restarted 3 times"].advice
+    assert "mlflow-ui.log" in found["MLflow is down, restarted 1 times"].advice
     (home.local / "services.json").parent.mkdir(parents=True, exist_ok=True)
     (home.local / "services.json").write_text("{}")  # its lock is free
-    assert levels(home)["what `lifespan up` started was killed"] == "note"
+    assert levels(home)["the services of `lifespan up` were killed"] == "note"
 
 
 def test_what_mlflow_lacks_is_told_and_brought_up_to_date(home: Home) -> None:

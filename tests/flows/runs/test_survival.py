@@ -20,7 +20,7 @@ from toy_life import Counting, ToyConfig, count, scale, total, toy_graph, train
 
 from flows.engine.graph import Graph
 from flows.runs import run as runs
-from flows.runs.removal import removable
+from flows.runs.removal import RunInProgress, removable
 from flows.runs.run import RunResult, run_graph
 from flows.settings import ComputeConfig
 from storage.home import Home
@@ -127,7 +127,7 @@ def test_gc_waits_for_a_run_that_goes_on(home: Home, console: Console) -> None:
         count.submit(life, config=Counting(2))
         try:
             list(removable(home, keep=1))
-        except RunGoesOn as error:
+        except RunInProgress as error:
             refused.append(str(error))
 
     with home.lock("run-alive"):

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.commands.cli import app
-from flows.services import access, server_process, services, sockets
+from flows.services import access, server_process, services
 from flows.services.access import Access
 from flows.settings import ConfigError
 from storage.home import Home
@@ -99,11 +99,6 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
     assert access.read_token(tmp_path / "token") == f"another-{TOKEN}"
     with pytest.raises(ConfigError, match="No such file"):
         access.read_token(tmp_path / "none")
-
-
-def test_an_address_of_another_machine_is_told() -> None:
-    with pytest.raises(sockets.CannotListen, match=r"cannot listen on 192\.0\.2\.1 port 0: Cannot assign"):
-        sockets.free_port(host="192.0.2.1")
 
 
 def test_what_is_up_is_not_taken_for_what_is_asked_for() -> None:
