@@ -7,7 +7,6 @@ import datetime
 import decimal
 import io
 import json
-import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import IO, Any, Literal
 import pyarrow as pa
 
 from storage import durable
+from storage.json_values import finite
 
 Format = Literal["table", "lines", "csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("table", "lines", "csv", "json", "parquet")
@@ -125,7 +125,7 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 def _json_cell(value: Any) -> Any:
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return finite(value)
     if isinstance(value, decimal.Decimal):  # DuckDB's sum of whole numbers has 128 bits
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, Mapping):

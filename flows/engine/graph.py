@@ -7,7 +7,7 @@ So the same assembly serves the run and the plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -118,13 +118,14 @@ class Graph:
             result[label] = node.stage.seconds + below if node.priority is None else node.priority
         return result
 
-    def only(self, labels: list[str]) -> Graph:
+    def only(self, names: Sequence[str]) -> Graph:
         """The part of the graph that these stages need, themselves included; by label, stage name or group.
 
-        Raises ConfigError for a name that is none of the three.
+        Raises:
+            ConfigError: nothing has one of the names.
         """
         wanted: set[str] = set()
-        for name in labels:
+        for name in names:
             found = [label for label, node in self.nodes.items() if name in (label, node.stage.name, node.stage.group)]
             if not found:
                 raise ConfigError(f"--only: no stage {name!r} in this run; there are {', '.join(self.nodes)}")

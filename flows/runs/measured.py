@@ -38,8 +38,8 @@ def measured_run(home: Home, run: str) -> MeasuredRun:
         )
     (speeds,) = answer(home, "core_speeds", run=run_id)
     fit = _fit(home, run_id)
-    sweep = SweepReach(**answer(home, "sweep_reach", run=run_id)[0]) if fit else None
-    return MeasuredRun(run_id, strategies, CoreSpeeds(**speeds), fit, sweep)
+    reach = answer(home, "sweep_reach", run=run_id) if fit else []
+    return MeasuredRun(run_id, strategies, CoreSpeeds(**speeds), fit, SweepReach(**reach[0]) if reach else None)
 
 
 def _fit(home: Home, run_id: str) -> ChinchillaFit | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from components.model.config import count_params
@@ -14,8 +14,39 @@ from flows.settings import ConfigError
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flows.engine.graph import Graph
     from storage.home import Home
+
+
+def import_source(
+    home: Home, source: str, revision: str = "main", context_length: int = 0, show: Callable[[str], None] = print
+) -> tuple[Artifact, Artifact]:
+    """Bring a model into the store, without a run: its tokenizer and its checkpoint, the same artifacts that a run with
+    this `[base]` uses.
+
+    Raises ConfigError for a source that is no model, or one that cannot be read.
+    """
+    from components.model.hub.source import locate
+    from flows.engine.graph import Graph
+    from flows.engine.jobs import run_here
+    from flows.settings import ComputeConfig
+
+    try:
+        commit = locate(source, revision).commit
+        if commit:
+            show(f"{source} is at commit {commit}")
+        graph = Graph()
+        base_graph(BaseConfig(source, commit, context_length), graph)
+        made: dict[str, Artifact] = {}
+        for node in graph.nodes.values():
+            sealed = home.store.find(node.key)
+            made[node.key] = sealed or run_here(node.job("import", home, ComputeConfig(), made), lambda event: None)
+    except UnsupportedModel as error:
+        raise ConfigError(str(error)) from None
+    tokenizer, model = made.values()
+    return tokenizer, model
 
 
 def base_graph(config: BaseConfig, run: Graph) -> tuple[Artifact, Artifact]:
@@ -67,32 +98,3 @@ def import_model(work: Work, *, config: BaseConfig, raw: Mapping[str, str], toke
         "num_params_non_embedding": counts.non_embedding,
         "context_length": network.cfg.context_length,
     }
-
-
-def import_source(
-    home: Home, source: str, revision: str = "main", context_length: int = 0, show: Callable[[str], None] = print
-) -> tuple[Artifact, Artifact]:
-    """Bring a model into the store, without a run: its tokenizer and its checkpoint, the same artifacts that a run with
-    this `[base]` uses.
-
-    Raises ConfigError for a source that is no model, or one that cannot be read.
-    """
-    from components.model.hub.source import locate
-    from flows.engine.graph import Graph
-    from flows.engine.jobs import run_here
-    from flows.settings import ComputeConfig
-
-    try:
-        commit = locate(source, revision).commit
-        if commit:
-            show(f"{source} is at commit {commit}")
-        graph = Graph()
-        base_graph(BaseConfig(source, commit, context_length), graph)
-        made: dict[str, Artifact] = {}
-        for node in graph.nodes.values():
-            sealed = home.store.find(node.key)
-            made[node.key] = sealed or run_here(node.job("import", home, ComputeConfig(), made), lambda event: None)
-    except UnsupportedModel as error:
-        raise ConfigError(str(error)) from None
-    tokenizer, model = made.values()
-    return tokenizer, model

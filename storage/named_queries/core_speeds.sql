@@ -9,3 +9,4 @@ SELECT (SELECT (config_json ->> '$.compute.usd_per_core_hour')::DOUBLE
         FROM kept WHERE stage = 'measure_serving' ORDER BY label LIMIT 1) AS prefill_tokens_per_second,
        (SELECT (facts_json ->> 'decode_tokens_per_second')::DOUBLE
         FROM kept WHERE stage = 'measure_serving' ORDER BY label LIMIT 1) AS decode_tokens_per_second
+WHERE EXISTS (FROM kept)

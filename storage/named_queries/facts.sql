@@ -1,7 +1,7 @@
--- What did one stage of one run find out?
--- @stage text: name of the stage's function, as in stages.stage
+-- What did the stages of one run find out?
 -- @run run = newest: a run, or the beginning of its id
-SELECT label, key, status, facts_json
+-- @stage text = null: only this stage, as in stages.stage
+SELECT stage, label, key, facts_json
 FROM run_stages
-WHERE run_id = $run AND stage = $stage AND status IN ('ran', 'cached')
-ORDER BY label
+WHERE run_id = $run AND ($stage IS NULL OR stage = $stage) AND status IN ('ran', 'cached')
+ORDER BY started_at, label

@@ -9,3 +9,4 @@ SELECT min(num_params) AS min_params, max(num_params) AS max_params, min(tokens)
        (SELECT sum(t.flops) / sum(c.cpu_seconds)
         FROM trained t JOIN run_costs c ON c.key = t.key AND c.run_id = $run) AS training_flops_per_second
 FROM points
+HAVING count(*) > 0

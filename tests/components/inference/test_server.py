@@ -238,9 +238,9 @@ def test_what_is_wrong_is_named(serve: Callable[..., TestClient]) -> None:
         assert answer.status_code == status and answer.json()["error"]["type"] == "invalid_request_error"
     for half in ({"\ud800": 1}, {"stream": True, "stream_options": {"\ud800": True}}):
         answer = complete(client, prompt="a", **half)
-        assert answer.status_code == 400 and "\\ud800 is" in answer.json()["error"]["message"]
+        assert answer.status_code == 400 and "\\ud800" in answer.json()["error"]["message"]
     assert client.post("/v1/completions", content=b"{}").status_code == 415
-    assert client.get("/v1/nothing").json()["error"]["message"] == "there is no /v1/nothing"
+    assert client.get("/v1/nothing").json()["error"]["message"] == "unknown path /v1/nothing"
     assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
     assert client.get("/v1/models/tiny").json()["max_model_len"] == 64
 
