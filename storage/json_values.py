@@ -4,8 +4,9 @@ What happens to such a number depends on what the JSON is for:
 
 - Facts, `*_json` columns, results of queries: it becomes null, because a diverged loss must not cost a stage its
   artifact (here: `plain_json` and `finite`).
-- Identities, from which keys are made: it raises, because NaN is not equal to itself (`storage.fingerprint.canonical_json`).
-- Settings on their way to a worker: it is kept as the word NaN or Infinity, which Python's JSON reads back
+- Identities, from which keys are made: it raises, because NaN is not equal to itself
+  (`storage.fingerprint.canonical_json`).
+- Settings on their way to a worker: it is kept as NaN or Infinity, which Python's JSON reads back
   (`flows.engine.wire`).
 """
 

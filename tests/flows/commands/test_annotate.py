@@ -28,11 +28,11 @@ def test_annotators_are_added_listed_and_removed(home: Home) -> None:
     assert "no annotators yet" in told("annotate", "list")
     token = told("annotate", "add", "ann").split()[-1]
     assert home.annotations.who(token) == "ann"
-    assert "is there already" in told("annotate", "add", "ann", code=2)
+    assert "already exists" in told("annotate", "add", "ann", code=2)
     assert told("annotate", "list").startswith("ann  since 20")
     told("annotate", "remove", "ann")
     assert home.annotations.who(token) is None
-    assert "no annotator is called 'ann'" in told("annotate", "remove", "ann", code=2)
+    assert "unknown annotator 'ann'" in told("annotate", "remove", "ann", code=2)
     assert "ann  removed 20" in told("annotate", "list")
 
 

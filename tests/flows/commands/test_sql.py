@@ -70,7 +70,7 @@ def test_several_statements_of_a_pipe_one_after_the_other(home: Path) -> None:
         (["SELECT $a", "-p", "a"], "-p a: write -p name=value"),
         (["SELECT $a", "-p", "a=1", "-p", "a=2"], "a is given twice"),
         (["SELECT interval 1 day AS x", "--format", "parquet", "--output", "/dev/null"], "no such type"),
-        (["SELECT valu FROM metrics"], "line 1, column 8: there is no column 'valu'; nearest: metrics.value"),
+        (["SELECT valu FROM metrics"], "line 1, column 8: unknown column 'valu'; nearest: metrics.value"),
         (["SELECT count(*) FROM range(1000000) a, range(10000000)", "--timeout", "0.2"], "stopped after 0.2 s"),
     ],
 )
