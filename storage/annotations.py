@@ -177,8 +177,8 @@ class Annotations:
     def record(self, batch: str, annotator: str, judgement: Mapping[str, Any]) -> bool:
         """Add a judgement to the annotator's journal and flush it to the disk.
 
-        `judgement["form"]` identifies the submitted form: sent a second time, it is stored only once. Returns whether it
-        is new.
+        `judgement["form"]` identifies the submitted form: sent a second time, it is stored only once. Returns
+        whether it is new.
 
         Raises:
             AnnotationError: the same form was already stored with different content.

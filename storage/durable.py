@@ -32,7 +32,7 @@ def explain_full_disk(path: Path) -> Iterator[None]:
         if isinstance(error, DiskFull) or not number:
             raise
         what = "disk is full" if number == errno.ENOSPC else "disk quota is used up"
-        advice = f"{what} while writing {path}: nothing was stored; free some space or move LIFESPAN_HOME"
+        advice = f"{what} while writing {path}: nothing was stored; free some space or point LIFESPAN_HOME elsewhere"
         raise DiskFull(number, advice) from error
 
 

@@ -112,7 +112,7 @@ def thinking_option(
 def affordable_tokens(
     thinker_training: float, thinker: TokenPrices, rival: Option, input_tokens: float, requests: float
 ) -> float:
-    """Output tokens per request with which the life of a model costs as much as that of `rival` (an option per request).
+    """Output tokens per request with which a model's life costs as much as that of `rival` (an option per request).
 
     0 where it is more expensive before it generates a token; inf where its output is free.
     """

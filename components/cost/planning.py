@@ -39,8 +39,8 @@ class Deployment:
 @dataclass(frozen=True)
 class PlanRow:
     """One candidate that reaches the target: `training` cost, `life` in dollars, predicted loss with its interval
-    where a fit stands behind the law, `outside`: in words, how far N or D is extrapolated beyond the fitted points ("" if
-    neither is)."""
+    where a fit stands behind the law, `outside`: in words, how far N or D is extrapolated beyond the fitted points (""
+    if neither is)."""
 
     name: str
     num_params: float
