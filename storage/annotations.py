@@ -1,13 +1,13 @@
-"""What people judge and how they judged it: files that are only ever added to.
+"""What people judge and how they judged it: files that are only ever appended to.
 
-    annotators/NAME.json                who may judge; of a token only its hash
+    annotators/NAME.json                who may judge; of the token only its hash
     instructions/VERSION-DIGEST.md      every text that annotators were shown
     batches/ID/batch.json               prompts and answers, with their origin
-    batches/ID/journals/NAME.jsonl      one line a judgement, one file an annotator: nobody waits for anybody else
+    batches/ID/journals/NAME.jsonl      one line per judgement, one file per annotator: nobody waits for anybody else
 
-A judgement counts when `record` returns: the line is flushed to the disk before. What a kill leaves half written was
-never acknowledged and is cut off by the next line. Lines are never changed; a later judgement of the same item by the
-same annotator takes the place of the earlier one, which stays readable.
+A judgement counts when `record` returns: by then the line is flushed to the disk. A line that a kill left half written
+was never acknowledged and is cut off before the next one. Lines are never changed; a later judgement of the same item
+by the same annotator replaces the earlier one, which stays readable.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LOCK_SECONDS = 30.0
 
 
 class AnnotationError(ValueError):
-    """Something that is not there, is there already, or cannot be read, with what to do."""
+    """Something does not exist, already exists, or cannot be read; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Annotator:
 
 @dataclass(frozen=True)
 class Instructions:
-    """What annotators are asked to do. `version` counts the texts that were ever used, `sha256` tells which it was."""
+    """What annotators are asked to do. `version` numbers all texts that were used; `sha256` identifies the text."""
 
     version: int
     sha256: str
@@ -53,7 +53,7 @@ class Instructions:
 
 
 class Annotations:
-    """The annotations under a local folder; made at the first write. Safe with any number of processes."""
+    """The annotations in a local folder, which the first write creates. Safe with any number of processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,28 +62,28 @@ class Annotations:
     # -- annotators ------------------------------------------------------------------------------------------------
 
     def annotators(self) -> list[Annotator]:
-        """All that ever were, by name."""
+        """Everybody who was ever added, by name."""
         found = [json.loads(path.read_bytes()) for path in (self.folder / "annotators").glob("[!.]*.json")]
         return sorted((Annotator(f["name"], f["added_at"], f["removed_at"]) for f in found), key=lambda a: a.name)
 
     def add(self, name: str) -> str:
-        """Let `name` judge, and return a new token; it is not kept and cannot be shown again.
+        """Let `name` judge, and return a new token; it is not stored and cannot be shown again.
 
         Raises:
-            AnnotationError: a name that is none, or one that is in use.
+            AnnotationError: an invalid name, or one that is in use.
         """
         if not _NAME.fullmatch(name):
             raise AnnotationError(f"annotator {name!r}: takes 1 to 64 letters, digits, spaces and . _ -")
         with durable.lock(self.folder / ".annotators.lock", timeout=_LOCK_SECONDS):
             known = {a.name: a for a in self.annotators()}
             if name in known and not known[name].removed_at:
-                raise AnnotationError(f"annotator {name!r} is there already: for a new token remove and add it again")
+                raise AnnotationError(f"annotator {name!r} already exists: remove and add them again for a new token")
             token = secrets.token_urlsafe(32)
             self._write_annotator({"name": name, "token_sha256": _sha256(token), "added_at": _now(), "removed_at": ""})
         return token
 
     def remove(self, name: str) -> None:
-        """Make the token of `name` void. What was judged stays.
+        """Revoke the token of `name`. Their judgements stay.
 
         Raises:
             AnnotationError: nobody of that name may judge.
@@ -93,11 +93,11 @@ class Annotations:
             found = json.loads(path.read_bytes()) if path.is_file() else {"removed_at": "never added"}
             if found["removed_at"]:
                 names = ", ".join(a.name for a in self.annotators() if not a.removed_at) or "none"
-                raise AnnotationError(f"no annotator is called {name!r}; there are: {names}")
+                raise AnnotationError(f"unknown annotator {name!r}; there are: {names}")
             self._write_annotator({**found, "token_sha256": "", "removed_at": _now()})
 
     def who(self, token: str) -> str | None:
-        """The annotator whose token it is."""
+        """The annotator with this token, or None."""
         digest = _sha256(token)
         for path in (self.folder / "annotators").glob("[!.]*.json"):
             found = json.loads(path.read_bytes())
@@ -112,10 +112,10 @@ class Annotations:
     # -- instructions ----------------------------------------------------------------------------------------------
 
     def instruct(self, text: str) -> Instructions:
-        """The text with its version: a new number where it was never used before.
+        """The text with its version: a new number if it was never used before.
 
         Raises:
-            AnnotationError: no text.
+            AnnotationError: the text is empty.
         """
         text = text.strip() + "\n"
         if not text.strip():
@@ -140,12 +140,12 @@ class Annotations:
     # -- batches ---------------------------------------------------------------------------------------------------
 
     def publish(self, batch: str, title: str, overlap: int, items: Sequence[Mapping[str, Any]]) -> None:
-        """Put prompts and answers before the annotators; publishing again changes title and overlap alone.
+        """Give prompts and answers to the annotators; publishing again only changes title and overlap.
 
         Args:
-            batch: its name, hex digits made from the items: the same items are the same batch.
+            batch: its name, hex digits computed from the items: the same items are the same batch.
             title: for people.
-            overlap: how many annotators each item is for.
+            overlap: number of annotators for each item.
             items: JSON objects with an `item_id`.
         """
         _check_id(batch)
@@ -177,11 +177,11 @@ class Annotations:
     def record(self, batch: str, annotator: str, judgement: Mapping[str, Any]) -> bool:
         """Add a judgement to the annotator's journal and flush it to the disk.
 
-        `judgement["form"]` names the form that was filled in: sent a second time it is stored once. Returns whether
-        it is new.
+        `judgement["form"]` identifies the submitted form: sent a second time, it is stored only once. Returns
+        whether it is new.
 
         Raises:
-            AnnotationError: the same form was stored with another content.
+            AnnotationError: the same form was already stored with different content.
             OSError: the disk is full; nothing was stored.
         """
         self.batch(batch)
@@ -191,7 +191,7 @@ class Annotations:
             for earlier in self._lines(path):
                 if earlier["form"] == line["form"]:
                     if {**earlier, "submitted_at": ""} != {**line, "submitted_at": ""}:
-                        raise AnnotationError("this form was stored before with another content: reload the page")
+                        raise AnnotationError("this form was already stored with different content: reload the page")
                     return False
             new = not path.exists()
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -214,12 +214,12 @@ class Annotations:
         return True
 
     def judgements(self, batch: str) -> list[dict[str, Any]]:
-        """Every line of every journal of a batch; those of one annotator in the order in which they came."""
+        """Every line of every journal of a batch; those of one annotator in the order in which they arrived."""
         return [line for path in self._journals(batch) for line in self._lines(path)]
 
     def marks(self, batch: str) -> dict[str, str]:
-        """By journal: how many bytes of whole lines it has, and their SHA-256. It names these judgements for ever,
-        because journals only grow."""
+        """For each journal, the number of bytes of its whole lines and their SHA-256. It identifies these judgements
+        for ever, because journals only grow."""
         marks = {}
         for path in self._journals(batch):
             content = path.read_bytes()
@@ -228,7 +228,7 @@ class Annotations:
         return marks
 
     def marked(self, batch: str, marks: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The judgements that `marks` named, whatever was added since.
+        """The judgements that `marks` identifies, whatever was added since.
 
         Raises:
             AnnotationError: a journal is gone or was changed by hand.
@@ -239,7 +239,7 @@ class Annotations:
             end, digest = mark.split(":")
             content = path.read_bytes()[: int(end)] if path.is_file() else b""
             if hashlib.sha256(content).hexdigest() != digest:
-                raise AnnotationError(f"{path} was changed by hand or is gone: run again to take it as it is now")
+                raise AnnotationError(f"{path} was changed by hand or is gone: run again to use it as it is now")
             lines += _parse(path, content)
         return lines
 
@@ -256,7 +256,7 @@ class Annotations:
         return self._parsed(path) if path.exists() else ()
 
     def _parsed(self, path: Path) -> tuple[dict[str, Any], ...]:
-        """The objects of a file, read again only when it has another size or time."""
+        """The objects in a file, read again only when its size or time has changed."""
         stat = path.stat()
         stamp = hash((stat.st_size, stat.st_mtime_ns, stat.st_ino))
         known = self._read.get(path)
@@ -273,11 +273,11 @@ def _parse(path: Path, content: bytes) -> Iterator[dict[str, Any]]:
             try:
                 yield json.loads(line)
             except ValueError as error:
-                raise AnnotationError(f"{path}:{number}: damaged: {error}; mend or remove the line") from None
+                raise AnnotationError(f"{path}:{number}: damaged: {error}; repair or remove the line") from None
 
 
 def _whole(content: bytes) -> int:
-    """Where the last whole line ends."""
+    """Position after the last whole line."""
     return content.rfind(b"\n") + 1
 
 

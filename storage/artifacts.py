@@ -5,7 +5,7 @@ Layout of a local store (a remote one differs only in what `storage.remote` says
     ab/abcd…/…files…          the bytes that a stage wrote
     ab/abcd…/record.json      what they are, how they came to be, a checksum per file
     .tmp/abcd…-PID-XXXX/      being written; swept when its owner is dead
-    damaged/abcd…-XXXX/       failed its checksums; kept for a look, never read again
+    damaged/abcd…-XXXX/       failed its checksums; kept for inspection, never read again
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _log = logging.getLogger(__name__)
 
 
 class MissingArtifact(LookupError):
-    """The store holds no artifact of this key."""
+    """The store holds no artifact with this key."""
 
 
 class DamagedArtifact(RuntimeError):
-    """A file of an artifact is gone or changed; the artifact was moved aside, so the next run rebuilds it."""
+    """A file of an artifact is missing or changed; the artifact was moved aside, so the next run rebuilds it."""
 
     def __init__(self, message: str, key: str, file: str) -> None:
         super().__init__(message)
@@ -57,9 +57,9 @@ class Artifact:
     """The handle that travels between stages; its bytes lie in the store.
 
     Attributes:
-        kind: what it is: corpus, tokenizer, checkpoint, …
+        kind: corpus, tokenizer, checkpoint, …
         key: 64 hex digits, its identity.
-        facts: JSON scalars, lists and objects (`num_params`, `num_tokens`, …); `facts["usage"]` is what it took.
+        facts: JSON scalars, lists and objects (`num_params`, `num_tokens`, …); `facts["usage"]` is what it cost.
     """
 
     kind: str
@@ -153,7 +153,7 @@ def _inventory(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _first_damage(folder: Path, record: Record, *, deep: bool) -> tuple[str, str] | None:
-    """The first file that is not what its record says, and in which way; `deep` reads every byte."""
+    """The first file that differs from its record, and how; `deep` reads every byte."""
     for name, entry in record.files.items():
         path = folder / name
         try:
@@ -163,7 +163,7 @@ def _first_damage(folder: Path, record: Record, *, deep: bool) -> tuple[str, str
         if size != entry["bytes"]:
             return name, f"has {size} bytes, its record says {entry['bytes']}"
         if deep and _checksum(path) != entry["sha256"]:
-            return name, "has another SHA-256 than its record says"
+            return name, "has a different SHA-256 than its record says"
     return None
 
 
@@ -176,10 +176,10 @@ class Store:
     """Sealed artifacts under a local folder or any fsspec URL (`s3://…`, `gs://…`, `memory://…`).
 
     Safe with any number of processes: an artifact appears in one rename (remote: when its record lands), and of two
-    that seal the same key the second loses quietly.
+    that seal the same key, the second is silently dropped.
 
     Args:
-        url: folder or URL; made at the first write.
+        url: folder or URL; created by the first write.
         cache: local folder for downloads and for work in progress of a remote store; unused by a local one.
     """
 
@@ -200,12 +200,12 @@ class Store:
     # Looking up
 
     def find(self, key: str) -> Artifact | None:
-        """The artifact of `key` if it is there and whole as far as names and sizes tell, else None."""
+        """The artifact of `key` if it is there and complete by names and sizes, else None."""
         record = self.record(key)
         return record.artifact if record else None
 
     def record(self, key: str) -> Record | None:
-        """The record of `key`, or None. A record or artifact seen to be damaged is moved aside: None too."""
+        """The record of `key`, or None. A record or artifact that is damaged is moved aside, and gives None too."""
         _check_key(key)
         known = self._known.get(key)
         if self._remote:
@@ -262,16 +262,16 @@ class Store:
                     yield from sorted(folder.name for folder in shelf.iterdir() if _KEY.fullmatch(folder.name))
 
     def unsealed(self) -> list[str]:
-        """Keys of folders without a record: left by a hand, or by a copy that broke off."""
+        """Keys of folders without a record: made by hand, or left by an interrupted copy."""
         keys = [] if self._remote else self._local_keys()
         return [key for key in keys if not (self._folder(key) / RECORD).exists()]
 
     def set_unsealed_aside(self, key: str) -> str:
-        """Move such a folder to `damaged/`; says so."""
+        """Move such a folder to `damaged/`; the message that says so."""
         return self.set_aside(key, f"its file {RECORD} is missing")
 
     def set_aside(self, key: str, why: str) -> str:
-        """Move an artifact to `damaged/`, so that the next run makes it again; says so."""
+        """Move an artifact to `damaged/`, so that the next run rebuilds it; the message that says so."""
         _check_key(key)
         return str(self._set_aside(key, RECORD, why=why))
 
@@ -293,7 +293,7 @@ class Store:
         if self._remote and not (folder / RECORD).exists():
             self._download(self._remote, record, folder)
         damage = _first_damage(folder, record, deep=True)
-        if damage and self._remote:  # the copy here may be what is damaged: fetch it once more
+        if damage and self._remote:  # perhaps only the copy here is damaged: fetch it once more
             shutil.rmtree(folder)
             self._download(self._remote, record, folder)
             damage = _first_damage(folder, record, deep=True)
@@ -311,14 +311,14 @@ class Store:
         except UnicodeDecodeError as error:
             raise self._set_aside(key, RECORD, f"is not text ({error})") from error
         if text is None:
-            raise MissingArtifact(f"{masked(self.url)} holds no artifact {key}: run the stage that makes it again")
+            raise MissingArtifact(f"{masked(self.url)} holds no artifact {key}: run the stage that makes it")
         record = self._parse(key, text)
         if record is None:
             raise DamagedArtifact(f"artifact {key}: {RECORD} was damaged; run again to rebuild it", key, RECORD)
         return record
 
     def _set_aside(self, key: str, file: str, damage: str = "", why: str = "") -> DamagedArtifact:
-        """Move an artifact out of the way for what `file` has, or for another reason; the error that tells of it."""
+        """Move an artifact aside because of the damage to `file`, or for another reason; the error that reports it."""
         self._known.pop(key, None)
         self._verified.discard(key)
         if self._remote:
@@ -327,7 +327,7 @@ class Store:
         else:
             aside = self._root / "damaged" / f"{key}-{durable.unique_suffix()}"
             aside.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # another process was first
+            with suppress(FileNotFoundError):  # another process was faster
                 self._folder(key).rename(aside)
             place = str(aside)
         why = why or f"its file {file} {damage}"
@@ -342,7 +342,7 @@ class Store:
         self._verified.discard(key)
         trash = self._root / ".tmp" / f"trash-{durable.unique_suffix()}"
         trash.parent.mkdir(parents=True, exist_ok=True)
-        try:  # one rename first: nobody ever sees half an artifact
+        try:  # a rename first: nobody ever sees half an artifact
             self._folder(key).rename(trash)
             found = True
         except FileNotFoundError:
@@ -373,7 +373,7 @@ class Store:
                     alive.unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Remove what the dead left: nobody holds the locks of their folders. Trash is anyone's to empty."""
+        """Remove what killed processes left: nobody holds the locks of their folders. Anyone may empty the trash."""
         for trash in (self._root / ".tmp").glob("trash-*"):
             shutil.rmtree(trash, ignore_errors=True)
         for alive in (self._root / ".tmp").glob("*.lock"):
@@ -387,10 +387,10 @@ class Store:
     def seal(self, tmp: Path, record: Record) -> Artifact:
         """Make the folder from `writing` an artifact: checksums, record last, one atomic rename.
 
-        Returns the artifact that the store then holds: this one, or that of whoever sealed the key before.
+        Returns the artifact that the store then holds: this one, or the one that was sealed with this key before.
 
         Raises:
-            ValueError: a file is a link or bears the record's name.
+            ValueError: a file is a link, or has the name of the record.
             TypeError: a fact is not JSON; the message names it.
             OSError: the disk is full; nothing was stored.
         """
@@ -419,7 +419,7 @@ class Store:
                     raise
                 if winner := self.record(sealed.key):
                     return winner
-                if folder.exists():  # a folder without a record: left by a hand, not by us
+                if folder.exists():  # a folder without a record: made by hand, not by us
                     self._set_aside(sealed.key, RECORD, "is missing")
                 continue
             durable.fsync_folder(folder.parent)

@@ -1,4 +1,4 @@
-"""Merging part files: sorted, so that a query for one curve of one run opens little; with last values beside them."""
+"""Merges part files: sorted, so that a query for one curve of one run reads little; with a file of last values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from storage.layout import LAST_VALUES, Layout, identifier, literal, pattern, select
 
-# Row groups are skipped by the range of their values: curves are asked for by name, then by run.
+# Row groups are skipped by the range of their values: curves are queried by name, then by run.
 _ORDER = {"metrics": ("name", "run_id", "key", "step")}
 _ROW_GROUP = 122_880  # DuckDB's own: one thread's portion
 _MEMORY = "2GB"

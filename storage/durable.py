@@ -15,11 +15,11 @@ _OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 class LockTimeout(TimeoutError):
-    """Someone else still holds the lock."""
+    """Another process still holds the lock."""
 
 
 class DiskFull(OSError):
-    """There is no space left, or no quota, where something was to be written."""
+    """No space or quota is left where something was to be written."""
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def explain_full_disk(path: Path) -> Iterator[None]:
 
 
 def _out_of_space(error: Exception) -> int:
-    """The number of the error if that is what happened, else 0. Libraries in Rust say it in words of their own."""
+    """The error number if there was no space left, else 0. Libraries in Rust report it in their own words."""
     if isinstance(error, OSError):
         return error.errno if error.errno in _OUT_OF_SPACE else 0
     return next((number for number in _OUT_OF_SPACE if f"os error {number})" in str(error)), 0)
@@ -58,7 +58,7 @@ def fsync_file(path: Path) -> None:
 
 
 def unique_suffix() -> str:
-    """A name part that no other process, thread, or call shares."""
+    """A part of a name that no other process, thread, or call produces."""
     return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
@@ -88,13 +88,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def lock(path: Path, *, shared: bool = False, timeout: float | None = None) -> Iterator[None]:
-    """Hold an advisory lock on the file `path`, between processes and between threads.
+    """Hold an advisory lock on the file `path`, against other processes and threads.
 
-    The kernel drops it when the holder dies, so a `kill -9` never leaves one behind; hence the file itself is never
-    removed. Waits with short sleeps rather than in the kernel, so Ctrl-C works in any thread.
+    The kernel releases it when the holder dies, so a `kill -9` never leaves one behind; the file itself is never
+    removed. Waits with short sleeps rather than in the kernel, so that Ctrl-C works in every thread.
 
     Raises:
-        LockTimeout: when `timeout` seconds passed; `timeout=0` tries once.
+        LockTimeout: after `timeout` seconds; 0 tries once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX

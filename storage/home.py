@@ -19,7 +19,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class HomeError(ValueError):
-    """LIFESPAN_HOME names no place where a home can be."""
+    """LIFESPAN_HOME does not name a place where a home can be."""
 
 
 class Home:
@@ -33,7 +33,7 @@ class Home:
         local: folder for what must be on a local disk.
 
     Raises:
-        HomeError: the root is empty, or a URL of a kind that is unknown or needs a package.
+        HomeError: the root is empty, or a URL whose protocol is unknown or needs a package.
     """
 
     def __init__(self, root: str | os.PathLike[str], local: str | os.PathLike[str] | None = None) -> None:
@@ -60,7 +60,7 @@ class Home:
 
     @property
     def shown(self) -> str:
-        """`root` as messages give it: without credentials."""
+        """`root` for messages: without credentials."""
         return masked(self.root)
 
     @cached_property
@@ -96,22 +96,22 @@ class Home:
         return folder
 
     def report(self, run_id: str) -> Path:
-        """Where the HTML report of a run lies."""
+        """Path of the HTML report of a run."""
         return self.reports / f"{_file_name(run_id)}.html"
 
     def keeps(self, path: Path) -> bool:
-        """Whether a path lies among the artifacts or tables of this home, where only the home itself may write."""
+        """Whether a path lies inside the artifacts or tables of this home, where only the home itself may write."""
         own = [] if self.is_remote else [Path(self.root, name).resolve() for name in ("artifacts", "tables")]
         return any(folder == path.resolve() or folder in path.resolve().parents for folder in own)
 
     def scratch(self, key: str) -> Path:
-        """Folder where an unfinished stage keeps what it resumes from; the stage's caller removes it."""
+        """Folder where an unfinished stage keeps the state that it resumes from; the stage's caller removes it."""
         folder = self.local / "scratch" / _file_name(key)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def lock(self, name: str, timeout: float | None = None) -> AbstractContextManager[None]:
-        """Hold the lock `name` for a `with` block; others in this home wait their turn.
+        """Hold the lock `name` for a `with` block; others in this home wait for their turn.
 
         Raises:
             storage.durable.LockTimeout: after `timeout` seconds; None waits for ever, 0 tries once.

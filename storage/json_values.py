@@ -1,4 +1,14 @@
-"""Values as plain JSON: what facts and the `*_json` columns take."""
+"""Values as plain JSON, and the rules for numbers that JSON cannot hold (NaN and the infinities).
+
+What happens to such a number depends on what the JSON is for:
+
+- Facts, `*_json` columns, results of queries: it becomes null, because a diverged loss must not cost a stage its
+  artifact (here: `plain_json` and `finite`).
+- Identities, from which keys are made: it raises, because NaN is not equal to itself
+  (`storage.fingerprint.canonical_json`).
+- Settings on their way to a worker: it is kept as NaN or Infinity, which Python's JSON reads back
+  (`flows.engine.wire`).
+"""
 
 from __future__ import annotations
 
@@ -11,8 +21,7 @@ from typing import Any
 def plain_json(value: Any, where: str) -> Any:
     """`value` as None, bool, int, float, str, list or dict, all the way down.
 
-    Numbers of other libraries (numpy scalars) become Python's. JSON has no NaN, so a number that is not finite
-    becomes null: a diverged loss must not cost a stage its artifact.
+    Numbers of other libraries (numpy scalars) become Python's; numbers that are not finite become None.
 
     Args:
         value: what to convert.
@@ -33,9 +42,14 @@ def plain_json(value: Any, where: str) -> Any:
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):
-        return float(value) if math.isfinite(value) else None
-    if type(value).__name__ in ("bool", "bool_"):  # numpy's truth value is neither a number nor a bool
+        return finite(float(value))
+    if type(value).__name__ in ("bool", "bool_"):  # numpy's bool is neither a number nor a bool
         return bool(value)
     raise TypeError(
         f"{where}: got a {type(value).__name__}; takes JSON values (number, string, bool, list, dict, None)"
     )
+
+
+def finite(value: float) -> float | None:
+    """`value`, or None for NaN and the infinities."""
+    return value if math.isfinite(value) else None

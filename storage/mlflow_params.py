@@ -1,4 +1,4 @@
-"""Settings and facts as MLflow takes them: flat, under names and with values of the length that it allows."""
+"""Settings and facts in the form that MLflow accepts: flat, with names and values of the length that it allows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST_NAME = 250
 
 
 def flatten(settings: str | Mapping[str, Any] | None, prefix: str = "") -> dict[str, str]:
-    """Nested settings (or their JSON text) as dotted names with text values; lists of plain values stay one value."""
+    """Nested settings (or their JSON text) as dotted names with text values; a list of plain values stays one value."""
     flat: dict[str, str] = {}
 
     def walk(value: Any, path: str) -> None:
@@ -34,7 +34,7 @@ def flatten(settings: str | Mapping[str, Any] | None, prefix: str = "") -> dict[
 
 
 def parsed(text: str | Mapping[str, Any] | None) -> Any:
-    """A tree from its JSON text; nothing is an empty one."""
+    """A tree from its JSON text; an empty one for None."""
     return json.loads(text) if isinstance(text, str) else (text or {})
 
 
@@ -50,13 +50,13 @@ def numbers(tree: Any, prefix: str) -> dict[str, float]:
 
 
 def allowed_name(name: str) -> str:
-    """`name` in the characters that MLflow takes."""
+    """`name` in the characters that MLflow accepts."""
     clean = re.sub(r"[^\w\-. :/]", "_", name).strip("/. ") or "_"
     return clean if len(clean) <= _LONGEST_NAME else f"{clean[: _LONGEST_NAME - 9]}_{digest(name)[:8]}"
 
 
 def cut(value: str) -> str:
-    """`value` whole, or its beginning and how much is left out."""
+    """`value` as it is, or its beginning and its length where it is too long."""
     if len(value) <= _LONGEST_VALUE:
         return value
     more = f"… ({len(value)} characters in all)"

@@ -1,6 +1,6 @@
 """Queries with a name and typed parameters: `storage/named_queries/*.sql`, or a user's own file of SQL.
 
-The comments at the top of a file say what it answers and what it takes:
+The comments at the top of a file say what it answers and which parameters it takes:
 
     -- In which runs does a metric end best?
     -- @metric text = loss: name of the metric
@@ -8,9 +8,8 @@ The comments at the top of a file say what it answers and what it takes:
     -- @run run: a run, or the beginning of its id
     SELECT …  WHERE name = $metric
 
-Kinds: text, int, float, bool, time (ISO 8601, UTC where it says no zone), run (the beginning of a run's id, or
-`newest`), or the words that may be given, with | between. A parameter without a default must be given; the default
-`null` means none.
+Kinds: text, int, float, bool, time (ISO 8601, UTC if it names no zone), run (the beginning of a run's id, or `newest`),
+or the allowed words, separated by |. A parameter without a default is required; the default `null` means no value.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ NEWEST = "newest"
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: `$name` in the SQL. `default` is None where a value must be given."""
+    """One parameter: `$name` in the SQL. `default` is None when a value is required."""
 
     name: str
     kind: str
@@ -65,12 +64,12 @@ def find(name: str) -> NamedQuery:
     """The query of that name.
 
     Raises:
-        QueryError: there is none; says the nearest.
+        QueryError: there is none; suggests the nearest names.
     """
     queries = named_queries()
     if name not in queries:
         near = nearest(name, list(queries)) or list(queries)
-        raise QueryError(f"there is no query named {name!r}; nearest: {', '.join(near)}")
+        raise QueryError(f"no query named {name!r}; nearest: {', '.join(near)}")
     return queries[name]
 
 
@@ -78,7 +77,7 @@ def parse(text: str, name: str) -> NamedQuery:
     """The query in a file of SQL.
 
     Raises:
-        QueryError: a parameter is declared twice, or of a kind that is none.
+        QueryError: a parameter is declared twice, or has an unknown kind.
     """
     about: list[str] = []
     parameters: list[Parameter] = []
@@ -93,8 +92,8 @@ def parse(text: str, name: str) -> NamedQuery:
         if not found or not ("|" in found[2] or found[2] in _KINDS):
             kinds = ", ".join(_KINDS)
             raise QueryError(
-                f"{name}, line {number}: {line!r} declares no parameter: write `-- @name kind = default: what it is`, "
-                f"kind one of {kinds}, or words with | between"
+                f"{name}, line {number}: {line!r} is not a valid parameter: write `-- @name kind = default: "
+                f"what it is`, with one of the kinds {kinds}, or words separated by |"
             )
         if any(one.name == found[1] for one in parameters):
             raise QueryError(f"{name}, line {number}: the parameter {found[1]} is declared twice")
@@ -103,10 +102,10 @@ def parse(text: str, name: str) -> NamedQuery:
 
 
 def values(home: Home, named: NamedQuery, given: Mapping[str, str]) -> dict[str, Any]:
-    """The parameters' values, from text as it is typed.
+    """The values of the parameters, from the text that was typed.
 
     Raises:
-        QueryError: an unknown or missing parameter, a value of another kind, a run that is none; says what it takes.
+        QueryError: an unknown or missing parameter, a value of the wrong kind, or an unknown run; says what it takes.
     """
     declared = {one.name: one for one in named.parameters}
     for name in given:
@@ -130,23 +129,30 @@ def values(home: Home, named: NamedQuery, given: Mapping[str, str]) -> dict[str,
     return result
 
 
+def answer(home: Home, name: str, **given: str) -> list[dict[str, Any]]:
+    """The rows of the query of that name, by column. Raises QueryError as `find` and `values` do."""
+    named = find(name)
+    rows: list[dict[str, Any]] = query(home, named.sql, values(home, named, given) or None).to_pylist()
+    return rows
+
+
 def find_run(home: Home, text: str, parameter: str = "run") -> str:
     """The id of the newest run, or of the one run whose id begins with `text`.
 
     Raises:
-        QueryError: there is none, or more than one.
+        QueryError: there is no such run, or more than one.
     """
     if text == NEWEST:
         found = query(home, "SELECT run_id FROM current_run").column(0).to_pylist()
         if not found:
-            raise QueryError(f"{parameter}: there is no run yet in {home.shown}; start one with `lifespan run`")
+            raise QueryError(f"{parameter}: no runs yet in {home.shown}; start one with `lifespan run`")
         return str(found[0])
     sql = "SELECT DISTINCT run_id FROM runs WHERE starts_with(run_id, ?) ORDER BY run_id = ? DESC, run_id DESC LIMIT 6"
     found = query(home, sql, [text, text]).column(0).to_pylist()
     if len(found) == 1 or text in found[:1]:
         return str(found[0])
     if found:
-        raise QueryError(f"{parameter}: {text!r} begins more than one run: {', '.join(found)}")
+        raise QueryError(f"{parameter}: more than one run begins with {text!r}: {', '.join(found)}")
     newest = query(home, "SELECT DISTINCT run_id FROM runs ORDER BY run_id DESC LIMIT 3").column(0).to_pylist()
     raise QueryError(f"{parameter}: no run begins with {text!r}; the newest are {', '.join(newest) or 'none yet'}")
 
@@ -195,7 +201,7 @@ _KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
 
 
 def listing(queries: Sequence[NamedQuery]) -> str:
-    """Names, parameters and what each answers, for people."""
+    """Names, parameters and answered questions, for people."""
     blocks = []
     for one in queries:
         lines = [one.name, f"    {one.answers}"]

@@ -7,7 +7,6 @@ import datetime
 import decimal
 import io
 import json
-import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import IO, Any, Literal
 import pyarrow as pa
 
 from storage import durable
+from storage.json_values import finite
 
 Format = Literal["table", "lines", "csv", "json", "parquet"]
 FORMATS: tuple[Format, ...] = ("table", "lines", "csv", "json", "parquet")
@@ -35,7 +35,7 @@ def format_of(name: str | None, output: Path | None = None) -> Format:
         ending = output.suffix.lower() if output else ""
         if ending not in _ENDINGS:
             known = ", ".join(filter(None, _ENDINGS))
-            raise ValueError(f"output {output}: {ending} names no format: take one of {known}, or give --format")
+            raise ValueError(f"output {output}: {ending} is not a known format: use one of {known}, or give --format")
         return _ENDINGS[ending]
     for format in FORMATS:
         if name == format:
@@ -48,7 +48,7 @@ def write_result(table: pa.Table, format: Format, out: IO[Any] | Path, width: in
 
     Args:
         table: what to write.
-        format: "table" (aligned text; long values are cut), "lines" (one value a line, nothing is cut), "csv" (a
+        format: "table" (aligned text; long values are cut), "lines" (one value per line, nothing is cut), "csv" (a
             header line; null is empty, an empty text is ""), "json" (an array of objects; NaN and infinities are
             null), or "parquet". Times are ISO 8601, UTC.
         out: an open stream (text for all but parquet, which takes a binary one or the one beneath `sys.stdout`), or a
@@ -114,7 +114,7 @@ def _moment(microseconds: int) -> datetime.datetime | str:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Names with a number on those that came before: a JSON object has one value a name."""
+    """Names with a number on those that came before: a JSON object has one value per name."""
     seen: dict[str, int] = {}
     unique = []
     for name in names:
@@ -125,7 +125,7 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 def _json_cell(value: Any) -> Any:
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return finite(value)
     if isinstance(value, decimal.Decimal):  # DuckDB's sum of whole numbers has 128 bits
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, Mapping):
@@ -196,7 +196,7 @@ def _aligned(table: pa.Table, width: int | None) -> str:
 
 
 def _lines(table: pa.Table) -> str:
-    """One value a line, for rows that are wider than the terminal."""
+    """One value per line, for rows that are wider than the terminal."""
     room = max(map(_cells, table.column_names), default=0)
     out = io.StringIO()
     rows = _rows(table)

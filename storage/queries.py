@@ -1,7 +1,7 @@
-"""SQL over the tables: DuckDB in memory, read only, with no way to any other file or to the network.
+"""SQL over the tables: DuckDB in memory, read only, without access to other files or the network.
 
-Each table of `storage.tables` is a view of its name, `last_values` has the last value of every metric, and
-`storage.views` adds what people ask for most. Times are UTC.
+Each table of `storage.tables` is a view of that name, `last_values` has the last value of every metric, and
+`storage.views` adds the most frequent questions. Times are UTC.
 
     from storage.queries import query
     query(Home(".lifespan"), "SELECT * FROM leaderboard", as_="pandas")
@@ -29,7 +29,7 @@ from storage.tables import SCHEMAS, Tables
 from storage.views import VIEWS
 
 GIB = 2**30
-NAMES = (*SCHEMAS, "last_values", *VIEWS)  # all that a query can see
+NAMES = (*SCHEMAS, "last_values", *VIEWS)  # everything that a query can read
 _BATCH = 65_536
 _UTC = pa.timestamp("us", tz="UTC")
 _WORD = re.compile(r"\w+")
@@ -38,7 +38,7 @@ _KEPT_STATEMENTS = 256
 
 
 class QueryTimeout(QueryError):
-    """A query ran longer than it may, or its result is larger than it may be."""
+    """A query exceeded its time limit, or its result the size limit."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Session:
-    """A connection to the tables as they were when it was made; a view is made when the first query names it."""
+    """A connection to the tables as they were when it was opened; a view is created when the first query names it."""
 
     stamp: tuple[Any, ...] | None
     connection: duckdb.DuckDBPyConnection
     definitions: Mapping[str, str]
     made: set[str] = field(default_factory=set)
-    checked: dict[str, Checked] = field(default_factory=dict)  # by what was asked: pages ask the same again and again
+    checked: dict[str, Checked] = field(default_factory=dict)  # by statement: pages ask the same ones again and again
     lock: Any = field(default_factory=threading.Lock)
 
     def make(self, names: Iterable[str]) -> None:
-        """Make the views of these names, and those that they stand on."""
+        """Create the views of these names, and those that they depend on."""
         for name in names:
             if name not in self.made and name in self.definitions:
                 sql = self.definitions[name]
@@ -79,7 +79,7 @@ class _Session:
 
 _sessions: dict[tuple[int, str, int], _Session] = {}
 _sessions_lock = threading.Lock()
-atexit.register(_sessions.clear)  # DuckDB complains of connections that outlive the interpreter
+atexit.register(_sessions.clear)  # DuckDB complains about connections that outlive the interpreter
 
 
 @overload
@@ -113,14 +113,14 @@ def query(
         home: whose tables.
         sql: one statement that only reads: SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN.
         params: values for `?` or `$name`.
-        as_: "arrow" (`pyarrow.Table`), "pandas" or "polars" (a DataFrame; polars is no dependency of Lifespan).
+        as_: "arrow" (`pyarrow.Table`), "pandas" or "polars" (a DataFrame; polars is not a dependency of Lifespan).
         limits: of time, memory and the result's size. Ctrl-C ends a query at once.
 
     Raises:
         QueryError: more than one statement, one that does more than read, or one that DuckDB rejects; says where.
         QueryTimeout: beyond `limits`.
         TableError: a part file is damaged; names it.
-        ModuleNotFoundError: polars is asked for and not installed.
+        ModuleNotFoundError: polars is requested and not installed.
     """
     convert = _converter(as_)
 
@@ -189,7 +189,7 @@ def _connect(tables: Tables, limits: Limits, stamp: tuple[Any, ...] | None) -> _
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": "false",
         "autoload_known_extensions": "false",
-        "python_enable_replacements": "false",  # variables of this program are no tables
+        "python_enable_replacements": "false",  # variables of this program are not tables
         "memory_limit": f"{limits.memory_bytes}B",
         "temp_directory": "",
     }
@@ -252,7 +252,7 @@ def _fetch(cursor: duckdb.DuckDBPyConnection, statement: Checked, params: Any, l
 
 
 def _interruptible(cursor: duckdb.DuckDBPyConnection, work: Callable[[], pa.Table], limits: Limits) -> pa.Table:
-    """Do `work` in a thread of its own, so that Ctrl-C and the time limit end it wherever it is."""
+    """Do `work` in a separate thread, so that Ctrl-C and the time limit end it wherever it is."""
     done: Future[pa.Table] = Future()
 
     def run() -> None:
@@ -270,8 +270,8 @@ def _interruptible(cursor: duckdb.DuckDBPyConnection, work: Callable[[], pa.Tabl
             wait([done], 0.05)
         if isinstance(error, KeyboardInterrupt):
             raise
-        told = f"this query was stopped after {limits.seconds:g} s: narrow it, or allow more time"
-        raise QueryTimeout(told) from None
+        message = f"this query was stopped after {limits.seconds:g} s: narrow it down, or allow more time"
+        raise QueryTimeout(message) from None
 
 
 def _converter(as_: str) -> Callable[[pa.Table], Any]:

@@ -1,7 +1,7 @@
-"""What must not be written down: credentials in addresses, and the values of variables that hold a secret.
+"""Masks what must not be written down: credentials in URLs, and the values of variables that hold a secret.
 
-Settings keep their place in identities, tables and MLflow with `***` for what is secret, so a changed password makes no
-new artifact. Messages, logs and pages lose the values of secret variables too.
+In identities, tables and MLflow, secrets in settings become `***`, so a changed password does not make a new artifact.
+In messages, logs and pages, the values of secret variables are masked too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MASK = "***"
-_SHORTEST = 8  # a shorter value of a variable would be found by chance
+_SHORTEST = 8  # a shorter value would match by chance
 _SECRET_VARIABLE = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|KEY|AUTH_STRING|CREDENTIALS?|WEBHOOK)$")
 # scheme://user:password@, and scheme://token@: up to the last @ before the path
 _USER = re.compile(r"(?<=://)[^/\s\"'<>?#]+(?=@)")

@@ -14,7 +14,7 @@ _RUN = "the run that produced the row"
 _KEY = "the artifact that it belongs to: join `stages USING (key)`"
 _STAGE = "name of the stage's function"
 
-# What one row is, then a line a column: name, meaning. Words with | between are the values that it takes.
+# What one row is, then one line per column: name, meaning. Words with | between are the values that it takes.
 _TEXT: Mapping[str, tuple[str, str]] = {
     "runs": ("the beginning or the end of a run", """
         run_id: begins with the time at which the run began, UTC
@@ -47,7 +47,7 @@ reasoning | cost | report"""),
         stage: {_STAGE}
         step: of the stage's loop
         name: of the metric
-        value: losses in nats a token, rates a second, shares from 0 to 1
+        value: losses in nats per token, rates per second, shares from 0 to 1
         time: when it was logged"""),
     "costs": ("what it took to make one artifact, killed attempts included", f"""
         run_id: {_RUN}
@@ -58,7 +58,7 @@ reasoning | cost | report"""),
         flops: floating-point operations, counted from the model's shape
         seconds: wall clock
         cpu_seconds: processor time of all threads
-        energy_joules: cpu_seconds × watts a core
+        energy_joules: cpu_seconds × watts per core
         usd: US dollars, seconds × threads × price of a core
         hardware: name in `hardware`"""),
     "evals": ("one item, answered by one model with one strategy", f"""
@@ -140,7 +140,7 @@ null where the items are not questions to a reasoning strategy
         num_params_kind: which of them: non_embedding | total | active
         tokens: that it was trained on
         flops: of its training
-        loss: nats a token, held out
+        loss: nats per token, held out
         details_json: the sweep's own"""),
     "routing": ("how much of one source's text one expert of one layer takes", f"""
         run_id: {_RUN}
@@ -171,7 +171,7 @@ null where the items are not questions to a reasoning strategy
         target: what is forecast
         num_params: of the model
         tokens: that it will be trained on
-        predicted: nats a token
+        predicted: nats per token
         low: of the 95% interval
         high: of the 95% interval
         observed: what came out

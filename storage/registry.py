@@ -32,10 +32,10 @@ class Showcase:
     """What to show of a run.
 
     Attributes:
-        description: Markdown, for the head of the run's page.
-        figures: file name to content, SVG.
-        datasets: name to the artifact that carries it.
-        models: alias to the checkpoint; an alias moves to the run that was published last.
+        description: Markdown, for the top of the run's page.
+        figures: SVG content by file name.
+        datasets: artifacts by name.
+        models: checkpoints by alias; an alias moves to the run that was published last.
         tokenizer: of all the models.
     """
 
@@ -47,7 +47,7 @@ class Showcase:
 
 
 def publish(home: Home, run_id: str, showcase: Showcase) -> None:
-    """Show it on the run's page; publishing again changes nothing. The run must have been mirrored by `tracker.sync`.
+    """Show it on the run's page; publishing again changes nothing. `tracker.sync` must have mirrored the run before.
 
     Raises:
         LookupError: MLflow has no such run.
@@ -74,7 +74,7 @@ def _run_in_mlflow(client: MlflowClient, run_id: str) -> str:
 
 
 def _log_datasets(client: MlflowClient, own: str, datasets: Mapping[str, Artifact]) -> None:
-    """Each as a dataset whose digest is its key: the same bytes from the same code have the same digest."""
+    """Log each as a dataset whose digest is its key: the same bytes from the same code have the same digest."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     inputs = []
@@ -90,11 +90,13 @@ def _log_datasets(client: MlflowClient, own: str, datasets: Mapping[str, Artifac
 def _register(
     home: Home, client: MlflowClient, own: str, alias: str, checkpoint: Artifact, tokenizer: Artifact
 ) -> None:
-    """Make a version of the registered model for this checkpoint unless there is one, and point the alias at it."""
+    """Create a version of the registered model for this checkpoint unless there is one, and point the alias at it."""
     from mlflow.exceptions import MlflowException
 
     with contextlib.suppress(MlflowException):  # it exists
-        client.create_registered_model(MODEL, description="Models that lives of Lifespan raised, by what they are for.")
+        client.create_registered_model(
+            MODEL, description="Models that Lifespan trained; the aliases say what each is for."
+        )
     versions = client.search_model_versions(f"name = '{MODEL}' AND tags.`{_KEY}` = '{checkpoint.key}'", max_results=1)
     if versions:
         version = versions[0].version
@@ -111,7 +113,7 @@ def _register(
 
 
 def _write_model(folder: Path, checkpoint: Path, tokenizer: Path, uri: str) -> None:
-    """MLflow's layout of a model: the files of checkpoint and tokenizer, and what loads them."""
+    """Write MLflow's layout of a model: the files of checkpoint and tokenizer, and the module that loads them."""
     from mlflow.models import Model, ModelSignature
     from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
 

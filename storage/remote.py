@@ -1,10 +1,10 @@
-"""An artifact store's far side: any fsspec file system.
+"""A remote artifact store: any fsspec file system.
 
-An object store has no rename, so completeness rests on the record: the files go up first, under a folder name that no
-other writer shares, and the record, which names that folder, goes up last.
+An object store has no rename, so the record decides on completeness: the files are uploaded first, to a folder that no
+other writer uses, and the record, which names that folder, is uploaded last.
 
     ab/abcd…/PID-XXXX/…files…
-    ab/abcd…/record.json      with one more field: "folder": "PID-XXXX"
+    ab/abcd…/record.json      with an additional field: "folder": "PID-XXXX"
     damaged/abcd…-XXXX.json   the record of an artifact that failed its checksums
 """
 
@@ -26,7 +26,7 @@ class RemoteStore:
     """Reads and writes the objects of one store; knows nothing of artifacts beyond keys, names and records."""
 
     def __init__(self, url: str) -> None:
-        import fsspec  # here: a local store need not pay for the import
+        import fsspec  # here: a local store does not need the import
 
         self.fs, root = fsspec.core.url_to_fs(url)
         self.root = str(root).rstrip("/")
@@ -40,7 +40,7 @@ class RemoteStore:
         return f"{self.protocol}://{path.lstrip('/')}"
 
     def read_record(self, key: str) -> str | None:
-        """The record's text as it was given to `upload`, or None when there is none; damaged text comes as it is."""
+        """The record as it was passed to `upload`, or None when there is none; damaged text is returned as it is."""
         try:
             content: bytes = self.fs.cat_file(f"{self._place(key)}/{RECORD}")
         except FileNotFoundError:
@@ -54,7 +54,7 @@ class RemoteStore:
         return json.dumps(data)
 
     def fetch(self, key: str, name: str, target: Path) -> None:
-        """Copy one file here; a missing one leaves nothing, which the checksums then tell."""
+        """Copy one file here; a missing one leaves nothing, which the checksums then detect."""
         if key not in self._folders:
             self.read_record(key)
         try:
@@ -63,7 +63,7 @@ class RemoteStore:
             target.unlink(missing_ok=True)
 
     def upload(self, key: str, source: Path, names: Iterator[str], record: Mapping[str, Any]) -> str | None:
-        """Put the files up, then the record. Returns the record's text of an earlier sealer if there was one."""
+        """Upload the files, then the record. Returns the text of an earlier record if another writer was faster."""
         if earlier := self.read_record(key):
             return earlier
         folder = durable.unique_suffix()
@@ -82,7 +82,7 @@ class RemoteStore:
         return None
 
     def set_aside(self, key: str) -> str:
-        """Take the record away so that nobody reads the artifact; returns where it went."""
+        """Move the record away so that nobody reads the artifact; returns where it is now."""
         target = f"{self.root}/damaged/{key}-{durable.unique_suffix()}.json"
         self.fs.makedirs(f"{self.root}/damaged", exist_ok=True)
         with suppress(FileNotFoundError):  # another process was first

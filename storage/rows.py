@@ -23,7 +23,7 @@ TYPES = {
 
 
 class TableError(ValueError):
-    """Rows that do not fit a table, a table that does not exist, or a part file that cannot be read."""
+    """Rows that do not match a table, a table that does not exist, or a part file that cannot be read."""
 
 
 def _check_columns(table: str, schema: pa.Schema, names: Sequence[str], where: str) -> None:
@@ -93,7 +93,7 @@ def from_rows(table: str, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) 
 
 
 def without_secrets(rows: pa.Table) -> pa.Table:
-    """The rows with what is secret masked in every text."""
+    """The rows with secrets masked in every text."""
     for index, field in enumerate(rows.schema):
         if field.type == TYPES["str"]:
             mask = masked_json if field.name.endswith("_json") else masked

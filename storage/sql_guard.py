@@ -1,8 +1,8 @@
-"""What a query may be, and what is told of one that is not: one statement that reads the tables and nothing else.
+"""What a query may be, one statement that only reads the tables, and the error messages for everything else.
 
-DuckDB parses, this module judges its syntax tree by a list of what is allowed. That the connection reaches no file but
-the tables' own is the second lock (`storage.queries`), not the first: a new version of DuckDB may bring functions that
-nobody here has heard of.
+DuckDB parses the statement, and this module checks the syntax tree against a list of what is allowed. That the
+connection can only open the files of the tables is the second line of defence (`storage.queries`), not the first: a new
+version of DuckDB may bring functions that nobody here has heard of.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 
 from storage.rows import TableError
 
-# Functions that may stand where a table stands: they make rows from their arguments alone.
+# Functions that may be used as tables: they make rows from their arguments only.
 TABLE_FUNCTIONS = frozenset({"generate_series", "json_each", "json_tree", "range", "repeat", "repeat_row", "unnest"})
-# They tell of the connection (paths of files, settings) or write to DuckDB's log.
+# They reveal the connection (paths of files, settings) or write to DuckDB's log.
 FORBIDDEN_FUNCTIONS = frozenset({"current_setting", "getenv", "getvariable", "pg_get_viewdef", "write_log"})
 _NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 _SHOWN = frozenset({"tables", "databases", "__show_tables_expanded"})  # SHOW TABLES, DATABASES, ALL TABLES
 _CATALOG = frozenset({"information_schema.columns", "information_schema.tables"})
 _EXPLAIN = re.compile(r"(?is)\A(?:\s|--[^\n]*\n|/\*.*?\*/)*EXPLAIN\b(\s+ANALYZE\b)?")
-_CLOSE = 0.6  # difflib's measure of what counts as a slip of the pen
+_CLOSE = 0.6  # difflib's similarity above which a name counts as misspelled
 
 
 class QueryError(TableError):
-    """A statement that is not one plain SELECT, or that DuckDB rejects; the message says why and where."""
+    """A statement that is not a single SELECT, or that DuckDB rejects; the message says why and where."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Checked:
     Attributes:
         sql: what to run.
         tables: the tables and views that it names.
-        catalog: it asks what tables there are.
-        columns: where each column name stands first, as an offset in the statement's UTF-8.
+        catalog: it asks which tables exist.
+        columns: where each column name occurs first, as an offset in the statement's UTF-8.
     """
 
     sql: str
@@ -51,7 +51,7 @@ class Checked:
 def check(
     sql: str, parse: Callable[[str], str], kinds: Callable[[str], Sequence[str]], names: Sequence[str]
 ) -> Checked:
-    """`sql` if it is one statement that only reads tables and views of these `names`.
+    """Check that `sql` is one statement that only reads tables and views among `names`.
 
     Args:
         sql: the statement.
@@ -60,7 +60,7 @@ def check(
         names: what it may read.
 
     Raises:
-        QueryError: it is none; says what was found and where.
+        QueryError: it is not; says what was found and where.
     """
     explain = _EXPLAIN.match(sql)
     body = sql[explain.end() :] if explain else sql
@@ -100,12 +100,12 @@ def check(
         elif kind == "TABLE_FUNCTION":
             name = node["function"].get("function_name", "").lower()
             if name not in TABLE_FUNCTIONS:
-                taken = ", ".join(sorted(TABLE_FUNCTIONS))
-                told = f"queries see the tables only, no files and no network: the function {name} is not taken here"
-                raise QueryError(f"{_at(sql, at)}{told} (taken: {taken}){_caret(sql, at)}")
+                allowed = ", ".join(sorted(TABLE_FUNCTIONS))
+                reason = f"queries see the tables only, no files and no network: the function {name} is not allowed"
+                raise QueryError(f"{_at(sql, at)}{reason} (allowed: {allowed}){_caret(sql, at)}")
         elif kind == "FUNCTION" and node.get("function_name", "").lower() in FORBIDDEN_FUNCTIONS:
-            told = f"queries see the tables only: the function {node['function_name']} is not taken here"
-            raise QueryError(f"{_at(sql, at)}{told}{_caret(sql, at)}")
+            reason = f"queries see the tables only: the function {node['function_name']} is not allowed"
+            raise QueryError(f"{_at(sql, at)}{reason}{_caret(sql, at)}")
         elif kind == "COLUMN_REF" and node.get("column_names"):
             columns.setdefault(node["column_names"][-1].lower(), at)
     if explain:  # run what was checked, not what stood between
@@ -114,7 +114,7 @@ def check(
 
 
 def advice(error: Exception, statement: Checked, sql: str, columns_of: Callable[[str], Sequence[str]]) -> str:
-    """DuckDB's complaint about a statement, with the place and the nearest names that would have been right."""
+    """DuckDB's error about a statement, with its position and the nearest existing names."""
     text = str(error).strip()
     first = re.sub(r"^[A-Z][A-Za-z ]{2,30} Error: ", "", text.split("\n\nLINE ")[0]).strip()
     column = re.search(r'column "([^"]+)" not found|does not have a column named "([^"]+)"', first)
@@ -125,16 +125,16 @@ def advice(error: Exception, statement: Checked, sql: str, columns_of: Callable[
         near = nearest(name, sorted({each for columns in own.values() for each in columns}))
         there = [f"{table}.{each}" for each in near for table, columns in own.items() if each in columns]
         if there:
-            told = f"; nearest: {', '.join(there[:4])}"
+            hint = f"; nearest: {', '.join(there[:4])}"
         else:
-            told = "".join(f"\n{table} has {', '.join(columns)}" for table, columns in own.items())
-        return f"{_at(sql, at)}there is no column {name!r}{told}{_caret(sql, at)}"
+            hint = "".join(f"\n{table} has {', '.join(columns)}" for table, columns in own.items())
+        return f"{_at(sql, at)}unknown column {name!r}{hint}{_caret(sql, at)}"
     position = re.search(r"LINE \d+: ", text)
     return f"{first}\n{text[position.start() :]}" if position else first
 
 
 def nearest(name: str, names: Sequence[str], count: int = 3) -> list[str]:
-    """The names that are spelled most like `name`, or that it begins; none where nothing comes close."""
+    """The names most similar to `name`, or that begin with it; none where nothing is close."""
     low = {each.lower(): each for each in names}
     close = difflib.get_close_matches(name.lower(), low, count, _CLOSE)
     begun = [each for each in low if len(name) > 1 and each.startswith(name.lower())]
@@ -152,11 +152,11 @@ def _known_table(node: Mapping[str, Any], ctes: set[str], names: Sequence[str], 
     shown = node.get("table_name", name).strip('"')
     near = nearest(shown, [*names, *ctes])
     if near:
-        told = f"nearest: {', '.join(near)}"
+        hint = f"nearest: {', '.join(near)}"
     else:
-        told = f"there are {', '.join(names)}"
+        hint = f"there are {', '.join(names)}"
     files = " (queries see the tables only, no files)" if re.search(r"[./\\]", shown) else ""
-    raise QueryError(f"{_at(sql, at)}there is no table {shown!r}{files}; {told}{_caret(sql, at)}")
+    raise QueryError(f"{_at(sql, at)}unknown table {shown!r}{files}; {hint}{_caret(sql, at)}")
 
 
 def _syntax(tree: Mapping[str, Any], sql: str, shift: int) -> str:
@@ -193,7 +193,7 @@ def _at(sql: str, at: int) -> str:
 
 
 def _caret(sql: str, at: int) -> str:
-    """The line with a mark under the place; of a long line what is around it."""
+    """The line with a mark under the position; of a long line, the part around it."""
     if at < 0:
         return ""
     _, column, text = _place(sql, at)

@@ -1,8 +1,8 @@
-"""The tables, mirrored into MLflow for browsing: a parent run a lifecycle, a nested run a stage.
+"""The tables, mirrored into MLflow for browsing: a parent run per lifecycle, a nested run per stage.
 
-The tables are the truth and MLflow a view of them, so `sync` may fail, be killed, or be left out: the next one catches
-up. What is mirrored already is known from MLflow itself, by the tag `lifespan.state`, a digest of what was mirrored,
-written last; metrics have fixed steps and times, so writing them twice changes nothing.
+The tables are the source of truth and MLflow is a view of them, so `sync` may fail, be killed, or be left out: the next
+one catches up. What is already mirrored is known from MLflow itself, by the tag `lifespan.state`: a digest of what was
+mirrored, written last. Metrics have fixed steps and times, so writing them twice changes nothing.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _log = logging.getLogger(__name__)
 
 _PER_BATCH = 1000  # MLflow's limits for one request
 _PARAMS_PER_BATCH = 100
-_ASKED_FOR_SINGLY = 8  # nested runs that are looked for one by one; above, all of a run are read at once
+_MAX_SINGLE_SEARCHES = 8  # nested runs that are searched one by one; beyond, all of a run are read at once
 _STATUS = {
     "running": "RUNNING",
     "completed": "FINISHED",
     "failed": "FAILED",
     "interrupted": "KILLED",
-    "waiting": "KILLED",  # for people; the next run goes on
+    "waiting": "KILLED",  # for people; the next run continues
     "ran": "FINISHED",
     "cached": "FINISHED",
 }
@@ -45,7 +45,7 @@ _STATUS = {
 
 @dataclass
 class SyncResult:
-    """What one `sync` added or brought up to date; all zero when MLflow was level with the tables."""
+    """What one `sync` added or updated; all zero when MLflow was already up to date."""
 
     runs: int = 0
     stages: int = 0
@@ -56,21 +56,21 @@ class SyncResult:
 def sync(
     home: Home, run_ids: Sequence[str] | None = None, experiment: str | None = None, level: set[str] | None = None
 ) -> SyncResult:
-    """Mirror runs, their finished stages and their metrics into the MLflow of `home.mlflow_uri`.
+    """Mirror runs, their finished stages and their metrics into MLflow at `home.mlflow_uri`.
 
-    Idempotent and incremental; a run that a user deleted in MLflow stays deleted. Of a cached stage the nested run
-    has the last value of each metric: its curves are in the run that made it (tag `lifespan.produced_by`).
+    Idempotent and incremental; a run that a user deleted in MLflow stays deleted. The nested run of a cached
+    stage has the last value of each metric: the curves are in the run that made it (tag `lifespan.produced_by`).
 
     Args:
         home: whose tables.
         run_ids: only these runs; None: all.
         experiment: name of the MLflow experiment; None: the profile of each run.
-        level: states of stages that are mirrored, for a caller who calls again and again: MLflow is not asked for
-            these. This call adds those that it has mirrored.
+        level: states of stages that are already mirrored, for a caller who calls repeatedly: MLflow is not queried
+            for these. This call adds the ones that it has mirrored.
 
     Returns:
-        Counts; `problem` says why MLflow could not be brought up to date. Nothing is raised then, for a tracking
-        server that is away must not end a run.
+        Counts; `problem` says why MLflow could not be brought up to date. Nothing is raised then, because an
+        unreachable tracking server must not end a run.
     """
     result = SyncResult()
     try:
@@ -89,7 +89,7 @@ def sync(
 
 
 def behind(home: Home) -> list[str]:
-    """Ids of ended runs that MLflow lacks, or shows otherwise than the tables have them; writes nothing of a run.
+    """Ids of ended runs that are missing in MLflow or differ from the tables; writes nothing.
 
     Raises:
         Exception: whatever MLflow raises when it cannot be reached.
@@ -102,7 +102,7 @@ def behind(home: Home) -> list[str]:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What the database itself said, below what two libraries made of it."""
+    """The error of the database itself, below those that two libraries made of it."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error
@@ -120,11 +120,11 @@ def migrate(home: Home) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Import MLflow and hush it: its chatter about migrations must not tear the live view."""
+    """Import MLflow and silence it: its messages about migrations must not break the live view."""
     # Read at import or at the first request; what the user has set wins.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # its 7 make a server that is away cost minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # with its 7 an unreachable server costs minutes
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     import mlflow.tracking
     import mlflow.utils.logging_utils  # noqa: F401
@@ -142,7 +142,7 @@ def _quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Live:
-    """How far a stage that runs now has come: steps done of total, and what it last told (loss, tokens, …)."""
+    """The progress of a running stage: steps done of total, and what it last reported (loss, tokens, …)."""
 
     label: str
     stage: str
@@ -153,7 +153,7 @@ class Live:
 
 
 def show_live(home: Home, run_id: str, stages: Sequence[Live]) -> None:
-    """Show stages that run now, as nested runs with the metrics `live/…`; `sync` completes them when they have ended.
+    """Show running stages as nested runs with the metrics `live/…`; `sync` completes them when they have ended.
 
     Raises:
         Exception: whatever MLflow raises when it cannot be reached.
@@ -165,7 +165,7 @@ def show_live(home: Home, run_id: str, stages: Sequence[Live]) -> None:
         if not parents:
             return
         place, parent = parents[0].info.experiment_id, parents[0].info.run_id
-        # Of runs that have ended MLflow would read all parameters and metrics as well.
+        # For runs that have ended, MLflow would read all parameters and metrics as well.
         found = client.search_runs([place], f"{mark} = 'stage' AND attributes.status = 'RUNNING'", max_results=1000)
         there = {run.data.tags["lifespan.label"]: run for run in found}
         mirror = _Mirror(home, SyncResult())
@@ -174,13 +174,13 @@ def show_live(home: Home, run_id: str, stages: Sequence[Live]) -> None:
                 place, parent, run_id, stage.label, stage.stage, stage.started_at
             )
             moment = _milliseconds(None)
-            told = {"progress": stage.done / max(stage.total, 1.0), **stage.info}
-            mirror.log(own.info.run_id, [(f"live/{n}", v, int(stage.done), moment) for n, v in told.items()])
+            values = {"progress": stage.done / max(stage.total, 1.0), **stage.info}
+            mirror.log(own.info.run_id, [(f"live/{n}", v, int(stage.done), moment) for n, v in values.items()])
 
 
 @contextlib.contextmanager
 def connected(home: Home) -> Iterator[MlflowClient]:
-    """A client of this home's MLflow, kept quiet while the block lasts."""
+    """A client of this home's MLflow, silenced while the block lasts."""
     with _quiet():
         yield _client(home)
 
@@ -235,7 +235,7 @@ class _Mirror:
         return late
 
     def _state_of(self, run: dict[str, Any], stages: list[dict[str, Any]]) -> str:
-        """Digest of all that is mirrored of a run: of its rows, and after a colon of its report, if there is one."""
+        """Digest of what is mirrored of a run: of its rows and, after a colon, of its report if there is one."""
         report = self.home.report(run["run_id"])
         stamp = digest([report.stat().st_size, report.stat().st_mtime_ns]) if report.exists() else ""
         return f"{digest([_state(run), [_state(stage) for stage in stages]], 'run')}:{stamp}"
@@ -331,7 +331,7 @@ class _Mirror:
     def create_stage(
         self, place: str, parent: str, run_id: str, label: str, stage: str, began: datetime.datetime
     ) -> Run:
-        """The nested run of a stage, without anything in it."""
+        """The nested run of a stage, still empty."""
         tags = {
             "lifespan.level": "stage",
             "lifespan.run_id": run_id,
@@ -375,8 +375,8 @@ class _Mirror:
                 local = "://" in self.home.mlflow_uri and not self.home.mlflow_uri.startswith("http")
                 place = self.home.mlflow_artifacts.as_uri() if local else None
                 tags = {
-                    "mlflow.experimentKind": "custom_model_development",  # else its pages guess: traces of applications
-                    "mlflow.note.content": f"Lives with the profile `{name}`: a run each, a nested run a stage.",
+                    "mlflow.experimentKind": "custom_model_development",  # its pages would guess otherwise
+                    "mlflow.note.content": f"Runs of the profile `{name}`, with a nested run per stage.",
                 }
                 self._experiments[name] = self.client.create_experiment(name, place, tags)
             else:
@@ -386,21 +386,21 @@ class _Mirror:
         return self._experiments[name]
 
     def _runs(self, place: str, condition: str, tag: str, values: Sequence[str] | None = None) -> dict[str, Run]:
-        """Runs of an experiment that fulfil a condition, by the value of a tag (None: any); deleted ones too.
+        """Runs of an experiment that match a condition, by the value of a tag (None: any); including deleted ones.
 
-        MLflow reads all parameters and last metrics of what it finds, 8 ms a run, so a few are asked for one by one.
+        MLflow reads all parameters and last metrics of what it finds, 8 ms per run, so a few are searched one by one.
         """
         from mlflow.entities import ViewType
 
-        if values is None or len(values) > _ASKED_FOR_SINGLY or any("'" in value for value in values):
+        if values is None or len(values) > _MAX_SINGLE_SEARCHES or any("'" in value for value in values):
             conditions = [condition]
         else:
             conditions = [f"{condition} AND tags.`{tag}` = '{value}'" for value in values]
         found: dict[str, Run] = {}
-        for asked in conditions:
+        for wanted in conditions:
             token: str | None = None
             while True:
-                page = self.client.search_runs([place], asked, ViewType.ALL, max_results=1000, page_token=token)
+                page = self.client.search_runs([place], wanted, ViewType.ALL, max_results=1000, page_token=token)
                 found.update({run.data.tags[tag]: run for run in page if tag in run.data.tags})
                 token = page.token
                 if not token:

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from components.data.shards import _file_name as shard_name
-from flows.commands.model_io import export
-from flows.commands.query import run_query
+from flows.commands.query import run_query, wanted_query
+from flows.runs.models import export_model
 from flows.settings import ConfigError, profile_path
 from storage.annotations import AnnotationError
 from storage.artifacts import DamagedArtifact, Store
@@ -112,18 +112,12 @@ def test_nothing_is_written_among_what_is_sealed(outside: Path) -> None:
     (outside / "link").symlink_to(home.root)
     own = Path(home.root)
     for place in (own / "artifacts" / "ab" / "x", own / "tables" / "x", own / "y" / ".." / "tables" / "x"):
-        with pytest.raises(ConfigError, match="lies among the sealed"):
-            export(home, "sft", place)
+        with pytest.raises(ConfigError, match="lies inside the sealed"):
+            export_model(home, "sft", place)
     for place in (own / "tables" / "hardware" / "p.parquet", outside / "link" / "artifacts" / "x.csv"):
-        with pytest.raises(ValueError, match="lies among the sealed"):
-            run_query(home, _asked("SELECT 1"), {}, None, place, Limits())
+        with pytest.raises(ValueError, match="lies inside the sealed"):
+            run_query(home, wanted_query("SELECT 1", None, None), {}, None, place, Limits())
     assert not home.keeps(own / "reports" / "x") and not home.keeps(outside / "x")
-
-
-def _asked(sql: str):  # type: ignore[no-untyped-def]
-    from flows.commands.query import asked
-
-    return asked(sql, None, None)
 
 
 @pytest.mark.parametrize("name", ["../../../secret", "/etc/passwd", "a/../../secret"])

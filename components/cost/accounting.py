@@ -30,7 +30,7 @@ class Cost:
 
     @property
     def usd_per_million_tokens(self) -> float:
-        """Dollars a million tokens; nan without tokens."""
+        """Dollars per million tokens; nan without tokens."""
         return self.usd / self.tokens * 1e6 if self.tokens else math.nan
 
 

@@ -38,7 +38,7 @@ class Hardware:
 
     @property
     def flops_per_byte(self) -> float:
-        """The roofline's ridge: work of fewer FLOPs a byte read is bound by memory."""
+        """The roofline's ridge: work with fewer FLOPs per byte read is bound by memory."""
         return self.peak_flops / self.memory_bandwidth
 
     def to_row(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Price:
-    """Rent of one device in US dollars an hour, at a provider on a day (ISO 8601)."""
+    """Rent of one device in US dollars per hour, at a provider on a day (ISO 8601)."""
 
     hardware: str
     usd_per_hour: float

@@ -1,4 +1,4 @@
-"""What serving costs: a roofline of prefill and decode, and dollars a million tokens from it or from measurement."""
+"""What serving costs: a roofline of prefill and decode, and dollars per million tokens, modelled or measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from components.cost.hardware import Hardware
 class ServedModel:
     """What the time of a token depends on. `total_params` lie in memory, `active_params` compute for each token; of the
     total, `expert_params` belong to `num_experts` routed experts, `top_k_experts` of which a token uses in each layer
-    (a dense model has none). `weight_bytes`, `kv_bytes`: bytes a weight and a cached number."""
+    (a dense model has none). `weight_bytes`, `kv_bytes`: bytes per weight and per cached number."""
 
     total_params: float
     active_params: float
@@ -90,13 +90,13 @@ def decode_step_seconds(model: ServedModel, serving: Serving, batch: float, cont
 
 
 def decode_tokens_per_second(model: ServedModel, serving: Serving, batch: float, context: float) -> float:
-    """Output tokens a second over the whole batch."""
+    """Output tokens per second over the whole batch."""
     return batch / decode_step_seconds(model, serving, batch, context)
 
 
 def prefill_seconds(model: ServedModel, serving: Serving, prompt_tokens: float, batch: float = 1) -> float:
-    """Seconds to read `batch` prompts of `prompt_tokens` tokens: 2·N_active a token and causal attention's
-    2·L·H·d_h·T² a prompt, or reading the touched weights once where that is slower."""
+    """Seconds to read `batch` prompts of `prompt_tokens` tokens: 2·N_active per token and causal attention's
+    2·L·H·d_h·T² per prompt, or reading the touched weights once where that is slower."""
     attention = 2.0 * model.num_layers * model.num_heads * model.head_dim * prompt_tokens**2
     compute = batch * (2.0 * model.active_params * prompt_tokens + attention) / serving.flops
     return max(compute, model.touched_bytes(batch * prompt_tokens) / serving.bandwidth)
@@ -113,7 +113,7 @@ def largest_batch(model: ServedModel, serving: Serving, context: float, reserve:
         needed = math.ceil(weights / (serving.hardware.memory_bytes * (1.0 - reserve)))
         raise ValueError(
             f"the weights take {weights / 1e9:.1f} GB and {serving.num_devices} x {serving.hardware.name} hold "
-            f"{room / 1e9:.1f}: use {needed} devices or fewer bytes a weight"
+            f"{room / 1e9:.1f}: use {needed} devices or fewer bytes per weight"
         )
     return int((room - weights) // model.cache_bytes(context))
 
@@ -131,7 +131,7 @@ class TokenPrices:
 
 
 def usd_per_million_tokens(tokens_per_second: float, usd_per_hour: float) -> float:
-    """Dollars a million tokens at a steady rate of devices that cost `usd_per_hour` together."""
+    """Dollars per million tokens at a steady rate of devices that cost `usd_per_hour` together."""
     if not tokens_per_second > 0:
         raise ValueError(f"tokens_per_second must be positive, got {tokens_per_second}")
     return usd_per_hour / 3600.0 / tokens_per_second * 1e6
@@ -152,7 +152,7 @@ def modelled_prices(
 ) -> TokenPrices:
     """Prices by the roofline for requests of `input_tokens` and `output_tokens`, `batch` at a time.
 
-    `usd_per_hour` is of one device. Decode is taken at its mean context, input plus half of the output.
+    `usd_per_hour` is the price of one device. Decode is taken at its mean context, input plus half of the output.
     """
     rent = usd_per_hour * serving.num_devices
     prefill = batch * input_tokens / prefill_seconds(model, serving, input_tokens, batch)

@@ -78,8 +78,8 @@ class Option:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """From `units` on, `then` is the cheaper option; before, `first` is. 0: `then` is never the dearer one; inf: it
-    never becomes the cheaper one. Two options of equal cost throughout give inf with `first` as it came."""
+    """From `units` on, `then` is the cheaper option; before, `first` is. 0: `then` is never more expensive;
+    inf: it never becomes cheaper. Two options of equal cost throughout give inf with `first` as it came."""
 
     units: float
     first: str
@@ -89,8 +89,8 @@ class BreakEven:
 def break_even(a: Option, b: Option) -> BreakEven:
     """Where the lines a.fixed + a.per_unit·x and b.fixed + b.per_unit·x cross, at equal quality.
 
-    `then` is the option that is cheaper a unit: (fixed_then - fixed_first)/(per_unit_first - per_unit_then) units,
-    0 where it is no dearer to begin with, too. Where both cost the same a unit the cheaper start stays ahead: inf.
+    `then` is the option that is cheaper per unit: (fixed_then - fixed_first)/(per_unit_first - per_unit_then) units,
+    0 where its fixed cost is not higher either. Where both cost the same per unit, the cheaper start stays ahead: inf.
     """
     if a.per_unit == b.per_unit:
         first, then = (a, b) if a.fixed <= b.fixed else (b, a)
@@ -102,7 +102,7 @@ def break_even(a: Option, b: Option) -> BreakEven:
 def thinking_option(
     name: str, training_usd: float, prices: TokenPrices, input_tokens: float, answer_tokens: float, samples: int = 1
 ) -> Option:
-    """An option a request for a model that thinks: `samples` answers of `answer_tokens` tokens each, reasoning
+    """An option per request for a model that thinks: `samples` answers of `answer_tokens` tokens each, reasoning
     included; the prompt is read once and shared."""
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
@@ -112,9 +112,9 @@ def thinking_option(
 def affordable_tokens(
     thinker_training: float, thinker: TokenPrices, rival: Option, input_tokens: float, requests: float
 ) -> float:
-    """Output tokens a request that a model may spend before its life costs as much as `rival`'s (an option a request).
+    """Output tokens per request with which a model's life costs as much as that of `rival` (an option per request).
 
-    0 where it is dearer before it says a word; inf where its output is free.
+    0 where it is more expensive before it generates a token; inf where its output is free.
     """
     if not requests > 0:
         raise ValueError(f"requests must be positive, got {requests}")

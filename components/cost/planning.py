@@ -39,7 +39,8 @@ class Deployment:
 @dataclass(frozen=True)
 class PlanRow:
     """One candidate that reaches the target: `training` cost, `life` in dollars, predicted loss with its interval
-    where a fit stands behind the law, `outside`: how far N or D lies outside the fitted points, in words or empty."""
+    where a fit stands behind the law, `outside`: in words, how far N or D is extrapolated beyond the fitted points (""
+    if neither is)."""
 
     name: str
     num_params: float
@@ -103,11 +104,11 @@ def advise(
     fitted_range: tuple[tuple[float, float], tuple[float, float]] | None = None,
     pue: float = AVERAGE_PUE,
 ) -> Plan:
-    """Models that reach `target_loss` (nats a token), with what each costs to train and to serve `traffic`.
+    """Models that reach `target_loss` (nats per token), with what each costs to train and to serve `traffic`.
 
     Candidates: the compute-optimal model, those of least lifetime FLOPs and of least lifetime dollars, and any of
     `sizes` (parameters, as the law counts N) that can reach the loss. `fitted_range`: ((N low, high), (D low, high))
-    of the points behind the law; what lies outside is said in the row.
+    of the points behind the law; extrapolation is flagged in the row.
 
     Raises ValueError when the loss is at or under the irreducible one.
     """
@@ -161,10 +162,10 @@ def _against_compute_optimal(reference: PlanRow, best: PlanRow, traffic: Traffic
 def _outside(num_params: float, tokens: float, fitted: tuple[tuple[float, float], tuple[float, float]] | None) -> str:
     if fitted is None:
         return ""
-    said = []
+    parts = []
     for name, value, (low, high) in (("N", num_params, fitted[0]), ("D", tokens, fitted[1])):
         if value > high:
-            said.append(f"{name} is {value / high:.3g} times the largest fitted")
+            parts.append(f"{name} is {value / high:.3g} times the largest fitted")
         elif value < low:
-            said.append(f"{name} is {value / low:.3g} of the smallest fitted")
-    return "; ".join(said)
+            parts.append(f"{name} is {value / low:.3g} of the smallest fitted")
+    return "; ".join(parts)

@@ -1,7 +1,7 @@
-"""What clients of the OpenAI interface may ask for: bodies read field by field, and errors in the shape they expect.
+"""Requests of the OpenAI API: their bodies are read field by field, and errors have the shape that clients expect.
 
-The fields are those of OpenAI's reference for `/v1/completions` and `/v1/chat/completions`, with top_k and min_p, and
-prompts of token ids. What this server cannot do (penalties, tools, images, …) is refused by name, never ignored.
+The fields are those of OpenAI's reference for `/v1/completions` and `/v1/chat/completions`, plus top_k, min_p and
+prompts of token ids. What this server cannot do (penalties, tools, images, …) is rejected by name, never ignored.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from components.data.tokenizer import Tokenizer
 from components.inference.sampling import LEAST_TEMPERATURE, SamplingParams
 
 MAX_STOPS, MAX_STOP_CHARACTERS, MAX_TOP_LOG_PROBS = 16, 256, 20
-# Fields that ask for nothing of the answer.
+# Fields that do not affect the answer.
 _IGNORED = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
-# Fields that are accepted with these values alone, since any other would change the answer.
+# Fields that are only accepted with these values, since any other would change the answer.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "presence_penalty": (0, None),
     "frequency_penalty": (0, None),
@@ -31,14 +31,14 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 
 class ApiError(Exception):
-    """An answer that is an error: HTTP status, and the object that OpenAI's clients read."""
+    """An error response: its HTTP status, and the object that OpenAI's clients read."""
 
     def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.status, self.param, self.code = status, param, code
 
     def body(self) -> dict[str, Any]:
-        """The JSON of the answer."""
+        """The JSON body of the response."""
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
         kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         param = None if self.param is None else _sendable(self.param)
@@ -46,10 +46,10 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One request as the server runs it: prompts as ids, each to be answered `params.num_samples` times.
+class GenerationRequest:
+    """One request as the server runs it: prompts as token ids, each answered `params.num_samples` times.
 
-    prompt_texts: as the client wrote them, for `echo` (None where it sent ids). log_probs: whether the answer tells
+    prompt_texts: as the client sent them, for `echo` (None where it sent ids). log_probs: whether the answer includes
     them. chat: which of the two endpoints answers.
     """
 
@@ -65,7 +65,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a request may ask for. max_sequences: prompts times n; also what one client can put into the queue."""
+    """The largest request. max_sequences: prompts times n, which is also what one client can put into the queue."""
 
     context_length: int
     max_sequences: int = 256
@@ -98,20 +98,20 @@ class _Body:
         return value
 
     def take_any(self, name: str) -> Any:
-        """The field as it came, None where it is absent."""
+        """The field as it was sent, None where it is absent."""
         return self._left.pop(name, None)
 
     def close(self) -> None:
-        """Refuse what is left over."""
+        """Reject the fields that were not taken."""
         for name, value in self._left.items():
             if name not in _NEUTRAL:
-                raise ApiError(400, f"{name} is no field of this request", name, "unknown_parameter")
+                raise ApiError(400, f"unknown field {name}", name, "unknown_parameter")
             if value not in _NEUTRAL[name]:
-                raise ApiError(400, f"{name} is {_shown(value)}: this server does not do that", name, "unsupported")
+                raise ApiError(400, f"{name} is {_shown(value)}: this server does not support it", name, "unsupported")
 
 
-def read_completion(body: Any, model: str, tokenizer: Tokenizer, limits: Limits) -> Ask:
-    """A body of `/v1/completions`. Raises ApiError naming the field that is wrong."""
+def read_completion(body: Any, model: str, tokenizer: Tokenizer, limits: Limits) -> GenerationRequest:
+    """A body of `/v1/completions`. Raises ApiError naming the invalid field."""
     fields = _Body(body)
     _check_model(fields, model)
     prompts, texts = _prompts(fields.take_any("prompt"), tokenizer)
@@ -121,8 +121,8 @@ def read_completion(body: Any, model: str, tokenizer: Tokenizer, limits: Limits)
     top = fields.take("logprobs", "integer", None, lambda x: 0 <= x <= MAX_TOP_LOG_PROBS, f"0 to {MAX_TOP_LOG_PROBS}")
     limit = fields.take("max_tokens", "integer", 16, lambda x: x >= 0, "a number of at least 0")
     if limit == 0 and not echo:
-        raise ApiError(400, "max_tokens is 0: only a request with echo may ask for no tokens", "max_tokens")
-    ask = Ask(
+        raise ApiError(400, "max_tokens is 0: this is only allowed together with echo", "max_tokens")
+    request = GenerationRequest(
         prompts,
         texts,
         _params(fields, tokenizer, limit, n, top or 0, scored=echo and (top is not None or limit == 0)),
@@ -131,12 +131,12 @@ def read_completion(body: Any, model: str, tokenizer: Tokenizer, limits: Limits)
         **_streaming(fields),
     )
     fields.close()
-    _check_room(ask, limits, "prompt", "max_tokens")
-    return ask
+    _check_room(request, limits, "prompt", "max_tokens")
+    return request
 
 
-def read_chat(body: Any, model: str, tokenizer: Tokenizer, limits: Limits) -> Ask:
-    """A body of `/v1/chat/completions`. Raises ApiError naming the field that is wrong."""
+def read_chat(body: Any, model: str, tokenizer: Tokenizer, limits: Limits) -> GenerationRequest:
+    """A body of `/v1/chat/completions`. Raises ApiError naming the invalid field."""
     fields = _Body(body)
     _check_model(fields, model)
     messages = _messages(fields.take_any("messages"))
@@ -148,17 +148,17 @@ def read_chat(body: Any, model: str, tokenizer: Tokenizer, limits: Limits) -> As
     log_probs = fields.take("logprobs", "boolean", False)
     top = fields.take("top_logprobs", "integer", 0, lambda x: 0 <= x <= MAX_TOP_LOG_PROBS, f"0 to {MAX_TOP_LOG_PROBS}")
     if top and not log_probs:
-        raise ApiError(400, "top_logprobs is told only where logprobs is true", "top_logprobs")
+        raise ApiError(400, "top_logprobs requires logprobs to be true", "top_logprobs")
     positive = (lambda x: x >= 1, "a number of at least 1")
     old, new = (fields.take(name, "integer", None, *positive) for name in ("max_tokens", "max_completion_tokens"))
     name = "max_completion_tokens" if new is not None else "max_tokens"
     room = max(1, limits.context_length - len(ids))
     limit = next((x for x in (new, old) if x is not None), room)
     params = _params(fields, tokenizer, limit, n, top, scored=False, chat=True)
-    ask = Ask((tuple(ids),), (None,), params, chat=True, log_probs=log_probs, **_streaming(fields))
+    request = GenerationRequest((tuple(ids),), (None,), params, chat=True, log_probs=log_probs, **_streaming(fields))
     fields.close()
-    _check_room(ask, limits, "messages", name)
-    return ask
+    _check_room(request, limits, "messages", name)
+    return request
 
 
 def _params(
@@ -169,7 +169,7 @@ def _params(
     top_k = fields.take("top_k", "integer", 0, lambda x: x >= -1, "a number of at least 0")
     return SamplingParams(
         max_tokens=max_tokens,
-        # So cold that one token alone is left: greedy.
+        # So cold that only one token is left: greedy.
         temperature=temperature if temperature >= LEAST_TEMPERATURE else 0.0,
         top_k=min(max(0, top_k), tokenizer.vocab_size),
         top_p=float(fields.take("top_p", "number", 1.0, lambda x: 0 < x <= 1, "a number above 0, at most 1")),
@@ -190,7 +190,7 @@ def _streaming(fields: _Body) -> dict[str, bool]:
     stream = fields.take("stream", "boolean", False)
     options = fields.take("stream_options", "object", {})
     if options and not stream:
-        raise ApiError(400, "stream_options is taken only where stream is true", "stream_options")
+        raise ApiError(400, "stream_options requires stream to be true", "stream_options")
     for name, value in options.items():
         if name not in ("include_usage", "include_obfuscation") or not isinstance(value, bool):
             raise ApiError(
@@ -202,14 +202,14 @@ def _streaming(fields: _Body) -> dict[str, bool]:
 
 
 def _check_model(fields: _Body, model: str) -> None:
-    asked = fields.take_any("model")
-    if asked != model:
-        told = f"model is {_shown(asked)}; this server has {model!r}"
-        raise ApiError(404 if isinstance(asked, str) else 400, told, "model", "model_not_found")
+    wanted = fields.take_any("model")
+    if wanted != model:
+        message = f"model is {_shown(wanted)}; this server has {model!r}"
+        raise ApiError(404 if isinstance(wanted, str) else 400, message, "model", "model_not_found")
 
 
 def _prompts(value: Any, tokenizer: Tokenizer) -> tuple[tuple[tuple[int, ...], ...], tuple[str | None, ...]]:
-    """Ids of every prompt, and its text where it came as one."""
+    """The ids of every prompt, and its text where it was sent as text."""
     many = value if isinstance(value, list) and value and not _is_id(value[0]) else [value]
     ids: list[tuple[int, ...]] = []
     texts: list[str | None] = []
@@ -217,18 +217,20 @@ def _prompts(value: Any, tokenizer: Tokenizer) -> tuple[tuple[tuple[int, ...], .
         name = f"prompt[{index}]" if many is value else "prompt"
         if isinstance(prompt, str):
             try:
-                # An empty text begins a document.
+                # An empty text is the beginning of a document.
                 ids.append(tuple(tokenizer.encode(prompt)) or (tokenizer.bos_id,))
             except ValueError as error:
                 raise ApiError(400, f"{name}: {error}", "prompt") from None
             texts.append(prompt)
             continue
         if not isinstance(prompt, list) or not prompt or not all(_is_id(token) for token in prompt):
-            takes = "a text, a list of texts, a list of token ids, or a list of such lists"
-            raise ApiError(400, f"{name} is {_shown(prompt)}; a prompt is {takes}", "prompt")
+            takes = "a string, a list of strings, a list of token ids, or a list of such lists"
+            raise ApiError(400, f"{name} is {_shown(prompt)}; it takes {takes}", "prompt")
         worst = next((token for token in prompt if not 0 <= token < tokenizer.vocab_size), None)
         if worst is not None:
-            raise ApiError(400, f"{name} holds the token id {worst}; ids are 0 to {tokenizer.vocab_size - 1}", "prompt")
+            raise ApiError(
+                400, f"{name} contains the invalid token {worst}; ids are 0 to {tokenizer.vocab_size - 1}", "prompt"
+            )
         ids.append(tuple(prompt))
         texts.append(None)
     return tuple(ids), tuple(texts)
@@ -246,16 +248,16 @@ def _messages(value: Any) -> list[dict[str, Any]]:
         if not isinstance(message, dict):
             raise ApiError(400, f"messages[{index}] is {_shown(message)}; it takes an object", "messages")
         content = message.get("content")
-        if isinstance(content, list):  # the parts form; text is what this model reads
+        if isinstance(content, list):  # a list of parts: this model can only read text
             parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
             if len(parts) < len(content) or not all(isinstance(part, str) for part in parts):
                 raise ApiError(400, f"messages[{index}].content has a part that is not text", "messages")
             content = "".join(map(str, parts))
         if not isinstance(content, str):
-            raise ApiError(400, f"messages[{index}].content is {_kind(content)}; it takes text", "messages")
+            raise ApiError(400, f"messages[{index}].content is {_kind(content)}; it takes a string", "messages")
         role = message.get("role")
         if not isinstance(role, str):
-            raise ApiError(400, f"messages[{index}].role is {_shown(role)}; it takes text", "messages")
+            raise ApiError(400, f"messages[{index}].role is {_shown(role)}; it takes a string", "messages")
         messages.append({"role": role, "content": content})
     return messages
 
@@ -263,36 +265,38 @@ def _messages(value: Any) -> list[dict[str, Any]]:
 def _stops(value: Any) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        raise ApiError(400, f"stop is {_shown(value)}; it takes a text or a list of texts", "stop")
+        raise ApiError(400, f"stop is {_shown(value)}; it takes a string or a list of strings", "stop")
     if len(stops) > MAX_STOPS or any(not 0 < len(stop) <= MAX_STOP_CHARACTERS for stop in stops):
-        told = f"stop takes up to {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters"
-        raise ApiError(400, told, "stop")
+        message = f"stop takes up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters"
+        raise ApiError(400, message, "stop")
     for stop in stops:
         if _sendable(stop) != stop:
-            raise ApiError(400, f"stop is {_shown(stop)}, which holds a lone surrogate and so is no text", "stop")
+            raise ApiError(
+                400, f"stop is {_shown(stop)}, which is not valid text: it contains a lone surrogate", "stop"
+            )
     return tuple(stops)
 
 
-def _check_room(ask: Ask, limits: Limits, prompt_name: str, limit_name: str) -> None:
-    count = len(ask.prompts) * ask.params.num_samples
+def _check_room(request: GenerationRequest, limits: Limits, prompt_name: str, limit_name: str) -> None:
+    count = len(request.prompts) * request.params.num_samples
     if count > limits.max_sequences:
-        name = "n" if ask.params.num_samples > 1 else prompt_name
+        name = "n" if request.params.num_samples > 1 else prompt_name
         raise ApiError(
-            400, f"{count} completions are asked for (prompts times n); at most {limits.max_sequences}", name
+            400, f"the request is for {count} completions (prompts times n); the limit is {limits.max_sequences}", name
         )
-    longest = max(map(len, ask.prompts))
+    longest = max(map(len, request.prompts))
     whole = limits.context_length
-    if longest + ask.params.max_tokens > whole:
-        told = (
-            f"the model's context is {whole} tokens; {longest} of {prompt_name} and {ask.params.max_tokens} of "
-            f"{limit_name} are {longest + ask.params.max_tokens}"
+    if longest + request.params.max_tokens > whole:
+        message = (
+            f"the model's context length is {whole} tokens; this request needs {longest + request.params.max_tokens}: "
+            f"{longest} for {prompt_name} and {request.params.max_tokens} for {limit_name}"
         )
         name = prompt_name if longest >= whole else limit_name
-        raise ApiError(400, told, name, "context_length_exceeded")
+        raise ApiError(400, message, name, "context_length_exceeded")
 
 
 def _sendable(text: str) -> str:
-    """The text as UTF-8 can hold it: JSON's escapes may spell half a character, which it cannot."""
+    """The text as valid UTF-8: JSON escapes can spell half a character (a lone surrogate), which UTF-8 cannot hold."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -1,7 +1,7 @@
 """An OpenAI-compatible HTTP server around one model: a Starlette application.
 
-`/v1/models`, `/v1/completions`, `/v1/chat/completions`, `/health`, `/metrics` (Prometheus). What a request may ask for
-is read in `requests.py`, what it gets is written in `answers.py`, and `service.py` runs the engine.
+`/v1/models`, `/v1/completions`, `/v1/chat/completions`, `/health`, `/metrics` (Prometheus). Requests are read in
+`requests.py`, responses are written in `answers.py`, and `service.py` runs the engine.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -29,7 +27,7 @@ from components.data.tokenizer import Tokenizer
 from components.inference.answers import Answer
 from components.inference.engine import Completion
 from components.inference.engine import Request as Sequence
-from components.inference.requests import ApiError, Ask, Limits, read_chat, read_completion
+from components.inference.requests import ApiError, GenerationRequest, Limits, read_chat, read_completion
 from components.inference.service import Service
 from components.inference.streams import TextStream
 
@@ -40,8 +38,8 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 @dataclass(frozen=True)
 class ServerLimits:
     """max_body: bytes of a request. max_sequences: prompts times n of one request. body_seconds: until a client has
-    sent its request; request_seconds: until its answer is complete. stall_seconds: `/health` fails when the engine has
-    not moved for so long."""
+    sent its request. request_seconds: until its answer is complete. stall_seconds: `/health` fails when the engine has
+    made no progress for this long."""
 
     max_body: int = 4_000_000
     max_sequences: int = 256
@@ -51,32 +49,32 @@ class ServerLimits:
 
 
 class Metrics:
-    """What `/metrics` tells; one registry an application."""
+    """What `/metrics` reports; one registry per application."""
 
     def __init__(self, service: Service) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
             "lifespan_requests", "Requests by endpoint and HTTP status", ["endpoint", "status"], registry=registry
         )
-        self.prompt_tokens = Counter("lifespan_prompt_tokens", "Tokens of prompts", registry=registry)
-        self.completion_tokens = Counter("lifespan_completion_tokens", "Tokens generated", registry=registry)
+        self.prompt_tokens = Counter("lifespan_prompt_tokens", "Prompt tokens", registry=registry)
+        self.completion_tokens = Counter("lifespan_completion_tokens", "Generated tokens", registry=registry)
         self.request_seconds = Histogram(
             "lifespan_request_seconds",
-            "Until the answer was complete",
+            "Seconds until the answer was complete",
             ["endpoint"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.first_token_seconds = Histogram(
             "lifespan_first_token_seconds",
-            "Until the first token of a stream",
+            "Seconds until the first token of a stream",
             ["endpoint"],
             buckets=_SECONDS,
             registry=registry,
         )
-        waiting = Gauge("lifespan_waiting_sequences", "Sequences that wait for a slot", registry=registry)
+        waiting = Gauge("lifespan_waiting_sequences", "Sequences waiting for a slot", registry=registry)
         waiting.set_function(lambda: service.num_waiting)
-        running = Gauge("lifespan_running_sequences", "Sequences in slots", registry=registry)
+        running = Gauge("lifespan_running_sequences", "Sequences being generated", registry=registry)
         running.set_function(lambda: service.num_running)
 
 
@@ -106,12 +104,10 @@ def make_app(
     service: Service,
     limits: ServerLimits | None = None,
     api_key: str | None = None,
-    local_only: bool = False,
 ) -> Starlette:
     """The application that serves the model `name`. The service starts and stops with it.
 
-    api_key: every path but `/health` asks for it as a bearer token. local_only: refuse requests that came under another
-    host's name, which is how a web page reaches a local server (DNS rebinding).
+    api_key: required as a bearer token on every path but `/health`; None: not required.
     """
     context = Context(name, tokenizer, service, limits or ServerLimits(), Metrics(service), api_key, int(time.time()))
 
@@ -129,13 +125,7 @@ def make_app(
         Route("/v1/completions", _endpoint(context, completions), methods=["POST"]),
         Route("/v1/chat/completions", _endpoint(context, chat_completions), methods=["POST"]),
     ]
-    local = [Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "::1", "[::1]"])]
-    return Starlette(
-        routes=routes,
-        middleware=local if local_only else [],
-        lifespan=lifespan,
-        exception_handlers={HTTPException: _http_error},
-    )
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _http_error})
 
 
 def _endpoint(context: Context, answer: Endpoint, is_open: bool = False) -> Callable[[Request], Awaitable[Response]]:
@@ -148,7 +138,7 @@ def _endpoint(context: Context, answer: Endpoint, is_open: bool = False) -> Call
         except ApiError as error:
             response = _error(error)
         except ClientDisconnect:
-            response = Response(status_code=499)  # nobody reads it; the count shows it
+            response = Response(status_code=499)  # nobody reads the response; the metrics count it
         except Exception:
             _log.exception("a request could not be answered")
             response = _error(ApiError(500, "the server failed on this request; see its log"))
@@ -168,9 +158,11 @@ def _error(error: ApiError) -> Response:
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    told = {404: f"there is no {request.url.path}", 405: f"{request.url.path} does not take {request.method}"}
+    messages = {404: f"unknown path {request.url.path}", 405: f"{request.url.path} does not accept {request.method}"}
     return JSONResponse(
-        ApiError(error.status_code, told.get(error.status_code, error.detail)).body(), error.status_code, error.headers
+        ApiError(error.status_code, messages.get(error.status_code, error.detail)).body(),
+        error.status_code,
+        error.headers,
     )
 
 
@@ -179,12 +171,12 @@ def _check_key(key: str | None, request: Request) -> None:
         return
     kind, _, given = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
-        told = "this server asks for its API key, as the header Authorization: Bearer KEY"
-        raise ApiError(401, told, code="invalid_api_key")
+        message = "this server requires its API key in the header Authorization: Bearer KEY"
+        raise ApiError(401, message, code="invalid_api_key")
 
 
 async def health(context: Context, request: Request) -> Response:
-    """200 as long as the engine moves."""
+    """200 as long as the engine makes progress."""
     stalled = time.monotonic() - context.service.beat
     if stalled > context.limits.stall_seconds:
         return JSONResponse({"status": "stalled", "seconds": stalled}, 503)
@@ -198,33 +190,33 @@ async def metrics(context: Context, request: Request) -> Response:
 
 async def models(context: Context, request: Request) -> Response:
     """The one model, alone or as a list."""
-    told = {"id": context.name, "object": "model", "created": context.created, "owned_by": "lifespan"}
-    told["max_model_len"] = context.service.context_length
-    asked = request.path_params.get("model")
-    if asked is None:
-        return JSONResponse({"object": "list", "data": [told]})
-    if asked != context.name:
-        raise ApiError(404, f"model is {asked!r}; this server has {context.name!r}", "model", "model_not_found")
-    return JSONResponse(told)
+    model = {"id": context.name, "object": "model", "created": context.created, "owned_by": "lifespan"}
+    model["max_model_len"] = context.service.context_length
+    wanted = request.path_params.get("model")
+    if wanted is None:
+        return JSONResponse({"object": "list", "data": [model]})
+    if wanted != context.name:
+        raise ApiError(404, f"model is {wanted!r}; this server has {context.name!r}", "model", "model_not_found")
+    return JSONResponse(model)
 
 
 async def completions(context: Context, request: Request) -> Response:
-    """Go on with texts or token ids."""
+    """Continue texts or token ids."""
     body = await _json(context.limits, request)
-    ask = await asyncio.to_thread(read_completion, body, context.name, context.tokenizer, context.request_limits)
-    return await _answered(context, request, ask)
+    wanted = await asyncio.to_thread(read_completion, body, context.name, context.tokenizer, context.request_limits)
+    return await _answered(context, request, wanted)
 
 
 async def chat_completions(context: Context, request: Request) -> Response:
     """Answer a conversation."""
     body = await _json(context.limits, request)
-    ask = await asyncio.to_thread(read_chat, body, context.name, context.tokenizer, context.request_limits)
-    return await _answered(context, request, ask)
+    wanted = await asyncio.to_thread(read_chat, body, context.name, context.tokenizer, context.request_limits)
+    return await _answered(context, request, wanted)
 
 
 async def _json(limits: ServerLimits, request: Request) -> Any:
-    """The parsed body, read no further than the limits of size and time."""
-    # A web page cannot send this type to another origin unasked, which keeps strangers' pages off a local server.
+    """The parsed body, within the limits of size and time."""
+    # A web page cannot send this type to another origin without permission, which keeps other sites off a local server.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "the body must be JSON, with the header Content-Type: application/json")
     too_large = ApiError(413, f"the body is larger than {limits.max_body} bytes", code="request_too_large")
@@ -239,30 +231,30 @@ async def _json(limits: ServerLimits, request: Request) -> Any:
                 if len(data) > limits.max_body:
                     raise too_large
     except TimeoutError:
-        raise ApiError(408, f"the body did not come within {limits.body_seconds:g} s", code="timeout") from None
+        raise ApiError(408, f"the body did not arrive within {limits.body_seconds:g} s", code="timeout") from None
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not JSON: {error}") from None
 
 
-async def _answered(context: Context, request: Request, ask: Ask) -> Response:
-    answer = Answer(context.name, ask, context.tokenizer)
-    count = ask.params.num_samples
+async def _answered(context: Context, request: Request, wanted: GenerationRequest) -> Response:
+    answer = Answer(context.name, wanted, context.tokenizer)
+    count = wanted.params.num_samples
     sequences = [
-        Sequence(prompt, ask.params, number * count + sample, stepwise=ask.stream)
-        for number, prompt in enumerate(ask.prompts)
+        Sequence(prompt, wanted.params, number * count + sample, stepwise=wanted.stream)
+        for number, prompt in enumerate(wanted.prompts)
         for sample in range(count)
     ]
-    context.metrics.prompt_tokens.inc(sum(map(len, ask.prompts)))
-    if ask.stream:
+    context.metrics.prompt_tokens.inc(sum(map(len, wanted.prompts)))
+    if wanted.stream:
         return await _stream(context, request, answer, sequences)
     done: list[Completion] = [Completion() for _ in sequences]
 
     async def collect() -> None:
         async with context.service.run(sequences) as updates:
-            async for news in updates:
-                for one in news:
+            async for batch in updates:
+                for one in batch:
                     done[one.index] = one.completion
                     context.metrics.completion_tokens.inc(len(one.completion.tokens))
 
@@ -271,7 +263,7 @@ async def _answered(context: Context, request: Request, ask: Ask) -> Response:
 
 
 async def _unless_left(request: Request, work: Any, seconds: float) -> None:
-    """Await `work`, but give it up when the client hangs up (ClientDisconnect) or the time is over (ApiError 504)."""
+    """Await `work`, but cancel it when the client disconnects (ClientDisconnect) or the time is up (ApiError 504)."""
 
     async def left() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -294,7 +286,7 @@ async def _unless_left(request: Request, work: Any, seconds: float) -> None:
 
 
 async def _stream(context: Context, request: Request, answer: Answer, sequences: list[Sequence]) -> Response:
-    """Server-sent events, one a piece of text; an error after the first is an event, too."""
+    """Server-sent events, one for each piece of text; an error after the first one is an event, too."""
     began = time.monotonic()
     path = str(request.scope["route"].path)
     stack = contextlib.AsyncExitStack()
@@ -307,8 +299,8 @@ async def _stream(context: Context, request: Request, answer: Answer, sequences:
                     yield f"data: {json.dumps(piece, ensure_ascii=False)}\n\n"
             yield "data: [DONE]\n\n"
         except TimeoutError:
-            told = f"the answer took longer than {context.limits.request_seconds:g} s"
-            yield f"data: {json.dumps(ApiError(504, told, code='timeout').body())}\n\n"
+            message = f"the answer took longer than {context.limits.request_seconds:g} s"
+            yield f"data: {json.dumps(ApiError(504, message, code='timeout').body())}\n\n"
         except ApiError as error:
             yield f"data: {json.dumps(error.body())}\n\n"
         finally:
@@ -320,29 +312,29 @@ async def _stream(context: Context, request: Request, answer: Answer, sequences:
 async def _pieces(
     context: Context, answer: Answer, updates: AsyncIterator[Any], count: int, began: float, path: str
 ) -> AsyncIterator[dict[str, Any]]:
-    ask = answer.ask
-    streams = [TextStream(context.tokenizer, ask.params.stop) for _ in range(count)]
+    request = answer.request
+    streams = [TextStream(context.tokenizer, request.params.stop) for _ in range(count)]
     places = [answer.places(index) for index in range(count)]
     num_tokens, first = 0, True
     for index in range(count):
-        if ask.chat:
+        if request.chat:
             yield answer.first(index)
-        elif not ask.log_probs and (echoed := answer.echoed(index)):
+        elif not request.log_probs and (echoed := answer.echoed(index)):
             yield answer.piece(index, echoed, Completion(), 0, False, places[index])
-    async for news in updates:
+    async for batch in updates:
         if first:
             context.metrics.first_token_seconds.labels(path).observe(time.monotonic() - began)
             first = False
-        for one in news:
+        for one in batch:
             done = one.completion
             text = streams[one.index].push(done.tokens[len(done.tokens) - one.fresh :], one.ended, done.stop)
-            if ask.echo and ask.log_probs and one.fresh == len(done.tokens):
+            if request.echo and request.log_probs and one.fresh == len(done.tokens):
                 chunk = answer.piece(one.index, answer.echoed(one.index), Completion(), 0, False, places[one.index])
                 chunk["choices"][0]["logprobs"] = answer.prompt_log_probs(one.index, done)
                 yield chunk
-            if text or one.ended or ask.log_probs:
+            if text or one.ended or request.log_probs:
                 yield answer.piece(one.index, text, done, one.fresh, one.ended, places[one.index])
             num_tokens += one.fresh
             context.metrics.completion_tokens.inc(one.fresh)
-    if ask.include_usage:
+    if request.include_usage:
         yield answer.last(num_tokens)

@@ -17,8 +17,9 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class News:
-    """What one step brought to one sequence of a job: the completion as it stands, its new tokens, whether it ended."""
+class Progress:
+    """What one step added to one sequence of a job. completion: so far. fresh: number of new tokens. ended: whether
+    the completion is final."""
 
     index: int
     completion: Completion
@@ -28,24 +29,24 @@ class News:
 
 @dataclass
 class Job:
-    """The sequences of one client's request, and the queue through which the engine's thread tells of them."""
+    """The sequences of one client's request, and the queue through which the engine's thread sends their progress."""
 
     loop: asyncio.AbstractEventLoop
-    queue: asyncio.Queue[list[News] | Exception] = field(default_factory=asyncio.Queue)
+    queue: asyncio.Queue[list[Progress] | Exception] = field(default_factory=asyncio.Queue)
     tickets: dict[int, int] = field(default_factory=dict)
-    told: dict[int, int] = field(default_factory=dict)
+    num_sent: dict[int, int] = field(default_factory=dict)
 
-    def tell(self, message: list[News] | Exception) -> None:
+    def send(self, message: list[Progress] | Exception) -> None:
         try:
             self.loop.call_soon_threadsafe(self.queue.put_nowait, message)
-        except RuntimeError:  # the loop has closed: nobody listens any more
+        except RuntimeError:  # the loop has closed: nobody is listening any more
             _log.debug("a client's loop closed before its answer was ready")
 
 
 class Service:
-    """Runs an engine from `start` to `stop`; `max_waiting` sequences may wait for a slot beside those that run.
+    """Runs an engine from `start` to `stop`; up to `max_waiting` sequences may wait for a slot.
 
-    An error of a step fails the requests of that moment, and a new engine is made.
+    An error in a step fails the requests of that moment, and a new engine is made.
     """
 
     def __init__(self, make_engine: Callable[[], Engine], max_waiting: int) -> None:
@@ -57,7 +58,7 @@ class Service:
         self._leaving: list[Job] = []
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self.beat = time.monotonic()  # when the engine last finished a step or found nothing to do
+        self.beat = time.monotonic()  # when the engine last finished a step or had nothing to do
 
     @property
     def context_length(self) -> int:
@@ -78,7 +79,7 @@ class Service:
         self._thread.start()
 
     def stop(self, patience: float = 5.0) -> None:
-        """End the thread after the step it is in; requests that are left get an error."""
+        """Stop the thread after its current step; the remaining requests get an error."""
         with self._lock:
             self._ending = True
             self._lock.notify()
@@ -86,10 +87,10 @@ class Service:
             self._thread.join(patience)
 
     @asynccontextmanager
-    async def run(self, requests: Sequence[Request]) -> AsyncIterator[AsyncIterator[list[News]]]:
-        """Queue these sequences; iterate over what becomes of them. Leaving the block early frees their slots.
+    async def run(self, requests: Sequence[Request]) -> AsyncIterator[AsyncIterator[list[Progress]]]:
+        """Queue these sequences and iterate over their progress. Leaving the block early frees their slots.
 
-        Raises ApiError 429 when too many wait already, and 503 when the server is stopping.
+        Raises ApiError 429 when too many are waiting, and 503 when the server is stopping.
         """
         job = Job(asyncio.get_running_loop())
         with self._lock:
@@ -97,22 +98,22 @@ class Service:
                 raise ApiError(503, "the server is stopping", code="stopping")
             waiting = self.num_waiting
             if waiting and waiting + len(requests) > self.max_waiting:
-                raise ApiError(429, f"{waiting} sequences wait already; try again later", code="queue_full")
+                raise ApiError(429, f"{waiting} sequences are already waiting; try again later", code="queue_full")
             self._inbox.append((job, requests))
             self._lock.notify()
         try:
-            yield self._news(job, len(requests))
+            yield self._progress(job, len(requests))
         finally:
             with self._lock:
                 self._leaving.append(job)
                 self._lock.notify()
 
-    async def _news(self, job: Job, count: int) -> AsyncIterator[list[News]]:
+    async def _progress(self, job: Job, count: int) -> AsyncIterator[list[Progress]]:
         while count:
             message = await job.queue.get()
             if isinstance(message, Exception):
                 raise message
-            count -= sum(news.ended for news in message)
+            count -= sum(one.ended for one in message)
             yield message
 
     # -- the thread ------------------------------------------------------------------------------------------------
@@ -131,14 +132,14 @@ class Service:
                 self._drop(job)
             if ending:
                 for job in {id(job): job for job in self._jobs.values()}.values():
-                    job.tell(ApiError(503, "the server is stopping", code="stopping"))
+                    job.send(ApiError(503, "the server is stopping", code="stopping"))
                 return
             try:
                 self._deliver(self._engine.step())
             except Exception:
-                _log.exception("a step of the engine failed; its requests get an error, and a new engine is made")
+                _log.exception("a step of the engine failed: its requests get an error, and a new engine is made")
                 for job in {id(job): job for job in self._jobs.values()}.values():
-                    job.tell(ApiError(500, "the model failed on this request; see the server's log"))
+                    job.send(ApiError(500, "the model failed on this request; see the server's log"))
                 self._jobs.clear()
                 self._engine = self._make_engine()
             self.beat = time.monotonic()
@@ -150,23 +151,23 @@ class Service:
                 job.tickets[ticket] = index
                 self._jobs[ticket] = job
         except ValueError as error:
-            job.tell(ApiError(400, str(error)))
+            job.send(ApiError(400, str(error)))
             self._drop(job)
 
     def _drop(self, job: Job) -> None:
         for ticket in job.tickets:
-            if self._jobs.get(ticket) is job:  # after a failure the new engine gives the same tickets to others
+            if self._jobs.get(ticket) is job:  # after a failure, the new engine gives the same tickets to others
                 del self._jobs[ticket]
                 self._engine.cancel(ticket)
 
     def _deliver(self, updates: Sequence[Update]) -> None:
-        by_job: dict[int, tuple[Job, list[News]]] = {}
+        by_job: dict[int, tuple[Job, list[Progress]]] = {}
         for update in updates:
             job = self._jobs[update.ticket]
             index, done = job.tickets[update.ticket], update.completion
-            fresh = len(done.tokens) - job.told.get(index, 0)
-            job.told[index] = len(done.tokens)
-            # A copy where the engine goes on writing.
+            fresh = len(done.tokens) - job.num_sent.get(index, 0)
+            job.num_sent[index] = len(done.tokens)
+            # A copy while the engine keeps appending to it.
             seen = (
                 done
                 if update.ended
@@ -177,8 +178,8 @@ class Service:
                     top_log_probs=done.top_log_probs[:],
                 )
             )
-            by_job.setdefault(id(job), (job, []))[1].append(News(index, seen, fresh, update.ended))
+            by_job.setdefault(id(job), (job, []))[1].append(Progress(index, seen, fresh, update.ended))
             if update.ended:
                 del self._jobs[update.ticket]
-        for job, news in by_job.values():
-            job.tell(news)
+        for job, progress in by_job.values():
+            job.send(progress)

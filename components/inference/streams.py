@@ -1,4 +1,4 @@
-"""Tokens as they come, told as text: whole characters only, and nothing that may yet turn out to begin a stop text."""
+"""Tokens as they are generated, as text: whole characters only, and nothing that may yet begin a stop text."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from components.data.tokenizer import Tokenizer
 
 
 class TextStream:
-    """The text of one completion, piece by piece; the pieces together are what `Tokenizer.decode` makes of all tokens,
-    up to where a stop text begins. `specials`: special tokens are told by name, not left out."""
+    """The text of one completion, piece by piece; together the pieces are what `Tokenizer.decode` makes of all tokens,
+    up to where a stop text begins. `specials`: special tokens appear by name instead of being left out."""
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), specials: bool = False) -> None:
         self._bytes = tokenizer.text_bytes
@@ -21,7 +21,8 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, tokens: Sequence[int], ended: bool = False, stop: str = "") -> str:
-        """The text that these tokens make certain. `ended`: they are the last; `stop`: the text that ended them."""
+        """The text that becomes certain with these tokens. `ended`: they are the last ones; `stop`: the stop text that
+        ended them."""
         self._held += b"".join(self._named.get(token) or self._bytes[token] for token in tokens)
         if self._strip and self._held:
             self._held, self._strip = self._held.removeprefix(b" "), False
@@ -33,14 +34,14 @@ class TextStream:
 
 
 class Places:
-    """Where in a text each of its tokens begins: behind the characters that the tokens before it make certain. start:
-    characters before the first. specials: special tokens stand in the text by name."""
+    """Where in a text each of its tokens begins: after the characters that the tokens before it make certain. start:
+    characters before the first token. specials: special tokens appear in the text by name."""
 
     def __init__(self, tokenizer: Tokenizer, start: int = 0, specials: bool = False) -> None:
         self._stream, self._at = TextStream(tokenizer, specials=specials), start
 
     def of(self, tokens: Sequence[int]) -> list[int]:
-        """Of the next tokens, in characters."""
+        """Positions of the next tokens, in characters."""
         found = []
         for token in tokens:
             found.append(self._at)
@@ -49,5 +50,5 @@ class Places:
 
 
 def _overlap(data: bytes, stop: bytes) -> int:
-    """Length of the longest end of `data` that `stop` begins with."""
+    """Length of the longest suffix of `data` that is a prefix of `stop`."""
     return next((n for n in range(min(len(data), len(stop) - 1), 0, -1) if data.endswith(stop[:n])), 0)

@@ -1,6 +1,6 @@
-"""Text in, text out: the seam between strategies of reasoning and whatever generates.
+"""Text in, text out: the interface between reasoning strategies and whatever generates.
 
-A strategy knows `Generate` alone, so it runs on our engine, on a server, and in tests on a scripted stand-in.
+A strategy only knows `Generate`, so it runs on our engine, on a server, and in tests on a scripted stand-in.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from components.model.transformer import Transformer
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """One request. prefill: how the assistant's answer begins; the completion goes on from there without repeating it.
+    """One request. prefill: the beginning of the assistant's answer; the completion continues it without repeating it.
     shots: (user, assistant) examples that come before. stop: text that ends the completion and is kept in it, however
-    many tokens it takes; empty: the end of the turn alone ends it."""
+    many tokens it takes; empty: only the end of the turn ends it."""
 
     user: str
     prefill: str = ""
@@ -28,8 +28,8 @@ class TextPrompt:
 
 @dataclass(frozen=True)
 class TextCompletion:
-    """One sampled text. num_tokens: generated tokens, the one that ended it included. log_prob: of all of them in nats,
-    as `sampling.choose` defines it. finished: ended by itself (end of turn or `stop`), not by the length limit.
+    """One sampled text. num_tokens: generated tokens, including the one that ended it. log_prob: of all of them in
+    nats, as `sampling.choose` defines it. finished: ended by the end of the turn or `stop`, not by the length limit.
     prompt_tokens: of the prompt, which the completions of one prompt share; prefill_tokens: those of its prefill."""
 
     text: str
@@ -41,11 +41,11 @@ class TextCompletion:
 
 
 Generate = Callable[[Sequence[TextPrompt], SamplingParams], list[list[TextCompletion]]]
-"""`params.num_samples` completions of each prompt, in order. The generator itself sets `stop_ids` and `ban_ids`."""
+"""`params.num_samples` completions of each prompt, in order. The generator sets `stop_ids` and `ban_ids` itself."""
 
 
 def text_generator(model: Transformer, tokenizer: Tokenizer, max_batch: int = 256) -> Generate:
-    """A model of ours behind the seam. The chat template's roles and padding are never generated.
+    """A model of ours behind this interface. The chat template's roles and padding are never generated.
 
     The generator raises ValueError for a prompt that leaves no room in the context, naming it.
     """
@@ -62,12 +62,12 @@ def text_generator(model: Transformer, tokenizer: Tokenizer, max_batch: int = 25
                     f"model's context_length is {limit}: shorten it or give fewer examples"
                 )
         results: list[list[TextCompletion]] = [[] for _ in prompts]
-        # Prompts of one `stop` run in one batch; a strategy's call has one as a rule.
+        # Prompts with the same `stop` run in one batch; a call of a strategy usually has only one.
         for stop in sorted({prompt.stop for prompt in prompts}):
             members = [i for i, prompt in enumerate(prompts) if prompt.stop == stop]
             chosen = replace(params, stop_ids=ends, stop=(stop,) if stop else (), ban_ids=banned)
-            asked = [encoded[i] for i in members]
-            groups = generate(model, asked, chosen, max_batch, tokenizer.text_bytes)
+            batch = [encoded[i] for i in members]
+            groups = generate(model, batch, chosen, max_batch, tokenizer.text_bytes)
             for i, group in zip(members, groups, strict=True):
                 results[i] = [
                     TextCompletion(
@@ -86,7 +86,7 @@ def text_generator(model: Transformer, tokenizer: Tokenizer, max_batch: int = 25
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: TextPrompt) -> list[int]:
-    """The chat template up to where the assistant goes on."""
+    """The chat template up to the point where the assistant continues."""
     messages = [
         {"role": role, "content": content}
         for shot in prompt.shots
@@ -98,7 +98,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: TextPrompt) -> list[int]:
 
 
 def _up_to(text: str, stop: str) -> str:
-    """The text to the end of its first `stop`: the token that completed it may go on behind it."""
+    """The text up to the end of its first `stop`: the token that completed it may contain more."""
     head, found, _ = text.partition(stop) if stop else (text, "", "")
     return head + found
 

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from components.inference.sampling import SamplingParams
 from components.inference.text import TextCompletion, TextPrompt
 
 AT_ONCE = 16  # requests in flight: a server batches what it has at the same time
 ATTEMPTS = 4
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class JudgeFailed(ValueError):
@@ -35,13 +33,14 @@ class _StayHere(urllib.request.HTTPRedirectHandler):
 class JudgeServer:
     """`url` ends before `/chat/completions` ("http://127.0.0.1:8000/v1"); `key` goes out as a bearer token. Called with
     prompts it is a `components.inference.text.Generate`; a prompt that the server refuses (too long, say) gets an empty
-    answer, and `print` says why."""
+    answer, and `print` says why. `use_proxy`: go through the proxy that the environment names, if any."""
 
     url: str
     model: str
     key: str = ""
     timeout: float = 300.0
     pause: float = 1.0
+    use_proxy: bool = True
 
     def models(self) -> list[str]:
         """Names of the models that the server has. Raises JudgeFailed."""
@@ -80,7 +79,7 @@ class JudgeServer:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         request = urllib.request.Request(self.url + path, json.dumps(body).encode() if body else None, headers)
         handlers: list[Any] = [_StayHere()]
-        if urlsplit(self.url).hostname in LOOPBACK:
+        if not self.use_proxy:
             handlers.append(urllib.request.ProxyHandler({}))
         opener, reason = urllib.request.build_opener(*handlers), ""
         for attempt in range(ATTEMPTS):

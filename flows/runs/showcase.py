@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flows.runs.models import ALIASES
 from storage.artifacts import Artifact
 from storage.home import Home
 from storage.queries import query
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from dashboards.report_model import LifeReport
 
 DATASETS = ("corpus", "token_shards", "conversations", "preference_set")
-# The newest checkpoint of a stage goes by this alias; the model with the best answers is the champion besides.
-ALIASES = {"base": ("import_model", "pretrain"), "sft": ("finetune",), "aligned": ("ppo", "grpo")}
+REGISTERED = ("base", "sft", "aligned")  # aliases in MLflow's registry, with `champion`: the model that answers best
 
 _STAGES = "SELECT label, stage, kind, key FROM run_stages WHERE run_id = $run AND status IN ('ran', 'cached')"
 # Accuracy over the suite at one greedy chain of thought, so that models differ and not how long they think.
@@ -33,7 +33,11 @@ def showcase(home: Home, run_id: str, report: LifeReport) -> Showcase:
     for label, (row, artifact) in sorted(made.items()):
         if label == row["stage"] or row["stage"] == "ppo":  # the plain label is the main one; of PPO the last
             by_stage[row["stage"]] = artifact
-    models = {alias: by_stage[stage] for alias, stages_ in ALIASES.items() for stage in stages_ if stage in by_stage}
+    models = {
+        alias: by_stage[next(stage for stage in ALIASES[alias] if stage in by_stage)]
+        for alias in REGISTERED
+        if any(stage in by_stage for stage in ALIASES[alias])
+    }
     best = [row["model"] for row in query(home, _BEST, {"run": run_id}).to_pylist()]
     known = {"base": models.get("base"), "sft": models.get("sft"), "grpo": by_stage.get("grpo")}
     if best and (champion := known.get(best[0])):

@@ -1,7 +1,7 @@
-"""The environment in which Prefect, MLflow and the hub clients keep quiet and stay on loopback.
+"""The environment in which Prefect, MLflow and the hub clients send no telemetry and stay on this machine.
 
-`apply` must run before any of them is imported, because they read their settings once. What the user has set
-already wins, so a team with its own Prefect server or tracking server keeps it.
+`apply` must run before any of them is imported, because they read their settings once. Variables that the user has set
+take precedence, so a team with its own Prefect server or tracking server keeps it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ QUIET = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
-    "PREFECT_LOGGING_LEVEL": "ERROR",  # its console lines would tear the live view; what matters goes to our log
-    "PREFECT_LOGGING_TO_API_ENABLED": "false",  # 20,000 lines through the API cost 5 s
+    "PREFECT_LOGGING_LEVEL": "ERROR",  # its console lines would break the live view; what matters goes to our log
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",  # 20,000 lines sent through the API take 5 s
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",  # its 20 s are too tight for a first start
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",  # its 20 s are too short for a first start
     # SQLite stalled for up to 65 s behind a burst of task runs with the default batches; 8 s with these.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
@@ -31,12 +31,12 @@ QUIET = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # our models need none
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # our models need no pickle
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight idle processes, 0.8 GB, for features that we do not use
     # Hugging Face
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # Others that some dependency may bring
+    # Others that a dependency may bring
     "RAY_USAGE_STATS_ENABLED": "0",
     "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false",
     "WANDB_MODE": "disabled",
@@ -44,10 +44,10 @@ QUIET = {
 
 
 def settings(home: str | Path, *, hub: bool | None = False) -> dict[str, str]:
-    """The environment variables for a home, without regard to what is set already.
+    """The environment variables for a home, whatever is already set.
 
     `home` may be an object-store URL; Prefect's own files then lie in `.lifespan/` of the current folder.
-    `hub=True` leaves the Hugging Face hub reachable (a data source asks for it), None decides later.
+    `hub=True` leaves the Hugging Face hub reachable (a data source needs it); None leaves the decision for later.
     """
     local = Path(".lifespan") if "://" in str(home) else Path(home)
     prefect_home = local.resolve() / "prefect"
@@ -62,6 +62,6 @@ def settings(home: str | Path, *, hub: bool | None = False) -> dict[str, str]:
 
 
 def apply(home: str | Path, *, hub: bool | None = False) -> None:
-    """Set what is not set yet in this process and thereby in its children."""
+    """Set the variables that are not set yet, for this process and its children."""
     for name, value in settings(home, hub=hub).items():
         os.environ.setdefault(name, value)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.services.access import LOCAL, LOOPBACK, Access
+from flows.services.access import LOCAL, Access
+from flows.services.sockets import LOOPBACK, free_port
 
 
 class ServerFailed(RuntimeError):
@@ -29,9 +29,9 @@ class Server:
     """A server process that we started.
 
     Attributes:
-        name: what to call it in messages.
+        name: what messages call it.
         url: its address for a browser.
-        near: its address for this machine.
+        near: its address for processes of this machine.
         health: path that answers 200 once it is up.
         log: file with its output.
     """
@@ -59,13 +59,13 @@ class Server:
         deadline = time.monotonic() + timeout
         while not self.healthy():
             if (code := self.process.poll()) is not None:
-                raise ServerFailed(f"{self.name} ended with exit code {code}; see {self.log}")
+                raise ServerFailed(f"{self.name} exited with code {code}; see {self.log}")
             if time.monotonic() > deadline:
                 raise ServerFailed(f"{self.name} did not answer on {self.near} within {timeout:g} s; see {self.log}")
             time.sleep(0.1)
 
     def stop(self, patience: float = 2.0) -> None:
-        """End it and its children."""
+        """Stop it and its children."""
         for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, number)
@@ -105,27 +105,6 @@ def start(
     return Server(name, access.page(port), access.near(port), health, log, process)
 
 
-def free_port(preferred: int | None = None, host: str = LOOPBACK) -> int:
-    """A free port: the preferred one if nobody has it.
-
-    Raises:
-        ServerFailed: there is none, or the address is not one of this machine.
-    """
-    problem = ""
-    for port in (preferred, 0):
-        if port is None:
-            continue
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                problem = error.strerror or str(error)
-                continue
-            return int(probe.getsockname()[1])
-    raise ServerFailed(f"cannot listen on {host}: {problem}")
-
-
 def prefect_api(log: Path) -> Server:
     """Prefect's API alone, on the database of PREFECT_HOME. Without its web pages it starts in 5 s."""
     port = free_port()
@@ -134,7 +113,7 @@ def prefect_api(log: Path) -> Server:
 
 
 def prefect_ui(log: Path, static: Path, port: int, access: Access = LOCAL) -> Server:
-    """Prefect's API, scheduler and web pages. `static` takes the pages: they carry the API's address."""
+    """Prefect's API, scheduler and web pages. The pages are written to `static`: they contain the API's address."""
     environment = {
         **access.prefect_server(port),
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(static),
@@ -149,23 +128,25 @@ def _prefect(port: int, host: str = LOOPBACK) -> list[str]:
 
 
 def mlflow_ui(log: Path, uri: str, files: Path, port: int, access: Access = LOCAL) -> Server:
-    """MLflow's pages on the tracking database `uri`; `files` is the folder of what it shows beside a run."""
+    """MLflow's pages on the tracking database `uri`; `files` is the folder of the files that it shows with a run."""
     place = ["--backend-store-uri", uri, "--artifacts-destination", str(files)]
     net = ["--host", access.host, "--port", str(port), *access.mlflow_hosts(port), "--workers", "1"]
-    asking = ["--app-name", "basic-auth"] if access.token else []
+    authentication = ["--app-name", "basic-auth"] if access.token else []
     environment = access.mlflow_server(files.parent)
-    return start("MLflow", ["mlflow", "server", *place, *net, *asking], port, "/health", log, environment, access)
+    return start(
+        "MLflow", ["mlflow", "server", *place, *net, *authentication], port, "/health", log, environment, access
+    )
 
 
 def prefect_worker(log: Path, pool: str, name: str, port: int) -> Server:
-    """A worker that runs what the server at PREFECT_API_URL schedules for a pool; on `port` it tells its health."""
-    net = {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": str(port)}
+    """A worker that runs what the server at PREFECT_API_URL schedules for a pool; `port` serves its health check."""
+    net = {"PREFECT_WORKER_WEBSERVER_HOST": LOOPBACK, "PREFECT_WORKER_WEBSERVER_PORT": str(port)}
     options = ["--pool", pool, "--type", "process", "--name", name, "--with-healthcheck"]
     return start("worker", ["prefect", "worker", "start", *options], port, "/health", log, net)
 
 
 def end_with(parent: int) -> None:
-    """Watch for the end of the parent, then end this process with all that it started."""
+    """Wait until the parent ends, then kill this process with everything that it started."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os.killpg(os.getpgid(0), signal.SIGKILL)

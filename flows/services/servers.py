@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from flows.services import hermetic, server_process
-from flows.services.access import LOCAL, Access, told
+from flows.services.access import LOCAL, Access, access_notes
+from flows.services.sockets import free_port
 from storage.home import Home
 from storage.redaction import masked
 
@@ -19,45 +20,45 @@ MLFLOW_PORT, PREFECT_PORT = 5000, 4200
 
 
 @contextmanager
-def pages(home: Home, say: Callable[[str], None], access: Access = LOCAL) -> Iterator[list[server_process.Server]]:
-    """Start both servers side by side, wait until both answer, and end them with the block.
+def pages(home: Home, show: Callable[[str], None], access: Access = LOCAL) -> Iterator[list[server_process.Server]]:
+    """Start both servers side by side, wait until both answer, and stop them when the block ends.
 
     Raises:
-        server_process.ServerFailed: one ended or did not answer; names its log.
+        server_process.ServerFailed: one exited or did not answer; names its log.
     """
     hermetic.apply(home.local)
     logs = home.local / "logs"
     servers: list[server_process.Server] = []
     with ExitStack() as stack:
         if home.mlflow_uri.startswith(("http://", "https://")):
-            say(f"MLflow  {masked(home.mlflow_uri)} (your tracking server)")
+            show(f"MLflow  {masked(home.mlflow_uri)} (your tracking server)")
         else:
-            port = server_process.free_port(MLFLOW_PORT, access.host)
+            port = free_port(MLFLOW_PORT, access.host)
             files = home.mlflow_artifacts
             files.mkdir(parents=True, exist_ok=True)
             servers.append(server_process.mlflow_ui(logs / "mlflow-ui.log", home.mlflow_uri, files, port, access))
             stack.callback(servers[-1].stop)
         if "PREFECT_API_URL" in os.environ:
-            say(f"Prefect {masked(os.environ['PREFECT_API_URL'].removesuffix('/api'))} (your server)")
+            show(f"Prefect {masked(os.environ['PREFECT_API_URL'].removesuffix('/api'))} (your server)")
         else:
-            port = server_process.free_port(PREFECT_PORT, access.host)
+            port = free_port(PREFECT_PORT, access.host)
             static = home.local / "prefect" / "ui"
             servers.append(server_process.prefect_ui(logs / "prefect-ui.log", static, port, access))
             stack.callback(servers[-1].stop)
         for server in servers:
             server.wait_healthy()
             place = newest_runs(server.near, access) if server.name == "MLflow" else ""
-            say(f"{server.name:7} {server.url}{place}")
+            show(f"{server.name:7} {server.url}{place}")
         yield servers
 
 
 def newest_runs(mlflow: str, access: Access) -> str:
-    """Where in MLflow's pages the runs of the profile lie that ran last; "" when nothing has run, or it does not tell.
+    """MLflow's page with the runs of the profile that ran last; "" when there are none or MLflow does not answer.
 
-    Its first page, and the one that an experiment opens with, are about traces of applications.
+    MLflow's start page, and the one that an experiment opens with, are about traces of applications.
     """
-    asked = {"filter": "name != 'Default'", "order_by": "last_update_time DESC", "max_results": "1"}
-    address = f"{mlflow}/api/2.0/mlflow/experiments/search?{urllib.parse.urlencode(asked)}"
+    wanted = {"filter": "name != 'Default'", "order_by": "last_update_time DESC", "max_results": "1"}
+    address = f"{mlflow}/api/2.0/mlflow/experiments/search?{urllib.parse.urlencode(wanted)}"
     try:
         with urllib.request.urlopen(urllib.request.Request(address, headers=access.header), timeout=5.0) as answer:
             found = json.load(answer).get("experiments", [])
@@ -66,15 +67,15 @@ def newest_runs(mlflow: str, access: Access) -> str:
         return ""
 
 
-def serve_pages(home: Home, say: Callable[[str], None], access: Access = LOCAL) -> None:
-    """Show the pages until Ctrl-C, or until one of the servers ends."""
-    say("starting the servers (about 15 s)")
-    with pages(home, say, access) as servers:
-        for line in told(access.host, bool(access.token)):
-            say(line)
-        say("Ctrl-C ends " + ("both" if len(servers) == 2 else "it"))
+def serve_pages(home: Home, show: Callable[[str], None], access: Access = LOCAL) -> None:
+    """Serve the pages until Ctrl-C, or until one of the servers exits."""
+    show("starting the servers (about 15 s)")
+    with pages(home, show, access) as servers:
+        for line in access_notes(access.host, bool(access.token)):
+            show(line)
+        show("press Ctrl-C to stop " + ("both" if len(servers) == 2 else "it"))
         while servers:
             for server in servers:
                 if (code := server.process.poll()) is not None:
-                    raise server_process.ServerFailed(f"{server.name} ended with exit code {code}; see {server.log}")
+                    raise server_process.ServerFailed(f"{server.name} exited with code {code}; see {server.log}")
             time.sleep(0.5)

@@ -1,8 +1,8 @@
-"""`lifespan up` and `lifespan down`: what a single machine needs to run lives on a schedule, as one supervised group.
+"""`lifespan up` and `lifespan down`: what one machine needs to run flows on a schedule, as one supervised group.
 
-A supervisor process of its own starts Prefect's server, a worker of the pool `lifespan` and MLflow's server, starts
-again what ends, and ends all of them when it is told to or dies. It holds the lock `services` of the home as long as it
-lives, and tells in `services.json` what runs where.
+A supervisor process starts Prefect's server, a worker of the pool `lifespan` and MLflow's server, restarts whichever
+exits, and stops all of them when it is stopped or dies. It holds the lock `services` of the home while it lives, and
+writes to `services.json` what runs where.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.services import hermetic, server_process
-from flows.services.access import LOOPBACK, TOKEN_VARIABLE, Access, read_token
+from flows.services.access import TOKEN_VARIABLE, Access, read_token
 from flows.services.servers import MLFLOW_PORT, PREFECT_PORT
+from flows.services.sockets import LOOPBACK, free_port
 from flows.settings import ConfigError
 from storage.durable import LockTimeout, write_bytes
 from storage.home import Home
@@ -33,13 +34,13 @@ from storage.home import Home
 POOL = "lifespan"
 START_SECONDS = 300.0  # for all of them, on a machine that is busy
 STOP_SECONDS = 20.0
-LOOK_SECONDS = 2.0  # who only looks whether a group is up holds its lock for less
-LONGEST_PAUSE = 60.0  # between two starts of a service that keeps ending
+LOOK_SECONDS = 2.0  # checking whether a group is up holds its lock for less
+MAX_PAUSE = 60.0  # between two restarts of a service that keeps exiting
 
 
 @dataclass(frozen=True)
 class Service:
-    """One service as `services.json` tells of it. url: its page, empty for a worker. restarts: how often it ended."""
+    """One service as listed in `services.json`. url: its page, empty for a worker. restarts: how often it exited."""
 
     name: str
     url: str
@@ -49,30 +50,31 @@ class Service:
 
 @dataclass(frozen=True)
 class Running:
-    """The group that runs in a home. prefect_api: for this machine. host: where it listens. asks: for a token."""
+    """The group that runs in a home. prefect_api: URL for this machine. host: where it listens. needs_token: clients
+    must present one."""
 
     pid: int
     services: tuple[Service, ...]
     prefect_api: str
     host: str = LOOPBACK
-    asks: bool = False
+    needs_token: bool = False
 
 
 def running(home: Home) -> Running | None:
-    """The group of this home if it is up and has told where."""
+    """The group of this home if it is up and has written where."""
     found = _found(home)
     return found if found and found.services else None
 
 
 def _found(home: Home) -> Running | None:
-    """The group of this home; without services as long as it starts."""
+    """The group of this home; it has no services while it starts."""
     if not _is_supervised(home):
         return None
     try:
-        told = json.loads(_state(home).read_text(encoding="utf-8"))
+        state = json.loads(_state(home).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return Running(**{**told, "services": tuple(Service(**service) for service in told["services"])})
+    return Running(**{**state, "services": tuple(Service(**service) for service in state["services"])})
 
 
 def _is_supervised(home: Home) -> bool:
@@ -81,23 +83,24 @@ def _is_supervised(home: Home) -> bool:
     return True
 
 
-def up(home: Home, say: Callable[[str], None], access: Access) -> Running:
+def up(home: Home, show: Callable[[str], None], access: Access) -> Running:
     """Start the group unless it runs, and wait until it is healthy.
 
     Raises:
-        server_process.ServerFailed: it ended or did not get healthy; names its log.
-        ConfigError: as `suits`.
+        server_process.ServerFailed: it exited or did not become healthy; names its log.
+        ConfigError: as `check_access`.
     """
     log = home.local / "logs" / "services.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     found = running(home)
     if found is not None:
-        suits(found, access)
+        check_access(found, access)
     else:
-        server_process.free_port(host=access.host)  # an address of this machine?
+        free_port(host=access.host)  # fails now if the address does not belong to this machine
         with contextlib.suppress(LockTimeout), home.lock("services", timeout=0):
-            _state(home).unlink(missing_ok=True)  # of a group that was killed: its addresses must not pass for the next
-        say("starting Prefect's server, a worker, and MLflow (about 30 s)")
+            # A file of a killed group: its URLs must not be mistaken for those of the new one.
+            _state(home).unlink(missing_ok=True)
+        show("starting Prefect's server, a worker, and MLflow (about 30 s)")
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "flows.services.services", access.host],
@@ -115,33 +118,33 @@ def up(home: Home, say: Callable[[str], None], access: Access) -> Running:
         deadline = time.monotonic() + START_SECONDS
         try:
             while (found := running(home)) is None:
-                # another `up` may have been first: then wait for its group
+                # another `up` may have been faster: then wait for its group
                 if (code := process.poll()) is not None and not _is_supervised(home):
-                    raise server_process.ServerFailed(f"the services ended with exit code {code}; see {log}")
+                    raise server_process.ServerFailed(f"the services exited with code {code}; see {log}")
                 if time.monotonic() > deadline:
                     raise server_process.ServerFailed(f"the services were not up within {START_SECONDS:g} s; see {log}")
                 time.sleep(0.2)
         except BaseException:  # Ctrl-C too: nothing is left half up
             process.terminate()
             raise
-        suits(found, access)
+        check_access(found, access)
     return found
 
 
-def suits(found: Running, access: Access) -> Running:
-    """The group that is up, if it gives what is asked for.
+def check_access(found: Running, access: Access) -> Running:
+    """The running group, if it provides the access that is requested.
 
     Raises:
-        ConfigError: it listens on another address than the one given, or asks for no token where one is given.
+        ConfigError: it listens on another address than the one given, or requires no token although one is given.
     """
-    if access.host not in (LOOPBACK, found.host) or (access.token and not found.asks):
-        asks = "asks for a token" if found.asks else "asks for no token"
-        raise ConfigError(f"what is up listens on {found.host} and {asks}: `lifespan down` first")
+    if access.host not in (LOOPBACK, found.host) or (access.token and not found.needs_token):
+        token = "requires a token" if found.needs_token else "requires no token"
+        raise ConfigError(f"the running services listen on {found.host} and {token}: run `lifespan down` first")
     return found
 
 
 def down(home: Home) -> bool:
-    """End the group; False when there was none."""
+    """Stop the group; False when there was none."""
     found = _found(home)
     if found is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -149,7 +152,7 @@ def down(home: Home) -> bool:
         try:
             with home.lock("services", timeout=STOP_SECONDS):
                 pass
-        except LockTimeout:  # its children end when it is gone
+        except LockTimeout:  # its children exit when it is gone
             with contextlib.suppress(ProcessLookupError):
                 os.kill(found.pid, signal.SIGKILL)
             with home.lock("services", timeout=STOP_SECONDS):
@@ -158,33 +161,33 @@ def down(home: Home) -> bool:
 
 
 def join(home: Home) -> bool:
-    """Let this process use the Prefect server of a group that runs here; False when there is none.
+    """Let this process use the Prefect server of the group that runs here; False when there is none.
 
     Raises:
-        ConfigError: it asks for a token, and LIFESPAN_TOKEN is not the one.
+        ConfigError: it requires a token, and LIFESPAN_TOKEN is unset or another one.
     """
     found = running(home)
     if found is None:
         return False
-    if found.asks and "PREFECT_API_URL" not in os.environ:
+    if found.needs_token and "PREFECT_API_URL" not in os.environ:
         access = Access(token=read_token())
-        if not _opens(found.prefect_api, access):
-            what = "is not their token" if access.token else "is not set"
-            raise ConfigError(f"the services of this home ask for a token, and {TOKEN_VARIABLE} {what}")
+        if not _is_accepted(found.prefect_api, access):
+            what = "holds another one" if access.token else "is not set"
+            raise ConfigError(f"the services of this home require a token, and {TOKEN_VARIABLE} {what}")
         for name, value in access.prefect_client().items():
             os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_API_URL", found.prefect_api)
     return True
 
 
-def _opens(api: str, access: Access) -> bool:
+def _is_accepted(api: str, access: Access) -> bool:
     try:
         with urllib.request.urlopen(urllib.request.Request(f"{api}/version", headers=access.header), timeout=10):
             return True
     except urllib.error.HTTPError as error:
         return error.code not in (401, 403)
     except OSError:
-        return True  # not the token's fault: whoever calls it next says what is wrong
+        return True  # the token is not to blame: whoever calls the server next reports what is wrong
 
 
 def _state(home: Home) -> Path:
@@ -195,37 +198,37 @@ def _state(home: Home) -> Path:
 
 
 def supervise(home: Home, access: Access) -> None:
-    """Start the services, tell of them, keep them up, until SIGTERM or SIGINT."""
+    """Start the services, write where they are, and keep them up until SIGTERM or SIGINT."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(0))
     hermetic.apply(home.local)
     os.environ.update(access.prefect_client())
     with home.lock("services", timeout=LOOK_SECONDS), ExitStack() as stack:
         stack.callback(lambda: _state(home).unlink(missing_ok=True))
-        _tell(home, access, ())  # so that `down` finds it from the first
+        _write_state(home, access, ())  # so that `down` finds it from the start
         keepers = []
         for keeper in _keepers(home, access):
             stack.callback(keeper.stop)
             keeper.server.wait_healthy(START_SECONDS)
             print(f"{keeper.server.name} is up at {keeper.server.url}", flush=True)
             keepers.append(keeper)
-        told: list[Service] = []
+        written: list[Service] = []
         while True:
             now = [keeper.look() for keeper in keepers]
-            if now != told:
-                told = now
-                _tell(home, access, told)
+            if now != written:
+                written = now
+                _write_state(home, access, written)
             time.sleep(0.5)
 
 
-def _tell(home: Home, access: Access, services: Sequence[Service]) -> None:
+def _write_state(home: Home, access: Access, services: Sequence[Service]) -> None:
     api = os.environ.get("PREFECT_API_URL", "")
     state = Running(os.getpid(), tuple(services), api, access.host, bool(access.token))
     write_bytes(_state(home), json.dumps(dataclasses.asdict(state), indent=1).encode())
 
 
 class Keeper:
-    """Keeps one service up: what ended is started again, after a pause that doubles while it keeps ending."""
+    """Keeps one service up: restarts it when it exits, after a pause that doubles while it keeps exiting."""
 
     def __init__(self, start: Callable[[], server_process.Server], page: bool) -> None:
         self._start, self._page = start, page
@@ -233,13 +236,13 @@ class Keeper:
         self._restarts, self._pause, self._due = 0, 1.0, 0.0
 
     def look(self) -> Service:
-        """Start it again if it ended and the pause is over; what to tell of it."""
+        """Restart the service if it exited and the pause is over; its state for `services.json`."""
         code, now = self.server.process.poll(), time.monotonic()
         if code is not None and not self._due:
-            print(f"{self.server.name} ended with exit code {code}; next start in {self._pause:g} s", flush=True)
+            print(f"{self.server.name} exited with code {code}; restarting in {self._pause:g} s", flush=True)
             self.server.stop()  # what it left of its group
             self._due = now + self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self._pause = min(2 * self._pause, MAX_PAUSE)
         elif code is not None and now >= self._due:
             self.server, self._due = self._start(), 0.0
             self._restarts += 1
@@ -251,28 +254,28 @@ class Keeper:
 
 
 def _keepers(home: Home, access: Access) -> Iterator[Keeper]:
-    """The services, each started when the one before is healthy."""
+    """The services; each is started when the one before is healthy."""
     logs = home.local / "logs"
     if "PREFECT_API_URL" not in os.environ:
-        port, static = server_process.free_port(PREFECT_PORT, access.host), home.local / "prefect" / "ui"
+        port, static = free_port(PREFECT_PORT, access.host), home.local / "prefect" / "ui"
         yield Keeper(lambda: server_process.prefect_ui(logs / "prefect-ui.log", static, port, access), page=True)
         os.environ["PREFECT_API_URL"] = f"{access.near(port)}/api"
     make_pool()
-    health = server_process.free_port()
+    health = free_port()
     yield Keeper(
         lambda: server_process.prefect_worker(logs / "worker.log", POOL, socket.gethostname(), health), page=False
     )
     if not home.mlflow_uri.startswith(("http://", "https://")):
         uri, files = home.mlflow_uri, home.mlflow_artifacts
         files.mkdir(parents=True, exist_ok=True)
-        mlflow_port = server_process.free_port(MLFLOW_PORT, access.host)
+        mlflow_port = free_port(MLFLOW_PORT, access.host)
         yield Keeper(
             lambda: server_process.mlflow_ui(logs / "mlflow-ui.log", uri, files, mlflow_port, access), page=True
         )
 
 
 def make_pool() -> None:
-    """The process pool whose worker runs deployments: one flow run at a time, as the machine is one."""
+    """The process pool whose worker runs deployments: one flow run at a time, because there is one machine."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists

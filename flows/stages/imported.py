@@ -13,7 +13,41 @@ from flows.engine.work import Work
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flows.engine.graph import Graph
+    from storage.home import Home
+
+
+def import_source(
+    home: Home, source: str, revision: str = "main", context_length: int = 0, show: Callable[[str], None] = print
+) -> tuple[Artifact, Artifact]:
+    """Bring a model into the store, without a run: its tokenizer and its checkpoint, the same artifacts that a run with
+    this `[base]` uses.
+
+    Raises ConfigError for a source that is no model, or one that cannot be read.
+    """
+    from components.model.hub.errors import UnsupportedModel
+    from components.model.hub.source import digests, locate
+    from flows.engine.graph import Graph
+    from flows.engine.jobs import run_here
+    from flows.settings import ComputeConfig, ConfigError
+
+    try:
+        commit = locate(source, revision).commit
+        if commit:
+            show(f"{source} is at commit {commit}")
+        graph = Graph()
+        config = BaseConfig(source, commit, context_length)
+        base_graph(config, graph, digests(config))
+        made: dict[str, Artifact] = {}
+        for node in graph.nodes.values():
+            sealed = home.store.find(node.key)
+            made[node.key] = sealed or run_here(node.job("import", home, ComputeConfig(), made), lambda event: None)
+    except UnsupportedModel as error:
+        raise ConfigError(str(error)) from None
+    tokenizer, model = made.values()
+    return tokenizer, model
 
 
 def base_graph(config: BaseConfig, run: Graph, raw: Mapping[str, str]) -> tuple[Artifact, Artifact]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from components.model.config import forward_flops_per_token
 from components.rlhf.preferences_config import AnswersConfig, PreferencesConfig
@@ -16,6 +16,8 @@ from components.rlhf.results.preferences import AnswersResult, PreferencesResult
 from components.stage_results import from_facts
 from flows.engine.stage import stage
 from flows.engine.work import Waiting, Work
+from flows.services.credentials import read_secret
+from flows.services.sockets import is_loopback
 from flows.settings import ConfigError
 from flows.stages.files import ANSWERS, GOLD_SCALE, PREFERENCES, VERDICTS
 from storage.artifacts import Artifact
@@ -301,7 +303,9 @@ def _judge(
     from components.training.checkpoints import load_model
 
     if config.judge_url:
-        server = JudgeServer(config.judge_url.rstrip("/"), config.judge_model, os.environ.get("LIFESPAN_JUDGE_KEY", ""))
+        url, key = config.judge_url.rstrip("/"), read_secret("LIFESPAN_JUDGE_KEY")
+        is_local = is_loopback(urlsplit(url).hostname or "")
+        server = JudgeServer(url, config.judge_model, key, use_proxy=not is_local)
         if not config.judge_model:
             names = server.models()
             if len(names) != 1:

@@ -6,19 +6,20 @@ import json
 import re
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from flows.commands import advise
-from flows.commands.advise import Wish, show
+from components.cost.advice import CPU, deployment
+from flows.commands.cli import app
 from flows.config import load_config
 from flows.engine.plan import plan
 from flows.lifecycle import life, run_lifecycle
+from flows.runs.measured import measured_run
 from flows.runs.run import RunResult
-from flows.settings import ConfigError
 from storage.home import Home
+from storage.named import answer
 from storage.queries import query
 
 
@@ -84,39 +85,41 @@ def test_the_report_is_one_file_that_needs_no_network(lived: tuple[Home, RunResu
     assert "<link" not in page
 
 
-def test_advice_is_from_what_the_run_measured(lived: tuple[Home, RunResult]) -> None:
+def test_advice_is_from_what_the_run_measured(lived: tuple[Home, RunResult], monkeypatch: pytest.MonkeyPatch) -> None:
     home, result = lived
+    monkeypatch.setenv("LIFESPAN_HOME", home.root)
 
-    def advised(**wish: Any) -> str:
-        console = Console(file=StringIO(), width=200)
-        show(home, "newest", Wish(1e6, **wish), console)
-        return " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    def advised(*options: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, ["advise", *options])
+        assert done.exit_code == code, done.output
+        return " ".join(done.output.split())
 
     text = advised()
     assert f"1,000,000 questions like those of run {result.run_id}" in text
     assert "best_of@" not in text and "least lifetime dollars" in text and "at the speeds of this run" in text
-    assert (
-        "Both on cpu-core, 0.04 $/h (compute.usd_per_core_hour of the run)" in text
-    )  # as the ways to answer are priced
+    # at the price that the strategies of answering are accounted with
+    assert "Training and serving on cpu-core, 0.04 $/h (compute.usd_per_core_hour of the run)" in text
     # A model of this size answers nothing; the law is of a few seconds, and says so.
-    assert "None surely reaches 90%" in advised(accuracy=0.9)
-    assert re.search(r"least lifetime dollars \([ND] is", text) or "All within" in text
-    assert "40% of its peak to train" in advised(train_on="h100-sxm") and "times the largest fitted" in text
+    assert "None reaches 90% with its whole interval" in advised("--accuracy", "0.9")
+    assert re.search(r"Extrapolated: .*\([ND] is", text) or "All within the fitted range" in text
+    assert "40% of its peak in training" in advised("--train-on", "h100-sxm") and "times the largest fitted" in text
     (law,) = query(home, "SELECT value FROM scaling_fits WHERE law = 'chinchilla' AND parameter = 'E'").to_pylist()
-    with pytest.raises(ConfigError, match=f"takes every loss above {law['value']:.3f}"):
-        advised(loss=law["value"])
-    with pytest.raises(ConfigError, match="no hardware 'h10'"):
-        Wish(1, serve_on="h10")
-    with pytest.raises(ConfigError, match="--accuracy is 60"):
-        Wish(1, accuracy=60)
+    refused = advised("--loss", str(law["value"]), code=2)
+    assert f"only losses above {law['value']:.3f} can be reached" in refused
+    assert "--serve-on: no hardware 'h10'" in advised("--serve-on", "h10", code=2)
+    assert "--accuracy is 60" in advised("--accuracy", "60", code=2)
 
 
 def test_what_was_trained_and_served_is_priced_at_what_it_took(lived: tuple[Home, RunResult]) -> None:
     """The plan takes 6ND to train and 2N a token to serve with the law's N, and so must the speeds that go into it."""
     home, result = lived
-    (points,) = query(home, advise._POINTS, {"run": result.run_id}).to_pylist()
-    made, _ = advise._deployment(home, result.run_id, advise.CPU, points["flops_per_second"])
-    facts = {name: advise._facts(home, result.run_id, name)[0] for name in ("pretrain", "measure_serving")}
+    measured = measured_run(home, result.run_id)
+    assert measured.sweep is not None
+    made, _ = deployment(CPU, measured.sweep.training_flops_per_second, measured.speeds)
+    facts = {
+        name: json.loads(answer(home, "facts", run=result.run_id, stage=name)[0]["facts_json"])
+        for name in ("pretrain", "measure_serving")
+    }
     size, a_second = facts["pretrain"]["num_params_non_embedding"], made.price.usd_per_hour / 3600
     for reached, rate in ((made.input_mfu, "prefill"), (made.output_mfu, "decode")):
         a_token = a_second / facts["measure_serving"][f"{rate}_tokens_per_second"]

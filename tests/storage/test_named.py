@@ -231,7 +231,7 @@ def test_scaling_laws_and_forecasts(home: Home) -> None:
         ("leaderboard", {"limit": str(2**63)}, "takes a whole number"),
         ("equal_tokens", {"tokens": "many"}, "takes a number"),
         ("what_changed", {}, r"what_changed needs -p before=… \(run: the earlier run"),
-        ("curve", {"run": "2026112"}, f"'2026112' begins more than one run: {NEW}, {OLD}"),
+        ("curve", {"run": "2026112"}, f"more than one run begins with '2026112': {NEW}, {OLD}"),
         ("curve", {"run": "x"}, f"no run begins with 'x'; the newest are {NEW}, {OLD}"),
     ],
 )
@@ -260,7 +260,7 @@ def test_parameters_declared_in_a_file_are_typed(home: Home) -> None:
     assert row == {"a": 3, "b": False, "t": None}
     given = values(home, named, {"b": "False", "t": "2026-11-22T14:03"})
     assert given == {"a": 2, "b": False, "t": START}
-    with pytest.raises(QueryError, match=r"line 1: .* declares no parameter"):
+    with pytest.raises(QueryError, match=r"line 1: .* is not a valid parameter"):
         parse("-- @a whole: x\nSELECT 1", "q.sql")
     with pytest.raises(QueryError, match="line 2: the parameter a is declared twice"):
         parse("-- @a int\n-- @a int\nSELECT $a", "q.sql")

@@ -83,7 +83,7 @@ def test_the_ending_of_a_file_names_its_format() -> None:
     assert format_of("json", Path("a.csv")) == "json" and format_of(None) == "table"
     with pytest.raises(ValueError, match="takes table, lines, csv, json, parquet"):
         format_of("xml")
-    with pytest.raises(ValueError, match=r"output a\.xlsx: \.xlsx names no format"):
+    with pytest.raises(ValueError, match=r"output a\.xlsx: \.xlsx is not a known format"):
         format_of(None, Path("a.xlsx"))
     assert format_of("csv", Path("a.xlsx")) == "csv" and format_of(None, Path("a")) == "table"
 

@@ -238,9 +238,9 @@ def test_what_is_wrong_is_named(serve: Callable[..., TestClient]) -> None:
         assert answer.status_code == status and answer.json()["error"]["type"] == "invalid_request_error"
     for half in ({"\ud800": 1}, {"stream": True, "stream_options": {"\ud800": True}}):
         answer = complete(client, prompt="a", **half)
-        assert answer.status_code == 400 and "\\ud800 is" in answer.json()["error"]["message"]
+        assert answer.status_code == 400 and "\\ud800" in answer.json()["error"]["message"]
     assert client.post("/v1/completions", content=b"{}").status_code == 415
-    assert client.get("/v1/nothing").json()["error"]["message"] == "there is no /v1/nothing"
+    assert client.get("/v1/nothing").json()["error"]["message"] == "unknown path /v1/nothing"
     assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
     assert client.get("/v1/models/tiny").json()["max_model_len"] == 64
 
@@ -290,13 +290,6 @@ def test_a_key_is_asked_for_everywhere_but_at_health(serve: Callable[..., TestCl
     refused = complete(client, prompt="a")
     assert refused.status_code == 401 and refused.json()["error"]["code"] == "invalid_api_key"
     assert client.get("/health").status_code == 200
-
-
-def test_a_page_that_rebinds_a_name_does_not_reach_a_local_server(serve: Callable[..., TestClient]) -> None:
-    client = serve(local_only=True)
-    assert client.get("/health", headers={"Host": "evil.example"}).status_code == 400
-    assert client.get("/health", headers={"Host": "127.0.0.1:8000"}).status_code == 200
-    assert client.get("/health", headers={"Host": "localhost"}).status_code == 200
 
 
 def test_metrics_count_requests_and_tokens(serve: Callable[..., TestClient]) -> None:

@@ -25,19 +25,19 @@ def told(*command: str, code: int = 0) -> str:
 
 
 def test_annotators_are_added_listed_and_removed(home: Home) -> None:
-    assert "nobody yet" in told("annotate", "list")
+    assert "no annotators yet" in told("annotate", "list")
     token = told("annotate", "add", "ann").split()[-1]
     assert home.annotations.who(token) == "ann"
-    assert "is there already" in told("annotate", "add", "ann", code=2)
+    assert "already exists" in told("annotate", "add", "ann", code=2)
     assert told("annotate", "list").startswith("ann  since 20")
     told("annotate", "remove", "ann")
     assert home.annotations.who(token) is None
-    assert "no annotator is called 'ann'" in told("annotate", "remove", "ann", code=2)
+    assert "unknown annotator 'ann'" in told("annotate", "remove", "ann", code=2)
     assert "ann  removed 20" in told("annotate", "list")
 
 
 def test_others_reach_the_page_only_when_there_are_annotators(home: Home) -> None:
-    assert "annotators come first" in told("annotate", "--host", "0.0.0.0", "--no-open", code=2)
+    assert "add annotators first" in told("annotate", "--host", "0.0.0.0", "--no-open", code=2)
     assert not (home.annotations.folder / "annotators").exists()
     missing = told("annotate", "--instructions", "none.md", "--no-open", code=2)
     assert "--instructions none.md: No such file" in missing
@@ -47,7 +47,7 @@ def test_answers_of_ones_own_are_put_before_the_annotators(home: Home, tmp_path:
     file = tmp_path / "mine.jsonl"
     file.write_text('{"prompt": "p", "answers": ["a", "b"]}\n{"prompt": "q"}\n')
     said = told("annotate", "load", str(file), "--overlap", "3")
-    assert "1 prompts for 3 annotators each, 1 lines left out" in said and "mine.jsonl:2: answers is missing" in said
+    assert "1 prompts for 3 annotators each; 1 lines rejected" in said and "mine.jsonl:2: answers is missing" in said
     assert "mine.jsonl: 0 of 3 judgements" in told("annotate", "list")
     file.write_text("\n")
     assert "nothing to judge" in told("annotate", "load", str(file), code=2)
@@ -57,7 +57,7 @@ def test_a_file_is_imported_with_its_mistakes_named_in_sql(home: Home, tmp_path:
     file = tmp_path / "mine.jsonl"
     file.write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n{"prompt": "p", "chosen": "a"}\n{nope\n')
     said = told("preferences", "import", str(file))
-    assert "1 preferences from 1 lines of trl; 2 lines left out" in said
+    assert "1 preferences from 1 lines of trl; 2 lines rejected" in said
     kept = re.search(r"preferences\.path=(\S+)", said)
     assert kept and Path(kept[1]).is_file()
     told("preferences", "import", str(file))  # again: the same rows, not more

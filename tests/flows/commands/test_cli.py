@@ -6,10 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import toy_life
+import typer
+import typer.core
+import typer.main
 from rich.console import Console
 from toy_run import run_assembly
 from typer.testing import CliRunner
@@ -60,7 +64,7 @@ def test_query_speaks_four_formats(lived: Home, tmp_path: Path) -> None:
     assert file.read_bytes()[:4] == b"PAR1"
     inside = f"{lived.root}/tables/runs/mine.parquet"
     code, _, err = call("query", sql, "--output", inside)
-    assert code == 2 and f"--output {inside}: lies among" in " ".join(err.split())
+    assert code == 2 and f"--output {inside}: lies inside" in " ".join(err.split())
 
 
 def test_status_lists_the_run(lived: Home) -> None:
@@ -118,6 +122,35 @@ def test_a_home_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Not a directory" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def commands(group: typer.core.TyperGroup, *path: str) -> Iterator[tuple[str, ...]]:
+    """The path of every command below a group, the group's own included."""
+    yield path
+    for name, command in group.commands.items():
+        if isinstance(command, typer.core.TyperGroup):
+            yield from commands(command, *path, name)
+        else:
+            yield (*path, name)
+
+
+ROOT = typer.main.get_command(app)
+assert isinstance(ROOT, typer.core.TyperGroup)
+
+
+@pytest.mark.parametrize("path", list(commands(ROOT)), ids=" ".join)
+def test_every_command_has_a_help_text(path: tuple[str, ...]) -> None:
+    code, out, _ = call(*path, "--help")
+    assert code == 0
+    usage, _, text = out.partition("\n")[2].partition("\n")
+    assert " ".join(path) in usage and text.strip(" \n│╭╮─")
+
+
+def test_every_command_has_a_module_of_its_own() -> None:
+    names = {"export": "export_model", "import": "import_model"}
+    folder = Path(sys.modules["flows.commands.cli"].__file__ or "").parent
+    modules = {file.stem for file in folder.glob("*.py")} - {"__init__", "cli", "command", "sql_shell"}
+    assert modules == {names.get(name, name) for name in ROOT.commands}
 
 
 def test_the_command_line_is_light() -> None:

@@ -24,14 +24,16 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from components.data.tokenizer import Tokenizer
+from components.inference.conversation import Conversation
 from components.inference.engine import Engine
 from components.model.config import ModelConfig
 from components.model.hub.folder import export_folder
 from components.model.transformer import Transformer
 from components.training.checkpoints import save_model
-from flows.commands.chat import Conversation, chat
+from flows.commands.chat import talk
 from flows.commands.cli import app
-from flows.commands.serve import Opened, ServeOptions, is_loopback, open_model, read_key
+from flows.runs.models import OpenedModel, open_model
+from flows.services.model_server import ServeOptions
 from flows.settings import ConfigError
 from storage.home import Home
 
@@ -119,7 +121,7 @@ def test_a_served_model_answers_who_has_the_key_frees_what_is_left_and_ends_when
 
 
 def test_a_client_is_told_when_the_server_ends_before_its_answer(folder: Path, tmp_path: Path) -> None:
-    hasty = f"import flows.commands.serve; flows.commands.serve.SHUTDOWN_SECONDS = 0.3; {PROGRAM}"
+    hasty = f"import flows.services.model_server as server; server.SHUTDOWN_SECONDS = 0.3; {PROGRAM}"
     with serving(folder, tmp_path, "--slots", "1", "--queue", "20000", program=hasty) as (url, process):
         stream = post(url, {"model": "tiny", "prompt": "3", "max_tokens": 60, "n": 20_000, "stream": True})
         assert stream.readline().startswith(b"data: ")
@@ -130,27 +132,30 @@ def test_a_client_is_told_when_the_server_ends_before_its_answer(folder: Path, t
         assert process.returncode == 0 and "Traceback" not in shown, shown
 
 
-def test_a_key_in_a_file_is_one_line(tmp_path: Path) -> None:
-    file = tmp_path / "key"
-    file.write_text("another-key\n")
-    assert read_key(file) == "another-key"
-    file.write_text("two words")
-    with pytest.raises(ConfigError, match="one line of printable ASCII"):
-        read_key(file)
-    with pytest.raises(ConfigError, match="takes a file that holds the key"):
-        read_key(tmp_path / "nothing")
-
-
 def test_other_machines_reach_it_with_a_key_alone() -> None:
-    assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
     for host in ("0.0.0.0", "::", "192.168.0.7", "example.org"):
         with pytest.raises(ConfigError, match="LIFESPAN_API_KEY"):
             ServeOptions(host=host)
         assert ServeOptions(host=host, api_key="k")
 
 
+def test_a_page_that_rebinds_a_name_does_not_reach_a_local_server(folder: Path, tmp_path: Path) -> None:
+    def status(url: str, host: str) -> int:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"{url}/health", headers={"Host": host})) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    with serving(folder, tmp_path) as (url, _):
+        assert status(url, "127.0.0.1:8000") == status(url, "localhost") == 200
+        assert status(url, "evil.example") == 403
+    with serving(folder, tmp_path, LIFESPAN_API_KEY="a-key-of-mine") as (url, _):
+        assert status(url, "model.example") == 200  # the key protects it under every name
+
+
 def test_an_unknown_model_is_told_with_what_there_is(folder: Path, home: Home, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no run of this home made a model yet"):
+    with pytest.raises(ConfigError, match="no run of this home has made a model yet"):
         open_model(home, "sft")
     with pytest.raises(ConfigError, match="no such folder or file"):
         open_model(home, "./sft")
@@ -204,55 +209,55 @@ def test_a_damaged_folder_of_ours_is_told_in_one_line(
 
 
 @pytest.fixture
-def opened(folder: Path, home: Home) -> Opened:
+def opened(folder: Path, home: Home) -> OpenedModel:
     return open_model(home, str(folder))
 
 
-def test_a_conversation_remembers_forgets_and_drops_what_no_longer_fits(opened: Opened) -> None:
-    talk = Conversation(opened, Engine(opened.model, 1), temperature=0.0, max_tokens=6, seed=3)
-    first = "".join(talk.answer("3+4"))
-    assert talk.turns == [{"role": "user", "content": "3+4"}, {"role": "assistant", "content": first}]
+def test_a_conversation_remembers_forgets_and_drops_what_no_longer_fits(opened: OpenedModel) -> None:
+    chat = Conversation(opened.tokenizer, Engine(opened.model, 1), temperature=0.0, max_tokens=6, seed=3)
+    first = "".join(chat.answer("3+4"))
+    assert chat.turns == [{"role": "user", "content": "3+4"}, {"role": "assistant", "content": first}]
     for _ in range(8):
-        list(talk.answer("the king"))
-    assert talk.dropped
-    assert 2 <= len(talk.turns) < 18
-    talk.reset()
-    assert "".join(talk.answer("3+4")) == first
+        list(chat.answer("the king"))
+    assert chat.dropped
+    assert 2 <= len(chat.turns) < 18
+    chat.reset()
+    assert "".join(chat.answer("3+4")) == first
     with pytest.raises(ValueError, match="the model's context has 64"):
-        list(talk.answer("3+4=7;" * 20))
-    assert talk.turns == []
-    list(talk.answer("3+4"))
+        list(chat.answer("3+4=7;" * 20))
+    assert chat.turns == []
+    list(chat.answer("3+4"))
     with pytest.raises(ValueError, match="surrogate"):
-        list(talk.answer("\udcff"))  # what a byte that is no UTF-8 is read as
-    assert len(talk.turns) == 2
+        list(chat.answer("\udcff"))  # what a byte that is no UTF-8 is read as
+    assert len(chat.turns) == 2
 
 
-def test_an_answer_that_is_broken_off_frees_the_engine(opened: Opened) -> None:
-    talk = Conversation(opened, Engine(opened.model, 1), temperature=2.0, seed=4)
-    pieces = talk.answer("the bell")
+def test_an_answer_that_is_broken_off_frees_the_engine(opened: OpenedModel) -> None:
+    chat = Conversation(opened.tokenizer, Engine(opened.model, 1), temperature=2.0, seed=4)
+    pieces = chat.answer("the bell")
     next(pieces)
     pieces.close()
-    assert talk.engine.num_running == 0
-    assert talk.turns[-1]["role"] == "assistant"
+    assert chat.engine.num_running == 0
+    assert chat.turns[-1]["role"] == "assistant"
 
 
-def test_chat_in_a_terminal_takes_its_commands(opened: Opened) -> None:
+def test_chat_in_a_terminal_takes_its_commands(opened: OpenedModel) -> None:
     lines = iter(["3+4", "/nonsense", "/reset", "3+4", "", "/quit", "never read"])
     console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
-    talk = Conversation(opened, Engine(opened.model, 1), temperature=0.0, max_tokens=4)
-    chat(talk, console, lambda: next(lines, None))
+    chat = Conversation(opened.tokenizer, Engine(opened.model, 1), temperature=0.0, max_tokens=4)
+    talk(chat, "tiny", console, lambda: next(lines, None))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "/nonsense: no such command" in shown and "forgotten" in shown
-    assert len(talk.turns) == 2
+    assert "/nonsense: unknown command" in shown and "forgotten" in shown
+    assert len(chat.turns) == 2
     assert next(lines) == "never read"
 
 
-def test_chat_in_a_pipe_says_the_answers_alone(folder: Path, opened: Opened) -> None:
+def test_chat_in_a_pipe_says_the_answers_alone(folder: Path, opened: OpenedModel) -> None:
     asked = ["chat", str(folder), "--temperature", "0", "--max-tokens", "5"]
     shown = CliRunner().invoke(app, asked, input="3+4\n/reset\n3+4\n")
     assert shown.exit_code == 0, shown.output
-    talk = Conversation(opened, Engine(opened.model, 1), temperature=0.0, max_tokens=5)
-    said = "".join(talk.answer("3+4"))
+    chat = Conversation(opened.tokenizer, Engine(opened.model, 1), temperature=0.0, max_tokens=5)
+    said = "".join(chat.answer("3+4"))
     assert shown.stdout == f"{said}\n{said}\n"
     assert CliRunner().invoke(app, ["chat", str(folder / "nothing")]).exit_code == 2
 

@@ -18,9 +18,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.commands.cli import app
-from flows.commands.query import is_blank, split
-from flows.commands.sql import is_complete, pieces, suggestions
+from flows.commands.sql_shell import is_complete, pieces, suggestions
 from storage.home import Home
+from storage.sql_text import is_blank, split_statements
 
 COLUMNS = {"metrics": ["run_id", "step", "value"], "stages": ["stage", "group"], "leaderboard": ["suite", "accuracy"]}
 
@@ -66,11 +66,11 @@ def test_several_statements_of_a_pipe_one_after_the_other(home: Path) -> None:
         ([], "give one of: SQL, --file FILE, --named NAME"),
         (["SELECT 1", "--named", "runs"], "give one of"),
         (["--file", "/nowhere.sql"], "/nowhere.sql: No such file"),
-        (["SELECT $a", "-p", "b=1"], "the query has no parameter b; it has a"),
+        (["SELECT $a", "-p", "b=1"], "unknown parameter b; the query has a"),
         (["SELECT $a", "-p", "a"], "-p a: write -p name=value"),
         (["SELECT $a", "-p", "a=1", "-p", "a=2"], "a is given twice"),
         (["SELECT interval 1 day AS x", "--format", "parquet", "--output", "/dev/null"], "no such type"),
-        (["SELECT valu FROM metrics"], "line 1, column 8: there is no column 'valu'; nearest: metrics.value"),
+        (["SELECT valu FROM metrics"], "line 1, column 8: unknown column 'valu'; nearest: metrics.value"),
         (["SELECT count(*) FROM range(1000000) a, range(10000000)", "--timeout", "0.2"], "stopped after 0.2 s"),
     ],
 )
@@ -96,7 +96,7 @@ def test_the_shell_reads_a_pipe_and_stops_at_the_first_mistake(home: Path) -> No
     text = "SELECT 1 AS a;.mode json\n.named runs limit=1\nSELECT 2 AS b;\n.foo\nSELECT 3;"
     code, out, err = lifespan(home, "sql", given=text)
     first, rest = out.split("(1 row)\n")
-    assert code == 2 and "there is no command .foo" in err
+    assert code == 2 and "unknown command .foo" in err
     assert first == "a\n─\n1\n"
     runs, b = (json.loads(part) for part in rest.replace("]\n[", "]\0[").split("\0"))
     assert runs[0]["run_id"] == "r1" and b == [{"b": 2}]
@@ -146,11 +146,11 @@ def test_at_a_terminal_lines_go_on_until_the_semicolon_and_a_query_can_be_stoppe
 
 
 def test_where_statements_end() -> None:
-    assert split("a;b") == (["a"], "b")
+    assert split_statements("a;b") == (["a"], "b")
     quoted = "SELECT ';', \"a;b\", $$;$$, $x$;$x$ -- ;\n/* ; */"
-    assert split(quoted + ";") == ([quoted], "")
-    assert split("SELECT 'it''s;") == ([], "SELECT 'it''s;")  # the quote is still open
-    assert split(";;  ; -- nothing\n;") == ([], "")
+    assert split_statements(quoted + ";") == ([quoted], "")
+    assert split_statements("SELECT 'it''s;") == ([], "SELECT 'it''s;")  # the quote is still open
+    assert split_statements(";;  ; -- nothing\n;") == ([], "")
     assert is_blank(" -- x\n/* y */ \n") and not is_blank("-- x\n1")
     assert is_complete("SELECT 1;") and is_complete(".tables") and not is_complete("SELECT ';'") and is_complete("")
     assert list(pieces(".mode csv\nSELECT 1;\n.quit\n")) == [".mode csv", "SELECT 1", ".quit"]

@@ -18,9 +18,9 @@ from rich.console import Console
 from toy_life import Counting, ToyConfig, count, scale, total, toy_graph, train
 from toy_run import run_assembly
 
-from flows.commands.status import recent_runs
 from flows.engine.graph import Graph, assemble
 from flows.engine.plan import plan
+from flows.runs.history import recent_runs
 from flows.runs.registry import close_dead_runs, running
 from flows.runs.run import RunResult
 from flows.runs.start import terminable

@@ -19,9 +19,9 @@ from rich.console import Console
 from toy_life import Counting, ToyConfig, count, scale, total, toy_graph, train
 from toy_run import run_assembly
 
-from flows.commands.gc import RunGoesOn, removable
 from flows.engine.graph import Graph
 from flows.runs import run as runs
+from flows.runs.removal import RunInProgress, removable
 from flows.runs.run import RunResult
 from flows.settings import ComputeConfig
 from storage.home import Home
@@ -128,13 +128,13 @@ def test_gc_waits_for_a_run_that_goes_on(home: Home, console: Console) -> None:
         count.submit(life, config=Counting(2))
         try:
             list(removable(home, keep=1))
-        except RunGoesOn as error:
+        except RunInProgress as error:
             refused.append(str(error))
 
     with home.lock("run-alive"):
         (home.local / "running" / "alive").mkdir(parents=True)
         graph(INLINE, Graph())
-    assert refused == ["run alive goes on in this home: wait for its end, or stop it first"]
+    assert refused == ["run alive is in progress in this home: wait until it ends, or stop it first"]
 
 
 @pytest.mark.slow

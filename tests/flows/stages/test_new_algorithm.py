@@ -9,10 +9,11 @@ import torch
 from rich.console import Console
 from toy_reinforce_config import ReinforceConfig
 from toy_reinforce_stage import ReinforceLife, reinforce, reinforce_graph, tiny_model
+from toy_run import run_assembly
 
 from components.training.checkpoints import load_model
 from flows.engine.work import Work
-from flows.runs.run import RunResult, run_graph
+from flows.runs.run import RunResult
 from flows.settings import ComputeConfig
 from storage.artifacts import Artifact
 from storage.home import Home
@@ -22,7 +23,7 @@ LIFE = ReinforceLife(compute=ComputeConfig(workers=0))
 
 
 def live(cfg: ReinforceLife, home: Home, console: Console) -> RunResult:
-    return run_graph(reinforce_graph, cfg, home=home, console=console, prefect=False, mlflow=False)
+    return run_assembly(reinforce_graph, cfg, home=home, console=console, prefect=False, mlflow=False)
 
 
 def statuses(result: RunResult) -> dict[str, str]:

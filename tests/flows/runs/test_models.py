@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,8 +27,10 @@ from components.model.hub.source import BaseConfig
 from components.model.transformer import Transformer
 from components.training.checkpoints import load_model, save_model
 from flows.commands.cli import app
-from flows.commands.model_io import export, find_model, import_source
+from flows.runs.models import export_model, find_model
+from flows.runs.showcase import showcase
 from flows.settings import ConfigError
+from flows.stages.imported import import_source
 from storage.artifacts import Artifact, Record
 from storage.home import Home
 
@@ -85,14 +88,14 @@ def test_a_folder_that_holds_something_is_left_alone(home: Home, tmp_path: Path)
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine").write_text("mine")
-    with pytest.raises(ConfigError, match="is there already and not empty"):
-        export(home, key, full)
-    with pytest.raises(ConfigError, match="is there already and not empty"):
-        export(home, key, full / "mine")
+    with pytest.raises(ConfigError, match="already exists and is not empty"):
+        export_model(home, key, full)
+    with pytest.raises(ConfigError, match="already exists and is not empty"):
+        export_model(home, key, full / "mine")
     assert [path.name for path in full.iterdir()] == ["mine"]
     empty = tmp_path / "empty"
     empty.mkdir()
-    export(home, key, empty)
+    export_model(home, key, empty)
     assert (empty / "model.safetensors").is_file()
 
 
@@ -102,7 +105,7 @@ def test_a_model_that_no_layout_holds_leaves_nothing_behind(home: Home, tmp_path
         save_model(folder, Transformer(ModelConfig(d_model=32, num_layers=1, logit_softcap=3.0)))
         home.store.seal(folder, Record(Artifact("checkpoint", key), "pretrain", {}, {}, {}, "run"))
     with pytest.raises(ConfigError, match=r"logit_softcap is 3.0.*cannot be exported"):
-        export(home, key, tmp_path / "out" / "model")
+        export_model(home, key, tmp_path / "out" / "model")
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -111,7 +114,7 @@ def test_a_model_that_no_layout_holds_leaves_nothing_behind(home: Home, tmp_path
     [
         (["import", "nowhere"], "nowhere: no such folder or file"),
         (["import", "package:lifespan-has-no-such-package"], "not installed: `pip install --no-deps"),
-        (["export", "sft", "out"], "sft: no such model: no run of this home made a model yet"),
+        (["export", "sft", "out"], "sft: no such model: no run of this home has made a model yet"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(home: Home, arguments: list[str], said: str) -> None:
@@ -236,3 +239,38 @@ def test_a_hub_model_is_fetched_without_what_could_run(hub: tuple[str, list[str]
     assert json.loads(first) == [COMMIT, wanted]
     assert {path.rpartition("/")[2] for path in asked if "/resolve/" in path} == set(wanted)
     assert second.startswith("hub model 'owner/absent' at 'main': ")
+
+
+def checkpoint(home: Home, stage: str, number: int) -> str:
+    """A sealed checkpoint with nothing in it."""
+    key = f"{number:064x}"
+    with home.store.writing(key) as folder:
+        (folder / "file").write_text(stage)
+        home.store.seal(folder, Record(Artifact("checkpoint", key), stage, {}, {}, {}, "r"))
+    return key
+
+
+@pytest.mark.parametrize(
+    ("alias", "made", "expected"),
+    [
+        ("base", ["import_model", "pretrain"], "pretrain"),
+        ("base", ["import_model"], "import_model"),
+        ("aligned", ["ppo", "grpo"], "grpo"),
+        ("aligned", ["ppo"], "ppo"),
+        ("sft", ["finetune", "pretrain"], "finetune"),
+    ],
+)
+def test_an_alias_means_the_same_model_to_commands_and_in_the_registry(
+    alias: str, made: list[str], expected: str, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+    keys = {stage: checkpoint(home, stage, number) for number, stage in enumerate(made)}
+    run = {"run_id": "r", "event": "started", "status": "running", "time": now, "profile": "p"}
+    home.tables.write("runs", "r", [run])
+    row = {"run_id": "r", "status": "ran", "kind": "checkpoint", "group": "g", "started_at": now, "ended_at": now}
+    home.tables.write("stages", "r", [{**row, "stage": s, "label": s, "key": key} for s, key in keys.items()])
+    assert find_model(home, alias).checkpoint.key == keys[expected]
+    monkeypatch.setattr("dashboards.html.figures", lambda report: {})
+    registered = showcase(home, "r", SimpleNamespace(headlines=[])).models  # type: ignore[arg-type]
+    assert registered[alias].key == keys[expected]
+    assert set(registered) <= {"base", "sft", "aligned", "champion"}

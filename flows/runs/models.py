@@ -1,27 +1,27 @@
-"""Models out of the store and into it: `lifespan export`, `lifespan import`, and how a model is called by a user."""
+"""The models of a home: how users call them, how one is opened, and how one leaves the store."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from components.model.hub.errors import UnsupportedModel
-from components.model.hub.source import BaseConfig, digests, locate
-from flows.engine.graph import Graph
-from flows.engine.jobs import run_here
-from flows.settings import ComputeConfig, ConfigError
+from flows.settings import ConfigError
 from storage import durable
 from storage.artifacts import Artifact, DamagedArtifact, MissingArtifact
 from storage.home import Home
 
-# What people call the models of a life -> labels or stages that make them, in order of preference.
-ALIASES = {
+if TYPE_CHECKING:
+    from components.data.tokenizer import Tokenizer
+    from components.model.transformer import Transformer
+
+# What people call the models of a run -> the labels or stages that make them, the preferred one first.
+ALIASES: dict[str, tuple[str, ...]] = {
     "base": ("pretrain", "import_model"),
     "sft": ("finetune",),
+    "aligned": ("grpo", "ppo"),
     "solver": ("finetune[puzzles]",),
     "imported": ("import_model",),
 }
@@ -30,26 +30,35 @@ _KEY = re.compile(r"[0-9a-f]{8,64}")
 
 @dataclass(frozen=True)
 class FoundModel:
-    """A model in the store. label: how its run calls it, or its stage. tokenizer: None where none leads to it."""
+    """A model in the store. label: what its run calls it, or its stage. tokenizer: None if none leads to it."""
 
     label: str
     checkpoint: Artifact
     tokenizer: Artifact | None
 
 
-def find_model(home: Home, name: str) -> FoundModel:
-    """A model by the key of its artifact (or its first 8 digits), by label, stage or alias in the newest run that made
-    one: `base`, `sft`, `grpo`, `ppo[kl_coef=0.1]`, …
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model with its tokenizer, ready to generate. name: what clients call it."""
 
-    Raises ConfigError with the names that there are.
+    name: str
+    model: Transformer
+    tokenizer: Tokenizer
+
+
+def find_model(home: Home, name: str) -> FoundModel:
+    """A model by the key of its artifact (or the first 8 or more digits), or by its label, stage or alias in the newest
+    run that made one: `base`, `sft`, `grpo`, `ppo[kl_coef=0.1]`, …
+
+    Raises ConfigError listing the names that exist.
     """
     if _KEY.fullmatch(name):
         records = [record for record in home.store.records() if record.key.startswith(name)]
         if len(records) > 1:
-            raise ConfigError(f"{name}: {len(records)} artifacts begin so: give more digits")
+            raise ConfigError(f"{name}: {len(records)} artifacts have keys that begin so: give more digits")
         if records:
             if records[0].artifact.kind != "checkpoint":
-                raise ConfigError(f"{name}: is a {records[0].artifact.kind}, not a model")
+                raise ConfigError(f"{name}: this artifact is a {records[0].artifact.kind}, not a model")
             return _found(home, records[0].stage, records[0].key)
     made = _made(home)
     for wanted in (name, *ALIASES.get(name, ())):
@@ -65,8 +74,8 @@ def find_model(home: Home, name: str) -> FoundModel:
         if latest is not None and latest.artifact.kind == "checkpoint":
             return _found(home, wanted, latest.key)
     known = list(dict.fromkeys(row["label"] for row in made))
-    there = f"there are {', '.join(known)}" if known else "no run of this home made a model yet"
-    raise ConfigError(f"{name}: no such model: {there}; or give an artifact's key")
+    available = f"there are {', '.join(known)}" if known else "no run of this home has made a model yet"
+    raise ConfigError(f"{name}: no such model: {available}; an artifact's key works too")
 
 
 def _made(home: Home) -> list[dict[str, Any]]:
@@ -86,7 +95,7 @@ def _made(home: Home) -> list[dict[str, Any]]:
 def _found(home: Home, label: str, key: str) -> FoundModel:
     record = home.store.record(key)
     if record is None:
-        raise ConfigError(f"{label}: its artifact {key[:12]} is no longer in the store: run its life again")
+        raise ConfigError(f"{label}: its artifact {key[:12]} is no longer in the store: run the profile again")
     return FoundModel(label, record.artifact, _tokenizer_of(home, key))
 
 
@@ -107,10 +116,53 @@ def _tokenizer_of(home: Home, key: str) -> Artifact | None:
     return None
 
 
-def export(home: Home, name: str, folder: Path) -> FoundModel:
-    """Write a model into a new folder in Hugging Face's layout, all of it or nothing.
+def open_model(home: Home, name: str, context_length: int = 0) -> OpenedModel:
+    """A model by any name that `find_model` takes, or a saved one: a folder of ours or in Hugging Face's layout with
+    its tokenizer, a GGUF file, or `package:NAME`. `context_length` shortens its context; 0 leaves it as it is.
 
-    Raises ConfigError for an unknown model, one that no public layout holds, or a folder that holds something.
+    Raises ConfigError listing the names that exist, or naming what is wrong with the folder or file.
+    """
+    from components.data.tokenizer import Tokenizer
+    from components.model.hub.source import PACKAGE
+    from components.training.checkpoints import load_model
+
+    path = Path(name).expanduser()
+    if path.exists() or name.startswith(PACKAGE):
+        return _open_path(path, context_length)
+    if "/" in name or name.endswith(".gguf"):
+        raise ConfigError(f"{name}: no such folder or file")
+    found = find_model(home, name)
+    if found.tokenizer is None:
+        raise ConfigError(f"{name}: none of its inputs leads to a tokenizer")
+    tokenizer = Tokenizer.load(home.store.path(found.tokenizer))
+    return OpenedModel(name, load_model(home.store.path(found.checkpoint)), tokenizer)
+
+
+def _open_path(path: Path, context_length: int) -> OpenedModel:
+    from components.data.tokenizer import Tokenizer
+    from components.model.hub import imports
+    from components.model.hub.folder import read_json, shortened
+    from components.model.hub.source import PACKAGE, locate
+    from components.training.checkpoints import load_config, load_model
+
+    try:
+        config = path / "config.json"
+        if config.is_file() and read_json(config).get("format") is not None:
+            shortened(load_config(path), 0)  # the size limits hold for a folder in our layout from elsewhere, too
+            return OpenedModel(path.resolve().name, load_model(path), Tokenizer.load(path))
+        source = locate(str(path))
+        model = imports.import_model(source, context_length=context_length)
+        return OpenedModel(path.resolve().stem.removeprefix(PACKAGE), model, imports.import_tokenizer(source))
+    except FileNotFoundError as error:
+        raise ConfigError(str(error)) from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+
+
+def export_model(home: Home, name: str, folder: Path) -> FoundModel:
+    """Write a model to a new folder in Hugging Face's layout, completely or not at all.
+
+    Raises ConfigError for an unknown model, one that no public layout can hold, or a folder that is not empty.
     """
     from safetensors.torch import load_file
 
@@ -120,9 +172,9 @@ def export(home: Home, name: str, folder: Path) -> FoundModel:
 
     folder = folder.expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder}: is there already and not empty: name a new folder")
+        raise ConfigError(f"{folder}: already exists and is not empty: name a new folder")
     if home.keeps(folder):
-        raise ConfigError(f"{folder}: lies among the sealed artifacts or tables of {home.shown}: name another folder")
+        raise ConfigError(f"{folder}: lies inside the sealed artifacts or tables of {home.shown}: name another folder")
     found = find_model(home, name)
     try:
         source = home.store.path(found.checkpoint)
@@ -134,7 +186,7 @@ def export(home: Home, name: str, folder: Path) -> FoundModel:
             with durable.explain_full_disk(folder):
                 export_folder(temporary, load_config(source), load_file(source / WEIGHTS), tokenizer)
                 for file in temporary.iterdir():
-                    file.chmod(0o644)  # safetensors leaves its file to the owner alone
+                    file.chmod(0o644)  # safetensors makes its file readable by the owner only
                     durable.fsync_file(file)
             temporary.rename(folder)
             durable.fsync_folder(folder.parent)
@@ -143,27 +195,3 @@ def export(home: Home, name: str, folder: Path) -> FoundModel:
     except (ValueError, MissingArtifact, DamagedArtifact) as error:
         raise ConfigError(f"{found.label}: {error}") from None
     return found
-
-
-def import_source(
-    home: Home, source: str, revision: str = "main", context_length: int = 0, say: Callable[[str], None] = print
-) -> tuple[Artifact, Artifact]:
-    """Bring a model into the store; the tokenizer and the checkpoint. They are those that a life with the same
-    `[base]` takes. Raises ConfigError for what is not a model or not one that can be read."""
-    from flows.stages.imported import base_graph
-
-    try:
-        commit = locate(source, revision).commit
-        if commit:
-            say(f"{source} is at commit {commit}")
-        config = BaseConfig(source, commit, context_length)
-        graph = Graph()
-        base_graph(config, graph, digests(config))
-        made: dict[str, Artifact] = {}
-        for node in graph.nodes.values():
-            sealed = home.store.find(node.key)
-            made[node.key] = sealed or run_here(node.job("import", home, ComputeConfig(), made), lambda event: None)
-    except UnsupportedModel as error:
-        raise ConfigError(str(error)) from None
-    tokenizer, model = made.values()
-    return tokenizer, model

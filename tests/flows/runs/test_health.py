@@ -20,9 +20,9 @@ from rich.console import Console
 from toy_run import run_assembly
 from typer.testing import CliRunner
 
-from flows.commands import doctor
 from flows.commands.cli import app
 from flows.engine.graph import Graph
+from flows.runs import health
 from flows.runs.run import RunResult
 from flows.services import services
 from flows.settings import ComputeConfig
@@ -30,7 +30,7 @@ from storage.home import Home
 
 
 def levels(home: Home, **options: bool) -> dict[str, str]:
-    return {finding.what: finding.level for finding in doctor.examine(home, **options)}
+    return {finding.what: finding.level for finding in health.examine(home, **options)}
 
 
 def bad(home: Home, **options: bool) -> list[str]:
@@ -64,12 +64,9 @@ def test_a_taken_port_is_a_note(home: Home, monkeypatch: pytest.MonkeyPatch) -> 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        real = socket.socket.connect_ex
-        place = taken.getsockname()
-        monkeypatch.setattr(
-            socket.socket, "connect_ex", lambda self, address: real(self, place if address[1] == 5000 else address)
-        )
-        assert levels(home)["port 5000 is taken"] == "note"
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(health, "MLFLOW_PORT", port)
+        assert levels(home)[f"port {port} is in use"] == "note"
 
 
 def test_a_home_that_cannot_be_written_is_told_and_nothing_else_goes_wrong(
@@ -118,14 +115,14 @@ def test_an_orphaned_process_is_found_and_ended(home: Home) -> None:
     )
     try:
         deadline = time.monotonic() + 5
-        while orphan.pid not in dict(doctor.orphaned_processes()) and time.monotonic() < deadline:
+        while orphan.pid not in dict(health.orphaned_processes()) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert any(f"orphaned process {orphan.pid}" in what for what in bad(home))
-        assert list(doctor.orphans(mend=False))
+        assert list(health.orphans(mend=False))
         os.kill(orphan.pid, signal.SIGKILL)
     finally:
         orphan.wait()
-    assert orphan.pid not in dict(doctor.orphaned_processes())
+    assert orphan.pid not in dict(health.orphaned_processes())
 
 
 def test_a_damaged_table_file_is_named_and_set_aside(home: Home, console: Console) -> None:
@@ -166,7 +163,7 @@ def test_rows_that_are_lost_are_written_again(home: Home, console: Console, tabl
         assert part.stem in what and "are missing in the tables" in what
     else:
         part.write_bytes(b"")
-    list(doctor.examine(home, mend=True))
+    list(health.examine(home, mend=True))
     assert bad(home) == []
     again = live(home, console, graph)
     assert [label for label, outcome in again.outcomes.items() if outcome.status == "ran"] == [
@@ -180,7 +177,7 @@ def test_a_folder_that_was_never_sealed_is_set_aside(home: Home, console: Consol
     key = "ab" * 32
     (Path(home.root) / "artifacts" / "ab" / key).mkdir(parents=True)
     assert bad(home) == [f"artifact {key} was never sealed"]
-    list(doctor.examine(home, mend=True))
+    list(health.examine(home, mend=True))
     assert bad(home) == []
 
 
@@ -190,20 +187,20 @@ def test_services_that_are_down_or_keep_ending_are_told(home: Home, monkeypatch:
         own,
         (
             services.Service("Prefect", "http://127.0.0.1:9", own),
-            services.Service("worker", "", own, restarts=doctor.OFTEN),
+            services.Service("worker", "", own, restarts=health.MANY_RESTARTS),
             services.Service("MLflow", "", gone, restarts=1),
             services.Service("another", "", own, restarts=1),
         ),
         "http://127.0.0.1:9/api",
     )
-    found = {finding.what: finding for finding in doctor.what_is_up(home, group)}
+    found = {finding.what: finding for finding in health.running_services(home, group)}
     assert [finding.level for finding in found.values()] == ["bad", "bad", "bad", "ok"]
     assert "Prefect at http://127.0.0.1:9 is down" in found
-    assert "worker.log" in found["worker keeps ending, started again 3 times"].advice
-    assert "mlflow-ui.log" in found["MLflow is down, started again 1 times"].advice
+    assert "worker.log" in found["worker keeps exiting, restarted 3 times"].advice
+    assert "mlflow-ui.log" in found["MLflow is down, restarted 1 times"].advice
     (home.local / "services.json").parent.mkdir(parents=True, exist_ok=True)
     (home.local / "services.json").write_text("{}")  # its lock is free
-    assert levels(home)["what `lifespan up` started was killed"] == "note"
+    assert levels(home)["the services of `lifespan up` were killed"] == "note"
 
 
 def test_what_mlflow_lacks_is_told_and_brought_up_to_date(home: Home) -> None:
@@ -220,7 +217,7 @@ def test_what_mlflow_lacks_is_told_and_brought_up_to_date(home: Home) -> None:
     assert levels(home)["MLflow shows what the tables have"] == "ok"
     lived("r2", "completed")
     lived("r1", "failed")
-    told = "MLflow lacks or has an older state of 2 runs: r2, r1"
+    told = "MLflow is missing or behind on 2 runs: r2, r1"
     assert levels(home)[told] == "bad"
     assert levels(home, mend=True)["MLflow was brought up to date with 2 runs: r2, r1"] == "ok"
     assert levels(home)["MLflow shows what the tables have"] == "ok"

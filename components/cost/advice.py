@@ -1,0 +1,171 @@
+"""Advice from what a run measured: which strategy of answering to choose, and which model to train for it.
+
+The first half needs no law: every strategy was measured on the same questions, with its cost. The second half is
+`components.cost.planning` with the run's own law, the speeds that it reached, and the tokens that an answer takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from components.cost.answering import StrategyCost, cheapest, frontier
+from components.cost.hardware import find_hardware, find_price
+from components.cost.lifetime import Option, Traffic
+from components.cost.planning import Deployment, Plan, advise
+from components.scaling.chinchilla_fit import ChinchillaFit
+from components.statistics import Interval
+
+CPU = "cpu-core"  # the hardware on which a run's own speeds are measured
+
+
+@dataclass(frozen=True)
+class AdviceRequest:
+    """What advice is wanted for.
+
+    questions: over the lifetime. accuracy: that they need (None: the whole frontier). verifier: right answers can be
+    told from wrong ones. loss: that the model shall reach, in nats per token (None: the lowest of the sweep). train_on,
+    serve_on: names of hardware.
+
+    Raises ValueError naming the command-line option with a wrong value.
+    """
+
+    questions: float
+    accuracy: float | None = None
+    verifier: bool = False
+    loss: float | None = None
+    train_on: str = CPU
+    serve_on: str = CPU
+
+    def __post_init__(self) -> None:
+        if not self.questions >= 1:
+            raise ValueError(f"--questions is {self.questions:g}: takes a number of at least 1")
+        if self.accuracy is not None and not 0 < self.accuracy <= 1:
+            raise ValueError(f"--accuracy is {self.accuracy:g}: takes a share above 0 and at most 1, such as 0.6")
+        for option, name in (("--train-on", self.train_on), ("--serve-on", self.serve_on)):
+            try:
+                find_hardware(name)
+            except ValueError as error:
+                raise ValueError(f"{option}: {error}") from None
+
+
+@dataclass(frozen=True)
+class StrategyAdvice:
+    """measured: every strategy that may be used. frontier: by rising lifetime cost, each more accurate than all cheaper
+    ones. chosen: the cheapest whose whole interval reaches the wanted accuracy; None where none does or none is wanted.
+    """
+
+    measured: tuple[StrategyCost, ...]
+    frontier: tuple[StrategyCost, ...]
+    chosen: StrategyCost | None
+
+    @property
+    def reference(self) -> StrategyCost:
+        """The strategy whose tokens the training plan reckons with: the chosen one, or else the most accurate."""
+        return self.chosen or self.frontier[-1]
+
+    @property
+    def nearest(self) -> StrategyCost:
+        """The strategy with the highest lower end of its interval."""
+        return max(self.measured, key=lambda strategy: strategy.accuracy.low)
+
+
+@dataclass(frozen=True)
+class SweepReach:
+    """What a sweep covered: the ranges of N and D, its lowest loss in nats per token, and the training FLOP/s (6ND) of
+    one core."""
+
+    min_params: float
+    max_params: float
+    min_tokens: float
+    max_tokens: float
+    lowest_loss: float
+    training_flops_per_second: float
+
+
+@dataclass(frozen=True)
+class CoreSpeeds:
+    """What one core cost (dollars per hour) and reached (tokens per second) with a base model of so many parameters;
+    None for what the run has not measured."""
+
+    usd_per_core_hour: float
+    num_params_non_embedding: float | None = None
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingAdvice:
+    """The plan, and in words on which hardware, at which prices and at which speeds it trains and serves."""
+
+    plan: Plan
+    train_basis: str
+    serve_basis: str
+
+
+def strategy_costs(rows: Iterable[Mapping[str, Any]]) -> tuple[StrategyCost, ...]:
+    """The measured strategies, from rows of the named query `strategy_costs`."""
+    return tuple(
+        StrategyCost(
+            Option(row["name"], row["extra_training_usd"], row["usd_per_thousand"] / 1000),
+            Interval(row["accuracy"], row["low"], row["high"], row["n"]),
+            row["prompt_tokens"],
+            row["tokens_per_item"],
+            verified=row["needs_verifier"],
+        )
+        for row in rows
+    )
+
+
+def advise_strategy(measured: Iterable[StrategyCost], request: AdviceRequest) -> StrategyAdvice:
+    """How to answer. `measured` must not be empty."""
+    usable = tuple(strategy for strategy in measured if request.verifier or not strategy.verified)
+    chosen = cheapest(usable, request.accuracy, request.questions) if request.accuracy else None
+    return StrategyAdvice(usable, frontier(usable, request.questions), chosen)
+
+
+def advise_training(
+    fit: ChinchillaFit, sweep: SweepReach, speeds: CoreSpeeds, request: AdviceRequest, answers: StrategyCost
+) -> TrainingAdvice:
+    """What to train, to answer as often as requested and with the tokens that `answers` takes.
+
+    Raises ValueError for a loss at or below the irreducible one of the law.
+    """
+    loss = sweep.lowest_loss if request.loss is None else request.loss
+    if not loss > fit.law.E:
+        raise ValueError(
+            f"--loss is {loss:g} nats per token: by the fitted law only losses above {fit.law.E:.3f} can be reached; "
+            f"the lowest measured one is {sweep.lowest_loss:.3f}"
+        )
+    train, train_basis = deployment(request.train_on, sweep.training_flops_per_second, speeds)
+    serve, serve_basis = deployment(request.serve_on, sweep.training_flops_per_second, speeds)
+    traffic = Traffic(request.questions, answers.prompt_tokens, answers.answer_tokens)
+    fitted = ((sweep.min_params, sweep.max_params), (sweep.min_tokens, sweep.max_tokens))
+    return TrainingAdvice(advise(fit, loss, traffic, train, serve, fitted_range=fitted), train_basis, serve_basis)
+
+
+def deployment(name: str, training_flops_per_second: float, speeds: CoreSpeeds) -> tuple[Deployment, str]:
+    """A device with the shares of its peak that the run reached on it, or usual shares where it measured none; and in
+    words which price and which shares these are."""
+    hardware, price = find_hardware(name), find_price(name)
+    if name == CPU:  # at the price with which the run accounts, like the costs of the strategies
+        price = replace(price, usd_per_hour=speeds.usd_per_core_hour)
+        basis = f"{name}, {price.usd_per_hour:g} $/h (compute.usd_per_core_hour of the run)"
+    else:
+        basis = f"{name}, {price.usd_per_hour:g} $/h ({price.provider}, {price.date})"
+    prefill, decode = speeds.prefill_tokens_per_second, speeds.decode_tokens_per_second
+    if name != CPU or prefill is None or decode is None or speeds.num_params_non_embedding is None:
+        usual = Deployment(hardware, price)
+        shares = (("training", usual.train_mfu), ("prefill", usual.input_mfu), ("decode", usual.output_mfu))
+        assumed = ", ".join(f"{share:.0%} of its peak in {what}" for what, share in shares)
+        return usual, f"{basis}, {assumed} (assumed)"
+    per_token = 2.0 * speeds.num_params_non_embedding  # FLOPs as the plan counts them, with the law's N
+    reached = Deployment(
+        hardware,
+        price,
+        train_mfu=min(1.0, training_flops_per_second / hardware.peak_flops),
+        input_mfu=min(1.0, prefill * per_token / hardware.peak_flops),
+        output_mfu=min(1.0, decode * per_token / hardware.peak_flops),
+    )
+    return reached, f"{basis}, at the speeds of this run"
