@@ -112,7 +112,7 @@ class RunRows:
             return from_facts(kind, stage.facts)
         except OtherFacts as error:
             raise UnreadableFacts(
-                f"another version of Lifespan wrote the facts of {stage.label} ({error}); `lifespan run` makes them anew"
+                f"another version of Lifespan wrote the facts of {stage.label} ({error}); a new run makes them again"
             ) from error
 
     def result_of(self, name: str, kind: type[Result]) -> Result | None:

@@ -42,7 +42,10 @@ class TextExperts:
 
 def text_experts(rows: RunRows) -> tuple[TextExperts, ...]:
     """Raises UnreadableFacts where another version wrote a stage's facts."""
-    return tuple(_experts(rows.result(stage, SpecializationResult)) for stage in rows.all("specialize_experts"))
+    return tuple(
+        _experts(rows.result(stage, SpecializationResult))
+        for stage in sorted(rows.all("specialize_experts"), key=lambda stage: stage.label)
+    )
 
 
 def _experts(result: SpecializationResult) -> TextExperts:

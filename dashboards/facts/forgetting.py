@@ -42,8 +42,8 @@ class Cell:
 @dataclass(frozen=True)
 class ForgettingFacts:
     """The matrix. checkpoints: in the order of the life, the first is what all are compared with; evaluations: name to
-    unit, those in bits per byte first. replays: fine-tunings of the same conversations as (share of pretraining text that
-    is replayed, checkpoint), by share; effects: what replay did, where there are several."""
+    unit, those in bits per byte first. replays: fine-tunings of the same conversations as (share of pretraining text
+    that is replayed, checkpoint), by share; effects: what replay did, where there are several."""
 
     checkpoints: tuple[str, ...]
     evaluations: Mapping[str, str]
