@@ -13,7 +13,7 @@ import pkgutil
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from smoke_life import SmokeLife
@@ -38,16 +38,25 @@ ELSEWHERE = {
 }
 
 
+# The columns that say which row of a table it is: what a stage writes there decides what else the row can hold.
+NAMED_BY = {
+    "evals": ("suite", "strategy"),
+    "scaling_points": ("sweep", "variant"),
+    "scaling_fits": ("sweep", "law", "parameter"),
+    "forgetting": ("unit",),
+}
+
+
+@cache
 def stages_by_name() -> dict[str, Stage]:
     """Every stage in flows/stages."""
-    modules = [
-        importlib.import_module(f"flows.stages.{one.name}") for one in pkgutil.iter_modules(flows.stages.__path__)
-    ]
+    names = [one.name for one in pkgutil.iter_modules(flows.stages.__path__)]
+    modules = [importlib.import_module(f"flows.stages.{name}") for name in names]
     found = [thing for module in modules for thing in vars(module).values() if isinstance(thing, Stage)]
     return {stage.name: stage for stage in found}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RealRows:
     """What the smoke life wrote, by the names under which it is read."""
 
@@ -87,18 +96,8 @@ class RealRows:
 
     def row(self, table: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """A real row of the table, like what is chosen in what names it, with the chosen values in place."""
-        names = {
-            "evals": ("suite", "strategy"),
-            "scaling_points": ("sweep", "variant"),
-            "scaling_fits": ("sweep", "law", "parameter"),
-            "forgetting": ("unit",),
-        }.get(table, ())
-        like = [row for row in self.tables[table] if all(row[name] == chosen.get(name, row[name]) for name in names)]
-        if not like and table == "scaling_points":  # variants are the user's
-            like = [row for row in self.tables[table] if row["sweep"] == chosen["sweep"]]
-        if not like:
-            raise KeyError(f"no row of {table} has { ({name: chosen.get(name) for name in names}) }")
-        real = {name: value for name, value in like[0].items() if name not in ("run_id", "key", "stage", "part")}
+        like = self._like(table, tuple(chosen.get(name) for name in NAMED_BY.get(table, ())))
+        real = {name: value for name, value in like.items() if name not in ("run_id", "key", "stage", "part")}
         written = {name: json.loads(real[name]) for name in real if name.endswith("_json") and real[name]}
         for name, value in chosen.items():
             if name == "details_json" and isinstance(value, Mapping):
@@ -108,6 +107,16 @@ class RealRows:
             else:
                 real[name] = value
         return real
+
+    @cache  # noqa: B019 - one object a session
+    def _like(self, table: str, chosen: tuple[Any, ...]) -> dict[str, Any]:
+        """The first real row that has these values in the columns that name a row; None: any."""
+        pairs = list(zip(NAMED_BY.get(table, ()), chosen, strict=True))
+        for asked in (pairs, pairs[:1] if table == "scaling_points" else pairs):  # variants of a sweep are the user's
+            for row in self.tables[table]:
+                if all(value is None or row[name] == value for name, value in asked):
+                    return row
+        raise KeyError(f"no row of {table} has {dict(pairs)}")
 
 
 class Life:
@@ -151,17 +160,16 @@ class Life:
         reason: str = "",
         key: str = "",
         cost: bool = True,
-        leave_out: tuple[str, ...] = (),
         **tables: list[dict[str, Any]],
     ) -> str:
-        """A stage with its real facts and these in place of theirs, and the rows that it wrote into `tables`; returns its
-        key. leave_out: real facts that this one does not have."""
+        """A stage with its real facts, these in place of theirs, and the rows that it wrote into `tables`; returns its
+        key."""
         real = self.real.stage(label)
         stage, key = real["stage"], key or f"{len(self.stages):02d}{'ab12' * 15}{self.run_id[-2:]}"
         kind = stages_by_name()[stage].hints["return"]
         if unknown := (facts or {}).keys() - fact_names(kind):
             raise KeyError(f"{stage} returns a {kind.__name__}, which has no {sorted(unknown)}")
-        written = {n: x for n, x in json.loads(real["facts_json"]).items() if n not in leave_out} | dict(facts or {})
+        written = {**json.loads(real["facts_json"]), **(facts or {})}
         from_facts(kind, json.loads(json.dumps(written)))
         began, self.clock = self.clock, self.clock + datetime.timedelta(seconds=seconds)
         self.stages.append(

@@ -80,7 +80,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_steps=160, optimizer=OptimizerConfig(muon_lr=0.02, adamw_lr=3e-3), schedule=ScheduleConfig("linear", 10)
     )
     *_, last = train(model, Optimizer(model, config.optimizer), config, batch)
-    assert last["loss"] < 0.05
+    assert last.loss < 0.05
     words.save(folder)
     save_model(folder, model)
     return folder
