@@ -19,6 +19,7 @@ from dashboards.facts.texts import chosen_texts
 from dashboards.facts.training import data_facts
 from dashboards.report_model import build
 from dashboards.run_data import RunRows, Series, StageRow, parsed, read_run
+from storage.home import Home
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,7 +86,8 @@ def test_no_part_of_a_real_life_is_missing_and_the_data_is_accounted_for(rows: R
     assert "duplicates removed" in page and "personal data masked" in page
 
 
-def test_an_answer_is_shown_with_the_text_that_led_to_it(rows: Recorded) -> None:
+def test_an_answer_is_shown_with_the_text_that_led_to_it(home: Home) -> None:
+    rows = read_run(home)
     shown = {text.completion for text in chosen_texts(rows) if text.stage == "sft, cot"}
     asked = [row for row in rows.evals if row["model"] == "sft" and row["strategy"] == "cot"]
     assert shown <= {"\n" + parsed(row["details_json"])["text"].lstrip() for row in asked}

@@ -132,7 +132,7 @@ def test_rollbacks_are_bounded_and_the_error_says_what_to_do() -> None:
 
 def test_before_the_first_good_step_it_stays_at_the_start() -> None:
     model, guard, records = run(CONFIG, poison({0, 1, 2}))
-    assert records[2]["restored_step"] == 0
+    assert records[2].restored_step == 0
     later = Transformer(MODEL, 0)
     half = replace(CONFIG, optimizer=replace(CONFIG.optimizer, muon_lr=0.01, adamw_lr=1.5e-3))
     list(train(later, Optimizer(later, half.optimizer), half, poison(set()), start_step=3))
