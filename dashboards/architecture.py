@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dashboards import formatting
 from dashboards.blocks import Section, Table, body, counted, effect_of, said
-from dashboards.facts.architecture import RecurrentFacts
-from dashboards.facts.scaling import MoeFacts
+from dashboards.facts.experts import MoeFacts
+from dashboards.facts.recurrent import RecurrentFacts
 
 NAMES = {"transformer": "transformer", "lstm": "LSTM"}
 VARIANT_NAMES = {

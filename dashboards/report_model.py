@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dashboards.facts.alignment import AlignmentFacts, GrpoFacts, alignment_facts, grpo_facts
-from dashboards.facts.architecture import RecurrentFacts, recurrent_facts
 from dashboards.facts.cost import CostFacts, cost_facts
 from dashboards.facts.effects import Effect, Missing, not_measured
+from dashboards.facts.experts import MoeFacts, moe_facts
 from dashboards.facts.forgetting import ForgettingFacts, forgetting_facts
 from dashboards.facts.reasoning import ReasoningFacts, TreeFacts, reasoning_facts, tree_facts
-from dashboards.facts.scaling import EmergenceFacts, MoeFacts, ScalingFacts, emergence_facts, moe_facts, scaling_facts
+from dashboards.facts.recurrent import RecurrentFacts, recurrent_facts
+from dashboards.facts.scaling import EmergenceFacts, ScalingFacts, emergence_facts, scaling_facts
 from dashboards.facts.texts import Text, chosen_texts
 from dashboards.facts.training import (
     DataFacts,

@@ -1,7 +1,8 @@
 """The rows of one run, read through SQL: the only place in the report that knows tables.
 
 A stage that was cached keeps its rows under the run that made it, so every table is joined to the run's `stages` by
-`key`. Facts are read leniently: what is absent, null or not finite is None, and the report says "not measured".
+`key`. Facts come as the dataclass that their stage returned; what is not finite is None, and the report says "not
+measured".
 """
 
 from __future__ import annotations
@@ -9,25 +10,39 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow as pa
 
+from components.stage_results import OtherFacts, Result, from_facts
 from components.statistics import Interval
 from storage.home import Home
 from storage.queries import query
 
 Row = Mapping[str, Any]
+Points = tuple[tuple[int, ...], tuple[float, ...]]  # steps, values
 
 
-@dataclass(frozen=True)
 class Series:
-    """A metric over the steps of a stage, in the order of the steps."""
+    """A metric over the steps of a stage, in the order of the steps. It is read when it is first looked at."""
 
-    steps: tuple[int, ...] = ()
-    values: tuple[float, ...] = ()
+    def __init__(self, read: Callable[[], Points] = lambda: ((), ())) -> None:
+        self._read = read
+
+    @cached_property
+    def _points(self) -> Points:
+        return self._read()
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return self._points[0]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return self._points[1]
 
     def __bool__(self) -> bool:
         return bool(self.steps)
@@ -52,7 +67,8 @@ class StageRow:
 
 @dataclass(frozen=True)
 class RunRows:
-    """All that a report needs of one run. `metrics`: by key of the stage, then by name."""
+    """All that a report needs of one run. `read_series`: the points of a metric, from the key of its stage and its
+    name."""
 
     run_id: str
     name: str
@@ -61,7 +77,7 @@ class RunRows:
     started_at: datetime.datetime | None
     ended_at: datetime.datetime | None
     stages: tuple[StageRow, ...] = ()
-    metrics: Mapping[str, Mapping[str, Series]] = field(default_factory=dict)
+    read_series: Callable[[str, str], Points] = lambda key, name: ((), ())
     costs: tuple[Row, ...] = ()
     evals: tuple[Row, ...] = ()
     samples: tuple[Row, ...] = ()
@@ -77,22 +93,41 @@ class RunRows:
         """The stages that have an artifact."""
         return (stage for stage in self.stages if stage.status in ("ran", "cached"))
 
-    def find(self, *names: str) -> StageRow | None:
-        """The stage called one of `names`: by label, else by name, else by kind, else by how its label begins."""
-        for attribute in ("label", "stage", "kind"):
-            for stage in self.made():
-                if getattr(stage, attribute) in names:
-                    return stage
-        return next((stage for stage in self.made() if stage.label.startswith(names)), None)
+    def find(self, name: str) -> StageRow | None:
+        """The stage of that label, else the first of that name."""
+        made = list(self.made())
+        return next((s for s in made if s.label == name), None) or next((s for s in made if s.stage == name), None)
 
     def all(self, name: str) -> list[StageRow]:
         """Every stage of that name, whatever its label."""
-        return [stage for stage in self.made() if stage.stage == name or stage.label.startswith(f"{name}[")]
+        return [stage for stage in self.made() if stage.stage == name]
+
+    def result(self, stage: StageRow, kind: type[Result]) -> Result:
+        """What the stage returned.
+
+        Raises:
+            UnreadableFacts: another version of the stage wrote its facts.
+        """
+        try:
+            return from_facts(kind, stage.facts)
+        except OtherFacts as error:
+            raise UnreadableFacts(
+                f"another version of Lifespan wrote the facts of {stage.label} ({error}); a new run makes them again"
+            ) from error
+
+    def result_of(self, name: str, kind: type[Result]) -> Result | None:
+        """What the stage of that label or name returned; None where the run has none. Raises as `result` does."""
+        stage = self.find(name)
+        return None if stage is None else self.result(stage, kind)
 
     def metric(self, stage: StageRow | None, *names: str) -> Series:
         """The first of the named metrics that the stage wrote, empty where it wrote none."""
-        written = self.metrics.get(stage.key, {}) if stage else {}
-        return next((written[name] for name in names if name in written), Series())
+
+        def read() -> Points:
+            found = (self.read_series(stage.key, name) for name in names) if stage else iter(())
+            return next((points for points in found if points[0]), ((), ()))
+
+        return Series(read)
 
     def why_missing(self, group: str, what: str) -> str:
         """Why a part of the life has nothing to show."""
@@ -112,39 +147,43 @@ class UnknownRun(ValueError):
     """The home holds no run of that id, or none at all."""
 
 
-def number(facts: Mapping[str, Any], name: str) -> float | None:
-    """A finite number, or None where it is absent, null, or something else."""
-    value = facts.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
+class UnreadableFacts(ValueError):
+    """Facts or details that another version of Lifespan wrote: the part of the report that needs them says so."""
 
 
-def whole(facts: Mapping[str, Any], name: str) -> int | None:
-    value = number(facts, name)
-    return None if value is None else round(value)
+def known(value: float | None) -> float | None:
+    """A finite number, or None."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
-def numbers(facts: Mapping[str, Any], name: str) -> dict[str, float]:
-    """A mapping of finite numbers, such as the losses by source."""
-    found = facts.get(name)
-    if not isinstance(found, Mapping):
-        return {}
-    return {str(key): value for key in found if (value := number(found, key)) is not None}
+def known_values(values: Mapping[str, float]) -> dict[str, float]:
+    """Those that are finite, such as the losses by source."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def interval(facts: Mapping[str, Any], name: str) -> Interval | None:
-    """`name` with `name_low`, `name_high` and `n`. None unless value and both ends are there."""
-    value, low, high = (number(facts, name + end) for end in ("", "_low", "_high"))
+def finite(x: Interval | None) -> Interval | None:
+    """An interval whose value and both ends are finite, or None."""
+    return x if x is not None and all(map(math.isfinite, (x.value, x.low, x.high))) else None
+
+
+def interval(row: Row, name: str) -> Interval | None:
+    """The columns `name`, `low`, `high` and `n` of a table's row; None unless value and both ends are there."""
+    value, low, high = (row[column] for column in (name, "low", "high"))
     if value is None or low is None or high is None:
         return None
-    return Interval(value, low, high, whole(facts, f"{name}_n") or whole(facts, "n") or 0)
+    return finite(Interval(value, low, high, row["n"] or 0))
 
 
-def listed(facts: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    """A list of objects, such as the funnel."""
-    found = facts.get(name)
-    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, Sequence) else []
+def details(row: Row, kind: type[Result]) -> Result:
+    """The `details_json` of a row.
+
+    Raises:
+        UnreadableFacts: another version wrote them.
+    """
+    try:
+        return from_facts(kind, parsed(row["details_json"]))
+    except OtherFacts as error:
+        raise UnreadableFacts(f"details that another version of Lifespan wrote cannot be read: {error}") from error
 
 
 def parsed(text: Any) -> dict[str, Any]:
@@ -164,6 +203,10 @@ _OF_RUN = """
     SELECT * FROM {table}
     WHERE key IN (SELECT key FROM stages WHERE run_id = $run AND status IN ('ran', 'cached'))"""
 
+# Of a step written twice (before and after a resume) the last counts.
+_SERIES = """
+    SELECT step, last(value ORDER BY time) AS value FROM metrics
+    WHERE key = $key AND name = $name AND isfinite(value) GROUP BY step ORDER BY step"""
 
 # People judge answers whatever run made them: a batch is named by its texts, and the stage's facts say which it is.
 _JUDGEMENTS = """
@@ -199,7 +242,7 @@ def read_run(home: Home, run_id: str | None = None) -> RunRows:
         started_at=first["time"],
         ended_at=last["time"] if last["event"] == "ended" else None,
         stages=tuple(_stage(row) for row in _dicts(query(home, _STAGES, {"run": wanted}))),
-        metrics=_series(table("metrics", " ORDER BY key, name, step")),
+        read_series=partial(_points, home),
         costs=table("costs"),
         evals=table("evals", " ORDER BY suite, model, strategy, item_id"),
         samples=table("samples", " ORDER BY stage, key, step"),
@@ -233,13 +276,6 @@ def _stage(row: Row) -> StageRow:
     )
 
 
-def _series(rows: Sequence[Row]) -> dict[str, dict[str, Series]]:
-    """Series by key and name; of a step written twice (before and after a resume) the last counts."""
-    collected: dict[str, dict[str, dict[int, float]]] = {}
-    for row in rows:
-        if row["value"] is not None and math.isfinite(row["value"]):
-            collected.setdefault(row["key"], {}).setdefault(row["name"], {})[row["step"]] = row["value"]
-    return {
-        key: {name: Series(tuple(values), tuple(values.values())) for name, values in by_name.items()}
-        for key, by_name in collected.items()
-    }
+def _points(home: Home, key: str, name: str) -> Points:
+    found = query(home, _SERIES, {"key": key, "name": name})
+    return tuple(found["step"].to_pylist()), tuple(found["value"].to_pylist())

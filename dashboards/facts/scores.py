@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from components.statistics import Interval, PairedDifference, paired_difference, wilson
-from dashboards.run_data import Row, RunRows, number, parsed
+from dashboards.run_data import Row, RunRows
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,12 @@ def scores_of(rows: RunRows, suite: str) -> tuple[Score, ...]:
     any_row: dict[tuple[str, str], Row] = {}
     for row in rows.evals:
         if row["suite"] == suite and row["correct"] is not None:
-            total = number(parsed(row["details_json"]), "total_tokens")
             named = row["model"], row["strategy"]
             any_row.setdefault(named, row)
             answers.setdefault(named, {})[row["item_id"]] = Answer(
                 correct=row["correct"],
                 difficulty=row["difficulty"],
-                tokens=total if total is not None else row["completion_tokens"],
+                tokens=row["completion_tokens"],
                 prompt_tokens=row["prompt_tokens"],
             )
     scores = [_score(any_row[named], items) for named, items in answers.items()]

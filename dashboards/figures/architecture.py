@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 
 from components.statistics import Interval
 from dashboards.architecture import NAMES, VARIANT_NAMES
-from dashboards.facts.architecture import RecurrentFacts, TextExperts
+from dashboards.facts.experts import TextExperts
+from dashboards.facts.recurrent import RecurrentFacts
 from dashboards.figures.canvas import BLUE, INK, MUTED, ORANGE, PAPER, RAMP, Figure, count_axis, panel, with_interval
 
 _COLORS = {"transformer": BLUE, "lstm": ORANGE}

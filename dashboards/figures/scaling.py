@@ -7,7 +7,8 @@ import numpy as np
 from components.statistics import Interval
 from dashboards import formatting
 from dashboards.architecture import VARIANT_NAMES
-from dashboards.facts.scaling import EmergenceFacts, FittedParameter, MoeFacts, MoePoint, ScalingFacts
+from dashboards.facts.experts import MoeFacts, MoePoint
+from dashboards.facts.scaling import EmergenceFacts, FittedParameter, ScalingFacts
 from dashboards.figures.architecture import specialization_panel
 from dashboards.figures.canvas import (
     BLUE,

@@ -3,10 +3,10 @@
 -- @stage text = ppo: the stage that trains policies
 WITH points AS (
     SELECT s.label, m.step,
-           max(m.value) FILTER (m.name IN ('proxy', 'objective/score')) AS proxy,
+           max(m.value) FILTER (m.name = 'objective/score') AS proxy,
            max(m.value) FILTER (m.name = 'gold') AS gold,
-           max(m.value) FILTER (m.name IN ('kl', 'objective/kl')) AS kl,
-           max(m.value) FILTER (m.name IN ('length', 'response/length')) AS length
+           max(m.value) FILTER (m.name = 'objective/kl') AS kl,
+           max(m.value) FILTER (m.name = 'response/length') AS length
     FROM metrics m
     JOIN (SELECT key, min(label) AS label FROM run_stages WHERE run_id = $run AND stage = $stage GROUP BY key) s USING (key)
     GROUP BY ALL)

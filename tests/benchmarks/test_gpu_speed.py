@@ -32,5 +32,5 @@ def test_a_step_of_the_benchmark_trains_the_model_that_it_counts() -> None:
     cfg = gpu_speed.small().dense["tiny"]
     step = gpu_speed.our_step(cfg, gpu_speed.batch_of(cfg, 2, torch.device("cpu")), torch.device("cpu"))
     first, second = step(), step()
-    assert second["loss"] < first["loss"]  # the same batch again
-    assert second["tokens"] == 2 * cfg.context_length
+    assert second.loss < first.loss  # the same batch again
+    assert second.tokens == 2 * cfg.context_length

@@ -49,7 +49,7 @@ def final_loss(width: int, optimizer: OptimizerConfig, num_steps: int, seed: int
         records = train(
             model, Optimizer(model, optimizer), config, lambda step: LMBatch(rows[step, :, :-1], rows[step, :, 1:])
         )
-        losses = [record["loss"] for record in records]
+        losses = [record.loss for record in records]
     except TrainingDiverged:
         return math.inf
     last = losses[-num_steps // 5 :]

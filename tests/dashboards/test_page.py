@@ -82,11 +82,12 @@ def test_a_command_in_a_sentence_is_shown_as_code(page: str) -> None:
 def test_text_of_models_and_users_is_shown_not_run(life) -> None:
     bad = "<script>alert('x')</script>&\"<b>"
     sample = {"prompt": bad, "completion": bad, "scores_json": {bad: 1}}
-    life.stage("pretrain", "pretraining", 1, {"losses_by_source": {bad: 1.0}, "loss": 1.0}, samples=[sample])
+    life.stage("pretrain", 1, {"losses_by_source": {bad: 1.0}, "loss": 1.0})
     funnel = [{"source": bad, "step": bad, "documents": 1, "bytes": 9}]
-    life.stage("prepare_corpus", "data", 1, {"funnel": funnel}, quarantine=[{"reason": bad}])
-    life.stage(f"ppo[kl_coef={bad}]", "rlhf", 1, {"kl_coef": 0.1, "alarm": True, "alarm_reason": bad}, status="ran")
-    life.stage("moe", "moe", 1, {}, status="failed", reason=bad)
+    life.stage("prepare_corpus", 1, {"funnel": funnel}, quarantine=[{"reason": bad}])
+    alarm = {"kl_coef": 0.1, "alarm": True, "alarm_reason": bad}
+    life.stage(f"ppo[kl_coef={bad}]", 1, alarm, samples=[sample])
+    life.stage("experts[dense,0]", status="failed", reason=bad)
     life.end()
     text = render_html(collect(life.home))
     assert "<script" not in text
@@ -97,7 +98,7 @@ def test_text_of_models_and_users_is_shown_not_run(life) -> None:
 
 def _small(life) -> Home:
     curve = life.curve("loss", 20, lambda x: 2 - x)
-    life.stage("pretrain", "pretraining", 1, {"losses_by_source": {"a": 1.0}}, metrics=curve)
+    life.stage("pretrain", 1, {"losses_by_source": {"a": 1.0}}, metrics=curve)
     life.end()
     return life.home
 

@@ -32,10 +32,15 @@ from components.rlhf.requests import story_requests
 from components.rlhf.reward_model import Ensemble, RewardModel, save_reward_model
 from components.rlhf.reward_model_config import RewardModelConfig
 from components.rlhf.verifier_task_config import VerifierTaskConfig
+from components.stage_results import to_facts
 from components.training.checkpoints import save_model
 from flows.engine.work import Work
 from flows.settings import ComputeConfig
-from flows.stages.preferences import PREFERENCES, SCALE
+from flows.stages.dpo import dpo
+from flows.stages.files import GOLD_SCALE, PREFERENCES
+from flows.stages.grpo import grpo
+from flows.stages.ppo import ppo
+from flows.stages.reward_model import train_reward_model
 from storage.artifacts import Artifact, Record, Store
 
 torch.set_num_threads(1)
@@ -76,7 +81,7 @@ def make_world(folder: Path) -> dict[str, Artifact]:
 
     def preferences(out: Path) -> None:
         write_preferences(out / PREFERENCES, pairs)
-        (out / SCALE).write_text(json.dumps({"mean": 2.0, "std": 1.0}), encoding="utf-8")
+        (out / GOLD_SCALE).write_text(json.dumps({"mean": 2.0, "std": 1.0}), encoding="utf-8")
 
     judges = Ensemble(tuple(RewardModel.from_policy(model, seed, 2) for seed in range(2)))
     seal("tokenizer", words.save)
@@ -137,6 +142,6 @@ def live(case: str, folder: str, world: str, made: dict[str, str]) -> None:
     given = {name: artifacts[name] for name in inputs if name != "shards"}
     if "shards" in inputs:
         given["replay"] = [artifacts["shards"]]
-    facts = stage.fn(work, seed=3, **settings, **given)
+    result = stage.fn(work, seed=3, **settings, **given)
     metrics = [[step, name, value] for step, name, value, _ in work.metrics() if not name.startswith("seconds")]
-    (place / "facts.json").write_text(json.dumps({"facts": facts, "metrics": metrics}, sort_keys=True))
+    (place / "facts.json").write_text(json.dumps({"facts": to_facts(result), "metrics": metrics}, sort_keys=True))

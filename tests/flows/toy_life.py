@@ -26,8 +26,24 @@ class Counting:
     pause: float = 0.0
 
 
+@dataclass(frozen=True)
+class Counted:
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Total:
+    total: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    resumed_at: int
+    w: float | None = None
+
+
 @stage(produces="corpus", group="data")
-def count(work: Work, *, config: Counting, seed: int = 0) -> dict[str, Any]:
+def count(work: Work, *, config: Counting, seed: int = 0) -> Counted:
     """Writes the numbers below `upto`."""
     for step in range(config.upto):
         work.log(step, {"number": float(step + seed)})
@@ -35,26 +51,26 @@ def count(work: Work, *, config: Counting, seed: int = 0) -> dict[str, Any]:
         time.sleep(config.pause)
     (work.out / "numbers.json").write_text(json.dumps(list(range(config.upto))))
     work.usage(tokens=config.upto, flops=10.0)
-    return {"num_tokens": config.upto}
+    return Counted(config.upto)
 
 
 @stage(produces="checkpoint", group="pretraining")
-def scale(work: Work, *, numbers: Artifact, factor: float) -> dict[str, Any]:
+def scale(work: Work, *, numbers: Artifact, factor: float) -> Total:
     values = json.loads((work.open(numbers) / "numbers.json").read_text())
     assert numbers.facts["num_tokens"] == len(values)
     (work.out / "numbers.json").write_text(json.dumps([factor * value for value in values]))
-    return {"total": factor * sum(values)}
+    return Total(factor * sum(values))
 
 
 @stage(produces="report", group="report")
-def total(work: Work, *, parts: list[Artifact]) -> dict[str, Any]:
+def total(work: Work, *, parts: list[Artifact]) -> Total:
     whole = sum(part.facts["total"] for part in parts)
     (work.out / "report.html").write_text(f"<p>{whole}</p>")
-    return {"total": whole}
+    return Total(whole)
 
 
 @stage(produces="checkpoint", group="pretraining")
-def train(work: Work, *, steps: int, fuse: str = "", mode: str = "", pause: float = 0.0) -> dict[str, Any]:
+def train(work: Work, *, steps: int, fuse: str = "", mode: str = "", pause: float = 0.0) -> Trained:
     """Sums step numbers in a tensor, saving a state each step; at half-way, if the fuse file exists, it blows up."""
     import torch
 
@@ -81,11 +97,11 @@ def train(work: Work, *, steps: int, fuse: str = "", mode: str = "", pause: floa
         work.progress(done, steps, tokens=done, loss=1.0 / done)
         time.sleep(pause)
     (work.out / "w.json").write_text(str(float(weights)))
-    return {"w": float(weights), "resumed_at": resumed_at}
+    return Trained(resumed_at, float(weights))
 
 
 @stage(produces="checkpoint", group="pretraining")
-def train_long(work: Work, *, steps: int) -> dict[str, Any]:
+def train_long(work: Work, *, steps: int) -> Trained:
     """Counts steps, and saves a state only when it is due."""
     import torch
 
@@ -102,7 +118,7 @@ def train_long(work: Work, *, steps: int) -> dict[str, Any]:
         if not resumed_at:
             time.sleep(0.02)
     (work.out / "w.json").write_text(str(done))
-    return {"resumed_at": resumed_at}
+    return Trained(resumed_at)
 
 
 def toy_graph(cfg: Any, run: Any) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flows.engine.graph import Graph
 from flows.engine.stage import stage
@@ -17,22 +17,27 @@ class PeopleConfig(Settings):
     pass
 
 
+@dataclass(frozen=True)
+class Said:
+    said: str = ""
+
+
 @stage(produces="answers", group="rlhf", seconds=0.1)
-def answers(work: Work) -> dict[str, Any]:
+def answers(work: Work) -> Said:
     (work.out / "answers").write_text("a b")
-    return {}
+    return Said()
 
 
 @stage(produces="preference_set", group="rlhf", seconds=0.1)
-def judged(work: Work, *, said: str, answers: Artifact) -> dict[str, Any]:
+def judged(work: Work, *, said: str, answers: Artifact) -> Said:
     if not said:
         raise Waiting("nobody judged yet: write the file")
-    return {"said": said}
+    return Said(said)
 
 
 @stage(produces="reward_model", group="rlhf", seconds=0.1)
-def trained(work: Work, *, preferences: Artifact) -> dict[str, Any]:
-    return {"from": preferences.facts["said"]}
+def trained(work: Work, *, preferences: Artifact) -> Said:
+    return Said(preferences.facts["said"])
 
 
 def life(cfg: PeopleConfig, run: Graph) -> None:

@@ -17,6 +17,7 @@ from components.data.shards import write_shards
 from components.data.tokenizer import Tokenizer
 from components.model.config import ModelConfig, MoEConfig
 from components.model.transformer import Transformer
+from components.stage_results import to_facts
 from components.training.checkpoints import save_model
 from components.training.config import (
     FinetuneConfig,
@@ -28,7 +29,7 @@ from components.training.config import (
 from components.training.schedules import ScheduleConfig
 from flows.engine.work import Work
 from flows.settings import ComputeConfig
-from flows.stages.data import CONVERSATIONS
+from flows.stages.files import CONVERSATIONS
 from flows.stages.training import finetune, pretrain
 from storage.artifacts import Artifact, Record, Store
 
@@ -134,10 +135,10 @@ def live(case: str, folder: str, world: str, made: dict[str, str]) -> None:
     shared = {"weights": {"tales": 0.5, "sums": 0.5}, "seed": 3, "shards": artifacts["shards"]}
     shared["tokenizer"] = artifacts["tokenizer"]
     if name == "pretrain":
-        facts = pretrain.fn(work, **settings, **shared)
+        result = pretrain.fn(work, **settings, **shared)
     else:
         more = {name: artifacts[name] for name in ("base", "conversations")}
-        facts = finetune.fn(work, **settings, **shared, **more)
+        result = finetune.fn(work, **settings, **shared, **more)
     measured = ("tokens_per_second", "mfu", "peak_memory_bytes")
     metrics = [[step, name, value] for step, name, value, _ in work.metrics() if name not in measured]
-    (place / "facts.json").write_text(json.dumps({"facts": facts, "metrics": metrics}, sort_keys=True))
+    (place / "facts.json").write_text(json.dumps({"facts": to_facts(result), "metrics": metrics}, sort_keys=True))

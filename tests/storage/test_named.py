@@ -62,7 +62,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     rates = [{**at, "step": step, "name": "tokens_per_second", "value": rate} for step, rate in enumerate([60, 70, 90])]
     write("metrics", KEYS["pretrain"], losses + rates)
     at = {"run_id": NEW, "key": KEYS["ppo"], "stage": "ppo", "time": START}
-    looks = [(0, "proxy", 1.0), (0, "gold", 2.0), (0, "kl", 0.0), (5, "proxy", 4.0), (5, "gold", -1.0), (5, "kl", 9.0)]
+    looks = [
+        (0, "objective/score", 1.0),
+        (0, "gold", 2.0),
+        (0, "objective/kl", 0.0),
+        (5, "objective/score", 4.0),
+        (5, "gold", -1.0),
+        (5, "objective/kl", 9.0),
+    ]
     write("metrics", KEYS["ppo"], [{**at, "step": s, "name": n, "value": v} for s, n, v in [*looks, (1, "loss", 0.5)]])
     item = {"run_id": NEW, "key": KEYS["evaluate"], "stage": "evaluate", "suite": "chains", "model": "sft"}
     votes = [("vote@2", "vote", 6, 40), ("vote@8", "vote", 9, 160), ("vote@4", "vote", 5, 80)]

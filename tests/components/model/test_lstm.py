@@ -151,8 +151,8 @@ def test_the_loop_of_the_transformer_trains_it_and_resumes_bit_for_bit() -> None
     optimizer = Optimizer(straight, cfg.optimizer)
     losses = []
     for record in train(straight, optimizer, cfg, batch):
-        losses.append(record["loss"])
-        if record["step"] == 20:
+        losses.append(record.loss)
+        if record.step == 20:
             state = {name: value.clone() for name, value in state_tensors(straight, optimizer).items()}
     assert losses[0] == pytest.approx(math.log(23), rel=0.1)
     assert losses[-1] < 0.6 * losses[0]
@@ -167,7 +167,7 @@ def test_the_loop_of_the_transformer_trains_it_and_resumes_bit_for_bit() -> None
 def test_products_in_bfloat16_train_it_too_on_any_cpu() -> None:
     cfg = TrainConfig(3, 16, 16, precision="bfloat16", optimizer=OptimizerConfig(adamw_lr=0.02))
     model, plain = RecurrentModel(SMALL), RecurrentModel(SMALL)
-    losses = [record["loss"] for record in train(model, Optimizer(model, cfg.optimizer), cfg, batch)]
+    losses = [record.loss for record in train(model, Optimizer(model, cfg.optimizer), cfg, batch)]
     cfg = TrainConfig(3, 16, 16, optimizer=OptimizerConfig(adamw_lr=0.02))
-    expected = [record["loss"] for record in train(plain, Optimizer(plain, cfg.optimizer), cfg, batch)]
+    expected = [record.loss for record in train(plain, Optimizer(plain, cfg.optimizer), cfg, batch)]
     assert losses == pytest.approx(expected, rel=0.02) and losses != expected

@@ -109,7 +109,7 @@ def test_a_resumed_run_ends_with_the_same_bias_bit_for_bit() -> None:
     killed = model()
     optimizer = Optimizer(killed, cfg.optimizer)
     for record in train(killed, optimizer, cfg, batch):
-        if record["step"] == 3:
+        if record.step == 3:
             state = {name: value.clone() for name, value in state_tensors(killed, optimizer).items()}
             break
     resumed = model(seed=1)

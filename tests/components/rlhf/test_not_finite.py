@@ -26,6 +26,7 @@ from components.rlhf.reward_model import RewardModel, RewardState, train_reward_
 from components.rlhf.reward_model_config import RewardModelConfig
 from components.training.config import NonFiniteConfig, OptimizerConfig
 from components.training.guard import TrainingDiverged
+from components.training.results.guard import GuardCounts
 
 MODEL = ModelConfig(vocab_size=24, d_model=16, num_layers=1, num_heads=1, context_length=32)
 PROMPTS = [[1, 2, 3], [4, 5]]
@@ -152,7 +153,7 @@ def test_answers_with_a_reward_that_is_no_number_teach_nothing_and_are_counted(m
     assert (after["policy/skipped_updates"], after["policy/num_updates"]) == (0, 2)
     assert all(math.isfinite(after[name]) for name in ("loss/policy", "policy/grad_norm"))
     assert not same(before, weights(loop))
-    assert loop.state.guard.facts() == {"skipped_steps": 2, "rollbacks": 0, "rate_factor": 1.0}
+    assert loop.state.guard.counts() == GuardCounts(2, 0, 1.0)
     if make is ppo_loop:  # neither the controller nor the running scale of scores took the number in
         assert math.isfinite(loop.state.kl_coef) and loop.state.scores_seen[0] == 4 * 8
 
@@ -169,7 +170,7 @@ def test_a_run_of_them_goes_back_to_the_snapshot_ends_the_iteration_and_resumes(
     # Four updates in a row fail; at the third the guard goes back to the snapshot before the last good one.
     assert [r["policy/rolled_back"] for r in records] == [0, 0, 0, 0, 1, 0, 0, 0]
     assert records[4]["policy/skipped_updates"] == 1
-    assert loop.state.guard.facts() == {"skipped_steps": 3, "rollbacks": 1, "rate_factor": 0.5}
+    assert loop.state.guard.counts() == GuardCounts(3, 1, 0.5)
     assert records[5]["policy/lr"] == pytest.approx(0.5 * records[4]["policy/lr"])
     held = {k.removeprefix("guard.snapshot."): x for k, x in states[5].items() if k.startswith("guard.snapshot.")}
     kept = [held[f"{i}.model.{k}"] for i, m in enumerate(loop.models(loop.state)) for k in m.state_dict()]

@@ -46,7 +46,7 @@ def test_the_bootstrap_covers_the_law_that_the_items_follow_on_average() -> None
     # Items share their slope, so α is as uncertain as its mean over 80: ± 1.96 · 0.4 / √80.
     assert fit.alpha.high - fit.alpha.low == pytest.approx(2 * 1.96 * 0.4 / math.sqrt(80), rel=0.3)
     assert bootstrap_overoptimization([0.0, 1.0, 1.0], items[:, :3], "best_of_n", seed=0) is None
-    assert fit.as_facts()["alpha_low"] == fit.alpha.low
+    assert fit.result().alpha == fit.alpha
 
 
 def test_best_of_n_kl() -> None:

@@ -18,6 +18,7 @@ from components.training.config import FinetuneConfig, PretrainConfig
 from components.training.early_stop import EarlyStop
 from components.training.finetuning import FinetuneBatches, held_out_batches, neftune_noise
 from components.training.language_model import IGNORE, LMBatch, source_weights, summed_loss
+from components.training.results.finetuning import EarlyStopResult
 from components.training.validation import held_out
 
 T, D = 16, 32
@@ -188,6 +189,6 @@ def test_early_stop_keeps_the_weights_of_the_lowest_look() -> None:
     assert said == [False, False, False, False, False, True]
     watch.restore(model)
     assert model.weight.item() == 4
-    assert watch.facts() == {"best_step": 4, "best_loss": 1.0, "last_step": 6, "last_loss": 1.0, "overfitting": 0.0}
+    assert watch.result() == EarlyStopResult(4, 1.0, 6, 1.0, 0.0)
     endless = EarlyStop(patience=0)
     assert not any(endless.look(step, 1.0 + step, model) for step in range(9))

@@ -15,8 +15,9 @@ from components.model.config import ModelConfig
 from components.model.transformer import Transformer
 from components.training.config import NonFiniteConfig, OptimizerConfig, TrainConfig
 from components.training.guard import Guard, TrainingDiverged
-from components.training.language_model import LMBatch, summed_loss, train
+from components.training.language_model import LMBatch, StepRecord, summed_loss, train
 from components.training.optimizers import Optimizer
+from components.training.results.guard import GuardCounts
 from components.training.schedules import ScheduleConfig
 from components.training.state import load_state_tensors, state_tensors
 
@@ -72,10 +73,10 @@ def test_a_bad_step_leaves_the_weights_alone_and_is_counted() -> None:
         next(steps)
     before = weights_of(model)
     record = next(steps)
-    assert record["skipped"] == 1
+    assert record.skipped
     assert same(before, weights_of(model))
-    assert all(other["skipped"] == 0 for other in steps)
-    assert guard.facts() == {"skipped_steps": 1, "rollbacks": 0, "rate_factor": 1.0}
+    assert not any(other.skipped or other.incidents for other in steps)
+    assert guard.counts() == GuardCounts(1, 0, 1.0)
 
 
 def test_a_gradient_that_is_not_finite_counts_though_the_loss_is() -> None:
@@ -86,29 +87,29 @@ def test_a_gradient_that_is_not_finite_counts_though_the_loss_is() -> None:
 
     model = Transformer(MODEL, 0)
     record = next(train(model, Optimizer(model, CONFIG.optimizer), CONFIG, batch_at, loss=steep))
-    assert math.isfinite(record["loss"])
-    assert record["skipped"] == 1
+    assert math.isfinite(record.loss)
+    assert record.skipped
 
 
 def test_a_run_of_bad_steps_goes_back_to_the_snapshot_at_half_the_rate() -> None:
     good = Transformer(MODEL, 0)
     snapshot: list[Tensor] = []
     for record in train(good, Optimizer(good, CONFIG.optimizer), CONFIG, poison(set())):
-        if record["step"] == 10:
+        if record.step == 10:
             snapshot = weights_of(good)
 
     model = Transformer(MODEL, 0)
     guard = Guard(CONFIG.non_finite)
-    after: list[dict[str, float]] = []
+    after: list[StepRecord] = []
     for record in train(model, Optimizer(model, CONFIG.optimizer), CONFIG, poison({12, 13, 14}), guard=guard):
         after.append(record)
-        if record["step"] == 15:
-            assert record["restored_step"] == 10
+        if record.step == 15:
+            assert record.restored_step == 10
             assert same(weights_of(model), snapshot)
-    assert [r["step"] for r in after] == list(range(1, 41))
-    assert [r["lr_factor"] for r in after] == [1.0] * 15 + [0.5] * 25
-    assert sum("restored_step" in r for r in after) == 1
-    assert guard.facts() == {"skipped_steps": 3, "rollbacks": 1, "rate_factor": 0.5}
+    assert [r.step for r in after] == list(range(1, 41))
+    assert [r.lr_factor for r in after] == [1.0] * 15 + [0.5] * 25
+    assert sum("restored_step" in r.incidents for r in after) == 1
+    assert guard.counts() == GuardCounts(3, 1, 0.5)
 
 
 def test_weights_that_blew_up_are_replaced_by_good_ones() -> None:
@@ -118,7 +119,7 @@ def test_weights_that_blew_up_are_replaced_by_good_ones() -> None:
     model, guard, records = run(config, batch_at)
     assert guard.rollbacks == 1
     assert all(value.isfinite().all() for value in model.state_dict().values())
-    assert math.isfinite(records[-1]["loss"])
+    assert math.isfinite(records[-1].loss)
 
 
 def test_rollbacks_are_bounded_and_the_error_says_what_to_do() -> None:
@@ -131,7 +132,7 @@ def test_rollbacks_are_bounded_and_the_error_says_what_to_do() -> None:
 
 def test_before_the_first_good_step_it_stays_at_the_start() -> None:
     model, guard, records = run(CONFIG, poison({0, 1, 2}))
-    assert records[2]["restored_step"] == 0
+    assert records[2].restored_step == 0
     later = Transformer(MODEL, 0)
     half = replace(CONFIG, optimizer=replace(CONFIG.optimizer, muon_lr=0.01, adamw_lr=1.5e-3))
     list(train(later, Optimizer(later, half.optimizer), half, poison(set()), start_step=3))
@@ -156,5 +157,5 @@ def test_a_run_with_rollbacks_resumes_bit_for_bit(kill_at: int) -> None:
     guarded_again.load_tensors(saved)
     rest = list(train(resumed, again, CONFIG, batches, kill_at, guard=guarded_again))
     assert same(weights_of(resumed), weights_of(whole))
-    assert guarded_again.facts() == guard.facts()
-    assert [r["lr_factor"] for r in rest] == [r["lr_factor"] for r in records[kill_at:]]
+    assert guarded_again.counts() == guard.counts()
+    assert [r.lr_factor for r in rest] == [r.lr_factor for r in records[kill_at:]]

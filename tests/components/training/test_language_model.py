@@ -41,7 +41,7 @@ def test_a_run_that_stops_and_resumes_is_the_same_run_bit_for_bit(
     config = replace(CONFIG, optimizer=optimizer, schedule=ScheduleConfig(schedule, 3), accumulation=2)  # type: ignore[arg-type]
     model_config = replace(MODEL, moe=moe)
     whole = Transformer(model_config, 0)
-    losses = [record["loss"] for record in train(whole, Optimizer(whole, optimizer), config, batch_at)]
+    losses = [record.loss for record in train(whole, Optimizer(whole, optimizer), config, batch_at)]
 
     first = Transformer(model_config, 0)
     stopped = Optimizer(first, optimizer)
@@ -51,7 +51,7 @@ def test_a_run_that_stops_and_resumes_is_the_same_run_bit_for_bit(
     resumed = Transformer(model_config, 99)
     again = Optimizer(resumed, optimizer)
     load_state_tensors(resumed, again, saved)
-    rest = [record["loss"] for record in train(resumed, again, config, batch_at, start_step=5)]
+    rest = [record.loss for record in train(resumed, again, config, batch_at, start_step=5)]
     assert rest == losses[5:]
     assert all(torch.equal(whole.state_dict()[name], value) for name, value in resumed.state_dict().items())
 
@@ -59,7 +59,7 @@ def test_a_run_that_stops_and_resumes_is_the_same_run_bit_for_bit(
 def test_it_learns() -> None:
     model = Transformer(MODEL, 0)
     config = replace(CONFIG, num_steps=150)
-    losses = [record["loss"] for record in train(model, Optimizer(model, config.optimizer), config, batch_at)]
+    losses = [record.loss for record in train(model, Optimizer(model, config.optimizer), config, batch_at)]
     # Half of the tokens are repeats: a model that knows it pays ln 32 for the other half alone.
     assert losses[0] == pytest.approx(torch.tensor(32.0).log().item(), rel=0.05)
     assert sum(losses[-10:]) / 10 < 0.8 * losses[0]
@@ -71,7 +71,7 @@ def test_bfloat16_learns_as_float32_does_with_weights_in_float32(moe: MoEConfig 
     for precision in ("float32", "bfloat16"):
         model = Transformer(replace(MODEL, moe=moe), 0)
         config = replace(CONFIG, num_steps=40, precision=precision)  # type: ignore[arg-type]
-        losses = [record["loss"] for record in train(model, Optimizer(model, config.optimizer), config, batch_at)]
+        losses = [record.loss for record in train(model, Optimizer(model, config.optimizer), config, batch_at)]
         last[precision] = sum(losses[-5:]) / 5
         assert all(weight.dtype == torch.float32 for weight in model.parameters())
     assert last["bfloat16"] != last["float32"]

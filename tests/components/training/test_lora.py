@@ -30,7 +30,7 @@ def test_at_first_it_is_the_model_and_merged_it_is_the_adapted_one() -> None:
     assert names == [f"blocks.{i}.{part}" for i in range(2) for part in ("attention.qkv", "mlp.down")]
     assert torch.equal(model(TOKENS[:, :-1]), plain(TOKENS[:, :-1]))
 
-    losses = [record["loss"] for record in train(model, Optimizer(model, CONFIG.optimizer), CONFIG, batch_at)]
+    losses = [record.loss for record in train(model, Optimizer(model, CONFIG.optimizer), CONFIG, batch_at)]
     assert losses[-1] < losses[0] - 0.05
     model.eval()
     adapted = model(TOKENS[:, :-1]).detach()

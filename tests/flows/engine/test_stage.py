@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import toy_life
-from toy_life import Counting, ToyConfig, count, scale, total
+from toy_life import Counted, Counting, ToyConfig, count, scale, total
 
 from flows.engine.graph import FactsNotKnown, Graph, assemble
 from flows.engine.stage import stage
@@ -23,7 +23,7 @@ class Sets:
 
 def test_the_function_itself_runs_in_a_unit_test(tmp_path: Path) -> None:
     work = Work(tmp_path, tmp_path / "state")
-    assert count.fn(work, config=Counting(4)) == {"num_tokens": 4}
+    assert count.fn(work, config=Counting(4)) == Counted(4)
     assert (tmp_path / "numbers.json").read_text() == "[0, 1, 2, 3]"
     assert [row[2] for row in work.metrics()] == [0.0, 1.0, 2.0, 3.0]
 

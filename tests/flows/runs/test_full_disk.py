@@ -5,11 +5,10 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
-from toy_life import Counting, ToyConfig, count, scale, total
+from toy_life import Counting, Total, ToyConfig, count, scale, total
 from toy_run import run_assembly
 
 from flows.engine.graph import Graph
@@ -22,13 +21,13 @@ WORKERS = ToyConfig(compute=ComputeConfig(workers=1))
 
 
 @stage(produces="checkpoint", group="pretraining")
-def fill(work: Work, *, megabytes: int) -> dict[str, Any]:
+def fill(work: Work, *, megabytes: int) -> Total:
     """Weights written by a library in Rust, which has an error type of its own."""
     import torch
     from safetensors.torch import save_file
 
     save_file({"x": torch.zeros(megabytes << 18)}, work.out / "model.safetensors")
-    return {"total": float(megabytes)}
+    return Total(float(megabytes))
 
 
 def filling_life(cfg: ToyConfig, run: Graph) -> None:

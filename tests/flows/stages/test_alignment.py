@@ -14,6 +14,8 @@ from toy_alignment import CASES, JUDGED, PPO, make_world
 import components.rlhf.overoptimization as watching
 from components.model.config import forward_flops_per_token
 from components.reasoning.tasks import SuiteConfig, prompt
+from components.rlhf import prompts
+from components.rlhf.bench import Bench
 from components.rlhf.dpo_config import DPOConfig
 from components.rlhf.grpo_config import GRPOConfig
 from components.rlhf.judging_config import JudgingConfig
@@ -26,7 +28,9 @@ from components.training.config import NonFiniteConfig, OptimizerConfig
 from flows.config import load_config
 from flows.engine.work import Work
 from flows.lifecycle import life
-from flows.stages import policies, rlhf
+from flows.stages.best_of_n import best_of_n
+from flows.stages.files import GOLD_SCALE
+from flows.stages.grpo import passes_per_token
 from storage.artifacts import Artifact, Store
 from storage.home import Home
 
@@ -51,6 +55,11 @@ def run(case: str, folder: Path, world: tuple[Store, dict[str, Artifact]], **cha
     return work, stage.fn(work, seed=3, **{**settings, **changed}, **given)
 
 
+def open_bench(store: Store, made: dict[str, Artifact]) -> Bench:
+    sft, reward_model, preferences, tokenizer = (store.path(made[name]) for name in JUDGED)
+    return Bench.open(sft, reward_model, preferences / GOLD_SCALE, tokenizer)
+
+
 def test_an_alarm_stops_the_run_and_the_best_policy_is_kept(
     world: tuple[Store, dict[str, Artifact]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,15 +70,15 @@ def test_an_alarm_stops_the_run_and_the_best_policy_is_kept(
 
     monkeypatch.setattr(watching, "alarm_now", at_five)
     case = next(name for name in CASES if name.startswith("ppo"))
-    work, facts = run(case, tmp_path / "stopped", world, watch=WatchConfig(on_alarm="stop"))
-    assert facts["stopped"] and facts["alarm_step"] == 5
+    work, result = run(case, tmp_path / "stopped", world, watch=WatchConfig(on_alarm="stop"))
+    assert result.stopped and result.alarm_step == 5
     golds = {step: value for step, name, value, _ in work.metrics() if name == "gold"}
     assert sorted(golds) == [1, 2, 3, 4, 5]
-    assert facts["best_step"] == max(golds, key=lambda step: (golds[step], -step))
+    assert result.best_step == max(golds, key=lambda step: (golds[step], -step))
 
     # A run of just the iterations before the best look ends with the policy that sampled it.
     kept = load_file(tmp_path / "stopped" / "out" / "model.safetensors")
-    before = facts["best_step"] - 1
+    before = result.best_step - 1
     if before:
         run(case, tmp_path / "shorter", world, config=dataclasses.replace(PPO, num_iterations=before))
         expected = load_file(tmp_path / "shorter" / "out" / "model.safetensors")
@@ -79,7 +88,7 @@ def test_an_alarm_stops_the_run_and_the_best_policy_is_kept(
     assert all(torch.equal(kept[name], expected[name]) for name in expected)
 
     _, going_on = run(case, tmp_path / "whole", world, watch=WatchConfig())
-    assert going_on["alarm"] and not going_on["stopped"]
+    assert going_on.alarm and not going_on.stopped
 
 
 def test_looks_come_as_often_as_they_are_asked_for(world: tuple[Store, dict[str, Artifact]], tmp_path: Path) -> None:
@@ -92,28 +101,26 @@ def test_the_reward_model_reports_its_worth_and_a_row_for_each_pair_it_did_not_s
     world: tuple[Store, dict[str, Artifact]], tmp_path: Path
 ) -> None:
     case = next(name for name in CASES if name.startswith("reward model"))
-    work, facts = run(case, tmp_path, world)
-    rows = work.table_rows()["evals"]
-    assert len(rows) == facts["n"] == facts["accuracy_by"]["split"]["held out"]["n"] > 3
-    assert sum(row["correct"] for row in rows) == round(facts["accuracy"] * facts["n"])
-    assert facts["accuracy_by"]["source"].keys() == {"gold"}
-    assert sum(b["chosen"]["n"] for b in facts["calibration"]["bins"]) == facts["n"]
-    assert facts["disagreement"] > 0
-    assert -1 <= facts["agreement_with_gold"] <= 1
+    work, result = run(case, tmp_path, world)
+    rows, held_out = work.table_rows()["evals"], result.held_out
+    assert len(rows) == held_out.accuracy.n == result.accuracy_by["split"]["held out"].n > 3
+    assert sum(row["correct"] for row in rows) == round(held_out.accuracy.value * held_out.accuracy.n)
+    assert result.accuracy_by["source"].keys() == {"gold"}
+    assert sum(b.chosen.n for b in held_out.calibration.bins) == held_out.accuracy.n
+    assert result.disagreement > 0
+    assert -1 <= held_out.gold.agreement_with_gold <= 1
 
 
 def test_a_policy_is_judged_against_the_fine_tuned_model_on_the_same_requests(
     world: tuple[Store, dict[str, Artifact]], tmp_path: Path
 ) -> None:
     """Requests differ in how well they are answered to begin with; the fine-tuned model itself gains nothing."""
-    store, made = world
-    work = Work(tmp_path, tmp_path / "state", store=store)
-    bench = policies._Bench.open(work, *(made[name] for name in JUDGED))
+    bench = open_bench(*world)
     for num_eval, requests in ((4, 4), (40, len(bench.held_out))):
-        judged = bench.judge(work, bench.reference, JudgingConfig(num_eval=num_eval, max_tokens=6), seed=1)
-        assert [judged[name] for name in ("proxy", "gold", "gold_low", "gold_high", "kl")] == [0.0] * 5
-        assert (judged["num_answers"], judged["n"]) == (num_eval, requests)
-    assert work.spent()["tokens"] > 0
+        judged, num_tokens = bench.judge(bench.reference, JudgingConfig(num_eval=num_eval, max_tokens=6), seed=1)
+        assert (judged.proxy, judged.kl, judged.gold) == (0.0, 0.0, Interval(0.0, 0.0, 0.0, requests))
+        assert judged.num_answers == num_eval
+        assert num_tokens == 2 * round(judged.length * num_eval) > 0  # of the policy and of the fine-tuned model
 
 
 def test_what_best_of_n_gains_is_over_requests_not_over_their_repeats(
@@ -121,19 +128,20 @@ def test_what_best_of_n_gains_is_over_requests_not_over_their_repeats(
 ) -> None:
     store, made = world
     requests = len(story_requests()[1])
-    facts = []
+    results = []
     for repeats in (1, 3):
         out = tmp_path / str(repeats)
         out.mkdir()
         judging = JudgingConfig(num_eval=4 * repeats * requests, max_tokens=6)
         work = Work(out, tmp_path / "state", store=store)
         inputs = {name: made[name] for name in JUDGED}
-        facts.append(policies.best_of_n.fn(work, best_of=(1, 2, 4, 8), judging=judging, seed=3, **inputs))
-        rows = facts[-1]["rows"]
-        assert [rows[0][name] for name in ("proxy", "gold", "gold_low", "gold_high")] == pytest.approx([0.0] * 4)
-        assert {row["items"] for row in rows} == {facts[-1]["n"]} == {requests}
-        assert facts[-1]["law"]["proxy"]["n"] == requests
-    assert [one["num_groups"] for one in facts] == [requests, 3 * requests]
+        result = best_of_n.fn(work, best_of=(1, 2, 4, 8), judging=judging, seed=3, **inputs)
+        first = result.rows[0]
+        assert [first.proxy, first.gold, first.gold_low, first.gold_high] == pytest.approx([0.0] * 4)
+        assert {row.items for row in result.rows} == {result.n} == {requests}
+        assert result.law.proxy.alpha.n == requests
+        results.append(result)
+    assert [one.num_groups for one in results] == [requests, 3 * requests]
 
 
 def test_grpo_watches_problems_of_every_difficulty(
@@ -145,7 +153,7 @@ def test_grpo_watches_problems_of_every_difficulty(
         asked.append(texts)
         return [[1, 2, 3] for _ in texts]
 
-    monkeypatch.setattr(rlhf, "asked", heard)
+    monkeypatch.setattr(prompts, "chat_prompts", heard)
     suite = SuiteConfig(difficulties=(2, 3, 4), per_difficulty=5)
     task = VerifierTaskConfig(num_problems=20, min_difficulty=2, max_difficulty=3, num_watch=4)
     run("grpo", tmp_path, world, suite=suite, task=task, config=GRPOConfig(num_iterations=1, max_tokens=6))
@@ -159,11 +167,11 @@ def test_grpo_counts_the_passes_that_it_makes() -> None:
     all_differ = {"groups/zero_variance": 0.0, "groups/sampled": 8}
     half_equal = {"groups/zero_variance": 0.5, "groups/sampled": 12}
     # One to sample, two epochs of forward and backward, old log-probabilities of three of the four minibatches.
-    assert rlhf.passes_per_token(config, all_differ, routed=False) == 1 + 6 + 0.75
-    assert rlhf.passes_per_token(config, half_equal, routed=False) == 1.5 + 0.5 * 6.75
-    assert rlhf.passes_per_token(config, half_equal, routed=True) == 1.5 + 6.75
+    assert passes_per_token(config, all_differ, routed=False) == 1 + 6 + 0.75
+    assert passes_per_token(config, half_equal, routed=False) == 1.5 + 0.5 * 6.75
+    assert passes_per_token(config, half_equal, routed=True) == 1.5 + 6.75
     with_kl = dataclasses.replace(config, kl_coef=0.1)
-    assert rlhf.passes_per_token(with_kl, half_equal, routed=False) == 1.5 + 6.75 + 1
+    assert passes_per_token(with_kl, half_equal, routed=False) == 1.5 + 6.75 + 1
 
 
 def test_ppo_counts_the_passes_of_sampling_and_of_every_reward_model(
@@ -171,8 +179,7 @@ def test_ppo_counts_the_passes_of_sampling_and_of_every_reward_model(
 ) -> None:
     case = next(name for name in CASES if name.startswith("ppo"))
     work, _ = run(case, tmp_path, world, config=dataclasses.replace(PPO, num_iterations=1, num_epochs=3))
-    _, made = world
-    bench = policies._Bench.open(work, *(made[name] for name in JUDGED))
+    bench = open_bench(*world)
     (tokens,) = [value for _, name, value, _ in work.metrics() if name == "tokens"]
     forward = forward_flops_per_token(bench.reference.cfg, bench.reference.cfg.context_length)
     judging = (work.spent()["tokens"] - tokens) * forward
@@ -201,8 +208,8 @@ def test_updates_that_were_not_finite_are_told_in_the_log_the_metrics_and_the_fa
         optimizer=OptimizerConfig(muon_lr=0.0, adamw_lr=3e38),
         non_finite=NonFiniteConfig(max_in_a_row=2, rate_factor=1e-41),
     )
-    work, facts = run("dpo", tmp_path, world, config=config)
-    assert (facts["skipped_steps"], facts["rollbacks"]) == (2, 1)
+    work, result = run("dpo", tmp_path, world, config=config)
+    assert (result.guard.skipped_steps, result.guard.rollbacks) == (2, 1)
     metrics = {(step, name): value for step, name, value, _ in work.metrics()}
     assert [metrics[step, "policy/skipped_updates"] for step in (1, 2, 3, 4)] == [0, 1, 1, 0]
     assert [metrics[step, "policy/rolled_back"] for step in (1, 2, 3, 4)] == [0, 0, 1, 0]

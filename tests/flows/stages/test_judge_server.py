@@ -29,13 +29,14 @@ from components.rlhf.judge import judge_pairs
 from components.rlhf.judge_server import JudgeFailed, JudgeServer
 from components.rlhf.preferences import read_preferences
 from components.rlhf.preferences_config import PreferencesConfig
+from components.stage_results import to_facts
 from components.training.checkpoints import save_model
 from components.training.config import OptimizerConfig, TrainConfig
 from components.training.language_model import IGNORE, LMBatch, train
 from components.training.optimizers import Optimizer
 from components.training.schedules import ScheduleConfig
 from flows.engine.work import Work
-from flows.stages import preferences
+from flows.stages import files, preferences
 from storage.artifacts import Artifact
 
 ROOT = Path(__file__).parents[3]
@@ -80,7 +81,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_steps=160, optimizer=OptimizerConfig(muon_lr=0.02, adamw_lr=3e-3), schedule=ScheduleConfig("linear", 10)
     )
     *_, last = train(model, Optimizer(model, config.optimizer), config, batch)
-    assert last["loss"] < 0.05
+    assert last.loss < 0.05
     words.save(folder)
     save_model(folder, model)
     return folder
@@ -119,19 +120,19 @@ def collect(root: Path, url: str) -> tuple[dict[str, Any], list[Any], list[dict[
     (root / "answers").mkdir()
     group = [{"text": word, "model": "sft", "temperature": 1.0, "finished": True} for word in KIND + MEAN]
     lines = [json.dumps({"prompt": REQUEST, "answers": group})] * 2
-    (root / "answers" / preferences.ANSWERS).write_text("\n".join(lines))
+    (root / "answers" / files.ANSWERS).write_text("\n".join(lines))
     (root / "out").mkdir()
     work = Work(root / "out", root / "state", store=Folders(root), local=root)  # type: ignore[arg-type]
     config = PreferencesConfig(
         source="model", num_answers=6, pairs_per_prompt=15, judge_url=url, judge_question=QUESTION
     )
     given = {"judgements": {}, "raw": {}, "judge": {}, "tokenizer": Artifact("tokenizer", "none")}
-    facts = preferences.collect_preferences.fn(
+    result = preferences.collect_preferences.fn(
         work, config=config, seed=0, answers=Artifact("answers", "answers"), **given
     )
-    pairs, _ = read_preferences(root / "out" / preferences.PREFERENCES)
-    said = (root / "out" / preferences.VERDICTS).read_text().splitlines()
-    return dict(facts), pairs, [json.loads(line) for line in said]
+    pairs, _ = read_preferences(root / "out" / files.PREFERENCES)
+    said = (root / "out" / files.VERDICTS).read_text().splitlines()
+    return to_facts(result), pairs, [json.loads(line) for line in said]
 
 
 def test_a_served_model_judges_pairs_end_to_end(judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +154,7 @@ def test_a_served_model_judges_pairs_end_to_end(judge: Path, tmp_path: Path, mon
     assert len(said) == 30
     assert all(tuple(one["said"]) == (verdict(one["first"], one["second"]), verdict(one["second"], one["first"]))
                for one in said)  # fmt: skip
-    assert "a-key" not in (tmp_path / "out" / preferences.VERDICTS).read_text()
+    assert "a-key" not in (tmp_path / "out" / files.VERDICTS).read_text()
 
 
 class Moody(http.server.BaseHTTPRequestHandler):

@@ -20,10 +20,11 @@ from components.rlhf.gold import gold_score
 from components.rlhf.judgements import Item, judged
 from components.rlhf.preferences import read_preferences
 from components.rlhf.preferences_config import PreferencesConfig
+from components.stage_results import to_facts
 from components.training.checkpoints import save_model
 from flows.engine.work import Waiting, Work
 from flows.settings import ConfigError
-from flows.stages import preferences
+from flows.stages import files, preferences
 from storage.annotations import Annotations
 from storage.artifacts import Artifact
 
@@ -72,11 +73,12 @@ def work_in(root: Path, out: str) -> Work:
 def sample(root: Path, out: str, config: PreferencesConfig) -> dict[str, Any]:
     models = {name: Artifact("checkpoint", name) for name in config.models}
     work = work_in(root, out)
-    facts = preferences.sample_answers.fn(
+    result = preferences.sample_answers.fn(
         work, config=config.answers, seed=3, models=models, tokenizer=FIXED["tokenizer"]
     )
+    facts = to_facts(result)
     (root / out / "facts.json").write_text(json.dumps(facts))
-    return dict(facts)
+    return facts
 
 
 def collect(
@@ -84,12 +86,12 @@ def collect(
 ) -> tuple[dict[str, Any], Work]:
     made = Artifact("answers", answers, json.loads((root / "answers" / "facts.json").read_text()))
     work = work_in(root, out)
-    facts = preferences.collect_preferences.fn(work, config=config, answers=made, **{**FIXED, **change})
-    return dict(facts), work
+    result = preferences.collect_preferences.fn(work, config=config, answers=made, **{**FIXED, **change})
+    return to_facts(result), work
 
 
 def test_answers_come_from_every_model_at_every_temperature_and_stay_with_another_judge(place: Path) -> None:
-    lines = [json.loads(line) for line in (place / "answers" / preferences.ANSWERS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (place / "answers" / files.ANSWERS).read_text().splitlines()]
     assert len(lines) == 6
     for line in lines:
         origins = [(a["model"], a["temperature"]) for a in line["answers"]]
@@ -103,14 +105,14 @@ def test_answers_come_from_every_model_at_every_temperature_and_stay_with_anothe
 
 
 def test_gold_judges(place: Path) -> None:
-    lines = [json.loads(line) for line in (place / "answers" / preferences.ANSWERS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (place / "answers" / files.ANSWERS).read_text().splitlines()]
     rng = random.Random(1)
     for line in lines:
         line["answers"] = [{**answer, "text": story(rng)} for answer in line["answers"]]
     (place / "stories").mkdir()
-    (place / "stories" / preferences.ANSWERS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (place / "stories" / files.ANSWERS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     facts, work = collect(place, "gold", CONFIG, answers="stories")
-    pairs, _ = read_preferences(place / "gold" / preferences.PREFERENCES)
+    pairs, _ = read_preferences(place / "gold" / files.PREFERENCES)
     assert facts["source"] == "gold" and facts["num_pairs"] == len(pairs)
     assert len(pairs) + len(work.table_rows().get("quarantine", [])) == 6 * 3
     for p in pairs:
@@ -118,7 +120,7 @@ def test_gold_judges(place: Path) -> None:
 
 
 def test_the_scale_of_gold_is_the_fine_tuned_models_whoever_else_answers(place: Path) -> None:
-    lines = [json.loads(line) for line in (place / "answers" / preferences.ANSWERS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (place / "answers" / files.ANSWERS).read_text().splitlines()]
     rng = random.Random(2)
     golds = []
     for line in lines:
@@ -126,9 +128,9 @@ def test_the_scale_of_gold_is_the_fine_tuned_models_whoever_else_answers(place: 
             answer["text"] = story(rng) if answer["model"] == "sft" else "sad sad sad"
         golds += [gold_score(line["prompt"], a["text"]) for a in line["answers"] if a["model"] == "sft"]
     (place / "unlike").mkdir()
-    (place / "unlike" / preferences.ANSWERS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (place / "unlike" / files.ANSWERS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     facts, _ = collect(place, "scale", CONFIG, answers="unlike")
-    scale = json.loads((place / "scale" / preferences.SCALE).read_text())
+    scale = json.loads((place / "scale" / files.GOLD_SCALE).read_text())
     assert scale == pytest.approx({"mean": statistics.fmean(golds), "std": statistics.pstdev(golds)})
     assert (facts["gold_mean"], facts["gold_std"]) == pytest.approx((scale["mean"], scale["std"]))
 
@@ -151,7 +153,7 @@ def test_people_judge_and_the_stage_waits_for_them(place: Path) -> None:
         collect(place, "people1", config)
     facts, work = collect(place, "people2", config, judgements=annotations.marks(batch["batch"]))
     assert (facts["num_judgements"], facts["num_skipped"], facts["num_ties"]) == (12, 1, 0)
-    pairs, _ = read_preferences(place / "people2" / preferences.PREFERENCES)
+    pairs, _ = read_preferences(place / "people2" / files.PREFERENCES)
     assert len(pairs) == facts["num_pairs"] == 11 * 6
     assert {(p.source, p.annotator) for p in pairs} == {("people", "ann"), ("people", "bob")}
     assert {row["source"] for row in work.table_rows()["preferences"]} == {"people"}
