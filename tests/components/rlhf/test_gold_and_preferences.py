@@ -13,12 +13,12 @@ from components.rlhf.gold import gold_score, story_facts
 from components.rlhf.preferences import (
     Answer,
     Preference,
-    PreferencesConfig,
     label_temperature,
     make_preferences,
     read_preferences,
     write_preferences,
 )
+from components.rlhf.preferences_config import PreferencesConfig
 
 PROMPT = story_prompt("Sue", "kite")
 
