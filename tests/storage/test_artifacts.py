@@ -102,7 +102,7 @@ def test_a_changed_byte_is_found_named_moved_aside_and_can_be_rebuilt(
     else:
         (store._folder(KEY) / "part" / "a.txt").write_text("jello")
     assert store.find(KEY) is not None  # names and sizes are right: only reading it all can tell
-    with pytest.raises(DamagedArtifact, match=r"part/a\.txt has another SHA-256") as error:
+    with pytest.raises(DamagedArtifact, match=r"part/a\.txt has a different SHA-256") as error:
         store.path(KEY)
     assert (error.value.key, error.value.file) == (KEY, "part/a.txt")
     assert copy.copy(error.value).file == "part/a.txt"  # as when it crosses process boundaries

@@ -248,7 +248,7 @@ def test_wrong_parameters_are_explained(home: Home, name: str, given: dict[str, 
 
 
 def test_a_home_without_runs_says_so(tmp_path: Path) -> None:
-    with pytest.raises(QueryError, match="no run yet"):
+    with pytest.raises(QueryError, match="no runs yet"):
         find_run(Home(tmp_path), "newest")
 
 

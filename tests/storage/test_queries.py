@@ -80,7 +80,7 @@ def test_parameters(home: Home) -> None:
 
 def test_variables_of_the_program_are_no_tables(home: Home) -> None:
     secret = pa.table({"a": [1]})
-    with pytest.raises(QueryError, match="no table 'secret'"):
+    with pytest.raises(QueryError, match="unknown table 'secret'"):
         query(home, "SELECT * FROM secret")
     assert secret.num_rows == 1
 

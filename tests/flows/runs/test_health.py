@@ -214,10 +214,10 @@ def test_what_mlflow_lacks_is_told_and_brought_up_to_date(home: Home) -> None:
     lived("r1", "completed")
     assert not [what for what in levels(home) if "MLflow" in what and "port" not in what]  # there is none yet
     assert tracker.sync(home).runs == 1
-    assert levels(home)["MLflow shows what the tables have"] == "ok"
+    assert levels(home)["MLflow is up to date with the tables"] == "ok"
     lived("r2", "completed")
     lived("r1", "failed")
     told = "MLflow is missing or behind on 2 runs: r2, r1"
     assert levels(home)[told] == "bad"
-    assert levels(home, mend=True)["MLflow was brought up to date with 2 runs: r2, r1"] == "ok"
-    assert levels(home)["MLflow shows what the tables have"] == "ok"
+    assert levels(home, mend=True)["2 runs were brought up to date in MLflow: r2, r1"] == "ok"
+    assert levels(home)["MLflow is up to date with the tables"] == "ok"
