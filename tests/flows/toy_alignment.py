@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 import torch._dynamo  # torch.optim imports it at the first optimizer, which would cost each attempt two seconds
-from flows.stages.policies import dpo, ppo
-from flows.stages.rlhf import grpo, train_reward_model
 
 from components.data.shards import write_shards
 from components.data.stories import story
