@@ -13,8 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from components.inference.native import NativeDecoder, library, runs_natively
-from components.model.transformer import KVCache, Transformer
+from components.model.kv_cache import KVCache
+from components.model.transformer import Transformer
+from components.native.coverage import DECODER
+from components.native.decoder import NativeDecoder, library
+from components.native.fuse import fuse
 
 Rows = npt.NDArray[np.int32]
 
@@ -36,9 +39,11 @@ class Decoder(Protocol):
 
 
 def open_decoder(model: Transformer, slots: int, capacity: int) -> Decoder:
-    """The fastest one for this model where it lies: C on a CPU for dense models, else torch (graphs on CUDA)."""
-    if model.embedding.weight.device.type == "cpu" and runs_natively(model.cfg) and library() is not None:
+    """The fastest one for this model where it lies: C on a CPU for a model that it covers, else torch (graphs on
+    CUDA)."""
+    if model.embedding.weight.device.type == "cpu" and DECODER.includes(model.cfg) and library() is not None:
         return NativeDecoder(model, slots, capacity)
+    fuse(model)
     return TorchDecoder(model, slots, capacity, cuda_graph=model.embedding.weight.is_cuda)
 
 

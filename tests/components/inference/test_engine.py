@@ -8,10 +8,11 @@ import torch
 
 from components.inference.decoders import Rows, open_decoder
 from components.inference.engine import Completion, Engine, Request, drain, generate, token_log_probs
-from components.inference.native import choose_natively, library
+from components.inference.multi_step import sampling_spec
 from components.inference.sampling import SamplingParams, choose, uniforms
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
+from components.native.decoder import choose_natively, library
 
 MODEL = Transformer(
     ModelConfig(vocab_size=40, d_model=32, num_layers=2, num_heads=2, context_length=64, tie_embeddings=False), 0
@@ -211,7 +212,7 @@ def test_a_batch_that_nobody_watches_takes_no_step_in_python(monkeypatch: pytest
     prompts = [[n, *range(10)] for n in range(20)]
     params = SamplingParams(max_tokens=30, seed=1, top_p=0.9, stop_ids=(3,))
     expected = generate(MODEL, prompts, params)
-    monkeypatch.setattr("components.inference.native.NativeDecoder.forward", None)
+    monkeypatch.setattr("components.native.decoder.NativeDecoder.forward", None)
     assert generate(MODEL, prompts, params, max_batch=7) == expected
 
 
@@ -293,7 +294,7 @@ def test_draws_in_c_are_those_of_torch(params: SamplingParams) -> None:
     random = uniforms(0, np.arange(4000, dtype=np.uint64), np.zeros(4000, dtype=np.uint64))
     before = logits.clone()
     tokens, log_probs = choose(logits, params, random)
-    ours, ours_log_probs = choose_natively(logits, params, random.numpy())
+    ours, ours_log_probs = choose_natively(logits, sampling_spec(params), random.numpy())
     same = tokens.numpy() == ours
     assert same.mean() > 0.999  # a draw on the very edge between two tokens may fall to either
     np.testing.assert_allclose(ours_log_probs[same], log_probs.numpy()[same], atol=3e-6)
@@ -304,8 +305,8 @@ def test_draws_in_c_are_those_of_torch(params: SamplingParams) -> None:
 def test_equally_probable_tokens_are_all_kept() -> None:
     logits = torch.tensor([[2.0, 1.0, 1.0, 1.0, -3.0]]).expand(500, -1)
     random = np.linspace(0, 0.999, 500)
-    assert set(choose_natively(logits, SamplingParams(top_k=2), random)[0].tolist()) == {0, 1, 2, 3}
-    assert set(choose_natively(logits, SamplingParams(top_k=1), random)[0].tolist()) == {0}
+    assert set(choose_natively(logits, sampling_spec(SamplingParams(top_k=2)), random)[0].tolist()) == {0, 1, 2, 3}
+    assert set(choose_natively(logits, sampling_spec(SamplingParams(top_k=1)), random)[0].tolist()) == {0}
 
 
 def test_min_p_drops_what_is_far_less_probable_than_the_best() -> None:
