@@ -17,7 +17,6 @@ from components.model.kv_cache import KVCache
 from components.model.transformer import Transformer
 from components.native.coverage import DECODER
 from components.native.decoder import NativeDecoder, library
-from components.native.fuse import fuse
 
 Rows = npt.NDArray[np.int32]
 
@@ -43,7 +42,6 @@ def open_decoder(model: Transformer, slots: int, capacity: int) -> Decoder:
     CUDA)."""
     if model.embedding.weight.device.type == "cpu" and DECODER.includes(model.cfg) and library() is not None:
         return NativeDecoder(model, slots, capacity)
-    fuse(model)
     return TorchDecoder(model, slots, capacity, cuda_graph=model.embedding.weight.is_cuda)
 
 
@@ -53,10 +51,7 @@ class TorchDecoder:
     def __init__(self, model: Transformer, slots: int, capacity: int, cuda_graph: bool = False) -> None:
         weight = model.embedding.weight
         self.slots, self._model, self._device = slots, model.eval(), weight.device
-        cfg = model.cfg
-        shape = (slots, cfg.kv_heads, capacity, cfg.per_head)
-        keys, values = ([weight.new_zeros(shape) for _ in range(cfg.num_layers)] for _ in range(2))
-        self._cache = KVCache(keys, values, torch.zeros(slots, dtype=torch.long, device=weight.device))
+        self._cache = KVCache.empty(model.cfg, slots, capacity, weight.dtype, weight.device)
         self._last, self._filled = capacity - 1, np.zeros(slots, np.int64)
         self._graph = cuda_graph
         self._replay: Callable[[Tensor, Tensor], Tensor] | None = None

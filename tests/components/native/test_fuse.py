@@ -165,6 +165,17 @@ def test_a_fused_model_in_another_precision_is_the_plain_one() -> None:
         assert torch.equal(model(tokens_BT), plain(tokens_BT))
 
 
+def test_a_compiler_sees_the_plain_model() -> None:
+    """As on a GPU, where a model that was loaded and fused goes and torch.compile fuses by itself."""
+    rows_BT = torch.randint(0, 45, (16, 41), generator=torch.Generator().manual_seed(4))
+    batch = LMBatch(rows_BT[:, :-1], rows_BT[:, 1:])
+    plain, model = (random_model(dataclasses.replace(BASE, num_layers=1)) for _ in range(2))
+    fuse(model)
+    compiled = torch.compile(summed_loss, backend="eager", fullgraph=True, dynamic=False)
+    for found, expected in zip(compiled(model, batch), summed_loss(plain, batch), strict=True):
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("module", [library, decoder], ids=["kernels", "decoder"])
 def test_the_c_files_are_part_of_what_a_stage_is_known_by(module: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their digest stands in a Python file that the fingerprint reaches, and an edit without it is refused."""
