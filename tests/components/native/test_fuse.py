@@ -153,6 +153,7 @@ def test_fusing_leaves_weights_names_copies_and_adapters_as_they_are() -> None:
     torch.testing.assert_close(plain(tokens_BT), model(tokens_BT), atol=1e-5, rtol=1e-4)
 
 
+@needs_compiler
 def test_a_fused_model_in_another_precision_is_the_plain_one() -> None:
     tokens_BT = torch.randint(0, 45, (20, 40), generator=torch.Generator().manual_seed(3))
     for dtype in (torch.float64, torch.bfloat16):
@@ -165,6 +166,7 @@ def test_a_fused_model_in_another_precision_is_the_plain_one() -> None:
         assert torch.equal(model(tokens_BT), plain(tokens_BT))
 
 
+@needs_compiler
 def test_a_compiler_sees_the_plain_model() -> None:
     """As on a GPU, where a model that was loaded and fused goes and torch.compile fuses by itself."""
     rows_BT = torch.randint(0, 45, (16, 41), generator=torch.Generator().manual_seed(4))
