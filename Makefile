@@ -33,8 +33,15 @@ status: $(READY)  ## runs and stages of this home
 ui: $(READY)  ## MLflow's and Prefect's pages on loopback
 	$(BIN)/lifespan ui
 
-test: $(READY)  ## the tests, in parallel
+# Once more without C code, what has a form of its own there: models, generation, a training loop, and whole stages.
+WITHOUT_C := tests/components/model tests/components/native tests/components/inference/test_decoders.py \
+  tests/components/inference/test_engine.py tests/components/training/test_language_model.py \
+  tests/flows/stages/test_training_resume.py::test_the_toy_cases_do_what_they_are_there_for
+
+test: $(READY)  ## the tests, in parallel; a part of them again without C code
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	LIFESPAN_NATIVE=0 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	  -m 'not slow' $(WITHOUT_C)
 
 # TRL 1.12 is the last with PPO; it lies unpacked beside the newer one, and only its test looks there.
 peers: $(READY)  ## what the slow tests and the benchmarks compare with

@@ -13,8 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from components.inference.native import NativeDecoder, library, runs_natively
-from components.model.transformer import KVCache, Transformer
+from components.model.kv_cache import KVCache
+from components.model.transformer import Transformer
+from components.native.coverage import DECODER
+from components.native.decoder import NativeDecoder, library
 
 Rows = npt.NDArray[np.int32]
 
@@ -36,8 +38,9 @@ class Decoder(Protocol):
 
 
 def open_decoder(model: Transformer, slots: int, capacity: int) -> Decoder:
-    """The fastest one for this model where it lies: C on a CPU for dense models, else torch (graphs on CUDA)."""
-    if model.embedding.weight.device.type == "cpu" and runs_natively(model.cfg) and library() is not None:
+    """The fastest one for this model where it lies: C on a CPU for a model that it covers, else torch (graphs on
+    CUDA)."""
+    if model.embedding.weight.device.type == "cpu" and DECODER.includes(model.cfg) and library() is not None:
         return NativeDecoder(model, slots, capacity)
     return TorchDecoder(model, slots, capacity, cuda_graph=model.embedding.weight.is_cuda)
 
@@ -48,10 +51,7 @@ class TorchDecoder:
     def __init__(self, model: Transformer, slots: int, capacity: int, cuda_graph: bool = False) -> None:
         weight = model.embedding.weight
         self.slots, self._model, self._device = slots, model.eval(), weight.device
-        cfg = model.cfg
-        shape = (slots, cfg.kv_heads, capacity, cfg.per_head)
-        keys, values = ([weight.new_zeros(shape) for _ in range(cfg.num_layers)] for _ in range(2))
-        self._cache = KVCache(keys, values, torch.zeros(slots, dtype=torch.long, device=weight.device))
+        self._cache = KVCache.empty(model.cfg, slots, capacity, weight.dtype, weight.device)
         self._last, self._filled = capacity - 1, np.zeros(slots, np.int64)
         self._graph = cuda_graph
         self._replay: Callable[[Tensor, Tensor], Tensor] | None = None

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.inference.decoders import Decoder, Rows, open_decoder
-from components.inference.multi_step import leap
-from components.inference.native import NativeDecoder, choose_natively, library
+from components.inference.multi_step import leap, sampling_spec
 from components.inference.sampling import SamplingParams, Top, choose, most_probable, uniforms
 from components.inference.slots import Cohort, Completion, Request, Seat, Slots
 from components.model.transformer import Transformer
+from components.native.decoder import NativeDecoder, choose_natively, library
 
 __all__ = ["Completion", "Engine", "Request", "Update", "drain", "generate", "token_log_probs"]
 
@@ -236,7 +236,7 @@ def _chosen(
     uniform_B = torch.zeros(len(steps_B), dtype=torch.float64) if greedy else uniforms(seeds_B, streams_B, steps_B)
     plain = logits_BV.dtype == torch.float32 and logits_BV.device.type == "cpu"
     if plain and library() is not None:
-        return choose_natively(logits_BV, params, uniform_B.numpy())
+        return choose_natively(logits_BV, sampling_spec(params), uniform_B.numpy())
     tokens_B, log_probs_B = choose(logits_BV, params, uniform_B)
     return tokens_B.cpu().numpy().astype(np.int32), log_probs_B.float().cpu().numpy()
 

@@ -8,10 +8,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.inference.native import Crowd, NativeDecoder, way_of
+from components.inference.sampling import SamplingParams
 from components.inference.slots import Slots
+from components.native.decoder import DecodeBatch, NativeDecoder, SamplingSpec
 
 LEAP_TO_TEXT = 8  # tokens a call gains where a stop text may end a sequence: what is gained behind it is lost
+
+
+def sampling_spec(params: SamplingParams) -> SamplingSpec:
+    """What of the parameters is about a single token."""
+    bans = np.array(params.ban_ids, np.int32)
+    spec = SamplingSpec(
+        params.top_k,
+        len(bans),
+        params.raw_log_probs,
+        params.temperature,
+        params.top_p,
+        params.min_p,
+        bans.ctypes.data,
+    )
+    spec.bans_array = bans  # lives as long as what points to it
+    return spec
 
 
 def leap(slots: Slots, decoder: NativeDecoder, token_bytes: Sequence[bytes] | None, most: int) -> list[int]:
@@ -24,7 +41,7 @@ def leap(slots: Slots, decoder: NativeDecoder, token_bytes: Sequence[bytes] | No
     for params, some in slots.live_by_way():
         texts = [int(slot) for slot in some[~slots.plain_B[some]]]  # those that a text may stop
         before_B = slots.known_B.copy()
-        way, _bans = way_of(params)
+        spec = sampling_spec(params)
         stops = np.array(params.stop_ids, np.int32)
         arrays: dict[str, npt.NDArray[Any]] = {
             "tokens": slots.tokens_BT,
@@ -38,8 +55,8 @@ def leap(slots: Slots, decoder: NativeDecoder, token_bytes: Sequence[bytes] | No
             "streams": slots.streams_B,
         }
         addresses = {name: array.ctypes.data for name, array in arrays.items()}
-        crowd = Crowd(way, slots.tokens_BT.shape[1], len(stops), **addresses)
-        decoder.advance(crowd, some, min(most, LEAP_TO_TEXT) if texts else most)
+        batch = DecodeBatch(spec, slots.tokens_BT.shape[1], len(stops), **addresses)
+        decoder.advance(batch, some, min(most, LEAP_TO_TEXT) if texts else most)
         stopped_B = np.isin(slots.tokens_BT[some, slots.known_B[some] - 1], stops)
         over = dict.fromkeys(some[stopped_B | (slots.known_B[some] >= slots.limit_B[some])].tolist())
         stopped = set(some[stopped_B].tolist())

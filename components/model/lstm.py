@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.model import kernels
 from components.model.config import LSTMConfig
+from components.model.loss import CrossEntropy
 from components.model.transformer import Hidden, Transformer
 
 
@@ -49,6 +49,7 @@ class RecurrentModel(nn.Module):
         self.blocks = nn.ModuleList(RecurrentBlock(cfg) for _ in range(cfg.num_layers))
         self.norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
         self.unembedding = None if cfg.tie_embeddings else nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
+        self.loss = CrossEntropy()
         self._initialize(torch.Generator().manual_seed(seed))
 
     def _initialize(self, generator: torch.Generator) -> None:
@@ -91,9 +92,9 @@ class RecurrentModel(nn.Module):
     def cross_entropy(
         self, x_BTD: Tensor, targets_BT: Tensor, ignore: int, weights_BT: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """`kernels.cross_entropy` of hidden states."""
+        """`CrossEntropy` of hidden states."""
         weights_N = None if weights_BT is None else weights_BT.flatten()
-        return kernels.cross_entropy(self.logits(x_BTD).flatten(0, 1), targets_BT.flatten(), ignore, weights_N)
+        return self.loss(self.logits(x_BTD).flatten(0, 1), targets_BT.flatten(), ignore, weights_N)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
         return self.logits(self.hidden(tokens_BT).x_BTD)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.model import kernels
 from components.model.config import MoEConfig
+from components.model.feed_forward import SwiGLU
 
 
 @dataclass
@@ -36,6 +37,17 @@ def router_z_loss(logits_NE: Tensor) -> Tensor:
     return logits_NE.logsumexp(-1).square().mean()
 
 
+def grouped_product(rows_NI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
+    """Each row times its expert's matrix [N, O]; rows come sorted by expert, `counts_E` of each."""
+    if torch.is_autocast_enabled(rows_NI.device.type):
+        dtype = torch.get_autocast_dtype(rows_NI.device.type)
+        rows_NI, weight_EOI = rows_NI.to(dtype), weight_EOI.to(dtype)
+    if rows_NI.dtype == torch.float64 or rows_NI.shape[1] % 8 or weight_EOI.shape[1] % 8:  # not what it takes
+        parts = rows_NI.split(counts_E.tolist())
+        return torch.cat([F.linear(part, weight) for part, weight in zip(parts, weight_EOI, strict=True)])
+    return torch._grouped_mm(rows_NI, weight_EOI.mT, offs=counts_E.cumsum(0).to(torch.int32))
+
+
 class MixtureOfExperts(nn.Module):
     """SwiGLU experts behind a softmax router. Returns the mixed output and the router's statistics."""
 
@@ -43,11 +55,12 @@ class MixtureOfExperts(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.router = nn.Linear(d_model, cfg.num_experts, bias=False)
+        self.swiglu = SwiGLU()
         # Stored [E, out, in], so that the fan-in is the last axis as in nn.Linear.
         self.gate_up = nn.Parameter(torch.empty(cfg.num_experts, 2 * cfg.d_ff, d_model))
         self.down = nn.Parameter(torch.empty(cfg.num_experts, d_model, cfg.d_ff))
-        self.shared_gate_up = kernels.Linear(d_model, 2 * cfg.shared_d_ff, bias=False) if cfg.shared_d_ff else None
-        self.shared_down = kernels.Linear(cfg.shared_d_ff, d_model, bias=False) if cfg.shared_d_ff else None
+        self.shared_gate_up = nn.Linear(d_model, 2 * cfg.shared_d_ff, bias=False) if cfg.shared_d_ff else None
+        self.shared_down = nn.Linear(cfg.shared_d_ff, d_model, bias=False) if cfg.shared_d_ff else None
         self.shared_gate = nn.Linear(d_model, 1, bias=False) if cfg.shared_gate else None
         balanced = torch.zeros(cfg.num_experts) if cfg.balance_bias_rate else None
         self.register_buffer("balance_bias", balanced)
@@ -88,7 +101,7 @@ class MixtureOfExperts(nn.Module):
         weighted = rows_y * weight_NA.reshape(-1).index_select(0, order)[:, None].to(rows_y.dtype)
         y_ND = torch.zeros_like(x_ND).index_add(0, token_of, weighted.to(x_ND.dtype))
         if self.shared_gate_up is not None and self.shared_down is not None:
-            shared = self.shared_down(kernels.swiglu(self.shared_gate_up(x_ND)))
+            shared = self.shared_down(self.swiglu(self.shared_gate_up(x_ND)))
             y_ND = y_ND + (shared if self.shared_gate is None else self.shared_gate(x_ND).sigmoid() * shared)
 
         load_E = counts_E.to(probs_NE.dtype) / (n * cfg.top_k_experts)
@@ -102,8 +115,8 @@ class MixtureOfExperts(nn.Module):
 
     def _experts(self, rows_x: Tensor, counts_E: Tensor) -> Tensor:
         """SwiGLU of every row by its expert; rows come sorted by expert, `counts_E` of each."""
-        hidden = kernels.swiglu(kernels.grouped_product(rows_x, self.gate_up, counts_E))
-        return kernels.grouped_product(hidden.contiguous(), self.down, counts_E)
+        hidden = self.swiglu(grouped_product(rows_x, self.gate_up, counts_E))
+        return grouped_product(hidden.contiguous(), self.down, counts_E)
 
     @torch.no_grad()
     def move_balance_bias(self) -> None:

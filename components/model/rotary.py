@@ -50,3 +50,9 @@ def rotary_tables(cfg: ModelConfig) -> tuple[Tensor, Tensor]:
     if scaling is not None and scaling.kind == "yarn":
         length = scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1
     return (length * angles.cos()).float(), (length * angles.sin()).float()
+
+
+def rotate(x_BTHC: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021, eq. 34) with the two halves of a head as the rotated pairs."""
+    first, second = x_BTHC.chunk(2, -1)
+    return torch.cat([first * cos_TC - second * sin_TC, second * cos_TC + first * sin_TC], -1)

@@ -1,7 +1,9 @@
-"""A decoder transformer, written plainly.
+"""A decoder transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU or a mixture of experts.
+
+Plain torch on every device. On a CPU `components.native.fuse` puts faster layers in the place of these.
 
 Shape suffixes: B batch, T positions of the input, S positions of keys (cache or input), D model width, H query
-heads, K key and value heads, C head dimension, F feed-forward width, V vocabulary.
+heads, K key and value heads, C head dimension, V vocabulary, L layers; N = B · K and G = H / K · T in cached attention.
 """
 
 from __future__ import annotations
@@ -10,58 +12,15 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.model import kernels, layers
 from components.model.config import ModelConfig
-from components.model.kernels import (
-    SCORES_LIMIT,
-    Linear,
-    add_norm,
-    attend,
-    causal_mask,
-    embedding,
-    linear,
-    softcap,
-    split_heads,
-    swiglu,
-)
+from components.model.feed_forward import FeedForward
+from components.model.kv_cache import KVCache
+from components.model.loss import CrossEntropy
 from components.model.moe import MixtureOfExperts, RouterStats
-from components.model.rotary import rotary_tables
-
-
-@dataclass
-class KVCache:
-    """Keys and values of `B` sequences in static slots; `lengths_B` says how many positions of each are filled."""
-
-    keys_LBKSC: list[Tensor]
-    values_LBKSC: list[Tensor]
-    lengths_B: Tensor
-
-    @classmethod
-    def empty(
-        cls,
-        cfg: ModelConfig,
-        batch: int,
-        capacity: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | None = None,
-    ) -> KVCache:
-        """Slots for `batch` sequences of at most `capacity` tokens."""
-        shape = (batch, cfg.kv_heads, capacity, cfg.per_head)
-        return cls(
-            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(cfg.num_layers)],
-            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(cfg.num_layers)],
-            torch.zeros(batch, dtype=torch.long, device=device),
-        )
-
-    def select(self, rows: Tensor) -> KVCache:
-        """The cache of these rows only, in this order (rows may repeat)."""
-        return KVCache(
-            [k.index_select(0, rows) for k in self.keys_LBKSC],
-            [v.index_select(0, rows) for v in self.values_LBKSC],
-            self.lengths_B.index_select(0, rows),
-        )
+from components.model.rotary import rotary_tables, rotate
 
 
 @dataclass
@@ -78,57 +37,72 @@ class Hidden:
         return torch.stack([r.loss for r in self.routers]).mean()
 
 
-class Attention(nn.Module):
-    """Causal grouped-query attention."""
+def softcap(x: Tensor, cap: float) -> Tensor:
+    """cap · tanh(x / cap), or x where cap is 0."""
+    return cap * torch.tanh(x / cap) if cap else x
 
-    def __init__(self, cfg: ModelConfig) -> None:
+
+def causal_mask(t: int, window: int, device: torch.device | None = None) -> Tensor:
+    """Boolean mask [T, T]: a position sees itself and the window - 1 before it (window 0: all before it)."""
+    seen = torch.ones(t, t, dtype=torch.bool, device=device).tril()
+    return seen.triu(1 - window) if window else seen
+
+
+def document_mask(documents_BT: Tensor, window: int = 0) -> Tensor:
+    """Boolean mask [B, 1, T, T]: `causal_mask` within a position's own document."""
+    same = documents_BT[:, :, None] == documents_BT[:, None, :]
+    return (same & causal_mask(documents_BT.shape[1], window, documents_BT.device))[:, None]
+
+
+def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor | None, cap: float) -> Tensor:
+    """Softmax attention, heads joined: [B, T, H · C]; `mask` is true where a query sees a key, None means causal."""
+    b, h, t, c = q_BHTC.shape
+    k = k_BKSC.shape[1]
+    if not cap:
+        y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, mask, is_causal=mask is None, enable_gqa=h != k)
+    else:
+        k_BHSC, v_BHSC = (x.repeat_interleave(h // k, 1) for x in (k_BKSC, v_BKSC))
+        scores_BHTS = softcap(q_BHTC @ k_BHSC.mT / math.sqrt(c), cap)
+        seen = causal_mask(t, 0, q_BHTC.device) if mask is None else mask
+        y_BHTC = scores_BHTS.masked_fill(~seen, float("-inf")).softmax(-1) @ v_BHSC
+    return y_BHTC.transpose(1, 2).reshape(b, t, h * c)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention. `rotation`: cosines and sines [T or B, T, 1, C/2] of the positions."""
+
+    def __init__(self, cfg: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.layer = cfg, layer
         d, c, h, k = cfg.d_model, cfg.per_head, cfg.num_heads, cfg.kv_heads
-        self.qkv = Linear(d, (h + 2 * k) * c, bias=cfg.attention_bias)
-        self.out = Linear(h * c, d, bias=False)
+        self.qkv = nn.Linear(d, (h + 2 * k) * c, bias=cfg.attention_bias)
+        self.out = nn.Linear(h * c, d, bias=False)
         self.q_norm = nn.Parameter(torch.ones(c)) if cfg.qk_norm else None
         self.k_norm = nn.Parameter(torch.ones(c)) if cfg.qk_norm else None
 
-    def layer(
-        self,
-        x_BTD: Tensor,
-        delta_BTD: Tensor | None,
-        norm: nn.RMSNorm,
-        rotation: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        cache: KVCache | None,
-        layer: int,
-    ) -> tuple[Tensor, Tensor]:
-        """The residual stream x + delta, and attention over its norm."""
-        cfg, norms = self.cfg, (self.q_norm, self.k_norm)
-        simple = cache is None and not cfg.attention_softcap and not cfg.attention_bias
-        if simple and x_BTD.shape[1] <= SCORES_LIMIT and type(self.qkv) is Linear and type(self.out) is Linear:
-            weights = norm.weight, self.qkv.weight, self.out.weight
-            if layers.fits(x_BTD, *weights, *norms):
-                heads = cfg.num_heads, cfg.kv_heads
-                return layers.attention(x_BTD, delta_BTD, weights, norms, rotation, mask, heads, cfg.norm_eps)
-        x_BTD, normed = add_norm(x_BTD, delta_BTD, norm.weight, cfg.norm_eps)
-        return x_BTD, self(normed, *rotation, mask, cache, layer)
-
     def forward(
-        self, x_BTD: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int
+        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
     ) -> Tensor:
-        cfg = self.cfg
-        heads, norms = (cfg.num_heads, cfg.kv_heads), (self.q_norm, self.k_norm)
-        q_BHTC, k_BKTC, v_BKTC = split_heads(self.qkv(x_BTD), heads, norms, cos, sin, cfg.norm_eps)
+        b, t, _ = x_BTD.shape
+        h, k, c, eps = self.cfg.num_heads, self.cfg.kv_heads, self.cfg.per_head, self.cfg.norm_eps
+        q_BTHC, k_BTKC, v_BTKC = self.qkv(x_BTD).view(b, t, h + 2 * k, c).split((h, k, k), 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q_BTHC = F.rms_norm(q_BTHC, (c,), self.q_norm.to(q_BTHC.dtype), eps)
+            k_BTKC = F.rms_norm(k_BTKC, (c,), self.k_norm.to(k_BTKC.dtype), eps)
+        q_BTHC, k_BTKC = rotate(q_BTHC, *rotation), rotate(k_BTKC, *rotation)
+        q_BHTC, k_BKTC, v_BKTC = q_BTHC.transpose(1, 2), k_BTKC.transpose(1, 2), v_BTKC.transpose(1, 2)
         if cache is None:
-            y_BTX = attend(q_BHTC, k_BKTC, v_BKTC, mask, cfg.attention_softcap)
+            y_BTX = attend(q_BHTC, k_BKTC, v_BKTC, mask, self.cfg.attention_softcap)
         else:
-            y_BTX = self._continue(q_BHTC, k_BKTC, v_BKTC, cache, layer)
+            y_BTX = self.continue_cached(q_BHTC, k_BKTC, v_BKTC, cache)
         return self.out(y_BTX)
 
-    def _continue(self, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, cache: KVCache, layer: int) -> Tensor:
-        """Queries behind the filled slots of their sequences, [B, T, H · C]. Plain products: for one query flash
-        attention loses on CPU, and shapes stay static on a GPU."""
+    def continue_cached(self, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, cache: KVCache) -> Tensor:
+        """Queries behind the filled slots of their sequences, [B, T, H · C]; their keys and values go to the next
+        slots. Plain products: for one query flash attention loses on CPU, and shapes stay static on a GPU."""
         b, h, t, c = q_BHTC.shape
         k = self.cfg.kv_heads
-        keys, values = cache.keys_LBKSC[layer], cache.values_LBKSC[layer]
+        keys, values = cache.keys_LBKSC[self.layer], cache.values_LBKSC[self.layer]
         positions_BT = cache.lengths_B[:, None] + torch.arange(t, device=keys.device)
         rows_B1 = torch.arange(b, device=keys.device)[:, None]
         keys[rows_B1, :, positions_BT] = k_BKTC.transpose(1, 2)
@@ -148,35 +122,13 @@ class Attention(nn.Module):
         return y_BHTC.transpose(1, 2).reshape(b, t, h * c)
 
 
-class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020): down(silu(gate(x)) * up(x))."""
-
-    def __init__(self, d_model: int, d_ff: int) -> None:
-        super().__init__()
-        self.gate_up = Linear(d_model, 2 * d_ff, bias=False)
-        self.down = Linear(d_ff, d_model, bias=False)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down(swiglu(self.gate_up(x_BTD)))
-
-    def layer(self, x_BTD: Tensor, delta_BTD: Tensor | None, norm: nn.RMSNorm, eps: float) -> tuple[Tensor, Tensor]:
-        """The residual stream x + delta, and `forward` of its norm."""
-        if type(self.gate_up) is Linear and type(self.down) is Linear:  # no adapters
-            weights = norm.weight, self.gate_up.weight, self.down.weight
-            if layers.fits(x_BTD, *weights):
-                return layers.feed_forward(x_BTD, delta_BTD, *weights, eps)
-        x_BTD, normed = add_norm(x_BTD, delta_BTD, norm.weight, eps)
-        return x_BTD, self(normed)
-
-
 class Block(nn.Module):
     """Pre-norm attention and feed-forward (or experts), each added to the residual stream."""
 
     def __init__(self, cfg: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.eps = layer, cfg.norm_eps
         self.attention_norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
-        self.attention = Attention(cfg)
+        self.attention = Attention(cfg, layer)
         self.mlp_norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
         self.mlp: nn.Module
         if cfg.moe is not None and layer >= cfg.moe.first_dense:
@@ -185,21 +137,13 @@ class Block(nn.Module):
             self.mlp = FeedForward(cfg.d_model, cfg.hidden)
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        delta_BTD: Tensor | None,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor | None,
-        cache: KVCache | None,
-    ) -> tuple[Tensor, Tensor, RouterStats | None]:
-        """Takes the residual stream and what the block before adds to it (norms fuse with that addition); returns
-        the stream, what this block adds, and what its router did."""
-        x_BTD, y_BTD = self.attention.layer(x_BTD, delta_BTD, self.attention_norm, (cos, sin), mask, cache, self.layer)
-        if isinstance(self.mlp, FeedForward):
-            return *self.mlp.layer(x_BTD, y_BTD, self.mlp_norm, self.eps), None
-        x_BTD, normed = add_norm(x_BTD, y_BTD, self.mlp_norm.weight, self.eps)
-        return x_BTD, *self.mlp(normed)
+        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
+    ) -> tuple[Tensor, RouterStats | None]:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation, mask, cache)
+        y_BTD, stats = self.mlp(self.mlp_norm(x_BTD)), None
+        if isinstance(self.mlp, MixtureOfExperts):
+            y_BTD, stats = y_BTD
+        return x_BTD + y_BTD, stats
 
 
 class Transformer(nn.Module):
@@ -216,7 +160,8 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(cfg.vocab_size, cfg.d_model)
         self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.num_layers))
         self.norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
-        self.unembedding = None if cfg.tie_embeddings else Linear(cfg.d_model, cfg.vocab_size, bias=False)
+        self.unembedding = None if cfg.tie_embeddings else nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
+        self.loss = CrossEntropy()
         cos, sin = rotary_tables(cfg)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -247,45 +192,48 @@ class Transformer(nn.Module):
         noise_BTD: Tensor | None = None,
     ) -> Hidden:
         """Hidden states [B, T, D] after the last norm. `noise_BTD` is added to the embeddings."""
-        t = tokens_BT.shape[1]
+        t, window = tokens_BT.shape[1], self.cfg.sliding_window
         if t > self.cfg.context_length:
             raise ValueError(f"{t} tokens in a row; the model's context_length is {self.cfg.context_length}")
         if cache is not None:
             positions_BT = cache.lengths_B[:, None] + torch.arange(t, device=tokens_BT.device)
-        cos, sin = (
-            (self.cos[:t], self.sin[:t]) if positions_BT is None else (self.cos[positions_BT], self.sin[positions_BT])
-        )
-        window, mask = self.cfg.sliding_window, None
+        positions = slice(t) if positions_BT is None else positions_BT
+        mask = None  # plainly causal
         if documents_BT is not None:
             mask = document_mask(documents_BT, window)
         elif window and t > window:
             mask = causal_mask(t, window, tokens_BT.device)
-        x_BTD = embedding(tokens_BT, self.embedding.weight)
+        x_BTD = self.embedding(tokens_BT)
         if noise_BTD is not None:
             x_BTD = x_BTD + noise_BTD
+        return self.through_blocks(x_BTD, (self.cos[positions], self.sin[positions]), mask, cache)
+
+    def through_blocks(
+        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
+    ) -> Hidden:
+        """All blocks, and the last norm."""
         routers: list[RouterStats] = []
-        delta_BTD = None
         for block in self.blocks:
-            x_BTD, delta_BTD, stats = block(x_BTD, delta_BTD, cos, sin, mask, cache)
+            x_BTD, stats = block(x_BTD, rotation, mask, cache)
             if stats is not None:
                 routers.append(stats)
-        return Hidden(add_norm(x_BTD, delta_BTD, self.norm.weight, self.cfg.norm_eps)[1], routers)
+        return Hidden(self.norm(x_BTD), routers)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The matrix [V, D] that makes logits of hidden states."""
+        return self.embedding.weight if self.unembedding is None else self.unembedding.weight
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""
-        return softcap(linear(x_BTD, self._output_weight()), self.cfg.logit_softcap)
+        return softcap(F.linear(x_BTD, self.output_weight), self.cfg.logit_softcap)
 
     def cross_entropy(
         self, x_BTD: Tensor, targets_BT: Tensor, ignore: int, weights_BT: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """`kernels.cross_entropy` of hidden states; their logits are not kept where that is faster."""
-        flat = x_BTD.flatten(0, 1), targets_BT.flatten(), None if weights_BT is None else weights_BT.flatten()
-        if self.cfg.logit_softcap:
-            return kernels.cross_entropy(self.logits(flat[0]), flat[1], ignore, flat[2])
-        return layers.cross_entropy(flat[0], self._output_weight(), flat[1], ignore, flat[2])
-
-    def _output_weight(self) -> Tensor:
-        return self.embedding.weight if self.unembedding is None else self.unembedding.weight
+        """`CrossEntropy` of hidden states."""
+        weights_N = None if weights_BT is None else weights_BT.flatten()
+        return self.loss(self.logits(x_BTD.flatten(0, 1)), targets_BT.flatten(), ignore, weights_N)
 
     def forward(
         self,
@@ -295,9 +243,3 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
     ) -> Tensor:
         return self.logits(self.hidden(tokens_BT, positions_BT, documents_BT, cache).x_BTD)
-
-
-def document_mask(documents_BT: Tensor, window: int = 0) -> Tensor:
-    """Boolean mask [B, 1, T, T]: `causal_mask` within a position's own document."""
-    same = documents_BT[:, :, None] == documents_BT[:, None, :]
-    return (same & causal_mask(documents_BT.shape[1], window, documents_BT.device))[:, None]

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from components.model.config import ModelConfig, MoEConfig, RopeScaling
 from components.model.transformer import Transformer
+from components.native.fuse import fuse
 from components.rlhf.pairs import TokenPair
 from components.rlhf.rollouts import pad_right, seeded
 from components.training.guard import Guard
@@ -300,7 +301,7 @@ def load_reward_model(folder: Path) -> Ensemble:
         for index, member in enumerate(members):
             head = f"{index}."
             member.load_state_dict({k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)})
-            member.eval()
+            fuse(member.eval())
     except RuntimeError as error:
         raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
     return Ensemble(members)

@@ -17,6 +17,7 @@ from components.inference.sampling import SamplingParams
 from components.model.config import ModelConfig
 from components.model.specialization import mutual_information
 from components.model.transformer import Transformer
+from components.native.fuse import fuse
 from components.reasoning.tasks import chain_problem, extract_answer
 from components.scaling.facts import FactsConfig, facts_stream, oracle_losses
 from components.scaling.sweep import EmergenceConfig, FactsRunConfig
@@ -73,6 +74,7 @@ class FactsRun:
         """A model with the averaged weights."""
         model = Transformer(self.model.cfg)
         model.load_state_dict(self.average)
+        fuse(model)
         return model.eval()
 
     def average_tensors(self) -> dict[str, Tensor]:

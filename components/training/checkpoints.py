@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from components.model.config import ModelConfig, config_from_dict
 from components.model.skeleton import skeleton
 from components.model.transformer import Transformer
+from components.native.fuse import fuse
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -52,4 +53,5 @@ def load_model(folder: Path) -> Transformer:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
+    fuse(model)
     return model.eval()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from components.model.moe import MixtureOfExperts
+from components.native.fuse import fuse
 from components.training.config import TrainConfig
 from components.training.guard import Guard
 from components.training.optimizers import Optimizer, clip_gradients
@@ -69,8 +70,8 @@ def _hidden(model: LanguageModel, batch: LMBatch) -> Hidden:
 
 
 def loss_in(precision: str, device: torch.device) -> Callable[[Any, LMBatch], tuple[Tensor, Tensor, Tensor]]:
-    """`summed_loss` as a device runs it fastest: compiled on a GPU, as it is on CPU, where the kernels of
-    `components.model.kernels` are faster than what a compiler makes of it; with products in bfloat16 if asked for."""
+    """`summed_loss` as a device runs it fastest: compiled on a GPU, as it is on a CPU, where the layers of
+    `components.native.fuse` are faster than what a compiler makes of it; with products in bfloat16 if asked for."""
 
     def in_bfloat16(model: LanguageModel, batch: LMBatch) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(device.type, torch.bfloat16):
@@ -130,6 +131,7 @@ def train(
     device = next(iter(model.parameters())).device
     compute = loss or loss_in(config.precision, device)
     guard = guard or Guard(config.non_finite)
+    fuse(model)
     model.train()
     for step in range(start_step, config.num_steps):
         began = time.perf_counter()

@@ -143,6 +143,7 @@ def _open_path(path: Path, context_length: int) -> OpenedModel:
     from components.model.hub import imports
     from components.model.hub.folder import read_json, shortened
     from components.model.hub.source import PACKAGE, locate
+    from components.native.fuse import fuse
     from components.training.checkpoints import load_config, load_model
 
     try:
@@ -152,6 +153,7 @@ def _open_path(path: Path, context_length: int) -> OpenedModel:
             return OpenedModel(path.resolve().name, load_model(path), Tokenizer.load(path))
         source = locate(str(path))
         model = imports.import_model(source, context_length=context_length)
+        fuse(model)
         return OpenedModel(path.resolve().stem.removeprefix(PACKAGE), model, imports.import_tokenizer(source))
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from None

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.model import kernels, native
 from components.model.config import ModelConfig, MoEConfig, count_params, training_flops_per_token
 from components.model.transformer import Transformer
+from components.native import kernels, library
 from components.training.config import OptimizerConfig, TrainConfig
 from components.training.language_model import LMBatch, train
 from components.training.optimizers import Optimizer
@@ -155,7 +155,7 @@ def peak(size: int = 1024) -> dict[str, float]:
     ways: dict[str, Step] = {"torch": lambda: void(torch.mm(a, b))}
     if torch.backends.mkldnn.is_available():
         ways["oneDNN"] = lambda: void(torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
-    if native.library() is not None:
+    if library.library() is not None:
         ways["ours"] = lambda: void(kernels.product(a, b))
     return {name: 2 * size**3 / seconds(way) / 1e9 for name, way in ways.items()}
 

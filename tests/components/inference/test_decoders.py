@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from components.inference.decoders import Decoder, TorchDecoder, open_decoder
-from components.inference.native import NativeDecoder, library
 from components.model.config import ModelConfig, MoEConfig, RopeScaling
 from components.model.transformer import Transformer
+from components.native.decoder import NativeDecoder, library
 
 PLAIN = ModelConfig(vocab_size=45, d_model=32, num_layers=2, num_heads=2, context_length=70)
 VARIANTS = {
@@ -129,7 +129,7 @@ def test_what_is_kept_of_each_token_changes_no_bit(monkeypatch: pytest.MonkeyPat
     kept = NativeDecoder(model, 2, 60)
     first = kept.forward(*rows([(0, 0, ids)]), every)
     again = kept.forward(*rows([(1, 0, ids)]), every)
-    monkeypatch.setattr("components.inference.native.FIRST_BYTES", 0)
+    monkeypatch.setattr("components.native.decoder.FIRST_BYTES", 0)
     plain = NativeDecoder(model, 2, 60).forward(*rows([(0, 0, ids)]), every)
     assert torch.equal(first, plain) and torch.equal(again, plain)
 

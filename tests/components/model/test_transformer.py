@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from components.model.config import ModelConfig, MoEConfig, RopeScaling
-from components.model.kernels import attend, causal_mask, rotate
+from components.model.kv_cache import KVCache
 from components.model.moe import MixtureOfExperts, load_balancing_loss, router_z_loss
-from components.model.rotary import rotary_frequencies
-from components.model.transformer import KVCache, Transformer
+from components.model.rotary import rotary_frequencies, rotate
+from components.model.transformer import Transformer, attend, causal_mask
 
 VARIANTS = [
     ModelConfig(vocab_size=61, context_length=48),

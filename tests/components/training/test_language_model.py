@@ -10,6 +10,7 @@ import torch
 
 from components.model.config import ModelConfig, MoEConfig
 from components.model.transformer import Transformer
+from components.native.fuse import fuse
 from components.training.checkpoints import load_model, save_model
 from components.training.config import OptimizerConfig, TrainConfig
 from components.training.language_model import (
@@ -175,6 +176,7 @@ def test_settings_that_would_train_nothing_or_backwards_are_refused(settings: di
 
 def test_a_model_comes_back_from_disk_and_a_strange_folder_is_refused(tmp_path: Path) -> None:
     model = Transformer(replace(MODEL, moe=MoEConfig(2, 1, 8)), 5).eval()
+    fuse(model)  # as what is loaded is
     save_model(tmp_path, model)
     tokens_BT = batch_at(0).tokens_BT
     assert torch.equal(load_model(tmp_path)(tokens_BT), model(tokens_BT))

@@ -1,5 +1,5 @@
 /* Draws: tokens from logits. */
-#include "decode.h"
+#include "decoder.h"
 
 /* weights[t] = e^((row[t] - the highest) / temperature), and their sum. */
 static double weigh(const float *row, int vocab, float inverse, float *weights, float *highest) {
@@ -42,21 +42,21 @@ static double cut(float *weights, int vocab, float least) {
   return total;
 }
 
-int choose(const Way *way, const float *logits, int vocab, double uniform, float *draw, float *log_prob) {
-  const float inverse = way->temperature > 0 ? 1.0f / way->temperature : 1.0f, *row = logits;
+int choose(const SamplingSpec *spec, const float *logits, int vocab, double uniform, float *draw, float *log_prob) {
+  const float inverse = spec->temperature > 0 ? 1.0f / spec->temperature : 1.0f, *row = logits;
   float *weights = draw, *allowed = draw + vocab, highest;
   int token = 0;
-  if (way->num_bans) {
+  if (spec->num_bans) {
     memcpy(allowed, logits, vocab * sizeof(float));
-    for (int i = 0; i < way->num_bans; i++) allowed[way->bans[i]] = -INFINITY;
+    for (int i = 0; i < spec->num_bans; i++) allowed[spec->bans[i]] = -INFINITY;
     row = allowed;
   }
   double total = weigh(row, vocab, inverse, weights, &highest), left = total, passed = 0.0;
-  for (int i = 0; i < way->num_bans; i++) weights[way->bans[i]] = 0.0f;
-  if (way->temperature > 0) {
-    if (way->top_k > 0 && way->top_k < vocab) left = cut(weights, vocab, least_kept(weights, vocab, 1, way->top_k));
-    if (way->top_p < 1) left = cut(weights, vocab, least_kept(weights, vocab, 0, way->top_p * left));
-    if (way->min_p > 0) left = cut(weights, vocab, way->min_p);
+  for (int i = 0; i < spec->num_bans; i++) weights[spec->bans[i]] = 0.0f;
+  if (spec->temperature > 0) {
+    if (spec->top_k > 0 && spec->top_k < vocab) left = cut(weights, vocab, least_kept(weights, vocab, 1, spec->top_k));
+    if (spec->top_p < 1) left = cut(weights, vocab, least_kept(weights, vocab, 0, spec->top_p * left));
+    if (spec->min_p > 0) left = cut(weights, vocab, spec->min_p);
     const double threshold = uniform * left;
     for (int t = 0; t < vocab && passed <= threshold; t++) {
       passed += weights[t];
@@ -64,7 +64,7 @@ int choose(const Way *way, const float *logits, int vocab, double uniform, float
     }
   } else
     while (token + 1 < vocab && row[token] < highest) token++;
-  if (way->raw && (way->num_bans || inverse != 1.0f)) {
+  if (spec->raw && (spec->num_bans || inverse != 1.0f)) {
     total = weigh(logits, vocab, 1.0f, weights, &highest);
     *log_prob = (float)((double)(logits[token] - highest) - log(total));
   } else
@@ -73,10 +73,10 @@ int choose(const Way *way, const float *logits, int vocab, double uniform, float
 }
 
 /* `choose` for each of `n` rows. */
-void lifespan_choose(const Way *way, const float *logits, int32_t n, int32_t vocab, const double *uniform,
+void lifespan_choose(const SamplingSpec *spec, const float *logits, int32_t n, int32_t vocab, const double *uniform,
                      int32_t *tokens, float *log_probs, float *draw) {
   for (int r = 0; r < n; r++)
-    tokens[r] = choose(way, logits + (int64_t)r * vocab, vocab, uniform[r], draw, log_probs + r);
+    tokens[r] = choose(spec, logits + (int64_t)r * vocab, vocab, uniform[r], draw, log_probs + r);
 }
 
 static uint64_t finalized(uint64_t x) {

@@ -15,20 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.model import kernels, native
+from components.native import kernels, library
 
 LOSS_LIMIT = 1 << 20  # numbers in the largest unembedding whose gradient stays in the cache from chunk to chunk
 
 
 def fits(x: Tensor, *weights: Tensor | None) -> bool:
-    """Whether a layer of these weights goes in one call: where `kernels.fused` takes them, our products are the faster
+    """Whether a layer of these weights goes in one call: where the kernels take them, our products are the faster
     ones, there are rows enough to repay packing, and no weight is frozen while others are trained."""
-    if not kernels.fused(x, *weights) or x.numel() < kernels.OWN_ROWS * x.shape[-1] or len(x) < torch.get_num_threads():
+    if not kernels.takes(x, *weights) or x.numel() < kernels.OWN_ROWS * x.shape[-1] or len(x) < torch.get_num_threads():
         return False
-    there = [w for w in weights if w is not None]
-    if torch.is_grad_enabled() and not all(w.requires_grad for w in there):
+    given = [w for w in weights if w is not None]
+    if torch.is_grad_enabled() and not all(w.requires_grad for w in given):
         return False
-    return all(w.is_contiguous() for w in there) and native.own_products().layers
+    return all(w.is_contiguous() for w in given) and library.own_products().layers
 
 
 def feed_forward(
@@ -134,13 +134,16 @@ class _Attention(torch.autograd.Function):
         return dx, dx if ctx.added else None, *given, *[None] * 6
 
 
+def loss_fits(x_ND: Tensor, weight_VD: Tensor, weights_N: Tensor | None) -> bool:
+    """Whether the loss goes in one call: as `fits`, for an unembedding of at most `LOSS_LIMIT` numbers."""
+    return weight_VD.numel() <= LOSS_LIMIT and fits(x_ND, weight_VD) and kernels.takes(weights_N)
+
+
 def cross_entropy(
     x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, ignore: int, weights_N: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`kernels.cross_entropy` of the logits x · weightᵀ."""
-    if weight_VD.numel() <= LOSS_LIMIT and fits(x_ND, weight_VD) and kernels.fused(weights_N):
-        return _CrossEntropy.apply(x_ND, weight_VD, targets_N, ignore, weights_N)
-    return kernels.cross_entropy(kernels.linear(x_ND, weight_VD), targets_N, ignore, weights_N)
+    """`kernels.cross_entropy` of the logits x · weightᵀ, which are not kept."""
+    return _CrossEntropy.apply(x_ND, weight_VD, targets_N, ignore, weights_N)
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""C files of ours, compiled once for this machine and loaded. LIFESPAN_NATIVE=0 switches them off.
+"""Compiles C files once for this machine and loads them. LIFESPAN_NATIVE=0 switches all C off.
 
 Why not torch's own compiler: it takes half a minute for every shape, which a stage of seconds never earns back; these
 files take two or three, once, and are kept in the user's cache folder (XDG_CACHE_HOME, ~/.cache/lifespan).
@@ -27,20 +27,18 @@ class Program:
 
     Args:
         sources: the files.
-        sha256: of the files one after another. What a stage is known by is read from Python files; the digest there
-            makes the C files a part of it.
+        sha256: of the files one after another. A stage's code key is made from Python files; the digest that stands
+            there makes the C files a part of it.
         flags: of the compiler.
-        ways: more flags, tried in turn until one compiles: for this very processor, then for any.
+        targets: more flags, tried in turn until one compiles: for this very processor, then for any.
         without: what a user is told that its lack means.
-        borrowed: headers of another program, which has them in its digest.
     """
 
     sources: tuple[Path, ...]
     sha256: str
     flags: tuple[str, ...]
-    ways: tuple[tuple[str, ...], ...]
+    targets: tuple[tuple[str, ...], ...]
     without: str
-    borrowed: tuple[Path, ...] = ()
 
     @property
     def name(self) -> str:
@@ -55,7 +53,7 @@ def disabled() -> bool:
 
 @functools.cache
 def load(program: Program) -> ctypes.CDLL | None:
-    """The compiled program, or None (told once) where it cannot be had.
+    """The compiled program, or None (with one warning) where it cannot be had.
 
     Raises RuntimeError when its files were edited without the digest.
     """
@@ -70,18 +68,17 @@ def load(program: Program) -> ctypes.CDLL | None:
         _log.warning("no C compiler (cc): %s", program.without)
         return None
     try:
-        borrowed = b"".join(path.read_bytes() for path in program.borrowed)
-        return ctypes.CDLL(str(_compiled(compiler, program, text + borrowed)))
+        return ctypes.CDLL(str(_compiled(compiler, program, text)))
     except (OSError, subprocess.SubprocessError) as error:
-        told = getattr(error, "stderr", None) or error
-        _log.warning("%s.c could not be compiled: %s (%s)", program.name, program.without, told)
+        reason = getattr(error, "stderr", None) or error
+        _log.warning("%s.c could not be compiled: %s (%s)", program.name, program.without, reason)
         return None
 
 
 def _compiled(compiler: str, program: Program, text: bytes) -> Path:
     """The shared library of these sources, compiler and processor; made when it is not there yet."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    identity = "\n".join([version, _processor(), *program.flags, *map(str, program.ways)]).encode() + text
+    identity = "\n".join([version, _processor(), *program.flags, *map(str, program.targets)]).encode() + text
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lifespan"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -94,8 +91,8 @@ def _compiled(compiler: str, program: Program, text: bytes) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             made = Path(scratch) / target.name
             files = [str(path) for path in program.sources if path.suffix == ".c"]
-            for way in program.ways:
-                command = [compiler, *way, *program.flags, "-o", str(made), *files, "-lm"]
+            for target_flags in program.targets:
+                command = [compiler, *target_flags, *program.flags, "-o", str(made), *files, "-lm"]
                 done = subprocess.run(command, capture_output=True, text=True, timeout=300)
                 if done.returncode == 0:
                     break

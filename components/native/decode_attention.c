@@ -1,5 +1,5 @@
 /* Norms, rotation, and the attention of one token to what its sequence has in the cache. */
-#include "decode.h"
+#include "decoder.h"
 
 static INLINE vec capped(vec x, float cap) {
   vec e = exponential(splat(2.0f / cap) * x);

@@ -1,5 +1,5 @@
 /* Matrix products of a few rows with packed weights. */
-#include "decode.h"
+#include "decoder.h"
 
 /* w[outputs][inputs] into panels; the last one is filled up with zeros. `gated`: w is [gate | up], and a panel holds
  * LANES outputs of the one and the same LANES of the other, so that `tile` has both at hand. */

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from components.compiled import Program, load
+from components.native.compiler import Program, load
 
 _NAMES = "vectors.h", "kernels.h", "kernels.c", "products.c", "layers.c"
 SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
-# What a stage is known by is read from Python files; this line makes the C files a part of it.
+# A stage's code key is made from Python files; this line makes the C files a part of it.
 SOURCE_SHA256 = "9436747dace8fd8df558d4bac807cfdc98cdfc4fe8f86f503b7ff6c7f495449d"
 PROGRAM = Program(
     SOURCES,
@@ -30,14 +30,14 @@ PROGRAM = Program(
         *("-fno-signed-zeros", "-fassociative-math", "-freciprocal-math"),
     ),
     # With threads and for this very processor, then with less.
-    ways=(("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ()),
+    targets=(("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ()),
     without="training runs through plain torch, slower",
 )
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None (told once) where they cannot be had."""
+    """The compiled kernels, or None (with one warning) where they cannot be had."""
     handle = load(PROGRAM)
     if handle is None:
         return None

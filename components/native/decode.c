@@ -1,5 +1,5 @@
 /* Passes of rows of tokens, each a (slot, position) of its own: prompts and single steps alike. */
-#include "decode.h"
+#include "decoder.h"
 
 void lifespan_sizes(int32_t *sizes) {
   sizes[0] = PANEL;
@@ -91,23 +91,23 @@ void lifespan_forward(const Model *m, int32_t n, const int32_t *tokens, const in
 }
 
 /* Sequences by slot, as an engine keeps them: tokens and log_probs [slots][stride], of which `known` are there and
- * `done` have keys and values. All are drawn in one way. */
+ * `done` have keys and values; laid out as `DecodeBatch` in decoder.py. All are drawn alike. */
 typedef struct {
-  Way way;
+  SamplingSpec spec;
   int32_t stride, num_stops;
   int32_t *tokens, *known, *done;
   float *log_probs;
   const int32_t *prompt, *limit, *stops;
   const uint64_t *seeds, *streams;
-} Crowd;
+} DecodeBatch;
 
 /* Take the logits of a slot's last token: its next token. Whether that ended it. */
-static int gain(const Model *m, const Crowd *g, int slot, const float *logits, float *draw) {
+static int gain(const Model *m, const DecodeBatch *g, int slot, const float *logits, float *draw) {
   const int known = g->known[slot]++;
-  const double uniform =
-      g->way.temperature > 0 ? uniform_of(g->seeds[slot], g->streams[slot], (uint64_t)(known - g->prompt[slot])) : 0.0;
+  const uint64_t step = (uint64_t)(known - g->prompt[slot]);
+  const double uniform = g->spec.temperature > 0 ? uniform_of(g->seeds[slot], g->streams[slot], step) : 0.0;
   const int64_t at = (int64_t)slot * g->stride + known;
-  const int token = choose(&g->way, logits, m->vocab, uniform, draw, g->log_probs + at);
+  const int token = choose(&g->spec, logits, m->vocab, uniform, draw, g->log_probs + at);
   g->tokens[at] = token;
   int ended = known + 1 >= g->limit[slot];
   for (int s = 0; s < g->num_stops; s++) ended |= token == g->stops[s];
@@ -117,7 +117,7 @@ static int gain(const Model *m, const Crowd *g, int slot, const float *logits, f
 /* Let each of `n` slots read what it has not read yet and gain tokens, until it ends or has gained `steps`. At most
  * `width` go on together, step after step, so that their keys and values stay in the caches; who is through makes room
  * for the next. Threads that share `next` share the work. */
-void lifespan_advance(const Model *m, const Crowd *g, int32_t n, const int32_t *slots, int32_t *next, int32_t width,
+void lifespan_advance(const Model *m, const DecodeBatch *g, int32_t n, const int32_t *slots, int32_t *next, int32_t width,
                       int32_t steps, float *workspace) {
   int32_t seated[CHUNK], left[CHUNK], tokens[CHUNK], row_slots[CHUNK], positions[CHUNK], rows[CHUNK], gaining[CHUNK];
   float *draw = workspace + lifespan_workspace(m) - 2 * m->vocab, *logits = draw - CHUNK * (int64_t)m->vocab;

@@ -1,8 +1,8 @@
-"""What a decoder computes between its matrix products: fused on CPU in float32, plain torch everywhere else.
+"""What a decoder computes between its matrix products, in C, with derivatives written out by hand.
 
-Each function picks by its input: the fused loops of `native.py` with a derivative written out by hand, or the plain
-formula (other devices and types, under torch.compile, which fuses by itself, and where nothing could be built). Both
-give the same numbers up to rounding; the tests hold each against float64.
+For float32 tensors on a CPU, outside torch.compile (which fuses by itself) and autocast: `takes` tells. `fuse.py` puts
+these in the place of the plain formulas of `components.model`; both give the same numbers up to rounding, and the
+tests hold them against float64.
 
 Shape suffixes: B batch, T positions of the input, S positions of keys, D width, H query heads, K key and value heads,
 C head dimension, F hidden width, N rows, V vocabulary.
@@ -15,22 +15,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from components.model import native
+from components.native import library
 
 OWN_ROWS = 512  # fewer rows than this do not repay the packing of the weight
 SCORES_LIMIT = 256  # longest row of scores that attention keeps; past it flash attention's blocks win
 
 
-def fused(*tensors: Tensor | None) -> bool:
-    """Whether the fused loops take these tensors."""
+def takes(*tensors: Tensor | None) -> bool:
+    """Whether the kernels take these tensors."""
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     for x in tensors:
         if x is not None and (x.dtype is not torch.float32 or not x.is_cpu):
             return False
-    return native.library() is not None
+    return library.library() is not None
 
 
 _PLAIN = frozenset({int, float, bool, type(None)})
@@ -40,19 +40,12 @@ def call(name: str, *arguments: Any) -> None:
     """Run a kernel; tensors go as pointers and must be contiguous, and the number of threads is torch's."""
     # By type, as `isinstance` of a tensor takes longer than a small kernel.
     passed = [x if x.__class__ in _PLAIN else x.data_ptr() for x in arguments]
-    getattr(native.library(), name)(*passed)
-
-
-class Linear(nn.Linear):
-    """`nn.Linear` by the faster of two libraries."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+    getattr(library.library(), name)(*passed)
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-    """x · weightᵀ + bias."""
-    if x.numel() >= OWN_ROWS * x.shape[-1] and fused(x, weight_OI, bias_O) and any(native.own_products()):
+    """x · weightᵀ + bias, for any tensors: by the faster of two libraries."""
+    if x.numel() >= OWN_ROWS * x.shape[-1] and takes(x, weight_OI, bias_O) and any(library.own_products()):
         y = _Linear.apply(x, weight_OI)
         return y if bias_O is None else y + bias_O
     return F.linear(x, weight_OI, bias_O)
@@ -62,12 +55,12 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        multiply = product if native.own_products().forward else torch.mm
+        multiply = product if library.own_products().forward else torch.mm
         return multiply(x.reshape(-1, x.shape[-1]), weight.T).view(*x.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        (x, weight), own = ctx.saved_tensors, native.own_products()
+        (x, weight), own = ctx.saved_tensors, library.own_products()
         dy_NO, dx, dw = dy.reshape(-1, dy.shape[-1]), None, None
         if ctx.needs_input_grad[0]:
             dx = (product if own.inputs else torch.mm)(dy_NO, weight).view_as(x)
@@ -86,10 +79,7 @@ def product(a_MK: Tensor, b_KN: Tensor) -> Tensor:
 
 def add_norm(x_BTD: Tensor, delta_BTD: Tensor | None, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """The residual stream x + delta, and x / √(mean(x²) + eps) · weight of it (Zhang & Sennrich 2019)."""
-    if fused(x_BTD, delta_BTD, weight_D):
-        return _Norm.apply(x_BTD, delta_BTD, weight_D, eps)
-    total = x_BTD if delta_BTD is None else x_BTD + delta_BTD
-    return total, F.rms_norm(total, weight_D.shape, weight_D, eps)
+    return _Norm.apply(x_BTD, delta_BTD, weight_D, eps)
 
 
 class _Norm(torch.autograd.Function):
@@ -118,33 +108,17 @@ class _Norm(torch.autograd.Function):
         return dx, dx if ctx.added else None, dw, None
 
 
-def rotate(x_BTHC: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021, eq. 34) with the two halves of a head as the rotated pairs."""
-    first, second = x_BTHC.chunk(2, -1)
-    return torch.cat([first * cos_TC - second * sin_TC, second * cos_TC + first * sin_TC], -1)
-
-
 def split_heads(
     qkv: Tensor,
     heads: tuple[int, int],
     norms: tuple[Tensor | None, Tensor | None],
-    cos: Tensor,
-    sin: Tensor,
+    rotation: tuple[Tensor, Tensor],
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries [B, H, T, C], keys and values [B, K, T, C] of a joint projection [B, T, (H + 2K) · C], where
-    `heads` = (H, K); queries and keys normed if `norms` are given, and rotated by cos and sin [T or B, T, 1, C/2]."""
-    h, k = heads
-    if fused(qkv, *norms, cos, sin):
-        return _Heads.apply(qkv, norms[0], norms[1], cos, sin, h, k, eps)
-    b, t, width = qkv.shape
-    c = width // (h + 2 * k)
-    q_BTHC, k_BTKC, v_BTKC = qkv.view(b, t, h + 2 * k, c).split((h, k, k), 2)
-    q_weight, k_weight = norms
-    if q_weight is not None and k_weight is not None:
-        q_BTHC = F.rms_norm(q_BTHC, (c,), q_weight.to(qkv.dtype), eps)
-        k_BTKC = F.rms_norm(k_BTKC, (c,), k_weight.to(qkv.dtype), eps)
-    return rotate(q_BTHC, cos, sin).transpose(1, 2), rotate(k_BTKC, cos, sin).transpose(1, 2), v_BTKC.transpose(1, 2)
+    `heads` = (H, K); queries and keys normed if `norms` are given, and rotated by `rotation`: cosines and sines
+    [T or B, T, 1, C/2]."""
+    return _Heads.apply(qkv, *norms, *rotation, *heads, eps)
 
 
 def turn_stride(cos: Tensor, b: int) -> int:
@@ -185,36 +159,15 @@ class _Heads(torch.autograd.Function):
         return dqkv, dqw, dkw, None, None, None, None, None
 
 
-def softcap(x: Tensor, cap: float) -> Tensor:
-    """cap · tanh(x / cap), or x where cap is 0."""
-    return cap * torch.tanh(x / cap) if cap else x
-
-
-def causal_mask(t: int, window: int, device: torch.device | None = None) -> Tensor:
-    """Boolean mask [T, T]: a position sees itself and the window - 1 before it (window 0: all before it)."""
-    seen = torch.ones(t, t, dtype=torch.bool, device=device).tril()
-    return seen.triu(1 - window) if window else seen
-
-
-def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor | None, cap: float) -> Tensor:
-    """Softmax attention, heads joined: [B, T, H · C]; `mask` is true where a query sees a key, None means causal."""
-    b, h, t, c = q_BHTC.shape
-    k, s = k_BKSC.shape[1:3]
-    if not cap and t == s <= SCORES_LIMIT and fused(q_BHTC, k_BKSC, v_BKSC):
-        return _Attention.apply(q_BHTC, k_BKSC, v_BKSC, mask)
-    if not cap:
-        y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, mask, is_causal=mask is None, enable_gqa=h != k)
-    else:
-        k_BHSC, v_BHSC = (x.repeat_interleave(h // k, 1) for x in (k_BKSC, v_BKSC))
-        scores_BHTS = softcap(q_BHTC @ k_BHSC.mT / math.sqrt(c), cap)
-        seen = causal_mask(t, 0, q_BHTC.device) if mask is None else mask
-        y_BHTC = scores_BHTS.masked_fill(~seen, float("-inf")).softmax(-1) @ v_BHSC
-    return y_BHTC.transpose(1, 2).reshape(b, t, h * c)
+def attend(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention of at most `SCORES_LIMIT` positions to themselves, heads joined: [B, T, H · C]; `mask` is true
+    where a query sees a key, None means causal."""
+    return _Attention.apply(q_BHTC, k_BKTC, v_BKTC, mask)
 
 
 def padded(t: int) -> int:
     """What the kernels make of a row of t scores."""
-    step: int = native.library().attention_padding()  # type: ignore[union-attr]
+    step: int = library.library().attention_padding()  # type: ignore[union-attr]
     return -(-t // step) * step
 
 
@@ -249,10 +202,7 @@ class _Attention(torch.autograd.Function):
 
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) · up of rows [gate | up] (Shazeer 2020): [..., 2F] to [..., F]."""
-    if fused(x):
-        return _SwiGLU.apply(x)
-    gate, up = x.chunk(2, -1)
-    return F.silu(gate) * up
+    return _SwiGLU.apply(x)
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -272,36 +222,17 @@ class _SwiGLU(torch.autograd.Function):
         return dx
 
 
-def grouped_product(rows_NI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
-    """Each row times its expert's matrix [N, O]; rows come sorted by expert, `counts_E` of each."""
-    if torch.is_autocast_enabled(rows_NI.device.type):
-        dtype = torch.get_autocast_dtype(rows_NI.device.type)
-        rows_NI, weight_EOI = rows_NI.to(dtype), weight_EOI.to(dtype)
-    if rows_NI.dtype == torch.float64 or rows_NI.shape[1] % 8 or weight_EOI.shape[1] % 8:  # not what it takes
-        parts = rows_NI.split(counts_E.tolist())
-        return torch.cat([F.linear(part, weight) for part, weight in zip(parts, weight_EOI, strict=True)])
-    return torch._grouped_mm(rows_NI, weight_EOI.mT, offs=counts_E.cumsum(0).to(torch.int32))
-
-
 def cross_entropy(
     logits_NV: Tensor, targets_N: Tensor, ignore: int, weights_N: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sums over the rows whose target is not `ignore`, times their weights if given: cross-entropy in nats, and the
-    squared log-normalizer. Raises IndexError for a target that is no token."""
-    if fused(logits_NV, weights_N) and not targets_N.is_cuda:
-        return _CrossEntropy.apply(logits_NV, targets_N, ignore, weights_N)
-    counted_N = targets_N != ignore
-    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    norms_N = logits_NV.logsumexp(-1)
-    picked_N = logits_NV.gather(-1, targets_N.where(counted_N, 0)[:, None])[:, 0]
-    weight_N = counted_N if weights_N is None else counted_N * weights_N
-    return ((norms_N - picked_N) * weight_N).sum(), (norms_N.square() * weight_N).sum()
+    """`components.model.loss.CrossEntropy`, with IndexError for a target that is not a token id."""
+    return _CrossEntropy.apply(logits_NV, targets_N, ignore, weights_N)
 
 
 def check_targets(targets: Tensor, v: int, ignore: int) -> None:
-    """Raises IndexError for a target that is no token and not `ignore`."""
+    """Raises IndexError for a target that is neither a token id nor `ignore`."""
     if bool(((targets >= v) | ((targets < 0) & (targets != ignore))).any()):
-        raise IndexError(f"a target is no token id from 0 to {v - 1}")
+        raise IndexError(f"a target is not a token id from 0 to {v - 1}")
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -331,10 +262,8 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def embedding(tokens_BT: Tensor, weight_VD: Tensor) -> Tensor:
-    """Rows of the weight [B, T, D]."""
-    if fused(weight_VD) and weight_VD.requires_grad and torch.is_grad_enabled():
-        return _Embedding.apply(tokens_BT, weight_VD)
-    return F.embedding(tokens_BT, weight_VD)
+    """Rows of the weight [B, T, D]; only the derivative is in C."""
+    return _Embedding.apply(tokens_BT, weight_VD)
 
 
 class _Embedding(torch.autograd.Function):

@@ -12,7 +12,7 @@
 #pragma once
 #include <math.h>
 
-#include "../model/vectors.h"
+#include "vectors.h"
 
 #define PANEL (2 * LANES)
 #define BLOCK LANES
@@ -29,17 +29,22 @@ typedef struct {
   uint8_t *met;         /* [vocab] */
 } Model;
 
-/* `sampling.SamplingParams`, as far as it is about a single token. */
+/* `sampling.SamplingParams`, as far as it is about a single token; laid out as `SamplingSpec` in decoder.py. */
 typedef struct {
   int32_t top_k, num_bans, raw;
   float temperature, top_p, min_p;
   const int32_t *bans;
-} Way;
+} SamplingSpec;
 
 static INLINE vec splat(float x) { return x - (vec){}; }
 static INLINE vec at(const float *p) { return *(const vec *)p; }
 static INLINE void put(float *p, vec x) { *(vec *)p = x; }
 static INLINE vec larger(vec a, vec b) { return either(a > b, a, b); }
+
+/* Floats from the start of the keys, or values, to those of a layer, slot and head. */
+static inline int64_t begin(const Model *m, int64_t layer, int slot, int head) {
+  return ((layer * m->slots + slot) * m->kv_heads + head) * m->capacity * m->c;
+}
 
 /* Over the lanes, halves by halves. */
 static INLINE float sum_of(vec x) {
@@ -60,29 +65,21 @@ static INLINE float highest_of(vec x) {
 /* Only what begins with lifespan_ is seen from outside. */
 #pragma GCC visibility push(hidden)
 
-/* y[n][m] = x[n][k] w, += x w, or silu(gate) * up of x w; rows of x and y are ldx and ldy apart. */
+/* decode_panels.c: y[n][m] = x[n][k] w, += x w, or silu(gate) * up of x w; rows of x and y are ldx and ldy apart. */
 void assign(const float *x, const float *w, float *y, int n, int k, int m, int ldx, int ldy);
 void accumulate(const float *x, const float *w, float *y, int n, int k, int m, int ldx, int ldy);
 void gated(const float *x, const float *w, float *y, int n, int k, int m, int ldx, int ldy);
 
+/* decode_attention.c: norms alone; norms, rotation and scale of a row's queries and keys, whose keys and values go to
+ * their places in the cache; attention of a placed row's queries to what its slot holds, to y[heads * c], with room for
+ * scores[heads][capacity]. */
 void rms_norm(const float *x, const float *weight, float *y, int width, float eps);
-
-/* Floats from the start of the keys, or values, to those of a layer, slot and head. */
-static inline int64_t begin(const Model *m, int64_t layer, int slot, int head) {
-  return ((layer * m->slots + slot) * m->kv_heads + head) * m->capacity * m->c;
-}
-
-/* Norms, rotation and scale of a row's queries and keys; keys and values go to their places in the cache. */
 void place(const Model *m, int layer, float *row, int slot, int position);
-
-/* Attention of a placed row's queries to what its slot holds, to y[heads * c]. scores: [heads][capacity]. */
 void attend(const Model *m, int layer, const float *row, int slot, int position, float *scores, float *y);
 
-/* `sampling.choose` for a row of logits: the most probable token at temperature 0, else the first whose cumulative
- * probability passes `uniform`. `draw` has room for two rows. */
-int choose(const Way *way, const float *logits, int vocab, double uniform, float *draw, float *log_prob);
-
-/* `sampling.uniforms` of one token. */
+/* decode_draw.c: `sampling.choose` for a row of logits (the most probable token at temperature 0, else the first whose
+ * cumulative probability passes `uniform`; `draw` has room for two rows), and `sampling.uniforms` of one token. */
+int choose(const SamplingSpec *spec, const float *logits, int vocab, double uniform, float *draw, float *log_prob);
 double uniform_of(uint64_t seed, uint64_t stream, uint64_t step);
 
 #pragma GCC visibility pop

@@ -1,6 +1,7 @@
-"""The decoder in C (`decode.c`): compiled once for this machine, then one call a step.
+"""The decoder in C (`decode.c`): compiled once for this machine, then one call per step.
 
-Only dense models run there, in float32 on the CPU; `open_decoder` in `decoders.py` takes torch for the rest.
+It runs in float32 on a CPU, for the models that `coverage.DECODER` takes; all others decode through torch
+(`components.inference.decoders`).
 """
 
 from __future__ import annotations
@@ -18,16 +19,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from components.compiled import Program, load
-from components.inference.sampling import SamplingParams
-from components.model.config import ModelConfig
-from components.model.transformer import Attention, Block, FeedForward, Transformer
+from components.model.feed_forward import FeedForward
+from components.model.transformer import Attention, Block, Transformer
+from components.native.compiler import Program, load
 
-SOURCES = tuple(
-    Path(__file__).with_name(name) for name in ("decode.c", "decode.h", "panels.c", "attention.c", "draw.c")
-)
-# What a stage is known by is read from Python files; this line makes the C files a part of it.
-SOURCE_SHA256 = "8fa970ff0cb28c7bbc5a843d6f9516f54c6011d98878b63ccae54a0f5b5efb91"
+_NAMES = "decode.c", "decoder.h", "vectors.h", "decode_panels.c", "decode_attention.c", "decode_draw.c"
+SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
+# A stage's code key is made from Python files; this line makes the C files a part of it.
+SOURCE_SHA256 = "9d7e5144b6c19f7706b3bd63f190a8c701da2af879afb39d033d8985ba4c35a4"
 PROGRAM = Program(
     SOURCES,
     SOURCE_SHA256,
@@ -35,9 +34,8 @@ PROGRAM = Program(
         *("-O3", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast", "-fopenmp-simd"),
         *("-fno-math-errno", "-fno-trapping-math"),
     ),
-    ways=(("-march=native",), ("-mcpu=native",), ()),
+    targets=(("-march=native",), ("-mcpu=native",), ()),
     without="generation runs through torch, several times slower",
-    borrowed=(Path(__file__).parents[1] / "model" / "vectors.h",),
 )
 # Sequences that go on together: their keys and values should lie in a cache beside the weights. Where the weights alone
 # fill it, they are read again for every step, so that many go together.
@@ -53,8 +51,8 @@ _TABLES = ("embedding", "cos", "sin", "last_norm", "unembedding")
 _LAYERS = ("attention_norm", "qkv", "qkv_bias", "q_norm", "k_norm", "out", "mlp_norm", "gate_up", "down")
 
 
-class Way(ctypes.Structure):
-    """How a single token is drawn."""
+class SamplingSpec(ctypes.Structure):
+    """How a single token is drawn: what of `sampling.SamplingParams` is about one."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("top_k", "num_bans", "raw")),
@@ -63,26 +61,11 @@ class Way(ctypes.Structure):
     )
 
 
-def way_of(params: SamplingParams) -> tuple[Way, npt.NDArray[np.int32]]:
-    """What of the parameters is about a single token, and the array that it points to."""
-    bans = np.array(params.ban_ids, np.int32)
-    way = Way(
-        params.top_k,
-        len(bans),
-        params.raw_log_probs,
-        params.temperature,
-        params.top_p,
-        params.min_p,
-        bans.ctypes.data,
-    )
-    return way, bans
-
-
-class Crowd(ctypes.Structure):
-    """Sequences by slot that are drawn in one way, as `lifespan_advance` goes on with them."""
+class DecodeBatch(ctypes.Structure):
+    """Sequences by slot that are drawn alike, as `NativeDecoder.advance` continues them."""
 
     _fields_ = (
-        ("way", Way),
+        ("spec", SamplingSpec),
         ("stride", ctypes.c_int32),
         ("num_stops", ctypes.c_int32),
         *(
@@ -100,14 +83,9 @@ class _Model(ctypes.Structure):
     )
 
 
-def runs_natively(cfg: ModelConfig) -> bool:
-    """Whether `decode.c` knows this architecture."""
-    return cfg.moe is None
-
-
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled `decode.c`, or None (told once) where it cannot be had."""
+    """The compiled `decode.c`, or None (with one warning) where it cannot be had."""
     handle = load(PROGRAM)
     if handle is None:
         return None
@@ -128,7 +106,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def choose_natively(
-    logits_BV: Tensor, params: SamplingParams, uniform_B: npt.NDArray[np.float64]
+    logits_BV: Tensor, spec: SamplingSpec, uniform_B: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """`sampling.choose` for float32 logits on the CPU; only where there is a `library()`. Of tokens that are equally
     probable top_p keeps all or none."""
@@ -138,9 +116,8 @@ def choose_natively(
     logits_BV = logits_BV.contiguous()
     tokens_B, log_probs_B = np.empty(count, np.int32), np.empty(count, np.float32)
     draw = np.empty(2 * vocab, np.float32)
-    way, _bans = way_of(params)
     handle.lifespan_choose(
-        ctypes.addressof(way),
+        ctypes.addressof(spec),
         logits_BV.data_ptr(),
         count,
         vocab,
@@ -316,7 +293,7 @@ class NativeDecoder:
             self._workspaces[thread].ctypes.data,
         )
 
-    def advance(self, crowd: Crowd, slots: npt.NDArray[np.int32], steps: int) -> None:
+    def advance(self, batch: DecodeBatch, slots: npt.NDArray[np.int32], steps: int) -> None:
         """Let each of these slots gain `steps` tokens, or as many as it takes to end."""
         near = (NEAR_BYTES - self._weights) * self.slots // self._cache_bytes // TILE_ROWS * TILE_ROWS
         most = max(TILE_ROWS, min(FEW_ROWS, near)) if self._weights < SMALL_WEIGHTS else MANY_ROWS
@@ -328,7 +305,7 @@ class NativeDecoder:
         def run(workspace: npt.NDArray[np.float32]) -> None:
             self._library.lifespan_advance(
                 self._self,
-                ctypes.addressof(crowd),
+                ctypes.addressof(batch),
                 len(slots),
                 slots.ctypes.data,
                 ctypes.addressof(turn),

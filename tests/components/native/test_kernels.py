@@ -8,11 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from components.compiled import disabled
-from components.model import kernels, layers, native
 from components.model.config import ModelConfig, MoEConfig
-from components.model.transformer import Transformer
+from components.model.feed_forward import SwiGLU
+from components.model.loss import CrossEntropy
+from components.model.rotary import rotate
+from components.model.transformer import Transformer, attend, causal_mask
+from components.native import kernels, layers, library
+from components.native.compiler import disabled
+from components.native.fuse import FusedCrossEntropy, FusedSwiGLU, fuse
 from components.training.language_model import IGNORE, LMBatch, summed_loss
 
 # Odd sizes on purpose: none is a multiple of a vector's length.
@@ -49,6 +54,7 @@ def batch_of(length: int, packed: bool, weighted: bool) -> LMBatch:
 
 def gradients(model: Transformer, batch: LMBatch) -> dict[str, torch.Tensor]:
     """Of a mix of cross-entropy, z-loss and the routers' loss; with the three sums themselves."""
+    fuse(model)
     model.train()
     cross_entropy, z, auxiliary = summed_loss(model, batch)
     (cross_entropy + 0.1 * z + auxiliary).backward()
@@ -62,7 +68,7 @@ def test_loss_and_gradients_are_those_of_float64(
     config: ModelConfig, length: int, packed: bool, weighted: bool, threads: int
 ) -> None:
     batch = batch_of(length, packed, weighted)
-    assert native.library() is not None or disabled(), "the kernels did not compile"
+    assert library.library() is not None or disabled(), "the kernels did not compile"
     fast, plain = Transformer(config, 1), Transformer(config, 1).double()
     with torch.no_grad():
         for one, two in zip(fast.parameters(), plain.parameters(), strict=True):
@@ -75,7 +81,7 @@ def test_loss_and_gradients_are_those_of_float64(
         torch.testing.assert_close(found[name].double() / scale, value / scale, atol=1e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
+@pytest.mark.skipif(library.library() is None, reason="there are no compiled kernels to test")
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 1), (7, 17, 5), (200, 33, 300), (13, 64, 513)])
 def test_products_of_any_layout_are_those_of_float64(m: int, n: int, k: int, threads: int) -> None:
     for a in (torch.randn(m, k), torch.randn(k, m).T):
@@ -97,12 +103,19 @@ def agree(layer: Callable[..., tuple[torch.Tensor, ...]], inputs: list[torch.Ten
         torch.testing.assert_close(one.double() / scale, two / scale, atol=3e-6, rtol=1e-4)
 
 
+def plain_add_norm(
+    x: torch.Tensor, delta: torch.Tensor | None, norm: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    total = x if delta is None else x + delta
+    return total, F.rms_norm(total, norm.shape, norm, 1e-6)
+
+
 def drawn(*sizes: tuple[int, ...]) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(sum(map(sum, sizes)))
     return [torch.randn(size, generator=generator) for size in sizes]
 
 
-@pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
+@pytest.mark.skipif(library.library() is None, reason="there are no compiled kernels to test")
 @pytest.mark.parametrize(("rows", "d", "hidden"), [(1, 1, 1), (7, 5, 3), (261, 34, 19), (530, 48, 300)])
 @pytest.mark.parametrize("added", [True, False])
 def test_the_feed_forward_layer_is_that_of_float64(rows: int, d: int, hidden: int, added: bool, threads: int) -> None:
@@ -110,20 +123,20 @@ def test_the_feed_forward_layer_is_that_of_float64(rows: int, d: int, hidden: in
         (wide, narrow), delta = weights[:2], weights[2] if added else None
         if x.dtype == torch.float32:
             return layers.feed_forward(x, delta, norm, wide, narrow, 1e-6)
-        total, y = kernels.add_norm(x, delta, norm, 1e-6)
-        return total, kernels.linear(kernels.swiglu(kernels.linear(y, wide)), narrow)
+        total, y = plain_add_norm(x, delta, norm)
+        return total, F.linear(SwiGLU()(F.linear(y, wide)), narrow)
 
     agree(layer, drawn((rows, d), (d,), (2 * hidden, d), (d, hidden), *[(rows, d)] * added))
 
 
-@pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
+@pytest.mark.skipif(library.library() is None, reason="there are no compiled kernels to test")
 @pytest.mark.parametrize(("b", "t", "heads", "c"), [(1, 1, (1, 1), 2), (5, 100, (2, 1), 10), (3, 256, (3, 3), 16)])
 @pytest.mark.parametrize(("added", "normed", "masked"), [(True, True, False), (False, False, True)])
 def test_the_attention_layer_is_that_of_float64(
     b: int, t: int, heads: tuple[int, int], c: int, added: bool, normed: bool, masked: bool, threads: int
 ) -> None:
     angles = torch.arange(t, dtype=torch.float64)[:, None, None] / torch.arange(1, c // 2 + 1)
-    mask = kernels.causal_mask(t, 9) if masked else None
+    mask = causal_mask(t, 9) if masked else None
     d, width, joined = 18, (heads[0] + 2 * heads[1]) * c, heads[0] * c
 
     def layer(x: torch.Tensor, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -133,14 +146,17 @@ def test_the_attention_layer_is_that_of_float64(
         delta = given[-1] if added else None
         if x.dtype == torch.float32:
             return layers.attention(x, delta, (norm, wide, narrow), norms, rotation, mask, heads, 1e-6)
-        total, y = kernels.add_norm(x, delta, norm, 1e-6)
-        q, k, v = kernels.split_heads(kernels.linear(y, wide), heads, norms, *rotation, 1e-6)
-        return total, kernels.linear(kernels.attend(q, k, v, mask, 0.0), narrow)
+        total, y = plain_add_norm(x, delta, norm)
+        q, k, v = F.linear(y, wide).view(b, t, -1, c).split((heads[0], heads[1], heads[1]), 2)
+        if normed:
+            q, k = (F.rms_norm(one, (c,), weight, 1e-6) for one, weight in zip((q, k), norms, strict=True))
+        q, k, v = (one.transpose(1, 2) for one in (rotate(q, *rotation), rotate(k, *rotation), v))
+        return total, F.linear(attend(q, k, v, mask, 0.0), narrow)
 
     agree(layer, drawn((b, t, d), (d,), (width, d), (d, joined), *[(c,)] * (2 * normed), *[(b, t, d)] * added))
 
 
-@pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
+@pytest.mark.skipif(library.library() is None, reason="there are no compiled kernels to test")
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_model_trains_alike_whichever_library_multiplies(
@@ -149,8 +165,8 @@ def test_a_model_trains_alike_whichever_library_multiplies(
     monkeypatch.setattr(kernels, "OWN_ROWS", 1)
     batch = batch_of(37, packed, weighted=packed)
     right = gradients(Transformer(config, 2).double(), batch)
-    for own in (native.OwnProducts(), native.OwnProducts(True, True, True, True), native.OwnProducts(inputs=True)):
-        monkeypatch.setattr(native, "own_products", lambda own=own: own)
+    for own in (library.OwnProducts(), library.OwnProducts(True, True, True, True), library.OwnProducts(inputs=True)):
+        monkeypatch.setattr(library, "own_products", lambda own=own: own)
         found = gradients(Transformer(config, 2), batch)
         assert found.keys() == right.keys()
         for name, value in right.items():
@@ -158,18 +174,18 @@ def test_a_model_trains_alike_whichever_library_multiplies(
             torch.testing.assert_close(found[name].double() / scale, value / scale, atol=1e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.skipif(native.library() is None, reason="there are no compiled kernels to test")
+@pytest.mark.skipif(library.library() is None, reason="there are no compiled kernels to test")
 def test_which_library_multiplies_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    handle, place = native.library(), tmp_path / "kernels-0.so"
-    monkeypatch.setattr(native, "library", lambda: SimpleNamespace(_name=str(place)))
+    handle, place = library.library(), tmp_path / "kernels-0.so"
+    monkeypatch.setattr(library, "library", lambda: SimpleNamespace(_name=str(place)))
     speeds = {"forward": (3.0, 2.0), "inputs": (2.0, 2.0), "weights": (9.0, 2.0), "layers": (1.0, 2.0)}
-    monkeypatch.setattr(native, "product_speeds", lambda handle: speeds)
-    decide = native.own_products.__wrapped__  # without what this process remembers
-    assert decide() == native.OwnProducts(True, False, True, False)
-    monkeypatch.setattr(native, "product_speeds", lambda handle: pytest.fail("measured again"))
-    assert decide() == native.OwnProducts(True, False, True, False)
+    monkeypatch.setattr(library, "product_speeds", lambda handle: speeds)
+    decide = library.own_products.__wrapped__  # without what this process remembers
+    assert decide() == library.OwnProducts(True, False, True, False)
+    monkeypatch.setattr(library, "product_speeds", lambda handle: pytest.fail("measured again"))
+    assert decide() == library.OwnProducts(True, False, True, False)
     monkeypatch.undo()
-    real = native.product_speeds(handle, repeats=1)
+    real = library.product_speeds(handle, repeats=1)
     assert real.keys() == speeds.keys()
     assert min(min(pair) for pair in real.values()) > 0
 
@@ -183,10 +199,10 @@ def test_a_choice_that_cannot_be_kept_is_torch_everywhere(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(native, "library", lambda: SimpleNamespace(_name=str(tmp_path / "kernels-0.so")))
-    monkeypatch.setattr(native, "product_speeds", lambda handle: {"forward": (3.0, 2.0)})
-    monkeypatch.setattr(*((native.os, "link", refuse) if call == "link" else (Path, "write_text", refuse)))
-    assert native.own_products.__wrapped__() == native.OwnProducts()
+    monkeypatch.setattr(library, "library", lambda: SimpleNamespace(_name=str(tmp_path / "kernels-0.so")))
+    monkeypatch.setattr(library, "product_speeds", lambda handle: {"forward": (3.0, 2.0)})
+    monkeypatch.setattr(*((library.os, "link", refuse) if call == "link" else (Path, "write_text", refuse)))
+    assert library.own_products.__wrapped__() == library.OwnProducts()
     assert not list(tmp_path.iterdir())
 
 
@@ -216,15 +232,17 @@ def test_what_is_not_finite_reaches_the_loss() -> None:
 def test_large_scores_and_logits_do_not_overflow() -> None:
     logits = torch.tensor([[300.0, -300.0, 0.0], [-1e4, -1e4, -1e4]])
     targets = torch.tensor([1, 2])
-    loss, _ = kernels.cross_entropy(logits, targets, IGNORE)
-    assert float(loss) == pytest.approx(600 + torch.tensor(3.0).log().item())
-    gate = torch.tensor([[200.0, -200.0, 1.0, 1.0]], requires_grad=True)
-    out = kernels.swiglu(gate)
-    out.sum().backward()
-    torch.testing.assert_close(out, torch.tensor([[200.0, 0.0]]))
-    torch.testing.assert_close(gate.grad, torch.tensor([[1.0, 0.0, 200.0, 0.0]]))
+    for loss_of, swiglu in ((CrossEntropy(), SwiGLU()), (FusedCrossEntropy(), FusedSwiGLU())):
+        loss, _ = loss_of(logits, targets, IGNORE)
+        assert float(loss) == pytest.approx(600 + torch.tensor(3.0).log().item())
+        gate = torch.tensor([[200.0, -200.0, 1.0, 1.0]], requires_grad=True)
+        out = swiglu(gate)
+        out.sum().backward()
+        torch.testing.assert_close(out, torch.tensor([[200.0, 0.0]]))
+        torch.testing.assert_close(gate.grad, torch.tensor([[1.0, 0.0, 200.0, 0.0]]))
 
 
-def test_a_target_that_is_no_token_is_refused() -> None:
+@pytest.mark.parametrize("loss", [CrossEntropy(), FusedCrossEntropy()], ids=["plain", "fused"])
+def test_a_target_that_is_not_a_token_id_is_refused(loss: CrossEntropy) -> None:
     with pytest.raises((IndexError, RuntimeError)):
-        kernels.cross_entropy(torch.zeros(2, 5), torch.tensor([1, 5]), IGNORE)
+        loss(torch.zeros(2, 5), torch.tensor([1, 5]), IGNORE)
