@@ -57,8 +57,8 @@ class FactsRun:
         return LMBatch(rows[:, :-1], rows[:, 1:])
 
     def records(self, start_step: int = 0) -> Iterator[dict[str, Any]]:
-        """One record a step, as `train` gives; at a checkpoint it also has `tokens_seen` and `eval_loss` (averaged
-        weights, nats a token on the held-out stream)."""
+        """One record per step, as `train` gives; at a checkpoint it also has `tokens_seen` and `eval_loss` (averaged
+        weights, nats per token on the held-out stream)."""
         config = self.config
         marks = {round(tokens / config.tokens_per_step): tokens for tokens in config.checkpoints}
         for record in train(self.model, self.optimizer, config.training(), self._batch, start_step, guard=self.guard):
@@ -131,7 +131,7 @@ def _windows(stream: Tensor, length: int, rows: int = 128) -> Iterator[LMBatch]:
 
 @torch.no_grad()
 def held_out_losses_by_window(run: FactsRun) -> list[float]:
-    """Mean loss (nats a token) of the averaged model in each held-out window: the items behind an interval."""
+    """Mean loss (nats per token) of the averaged model in each held-out window: the items behind an interval."""
     model = run.averaged_model()
     losses: list[float] = []
     for batch in run.held_out:

@@ -14,7 +14,7 @@ from components.training.state import load_trained_tensors, trained_tensors
 
 @dataclass
 class EarlyStop:
-    """Looks at a held-out loss (nats a token) now and then. stale: looks since the lowest; patience: how many of them
+    """Looks at a held-out loss (nats per token) now and then. stale: looks since the lowest; patience: how many of them
     end the training (0: never). `tensors` and `load_tensors` round-trip it, the best weights included."""
 
     patience: int
@@ -41,7 +41,7 @@ class EarlyStop:
             load_trained_tensors(model, self.weights)
 
     def facts(self) -> dict[str, float]:
-        """For the record of a stage; overfitting: how far the last look lay above the lowest, nats a token. Empty
+        """For the record of a stage; overfitting: how far the last look lay above the lowest, nats per token. Empty
         without a look that was finite."""
         if not math.isfinite(self.last_loss + self.best_loss):
             return {}

@@ -89,7 +89,7 @@ def train(
     loss: Callable[[Any, LMBatch], tuple[Tensor, Tensor, Tensor]] | None = None,
     guard: Guard | None = None,
 ) -> Iterator[dict[str, float]]:
-    """Train in place; yields after each step: step (steps done), loss (nats a target token, weighted if the batch
+    """Train in place; yields after each step: step (steps done), loss (nats per target token, weighted if the batch
     is), grad_norm, lr_factor, tokens, seconds, skipped (1 when a non-finite loss or gradient left the weights alone),
     skipped_steps (so far), rate_factor (what is left of the rate after going back), and restored_step (the steps that
     the weights had done) after a step at which the guard went back.
@@ -179,7 +179,7 @@ def source_weights(sources: Sequence[str], weights: Mapping[str, float]) -> Tens
 
 @torch.no_grad()
 def mean_loss(model: LanguageModel, batches: Iterator[LMBatch] | Sequence[LMBatch]) -> tuple[float, int]:
-    """Cross-entropy in nats a target token over all batches, and the number of targets."""
+    """Cross-entropy in nats per target token over all batches, and the number of targets."""
     was_training, device = model.training, next(iter(model.parameters())).device
     model.eval()
     total, count = 0.0, 0

@@ -32,7 +32,7 @@ _COMPUTED = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias")
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; UnsupportedModel names the file that is none."""
+    """A JSON object; UnsupportedModel names a file that holds anything else."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -50,7 +50,7 @@ def read_folder_config(folder: Path) -> ModelConfig:
 
 
 def shortened(cfg: ModelConfig, context_length: int) -> ModelConfig:
-    """The same model with a context of at most so many tokens (0: as it is).
+    """The same model with a context of at most `context_length` tokens (0: as it is).
 
     Raises UnsupportedModel for a context whose table of rotary positions would take gigabytes.
     """
@@ -58,7 +58,7 @@ def shortened(cfg: ModelConfig, context_length: int) -> ModelConfig:
     if most > LONGEST:
         raise UnsupportedModel(
             f"the context_length is {most:,} tokens, of which at most {LONGEST:,} are read: give a smaller one "
-            "(`--context-length`, or context_length in [base]), or look whether the file is damaged"
+            "(`--context-length`, or context_length in [base]), or check whether the file is damaged"
         )
     return dataclasses.replace(cfg, context_length=most)
 

@@ -1,7 +1,7 @@
 """GGUF files (github.com/ggml-org/ggml, docs/gguf.md): metadata and tensors of the llama and Qwen families.
 
 llama.cpp rotates neighbouring rows of a head and we rotate its two halves, so the converter of the llama family
-permutes the rows of queries and keys; reading turns that round. Quantised tensors become float32 one at a time.
+permutes the rows of queries and keys; reading reverses that. Quantised tensors become float32 one at a time.
 """
 
 from __future__ import annotations

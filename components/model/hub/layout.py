@@ -17,8 +17,8 @@ Index = tuple[int | slice, ...]
 
 @dataclass(frozen=True)
 class Piece:
-    """`ours[index]` and the public tensor `theirs` are the same numbers. heads: rows of so many heads, which GGUF files
-    of the llama family store interleaved (0: stored as they are)."""
+    """`ours[index]` and the public tensor `theirs` are the same numbers. heads: the number of heads whose rows GGUF
+    files of the llama family store interleaved (0: stored as they are)."""
 
     ours: str
     index: Index
