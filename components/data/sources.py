@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 
 from components.data.packaged import bible_chapters, sotu_speeches
+from components.data.passages import cut_passages
 from components.data.tolerant_read import TolerantRead
 
 EXCERPT_CHARS = 120
@@ -127,8 +128,8 @@ def _open(
             return _from_texts(config, *sotu_speeches())
         case "bible":
             return _from_texts(config, *bible_chapters())
-        case "stories" | "problems":
-            return _from_generator(config, generators.get(config.kind) or _generator(config.kind))
+        case kind if config.generated:
+            return _from_generator(config, generators.get(kind) or _generator(kind))
         case "hub":
             fs, files, kind = _hub_files(config, filesystem)
         case "files":
@@ -174,35 +175,6 @@ def _from_texts(config: SourceConfig, texts: Iterable[tuple[str, str]], total_by
         for number, passage in enumerate(cut_passages(text.splitlines(keepends=True), config.passage_chars)):
             if budget.take(len(passage.encode())):
                 yield Document(passage, config.name, f"{config.name}/{name}#{number}")
-
-
-def cut_passages(lines: Iterable[str], passage_chars: int) -> Iterator[str]:
-    """Join lines into passages that end at a blank line once `passage_chars` are reached, at any line at twice that.
-
-    A single line longer than twice the length is cut at blanks. ``"".join`` of the result is the text. 0: one passage.
-    """
-    held: list[str] = []
-    length = 0
-    for line in _short_lines(lines, 2 * passage_chars) if passage_chars else lines:
-        held.append(line)
-        length += len(line)
-        ends_paragraph = not line.strip() or "\n" not in line
-        if passage_chars and (length >= 2 * passage_chars or (length >= passage_chars and ends_paragraph)):
-            yield "".join(held)
-            held, length = [], 0
-    if held:
-        yield "".join(held)
-
-
-def _short_lines(lines: Iterable[str], most: int) -> Iterator[str]:
-    for line in lines:
-        while len(line) > most:
-            sentence_end = line.rfind(". ", most // 4, most // 2)
-            cut = (sentence_end + 1 or line.rfind(" ", 1, most // 2)) if most > 2 else 0
-            cut = cut + 1 if cut > 0 else most
-            yield line[:cut]
-            line = line[cut:]
-        yield line
 
 
 def _from_text_files(
@@ -384,13 +356,16 @@ _READERS = {"text": _from_text_files, "jsonl": _from_jsonl, "parquet": _from_par
 
 
 def _generator(kind: str) -> Generator:
-    if kind == "stories":
-        from components.data.stories import generate_stories
+    match kind:
+        case "stories":
+            from components.data.stories import generate_stories
 
-        return generate_stories
-    from components.reasoning.tasks import generate_problem_texts
+            return generate_stories
+        case "problems":
+            from components.reasoning.tasks import generate_problem_texts
 
-    return generate_problem_texts
+            return generate_problem_texts
+    raise SourceError(f"no generator is called {kind!r}")
 
 
 def _from_generator(config: SourceConfig, generate: Generator) -> Iterator[Document]:
