@@ -109,11 +109,6 @@ def validation_batches(
         yield _shifted(stream.read(rest, len(stream))[None].astype(np.int64))
 
 
-def windows_by_source(shards: TokenShards, context_length: int, split: str = "train") -> dict[str, int]:
-    """Windows an epoch of each source; 0 for one that is shorter than a window."""
-    return {name: max(len(shards.stream(name, split)) - 1, 0) // context_length for name in shards.sources}
-
-
 # -- the mixture ------------------------------------------------------------------------------------------------------
 
 

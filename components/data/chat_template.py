@@ -104,7 +104,7 @@ class ChatTemplate:
             if not text.startswith(before):
                 raise ValueError(
                     f"messages[{index}]: the chat template renders the turns before it differently than in the whole "
-                    "conversation, so it cannot be told what the assistant says: end the conversation here"
+                    "conversation, so what the assistant says cannot be told apart: end the conversation here"
                 )
             close = text.find(end, len(before))
             yield len(before), len(text) if close < 0 else close + len(end)

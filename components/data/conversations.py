@@ -192,19 +192,6 @@ def _epoch_key(seed: int, epoch: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"sft-{seed}-{epoch}".encode(), digest_size=8).digest(), "little")
 
 
-def block_mask(document_ids_BT: Tensor) -> Tensor:
-    """Bool [B, 1, T, T], True where a query may look: earlier or same place of its own conversation.
-
-    Padding looks at itself alone, so that no row of a softmax is empty.
-    """
-    length = document_ids_BT.shape[1]
-    same_BTT = document_ids_BT[:, :, None] == document_ids_BT[:, None, :]
-    causal_TT = torch.ones(length, length, dtype=torch.bool, device=document_ids_BT.device).tril()
-    own_TT = torch.eye(length, dtype=torch.bool, device=document_ids_BT.device)
-    padding_BTT = (document_ids_BT == 0)[:, :, None]
-    return torch.where(padding_BTT, own_TT, same_BTT & causal_TT)[:, None]
-
-
 def as_conversations(pairs: Iterable[tuple[str, str]], source: str) -> Iterator[Conversation]:
     """(prompt, response) pairs as conversations of one source."""
     for prompt, response in pairs:

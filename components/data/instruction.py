@@ -41,8 +41,8 @@ def generate_conversations(config: InstructionConfig, seed: int, held_out: froze
     made = 0
     while made < config.num_conversations:
         if rng.random() < config.story_share:
-            request, told = next(stories)
-            yield Conversation.turn(request, told, "stories")
+            request, text = next(stories)
+            yield Conversation.turn(request, text, "stories")
         else:
             problem = chain_problem(rng, rng.randint(1, config.max_difficulty))
             if problem.question in held_out:

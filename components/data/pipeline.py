@@ -1,8 +1,8 @@
 """From sources to a corpus: read, normalise, filter, mask, de-duplicate, decontaminate, split; everything is counted.
 
-Steps run from cheap to dear, and documents stream up to near-duplicate removal, which has to see them all: what the
-budgets let through is held in memory. The split is a hash of a document's id, so adding or dropping a source or a
-document moves no other one between training and validation.
+Cheap steps run before expensive ones, and documents stream up to near-duplicate removal, which has to see them all:
+what the budgets let through is held in memory. The split is a hash of a document's id, so adding or dropping a source
+or a document moves no other one between training and validation.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,23 +21,34 @@ from fsspec.spec import AbstractFileSystem
 
 from components.data.decontaminate import DecontaminationConfig, EvalIndex
 from components.data.dedup import DedupConfig, content_hash, near_duplicates
-from components.data.filters import (
-    QualityConfig,
-    check_languages,
-    language_reason,
-    mask_personal,
-    normalise,
-    quality_reason,
-)
+from components.data.filters.language import language_reason
+from components.data.filters.quality import QualityConfig, quality_reason
+from components.data.normalise import normalise
+from components.data.personal import mask_personal
 from components.data.sources import Document, Generator, Quarantined, SourceConfig, read_source
 
-STEPS = ("read", "normalise", "language", "quality", "exact duplicates", "near duplicates", "decontaminate")
 CORPUS_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "source", "split", "text")])
 
 
 @dataclass(frozen=True)
+class Filter:
+    """Marks the field of `DataConfig` that holds a filter's settings: there it is registered, and nowhere else.
+
+    step: its name in the funnel. reason: given a text, the field's value and the languages of the corpus, says in a
+    short phrase that can be counted why the document goes, or nothing when it stays. It is not called where the
+    value is None or empty, which switches the filter off.
+    """
+
+    step: str
+    reason: Callable[[str, Any, Sequence[str]], str]
+
+
+@dataclass(frozen=True)
 class DataConfig:
-    """What goes into a corpus. Quality, language, masking and near duplicates apply to found text, not to generated.
+    """What goes into a corpus. Filters, masking and near duplicates apply to found text, not to generated.
+
+    Filters run in the order of their fields. The language comes first: one rule of quality looks for English words,
+    and "few stop words" would hide the true reason.
 
     own: more sources in short, each a file, folder, pattern or fsspec URL of text, JSON lines (field ``text``) or
     Parquet (column ``text``), with `own_weight` each as its share of training windows.
@@ -45,8 +57,8 @@ class DataConfig:
     sources: tuple[SourceConfig, ...]
     own: tuple[str, ...] = ()
     own_weight: float = 0.25
-    languages: tuple[str, ...] = ("en",)  # ISO 639-1; empty: any
-    quality: QualityConfig | None = field(default_factory=QualityConfig)  # None: off
+    languages: Annotated[tuple[str, ...], Filter("language", language_reason)] = ("en",)  # ISO 639-1; empty: any
+    quality: Annotated[QualityConfig | None, Filter("quality", quality_reason)] = field(default_factory=QualityConfig)
     mask_personal: bool = True
     near_duplicates: DedupConfig | None = field(default_factory=DedupConfig)  # None: off
     decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
@@ -71,6 +83,22 @@ class DataConfig:
         return {source.name: source.weight for source in self.all_sources}
 
 
+def filters_of(config: type[DataConfig]) -> dict[str, Filter]:
+    """The filters by the name of their field, in the order in which they run."""
+    hints = get_type_hints(config, include_extras=True).items()
+    marks = ((name, mark) for name, hint in hints for mark in getattr(hint, "__metadata__", ()))
+    return {name: mark for name, mark in marks if isinstance(mark, Filter)}
+
+
+def steps_of(config: type[DataConfig]) -> tuple[str, ...]:
+    """The steps of the funnel, in the order in which they run. Raises ValueError for two of one name."""
+    filters = (found.step for found in filters_of(config).values())
+    steps = ("read", "normalise", *filters, "exact duplicates", "near duplicates", "decontaminate")
+    if twice := [step for step, count in Counter(steps).items() if count > 1]:
+        raise ValueError(f"two steps of the data funnel are called {twice[0]!r}: give the filter another name")
+    return steps
+
+
 def _stem(path: str) -> str:
     """The last part of a path that is not a pattern, without its ending; of an address no user, password or token."""
     if "://" in path:
@@ -93,7 +121,7 @@ class FunnelRow:
     """What one step left of one source, and why the rest went."""
 
     source: str
-    step: str  # one of STEPS
+    step: str  # one of `steps_of`
     num_documents: int
     num_bytes: int
     removed: Mapping[str, int]  # reason -> documents
@@ -135,8 +163,7 @@ def prepare(
     Raises SourceError for a source that gives nothing and ValueError when the steps leave nothing of one: what was
     removed and why is in the message.
     """
-    if any(not source.generated for source in config.all_sources):
-        check_languages(config.languages)
+    filters, steps = filters_of(type(config)), steps_of(type(config))
     counts = _Counts()
     quarantined: list[Quarantined] = []
     masked: Counter[str] = Counter()
@@ -153,13 +180,17 @@ def prepare(
             document = replace(item, text=normalise(item.text))
             if not counts.passed("normalise", document, "" if document.text else "empty"):
                 continue
-            cleaned = _clean(document, source, config, counts, masked)
-            if cleaned is None:
+            reasons = _reasons(document, source, config, filters)
+            if not all(counts.passed(step, document, reason) for step, reason in reasons):
                 continue
-            digest = content_hash(cleaned.text)
-            if counts.passed("exact duplicates", cleaned, "duplicate" if digest in seen else ""):
+            if config.mask_personal and not source.generated:
+                text, personal = mask_personal(document.text)
+                masked.update(personal)
+                document = replace(document, text=text)
+            digest = content_hash(document.text)
+            if counts.passed("exact duplicates", document, "duplicate" if digest in seen else ""):
                 seen.add(digest)
-                documents.append(cleaned)
+                documents.append(document)
 
     # 2. Near duplicates among all found text.
     generated = {source.name for source in config.all_sources if source.generated}
@@ -189,7 +220,7 @@ def prepare(
         if counts.passed("decontaminate", document, "holds an evaluation prompt" if i in contaminated else "")
     ]
 
-    funnel = counts.funnel([source.name for source in config.all_sources])
+    funnel = counts.funnel([source.name for source in config.all_sources], steps)
     _refuse_empty(config, funnel)
     return Prepared(
         documents=tuple(kept),
@@ -201,26 +232,14 @@ def prepare(
     )
 
 
-def _clean(
-    document: Document, source: SourceConfig, config: DataConfig, counts: _Counts, masked: Counter[str]
-) -> Document | None:
-    """Language, quality and masking for found text; None when the document goes."""
-    natural = not source.generated
-    quality = language = ""
-    # The language first: one rule of quality looks for English words, and "few stop words" would hide the true reason.
-    if natural:
-        language = language_reason(document.text, config.languages)
-    if not counts.passed("language", document, language):
-        return None
-    if natural and config.quality:
-        quality = quality_reason(document.text, config.quality, english=config.languages == ("en",))
-    if not counts.passed("quality", document, quality):
-        return None
-    if natural and config.mask_personal:
-        text, found = mask_personal(document.text)
-        masked.update(found)
-        document = replace(document, text=text)
-    return document
+def _reasons(
+    document: Document, source: SourceConfig, config: DataConfig, filters: Mapping[str, Filter]
+) -> Iterator[tuple[str, str]]:
+    """Each filter's step and why it rejects the document, one after the other; generated text passes them all."""
+    for name, found in filters.items():
+        settings = getattr(config, name)
+        applies = settings and not source.generated
+        yield found.step, found.reason(document.text, settings, config.languages) if applies else ""
 
 
 class _Counts:
@@ -240,8 +259,8 @@ class _Counts:
             self.keep(step, document)
         return not reason
 
-    def funnel(self, sources: Sequence[str]) -> tuple[FunnelRow, ...]:
-        keys = [(source, step) for source in sources for step in STEPS]
+    def funnel(self, sources: Sequence[str], steps: Sequence[str]) -> tuple[FunnelRow, ...]:
+        keys = [(source, step) for source in sources for step in steps]
         return tuple(
             FunnelRow(*key, self._documents[key], self._bytes[key], dict(self._removed.get(key, {}))) for key in keys
         )

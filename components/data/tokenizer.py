@@ -29,8 +29,8 @@ ROLE_TOKENS = {"user": USER, "assistant": ASSISTANT}
 MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 LONE_SYMBOLS = "+-*/=();:>|"
 
-# One alternative a line, tried from the top; each match is a piece that BPE never merges across.
-_SYMBOLS = r"+\-*/=();:>|"
+# One alternative per line, tried from the top; each match is a piece that BPE never merges across.
+_SYMBOLS = LONE_SYMBOLS.replace("-", r"\-")
 _PIECES = "|".join(
     (
         r"'(?:[sdmt]|ll|ve|re)(?!\p{L})",
@@ -130,7 +130,7 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int = 512) -> Tokenizer:
         """Learn merges until there are `vocab_size` entries (6 specials, 256 bytes, merges) or no pair is left.
 
-        The vocabulary is smaller than asked when the text is too small; read `.vocab_size`, don't assume it.
+        The vocabulary is smaller than `vocab_size` when the text is too small; read `.vocab_size`, don't assume it.
         """
         if vocab_size < MIN_VOCAB_SIZE:
             raise ValueError(
@@ -261,7 +261,7 @@ class Tokenizer:
         return int(self.byte_lengths[np.asarray(ids, dtype=np.int64)].sum())
 
     def bytes_per_token(self, texts: Iterable[str]) -> float:
-        """Compression over `texts`, in UTF-8 bytes a token; NaN when there is no token."""
+        """Compression over `texts`, in UTF-8 bytes per token; NaN when there is no token."""
         num_bytes = num_tokens = 0
         for ids in self.encode_batch(list(texts)):
             num_bytes += self.bytes_of(ids)

@@ -1,4 +1,4 @@
-"""Files whose bytes break off or make no sense half-way: what came before counts, the rest is told of."""
+"""Files whose bytes break off or make no sense half-way: what came before counts, and the reason is kept."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pyarrow as pa
 T = TypeVar("T")
 
 
-class Damage:
-    """Watches the reading of one file. `reason`: what is wrong with it, empty while nothing is."""
+class TolerantRead:
+    """The reading of one file. `reason`: what is wrong with it, empty as long as nothing is."""
 
     reason = ""
 
     def through(self, items: Iterable[T]) -> Iterator[T]:
-        """The items up to the first that cannot be read. Errors of disk and network pass: another try may succeed."""
+        """The items up to the first that cannot be read. Errors of disk and network are raised: a retry may succeed."""
         try:
             yield from items
         except Exception as error:
@@ -30,5 +30,5 @@ class Damage:
 
 def _of_content(error: Exception) -> bool:
     kinds = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, pa.ArrowException, UnicodeDecodeError)
-    # Arrow and bz2 raise a plain OSError for bytes that make no sense; one of the system has a number.
+    # Arrow and bz2 raise a plain OSError for bytes that make no sense; an error of the system has a number.
     return isinstance(error, kinds) or (type(error) is OSError and error.errno is None)

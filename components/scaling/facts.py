@@ -109,14 +109,14 @@ def facts_stream(config: FactsConfig, num_tokens: int, seed: int) -> NDArray[np.
         raise ValueError(f"num_tokens must be at least 1, got {num_tokens}")
     table = fact_table(config)
     num_records = -(-num_tokens // config.record_length)
-    # Inverse-CDF draws: one uniform a record, so that the stream does not depend on how numpy samples `choice`.
+    # Inverse-CDF draws: one uniform number per record, so the stream does not depend on how numpy samples `choice`.
     cdf = np.cumsum(table.probabilities)
     drawn = np.searchsorted(cdf, np.random.default_rng(seed).random(num_records) * cdf[-1], side="right")
     return table.records[np.minimum(drawn, config.num_facts - 1)].reshape(-1)[:num_tokens]
 
 
 def irreducible_loss(config: FactsConfig) -> float:
-    """Mean cross-entropy in nats a token of a predictor that knows the table: H(Zipf) / record length, exact."""
+    """Mean cross-entropy in nats per token of a predictor that knows the table: H(Zipf) / record length, exact."""
     p = zipf_probabilities(config.num_facts, config.zipf_exponent)
     return float(-(p * np.log(p)).sum()) / config.record_length
 
@@ -151,10 +151,10 @@ def _look_up(
 ) -> NDArray[np.float64]:
     places = np.array([config.vocab_size**i for i in range(prefixes.shape[1])][::-1], dtype=np.int64)
     # np.unique sorts rows by column, which is the order of these codes.
-    codes, asked = prefixes @ places, queries @ places
-    at = np.minimum(np.searchsorted(codes, asked), len(codes) - 1)
+    codes, queried = prefixes @ places, queries @ places
+    at = np.minimum(np.searchsorted(codes, queried), len(codes) - 1)
     cut = (queries == -1).any(axis=1)
-    unknown = np.flatnonzero((codes[at] != asked) & ~cut)
+    unknown = np.flatnonzero((codes[at] != queried) & ~cut)
     if unknown.size:
         raise ValueError(
             f"record {unknown[0]} starts with {queries[unknown[0]].tolist()}, which no fact of the table does: "

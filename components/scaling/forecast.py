@@ -14,7 +14,7 @@ from components.scaling.chinchilla_fit import ChinchillaFit
 
 @dataclass(frozen=True)
 class Forecast:
-    """Predicted loss (nats a token) of one run to come. `low`, `high`: prediction interval at `confidence`, with the
+    """Predicted loss (nats per token) of one run to come. `low`, `high`: prediction interval at `confidence`, with the
     law's uncertainty and a new run's own noise. `made_at`: UTC, ISO 8601, given by the caller."""
 
     num_params: float

@@ -1,6 +1,6 @@
 """The laws themselves: loss as a function of parameters N, tokens D and compute C. Fits are in the files beside.
 
-Losses are in nats a token, N in parameters, D in tokens, C in FLOPs. Every function takes scalars or arrays that
+Losses are in nats per token, N in parameters, D in tokens, C in FLOPs. Every function takes scalars or arrays that
 broadcast against each other.
 """
 
@@ -64,7 +64,7 @@ class ChinchillaLaw:
         """The N and D of least loss at a training budget in FLOPs.
 
         With `flops_per_token=None`, C = 6ND and the closed form (Hoffmann et al. 2022, eq. 4). Otherwise
-        `flops_per_token(N)` gives the exact training FLOPs a token of a model of N parameters (attention and
+        `flops_per_token(N)` gives the exact training FLOPs per token of a model of N parameters (attention and
         embeddings included), and the optimum is searched for along D = C / flops_per_token(N).
         """
         _positive("flops", flops)
@@ -180,7 +180,7 @@ class RoutedLaw:
     E_max: float
 
     def loss(self, num_params: ArrayLike, num_experts: ArrayLike) -> FloatArray:
-        """Predicted loss in nats a token."""
+        """Predicted loss in nats per token."""
         log_n, log_e = np.log10(np.asarray(num_params, dtype=np.float64)), np.log10(self.saturated(num_experts))
         return np.asarray(10.0 ** (self.a * log_n + self.b * log_e + self.c * log_n * log_e + self.d))
 

@@ -77,7 +77,7 @@ class LifetimeOptimum:
 
 
 def lifetime_optimum(law: ChinchillaLaw, loss: float, costs: LifetimeCosts) -> LifetimeOptimum:
-    """N and D that reach `loss` (nats a token) at the least `costs`.
+    """N and D that reach `loss` (nats per token) at the least `costs`.
 
     The root in ln N of d(cost)/dN = 0 along L(N, D) = loss; with no inference it is the compute-optimal model.
 

@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ScalingPoint:
-    """`num_params` N as `convention` counts it; `tokens` D seen in training (repeats included); `loss` in nats a token.
+    """`num_params` N as `convention` counts it; `tokens` D seen in training, with repeats; `loss` in nats per token.
 
     Exponents shift with the convention, and laws fitted to different ones must not be compared: Kaplan et al. (2020)
     leave out embeddings, Hoffmann et al. (2022) count all; a mixture of experts computes with its active parameters.

@@ -47,18 +47,18 @@ class FinetuneBatches:
     def at(self, step: int) -> LMBatch:
         """The batch of a 0-based step."""
         config, replayed = self.config, self.config.replay_rows
-        told = conversation_batch(sft_batch_at(self.packed, step, config.batch_size - replayed, self.seed))
+        conversations = conversation_batch(sft_batch_at(self.packed, step, config.batch_size - replayed, self.seed))
         if config.neftune_alpha:
-            assert told.documents_BT is not None
-            noise_BTD = neftune_noise(told.documents_BT, self.d_model, config.neftune_alpha, self.seed, step)
-            told = replace(told, noise_BTD=noise_BTD)
+            assert conversations.documents_BT is not None
+            noise_BTD = neftune_noise(conversations.documents_BT, self.d_model, config.neftune_alpha, self.seed, step)
+            conversations = replace(conversations, noise_BTD=noise_BTD)
         if not replayed:
-            return told
+            return conversations
         read = batch_at(self.shards, step, replayed, config.context_length, self.seed + 1, self.weights)
         return _stacked(
             [
-                told,
-                LMBatch(  # one document a window, as in pretraining, and without noise
+                conversations,
+                LMBatch(  # one document per window, as in pretraining, and without noise
                     read.inputs_BT,
                     read.targets_BT,
                     torch.arange(config.context_length).expand_as(read.inputs_BT),

@@ -1,4 +1,4 @@
-"""Held-out loss by source, in nats a token and in bits a byte, which compares across tokenizers."""
+"""Held-out loss by source, in nats per token and in bits per byte, which compares across tokenizers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from components.model.transformer import Transformer
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One source. loss: nats a token. bits_per_byte: its total over the bytes of the targets; bits_by_window: parts
-    whose mean that is, one a window, so that two models can be compared window by window."""
+    """One source. loss: nats per token. bits_per_byte: its total over the bytes of the targets; bits_by_window: parts
+    whose mean that is, one per window, so that two models can be compared window by window."""
 
     loss: float
     bits_per_byte: float

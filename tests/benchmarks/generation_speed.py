@@ -22,8 +22,7 @@ from torch import Tensor
 from components.inference.engine import generate
 from components.inference.sampling import SamplingParams
 from components.model.config import ModelConfig
-from components.model.hub.architectures import write_config
-from components.model.hub.layout import names_of
+from components.model.hub.config_file import architecture_for, write_config
 from components.model.hub.weights import scattered
 from components.model.transformer import Transformer
 
@@ -36,7 +35,7 @@ def peer_of(model: Transformer) -> torch.nn.Module:
 
     raw = write_config(model.cfg)
     peer = AutoModelForCausalLM.from_config(AutoConfig.for_model(**raw))
-    weights = scattered(model.cfg, names_of(raw["model_type"]), model.state_dict())
+    weights = scattered(model.cfg, architecture_for(model.cfg).names, model.state_dict())
     peer.load_state_dict({**weights, "lm_head.weight": model.embedding.weight})
     peer.generation_config.eos_token_id = None
     return peer.eval()

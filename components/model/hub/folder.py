@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from components.model.config import ModelConfig
-from components.model.hub.architectures import model_type_in, model_type_of, read_config, write_config
+from components.model.hub.architectures import architecture_in
+from components.model.hub.config_file import architecture_for, read_config, write_config
 from components.model.hub.errors import UnsupportedModel
-from components.model.hub.gguf_tokenizer import QWEN_PATTERN
-from components.model.hub.layout import names_in, names_of
+from components.model.hub.fields import Fields
+from components.model.hub.layout import names_in
 from components.model.hub.weights import SINGLE, SafetensorsFolder, gathered, scattered
 from components.model.skeleton import filled
 from components.model.transformer import Transformer
@@ -31,7 +32,7 @@ _COMPUTED = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias")
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; UnsupportedModel names the file that is none."""
+    """A JSON object; UnsupportedModel names a file that holds anything else."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -49,7 +50,7 @@ def read_folder_config(folder: Path) -> ModelConfig:
 
 
 def shortened(cfg: ModelConfig, context_length: int) -> ModelConfig:
-    """The same model with a context of at most so many tokens (0: as it is).
+    """The same model with a context of at most `context_length` tokens (0: as it is).
 
     Raises UnsupportedModel for a context whose table of rotary positions would take gigabytes.
     """
@@ -57,7 +58,7 @@ def shortened(cfg: ModelConfig, context_length: int) -> ModelConfig:
     if most > LONGEST:
         raise UnsupportedModel(
             f"the context_length is {most:,} tokens, of which at most {LONGEST:,} are read: give a smaller one "
-            "(`--context-length`, or context_length in [base]), or look whether the file is damaged"
+            "(`--context-length`, or context_length in [base]), or check whether the file is damaged"
         )
     return dataclasses.replace(cfg, context_length=most)
 
@@ -69,14 +70,15 @@ def import_folder(folder: Path, dtype: torch.dtype = torch.float32, context_leng
     cfg = shortened(read_config(raw, str(folder / CONFIG)), context_length)
     with SafetensorsFolder(folder) as files:
         found = {name for name in files.names if not name.endswith(_COMPUTED)}
-        if cfg.tie_embeddings and "lm_head.weight" in found:
-            found.remove("lm_head.weight")
-            if not torch.equal(files.read("lm_head.weight"), files.read("model.embed_tokens.weight")):
+        names = names_in(found, architecture_in(Fields(raw, str(folder / CONFIG))).names)
+        embedding, unembedding = names.top["embedding.weight"], names.top["unembedding.weight"]
+        if cfg.tie_embeddings and unembedding in found:
+            found.remove(unembedding)
+            if embedding in found and not torch.equal(files.read(unembedding), files.read(embedding)):
                 raise UnsupportedModel(
-                    f"{folder}: tie_word_embeddings is true, yet lm_head.weight is not model.embed_tokens.weight: "
+                    f"{folder}: tie_word_embeddings is true, yet {unembedding} is not {embedding}: "
                     "say false in config.json if both are meant"
                 )
-        names = names_in(found, model_type_in(raw))
         return filled(cfg, gathered(cfg, names, found, files.read, str(folder), dtype))
 
 
@@ -89,12 +91,9 @@ def export_folder(
     tensors: its state dict; they are written as they are, without a copy. Raises UnsupportedModel before anything is
     written.
     """
-    kind = model_type_of(cfg)
-    if kind == "qwen2" and tokenizer is not None and not _cuts_like_qwen(tokenizer):
-        # transformers reads the tokenizer of a `qwen2` folder as Qwen's, whatever the folder says (5.23)
-        kind = "qwen2_moe"
-    raw = write_config(cfg, kind)
-    public = scattered(cfg, names_of(raw["model_type"]), tensors)
+    arch = architecture_for(cfg, None if tokenizer is None else _patterns(tokenizer))
+    raw = write_config(cfg, arch)
+    public = scattered(cfg, arch.names, tensors)
     kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in public.values()}
     raw["dtype"] = kinds.pop() if len(kinds) == 1 else "float32"
     generation: dict[str, Any] = {"_from_model_config": False}
@@ -108,6 +107,8 @@ def export_folder(
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _cuts_like_qwen(tokenizer: Tokenizer) -> bool:
+def _patterns(tokenizer: Tokenizer) -> frozenset[str]:
+    """The regular expressions by which a tokenizer cuts text before it merges."""
     cut = json.loads(tokenizer.backend.to_str()).get("pre_tokenizer") or {}
-    return any(part.get("pattern", {}).get("Regex") == QWEN_PATTERN for part in cut.get("pretokenizers", [cut]))
+    found = (part.get("pattern", {}).get("Regex") for part in cut.get("pretokenizers", [cut]))
+    return frozenset(pattern for pattern in found if pattern)

@@ -1,7 +1,7 @@
 """GGUF files (github.com/ggml-org/ggml, docs/gguf.md): metadata and tensors of the llama and Qwen families.
 
 llama.cpp rotates neighbouring rows of a head and we rotate its two halves, so the converter of the llama family
-permutes the rows of queries and keys; reading turns that round. Quantised tensors become float32 one at a time.
+permutes the rows of queries and keys; reading reverses that. Quantised tensors become float32 one at a time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from components.model.config import ModelConfig, MoEConfig, RopeScaling
+from components.model.hub import architectures
+from components.model.hub.architectures import Architecture, GGUFNames
 from components.model.hub.errors import UnsupportedModel
 from components.model.hub.gguf_format import GGUFFile
 from components.model.hub.layout import Names
@@ -20,7 +22,6 @@ from components.model.rotary import rotary_frequencies
 from components.model.skeleton import filled
 from components.model.transformer import Transformer
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3moe")
 ROTARY_FACTORS = "rope_freqs.weight"
 _LLAMA3_CONTEXT = 8192  # what every published file with rotary factors was first trained on
 _RAMP = (("fast", 32.0), ("slow", 1.0))
@@ -67,11 +68,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 def read_gguf_config(file: GGUFFile) -> ModelConfig:
     """Our configuration of a GGUF file. Raises UnsupportedModel naming the field."""
-    arch = file.get("general.architecture")
-    if arch not in ARCHITECTURES:
-        raise UnsupportedModel(
-            f"{file.path}: general.architecture is {arch!r}: takes one of {', '.join(ARCHITECTURES)}"
-        )
+    layout, gguf = _layout(file)
+    arch = gguf.name
 
     def refuse(name: str, found: Any, takes: str) -> UnsupportedModel:
         return UnsupportedModel(f"{file.path}: {arch}.{name} is {found!r}: {takes}")
@@ -96,7 +94,7 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
     num_experts = whole("expert_count", 0)
     moe = None
     if num_experts:
-        width = whole("expert_feed_forward_length" if arch == "qwen3moe" else "feed_forward_length")
+        width = whole(gguf.expert_width)
         moe = MoEConfig(
             num_experts, whole("expert_used_count"), width, normalize_top_k=True, load_balance_coef=0.001,
             router_z_coef=0.0,
@@ -118,7 +116,7 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
             rope_theta=theta,
             rope_scaling=_scaling(file, arch, head_dim, theta),
             sliding_window=whole("attention.sliding_window", 0),
-            qk_norm=arch in ("qwen3", "qwen3moe"),
+            qk_norm=layout.qk_norm,
             attention_bias="blk.0.attn_q.bias" in file.tensors,
             tie_embeddings=_TOP["unembedding.weight"] not in file.tensors,
             norm_eps=_decimal(file.get(f"{arch}.attention.layer_norm_rms_epsilon", 1e-5)),
@@ -128,6 +126,15 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
         raise
     except ValueError as error:
         raise UnsupportedModel(f"{file.path}: {error}") from None
+
+
+def _layout(file: GGUFFile) -> tuple[Architecture, GGUFNames]:
+    """The record of a file's architecture, and the names that it has there."""
+    found = file.get("general.architecture")
+    by_name = {arch.gguf.name: (arch, arch.gguf) for arch in architectures.ARCHITECTURES if arch.gguf}
+    if found not in by_name:
+        raise UnsupportedModel(f"{file.path}: general.architecture is {found!r}: takes one of {', '.join(by_name)}")
+    return by_name[found]
 
 
 def _decimal(value: float) -> float:
@@ -167,7 +174,7 @@ def import_gguf(file: GGUFFile, cfg: ModelConfig, dtype: torch.dtype = torch.flo
         _TOP,
         "blk.{i}.ffn_gate_inp.weight",
         _APART if "blk.0.ffn_gate.0.weight" in file.tensors else _STACKED,
-        heads_interleaved=file.get("general.architecture") == "llama",
+        heads_interleaved=_layout(file)[1].heads_interleaved,
     )
     found = {name for name in file.tensors if name != ROTARY_FACTORS and not name.endswith("attn_rot_embd.weight")}
     return filled(cfg, gathered(cfg, names, found, file.read, str(file.path), dtype))

@@ -1,8 +1,8 @@
 """The tokenizer inside a GGUF file, as `tokenizers` runs it.
 
-Two kinds are common. `gpt2`: byte-level BPE with its merges; how text is cut before merging is told by a name alone
+Two kinds are common. `gpt2`: byte-level BPE with its merges; how text is cut before merging is given by a name alone
 (`tokenizer.ggml.pre`), whose patterns are those of llama.cpp (src/llama-vocab.cpp). `llama`: SentencePiece BPE with a
-score a token, from which the merges follow: the pair whose union scores best is merged first.
+score per token, from which the merges follow: the pair whose union scores best is merged first.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _merges(
 
 
 def _begin_with_bos(file: GGUFFile, backend: Tokenizer, bos: str | None, default: bool) -> None:
-    """For those who ask the tokenizer to add special tokens by itself; we never do."""
+    """For callers that let the tokenizer add special tokens; we never do."""
     if bos is not None and file.get("tokenizer.ggml.add_bos_token", default):
         index = backend.token_to_id(bos)
         backend.post_processor = processors.TemplateProcessing(

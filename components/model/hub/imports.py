@@ -7,7 +7,6 @@ import dataclasses
 import torch
 
 from components.data.tokenizer import Tokenizer
-from components.model.config import ModelConfig
 from components.model.hub.errors import UnsupportedModel
 from components.model.hub.folder import import_folder, read_folder_config, shortened
 from components.model.hub.gguf_file import import_gguf, read_gguf_config
@@ -27,11 +26,6 @@ def import_model(source: Source, dtype: torch.dtype = torch.float32, context_len
         file = GGUFFile(source.path)
         return import_gguf(file, shortened(read_gguf_config(file), context_length), dtype)
     return import_folder(source.path, dtype, context_length)
-
-
-def import_config(source: Source) -> ModelConfig:
-    """The configuration of a source; weights are not read."""
-    return read_gguf_config(GGUFFile(source.path)) if source.is_gguf else read_folder_config(source.path)
 
 
 def import_tokenizer(source: Source) -> Tokenizer:

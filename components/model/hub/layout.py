@@ -17,8 +17,8 @@ Index = tuple[int | slice, ...]
 
 @dataclass(frozen=True)
 class Piece:
-    """`ours[index]` and the public tensor `theirs` are the same numbers. heads: rows of so many heads, which GGUF files
-    of the llama family store interleaved (0: stored as they are)."""
+    """`ours[index]` and the public tensor `theirs` are the same numbers. heads: the number of heads whose rows GGUF
+    files of the llama family store interleaved (0: stored as they are)."""
 
     ours: str
     index: Index
@@ -68,31 +68,26 @@ _BLOCK = "model.layers.{i}.block_sparse_moe."
 _EXPERT = "experts.{e}."
 _FUSED = _MLP + "experts.gate_up_proj"
 
-QWEN = Names(
+LLAMA_NAMES = Names(
     _LAYER,
     _TOP,
     _MLP + "gate.weight",
     (_MLP + _EXPERT + "gate_proj.weight", _MLP + _EXPERT + "up_proj.weight", _MLP + _EXPERT + "down_proj.weight"),
 )
-MIXTRAL = Names(
+MIXTRAL_NAMES = Names(
     _LAYER,
     _TOP,
     _BLOCK + "gate.weight",
     (_BLOCK + _EXPERT + "w1.weight", _BLOCK + _EXPERT + "w3.weight", _BLOCK + _EXPERT + "w2.weight"),
 )
 # As transformers 5 holds all experts in memory, and writes them when asked not to go back to the published names.
-STACKED = Names(_LAYER, _TOP, _MLP + "gate.weight", (_FUSED, _FUSED, _MLP + "experts.down_proj"))
+STACKED_NAMES = Names(_LAYER, _TOP, _MLP + "gate.weight", (_FUSED, _FUSED, _MLP + "experts.down_proj"))
 
 
-def names_of(model_type: str) -> Names:
-    """The names under which files of an architecture are published, and which every version of transformers loads."""
-    return MIXTRAL if model_type == "mixtral" else QWEN
-
-
-def names_in(found: set[str], model_type: str) -> Names:
-    """The names of the layout that a file with these tensors has."""
+def names_in(found: set[str], published: Names) -> Names:
+    """The names that a file with these tensors uses: the published ones of its architecture, or the stacked ones."""
     stacked = any(name.endswith(".mlp.experts.down_proj") for name in found)
-    return STACKED if stacked else names_of(model_type)
+    return STACKED_NAMES if stacked else published
 
 
 def pieces(cfg: ModelConfig, names: Names) -> Iterator[Piece]:

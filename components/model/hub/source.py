@@ -35,8 +35,8 @@ class BaseConfig:
     """The model that a life begins with, in place of one that it trains from random weights.
 
     model: a folder with config.json and safetensors, a .gguf file, `package:NAME`, or `owner/model` of the hub; empty:
-    train our own. revision: commit of a hub model, 40 hex digits. context_length: cut the model's own to so many tokens
-    (0: as it is), which is what memory and costs are reckoned by.
+    train our own. revision: commit of a hub model, 40 hex digits. context_length: cut the model's own to this many
+    tokens (0: as it is); memory and costs are computed for it.
     """
 
     model: str = ""

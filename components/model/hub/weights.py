@@ -134,7 +134,7 @@ def _plan(cfg: ModelConfig, names: Names, found: set[str], where: str) -> list[P
 
 def _paired(tensor: Tensor, heads: int) -> Tensor:
     """Rows of queries or keys in the order in which the two halves of a head are rotated, from that of neighbours
-    (llama.cpp, `LlamaModel.permute`, turned round)."""
+    (llama.cpp, `LlamaModel.permute`, reversed)."""
     rows = tensor.shape[0]
     pairs = tensor.reshape(heads, rows // heads // 2, 2, *tensor.shape[1:])
     return pairs.transpose(1, 2).reshape(tensor.shape)

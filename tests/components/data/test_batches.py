@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from components.data.batches import CYCLE, batch_at, cycle_counts, permute, validation_batches, windows_by_source
+from components.data.batches import CYCLE, batch_at, cycle_counts, permute, validation_batches
 from components.data.shards import FORMAT, ShardFile, ShardIndex, TokenShards
 
 T = 8
@@ -50,7 +50,7 @@ def test_a_batch_depends_on_seed_and_step_alone(tmp_path: Path, shards: TokenSha
 
 
 def test_each_epoch_visits_each_window_once_and_in_a_new_order(shards: TokenShards) -> None:
-    size = windows_by_source(shards, T)["b"]
+    size = (len(shards.stream("b")) - 1) // T
     assert size == 50
     visits = torch.cat([batch_at(shards, step, 10, T, 1, {"b": 1.0}).inputs_BT[:, 0] for step in range(20)])
     epochs = [((visits[e * size : (e + 1) * size] - 1000) // T).tolist() for e in range(4)]
@@ -65,7 +65,7 @@ def test_every_source_of_a_mixture_also_visits_each_window_once_an_epoch(shards:
         for source, first in zip(batch.source_ids_B.tolist(), batch.inputs_BT[:, 0].tolist(), strict=True):
             seen[source].append((first - 1000 * source) // T)
     assert {s: len(v) for s, v in seen.items()} == {0: 1024, 1: 512, 2: 512}  # two exact cycles
-    for source, size in enumerate(windows_by_source(shards, T).values()):
+    for source, size in enumerate((len(shards.stream(name)) - 1) // T for name in shards.sources):
         for start in range(0, len(seen[source]) - size + 1, size):
             assert sorted(seen[source][start : start + size]) == list(range(size))
 

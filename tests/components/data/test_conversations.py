@@ -16,7 +16,6 @@ from components.data.conversations import (
     Tokenised,
     _assign,
     as_conversations,
-    block_mask,
     pack_conversations,
     read_conversations,
     sft_batch_at,
@@ -108,9 +107,3 @@ def test_sft_batches_resume_and_visit_each_row_once_an_epoch() -> None:
     assert again.inputs_BT.dtype == torch.int64 and again.loss_mask_BT.dtype == torch.bool
     parts = [sft_batch_at(packed, 11, 4, 1, rank, 2).inputs_BT for rank in range(2)]
     assert torch.equal(parts[1], again.inputs_BT[1::2])
-
-
-def test_the_mask_is_causal_inside_a_conversation_and_blind_outside() -> None:
-    mask = block_mask(torch.tensor([[1, 1, 2, 0]]))
-    assert mask.shape == (1, 1, 4, 4)
-    assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]

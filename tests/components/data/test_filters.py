@@ -6,15 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.data.filters import (
-    QualityConfig,
-    check_languages,
-    language_reason,
-    luhn,
-    mask_personal,
-    normalise,
-    quality_reason,
-)
+from components.data.filters.language import language_reason
+from components.data.filters.quality import QualityConfig, quality_reason
+from components.data.normalise import normalise
+from components.data.personal import luhn, mask_personal
 
 PROSE = (
     "When the old clock in the hall struck nine, the children were already asleep and the house was quiet. Their "
@@ -95,7 +90,7 @@ def test_language_is_judged_and_named() -> None:
     assert language_reason(german, ("en",)) == "language de"
     assert language_reason(german, ("en", "de")) == "" == language_reason(german, ())
     with pytest.raises(ValueError, match="unknown language 'english'"):
-        check_languages(("en", "english"))
+        language_reason(PROSE, ("en", "english"))
 
 
 @pytest.mark.parametrize(

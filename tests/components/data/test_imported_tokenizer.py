@@ -85,7 +85,7 @@ def test_a_conversation_goes_on_though_its_template_drops_what_was_thought() -> 
     tokenizer = chatml(CHATML + "{% if add_generation_prompt %}<think>{% endif %}")
     ids, _ = tokenizer.render_chat(TURNS[:4], add_generation_prompt=True)
     assert tokenizer.decode(ids, skip_special=False).endswith("<|im_start|>assistant\n<think>")
-    with pytest.raises(ValueError, match="cannot be told what the assistant says"):
+    with pytest.raises(ValueError, match="what the assistant says cannot be told apart"):
         tokenizer.render_chat(TURNS)
 
 

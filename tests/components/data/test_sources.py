@@ -14,13 +14,13 @@ from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.data.passages import cut_passages
 from components.data.sources import (
     MAX_QUARANTINED_PER_FILE,
     Document,
     Quarantined,
     SourceConfig,
     SourceError,
-    cut_passages,
     read_source,
 )
 
@@ -284,3 +284,11 @@ def test_a_wrong_setting_is_named(fields: dict[str, object], match: str) -> None
 def test_an_address_of_an_unknown_kind_is_told() -> None:
     with pytest.raises(SourceError, match=r"'notes': nosuch://x/y\.jsonl: Protocol not known"):
         list(read_source(SourceConfig("notes", "jsonl", "nosuch://x/y.jsonl")))
+
+
+def test_a_generator_that_nobody_wrote_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kind that is listed and has no generator must not become another kind's text."""
+    monkeypatch.setattr("components.data.sources.KINDS", ("riddles",))
+    monkeypatch.setattr("components.data.sources.GENERATED", ("riddles",))
+    with pytest.raises(SourceError, match="riddles"):
+        list(read_source(SourceConfig("r", "riddles", max_bytes=9)))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from components.model.config import ModelConfig
 from components.model.hub.folder import export_folder
-from components.model.hub.layout import names_of
+from components.model.hub.layout import LLAMA_NAMES
 from components.model.hub.weights import gathered
 from components.model.transformer import Transformer
 
@@ -47,7 +47,7 @@ def in_our_names() -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
     """Tensors of a causal model of transformers (weights or gradients) under the names of ours."""
 
     def renamed(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return gathered(PEER, names_of("llama"), set(theirs), lambda name: theirs[name], "transformers", torch.float32)
+        return gathered(PEER, LLAMA_NAMES, set(theirs), lambda name: theirs[name], "transformers", torch.float32)
 
     return renamed
 

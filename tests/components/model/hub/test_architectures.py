@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.model.config import ModelConfig, MoEConfig, RopeScaling, count_params
-from components.model.hub.architectures import essence, read_config, write_config
+from components.model.hub.config_file import essence, read_config, write_config
 from components.model.hub.errors import UnsupportedModel
 from components.model.hub.folder import export_folder, import_folder
 from components.model.transformer import Transformer
@@ -167,9 +167,9 @@ def test_lengths_that_yarn_gives_to_queries_and_keys() -> None:
     assert scaling(attention_factor=1.0, beta_fast=16) == RopeScaling(
         "yarn", 4.0, original_context_length=2048, beta_fast=16.0, attention_factor=1.0
     )
-    told = scaling(mscale=2.0, mscale_all_dim=0.5)  # as DeepSeek's files say it
-    assert told is not None
-    assert told.attention_factor == pytest.approx((0.2 * math.log(4) + 1) / (0.05 * math.log(4) + 1))
+    given = scaling(mscale=2.0, mscale_all_dim=0.5)  # as DeepSeek's files say it
+    assert given is not None
+    assert given.attention_factor == pytest.approx((0.2 * math.log(4) + 1) / (0.05 * math.log(4) + 1))
 
 
 def test_what_a_window_means_in_each_layout() -> None:
