@@ -9,8 +9,9 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import pyarrow as pa
@@ -20,14 +21,26 @@ from storage.home import Home
 from storage.queries import query
 
 Row = Mapping[str, Any]
+Points = tuple[tuple[int, ...], tuple[float, ...]]  # steps, values
 
 
-@dataclass(frozen=True)
 class Series:
-    """A metric over the steps of a stage, in the order of the steps."""
+    """A metric over the steps of a stage, in the order of the steps. It is read when it is first looked at."""
 
-    steps: tuple[int, ...] = ()
-    values: tuple[float, ...] = ()
+    def __init__(self, read: Callable[[], Points] = lambda: ((), ())) -> None:
+        self._read = read
+
+    @cached_property
+    def _points(self) -> Points:
+        return self._read()
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return self._points[0]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return self._points[1]
 
     def __bool__(self) -> bool:
         return bool(self.steps)
@@ -52,7 +65,8 @@ class StageRow:
 
 @dataclass(frozen=True)
 class RunRows:
-    """All that a report needs of one run. `metrics`: by key of the stage, then by name."""
+    """All that a report needs of one run. `read_series`: the points of a metric, from the key of its stage and its
+    name."""
 
     run_id: str
     name: str
@@ -61,7 +75,7 @@ class RunRows:
     started_at: datetime.datetime | None
     ended_at: datetime.datetime | None
     stages: tuple[StageRow, ...] = ()
-    metrics: Mapping[str, Mapping[str, Series]] = field(default_factory=dict)
+    read_series: Callable[[str, str], Points] = lambda key, name: ((), ())
     costs: tuple[Row, ...] = ()
     evals: tuple[Row, ...] = ()
     samples: tuple[Row, ...] = ()
@@ -91,8 +105,12 @@ class RunRows:
 
     def metric(self, stage: StageRow | None, *names: str) -> Series:
         """The first of the named metrics that the stage wrote, empty where it wrote none."""
-        written = self.metrics.get(stage.key, {}) if stage else {}
-        return next((written[name] for name in names if name in written), Series())
+
+        def read() -> Points:
+            found = (self.read_series(stage.key, name) for name in names) if stage else iter(())
+            return next((points for points in found if points[0]), ((), ()))
+
+        return Series(read)
 
     def why_missing(self, group: str, what: str) -> str:
         """Why a part of the life has nothing to show."""
@@ -164,6 +182,10 @@ _OF_RUN = """
     SELECT * FROM {table}
     WHERE key IN (SELECT key FROM stages WHERE run_id = $run AND status IN ('ran', 'cached'))"""
 
+# Of a step written twice (before and after a resume) the last counts.
+_SERIES = """
+    SELECT step, last(value ORDER BY time) AS value FROM metrics
+    WHERE key = $key AND name = $name AND isfinite(value) GROUP BY step ORDER BY step"""
 
 # People judge answers whatever run made them: a batch is named by its texts, and the stage's facts say which it is.
 _JUDGEMENTS = """
@@ -199,7 +221,7 @@ def read_run(home: Home, run_id: str | None = None) -> RunRows:
         started_at=first["time"],
         ended_at=last["time"] if last["event"] == "ended" else None,
         stages=tuple(_stage(row) for row in _dicts(query(home, _STAGES, {"run": wanted}))),
-        metrics=_series(table("metrics", " ORDER BY key, name, step")),
+        read_series=partial(_points, home),
         costs=table("costs"),
         evals=table("evals", " ORDER BY suite, model, strategy, item_id"),
         samples=table("samples", " ORDER BY stage, key, step"),
@@ -233,13 +255,6 @@ def _stage(row: Row) -> StageRow:
     )
 
 
-def _series(rows: Sequence[Row]) -> dict[str, dict[str, Series]]:
-    """Series by key and name; of a step written twice (before and after a resume) the last counts."""
-    collected: dict[str, dict[str, dict[int, float]]] = {}
-    for row in rows:
-        if row["value"] is not None and math.isfinite(row["value"]):
-            collected.setdefault(row["key"], {}).setdefault(row["name"], {})[row["step"]] = row["value"]
-    return {
-        key: {name: Series(tuple(values), tuple(values.values())) for name, values in by_name.items()}
-        for key, by_name in collected.items()
-    }
+def _points(home: Home, key: str, name: str) -> Points:
+    found = query(home, _SERIES, {"key": key, "name": name})
+    return tuple(found["step"].to_pylist()), tuple(found["value"].to_pylist())

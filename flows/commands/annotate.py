@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.commands.command import told_plainly
+from flows.services.sockets import is_loopback
 
 if TYPE_CHECKING:
     from components.rlhf.formats import Imported
@@ -81,7 +82,7 @@ def run_server(
         say("warning: reachable from other machines over plain HTTP, tokens included: put it behind a TLS proxy")
     hosts = frozenset({*LOOPBACK, host.lower(), *(name.lower() for name in names)})
     table = _TableWriter(home)
-    app = make_app(home.annotations, told, hosts, stored=table.wake)
+    app = make_app(home.annotations, told, hosts, local_only=all(map(is_loopback, hosts)), stored=table.wake)
     if open_page and sys.stdout.isatty() and (sys.platform == "darwin" or os.environ.get("DISPLAY")):
         import webbrowser
 

@@ -378,10 +378,10 @@ CHAINS = [
 ]
 PUZZLES = [
     ("greedy", 0.12, 30),
-    ("best_of_k@4", 0.31, 120),
-    ("best_of_k@16", 0.52, 480),
-    ("vote@4", 0.16, 120),
-    ("vote@16", 0.2, 480),
+    ("best_of@4", 0.31, 120),
+    ("best_of@16", 0.52, 480),
+    ("self_consistency@4", 0.16, 120),
+    ("self_consistency@16", 0.2, 480),
     ("tree_of_thought[beam=2]", 0.44, 112),
     ("tree_of_thought[beam=8]", 0.71, 430),
 ]
