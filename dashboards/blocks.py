@@ -22,7 +22,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the life. `meaning`: one sentence; `missing`: why there is nothing else. Slug and title are those of
+    """A part of the life. `meaning`: one sentence; `missing`: why there is nothing else. Slug and titles are those of
     the part (`dashboards.parts`), which the report fills in."""
 
     meaning: str = ""
@@ -31,6 +31,7 @@ class Section:
     missing: str = ""
     slug: str = ""
     title: str = ""
+    short_title: str = ""
 
 
 def body(meaning: str, tables: Iterable[Table], effects: tuple[Effect, ...] = ()) -> Section:

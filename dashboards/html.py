@@ -19,7 +19,6 @@ from dashboards import formatting
 from dashboards.blocks import Table
 from dashboards.facts.effects import Effect
 from dashboards.facts.texts import Text
-from dashboards.parts import PARTS
 from dashboards.report_model import LifeReport
 from dashboards.run_data import StageRow
 
@@ -46,7 +45,6 @@ def render_html(report: LifeReport) -> str:
             run=report.run,
             num_stages={state: states.count(state) for state in ("ran", "cached", "failed")},
             headlines=report.headlines,
-            short_titles={part.slug: part.short_title for part in PARTS},
             sections=report.sections,
             figures=report.figures,
             texts=_by_stage(report.texts),

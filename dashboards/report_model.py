@@ -74,7 +74,7 @@ class LifeReport:
         for part in PARTS:
             facts = self.facts[part.slug]
             said = Section(missing=facts.reason) if isinstance(facts, Missing) else part.section(facts)
-            found.append(replace(said, slug=part.slug, title=part.title))
+            found.append(replace(said, slug=part.slug, title=part.title, short_title=part.short_title))
         return tuple(found)
 
     @cached_property  # drawing takes seconds, and the page and the tracker show the same figures
