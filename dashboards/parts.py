@@ -11,12 +11,13 @@ from typing import Any, Generic, TypeVar
 
 from dashboards.blocks import Section
 from dashboards.facts.alignment import alignment_facts, grpo_facts
-from dashboards.facts.architecture import recurrent_facts
 from dashboards.facts.cost import cost_facts
 from dashboards.facts.effects import Missing
+from dashboards.facts.experts import moe_facts
 from dashboards.facts.forgetting import forgetting_facts
 from dashboards.facts.reasoning import reasoning_facts, tree_facts
-from dashboards.facts.scaling import emergence_facts, moe_facts, scaling_facts
+from dashboards.facts.recurrent import recurrent_facts
+from dashboards.facts.scaling import emergence_facts, scaling_facts
 from dashboards.facts.training import data_facts, finetuning_facts, pretraining_facts
 from dashboards.figures.alignment import alignment_figure, grpo_figure
 from dashboards.figures.canvas import Figure

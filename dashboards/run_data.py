@@ -1,7 +1,8 @@
 """The rows of one run, read through SQL: the only place in the report that knows tables.
 
 A stage that was cached keeps its rows under the run that made it, so every table is joined to the run's `stages` by
-`key`. Facts are read leniently: what is absent, null or not finite is None, and the report says "not measured".
+`key`. Facts come as the dataclass that their stage returned; what is not finite is None, and the report says "not
+measured".
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
 import pyarrow as pa
 
+from components.stage_results import OtherFacts, Result, from_facts
 from components.statistics import Interval
 from storage.home import Home
 from storage.queries import query
@@ -91,17 +93,32 @@ class RunRows:
         """The stages that have an artifact."""
         return (stage for stage in self.stages if stage.status in ("ran", "cached"))
 
-    def find(self, *names: str) -> StageRow | None:
-        """The stage called one of `names`: by label, else by name, else by kind, else by how its label begins."""
-        for attribute in ("label", "stage", "kind"):
-            for stage in self.made():
-                if getattr(stage, attribute) in names:
-                    return stage
-        return next((stage for stage in self.made() if stage.label.startswith(names)), None)
+    def find(self, name: str) -> StageRow | None:
+        """The stage of that label, else the first of that name."""
+        made = list(self.made())
+        return next((s for s in made if s.label == name), None) or next((s for s in made if s.stage == name), None)
 
     def all(self, name: str) -> list[StageRow]:
         """Every stage of that name, whatever its label."""
-        return [stage for stage in self.made() if stage.stage == name or stage.label.startswith(f"{name}[")]
+        return [stage for stage in self.made() if stage.stage == name]
+
+    def result(self, stage: StageRow, kind: type[Result]) -> Result:
+        """What the stage returned.
+
+        Raises:
+            UnreadableFacts: another version of the stage wrote its facts.
+        """
+        try:
+            return from_facts(kind, stage.facts)
+        except OtherFacts as error:
+            raise UnreadableFacts(
+                f"another version of Lifespan wrote the facts of {stage.label} ({error}); a new run makes them again"
+            ) from error
+
+    def result_of(self, name: str, kind: type[Result]) -> Result | None:
+        """What the stage of that label or name returned; None where the run has none. Raises as `result` does."""
+        stage = self.find(name)
+        return None if stage is None else self.result(stage, kind)
 
     def metric(self, stage: StageRow | None, *names: str) -> Series:
         """The first of the named metrics that the stage wrote, empty where it wrote none."""
@@ -130,39 +147,43 @@ class UnknownRun(ValueError):
     """The home holds no run of that id, or none at all."""
 
 
-def number(facts: Mapping[str, Any], name: str) -> float | None:
-    """A finite number, or None where it is absent, null, or something else."""
-    value = facts.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
+class UnreadableFacts(ValueError):
+    """Facts or details that another version of Lifespan wrote: the part of the report that needs them says so."""
 
 
-def whole(facts: Mapping[str, Any], name: str) -> int | None:
-    value = number(facts, name)
-    return None if value is None else round(value)
+def known(value: float | None) -> float | None:
+    """A finite number, or None."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
-def numbers(facts: Mapping[str, Any], name: str) -> dict[str, float]:
-    """A mapping of finite numbers, such as the losses by source."""
-    found = facts.get(name)
-    if not isinstance(found, Mapping):
-        return {}
-    return {str(key): value for key in found if (value := number(found, key)) is not None}
+def known_values(values: Mapping[str, float]) -> dict[str, float]:
+    """Those that are finite, such as the losses by source."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def interval(facts: Mapping[str, Any], name: str) -> Interval | None:
-    """`name` with `name_low`, `name_high` and `n`. None unless value and both ends are there."""
-    value, low, high = (number(facts, name + end) for end in ("", "_low", "_high"))
+def finite(x: Interval | None) -> Interval | None:
+    """An interval whose value and both ends are finite, or None."""
+    return x if x is not None and all(map(math.isfinite, (x.value, x.low, x.high))) else None
+
+
+def interval(row: Row, name: str) -> Interval | None:
+    """The columns `name`, `low`, `high` and `n` of a table's row; None unless value and both ends are there."""
+    value, low, high = (row[column] for column in (name, "low", "high"))
     if value is None or low is None or high is None:
         return None
-    return Interval(value, low, high, whole(facts, f"{name}_n") or whole(facts, "n") or 0)
+    return finite(Interval(value, low, high, row["n"] or 0))
 
 
-def listed(facts: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    """A list of objects, such as the funnel."""
-    found = facts.get(name)
-    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, Sequence) else []
+def details(row: Row, kind: type[Result]) -> Result:
+    """The `details_json` of a row.
+
+    Raises:
+        UnreadableFacts: another version wrote them.
+    """
+    try:
+        return from_facts(kind, parsed(row["details_json"]))
+    except OtherFacts as error:
+        raise UnreadableFacts(f"details that another version of Lifespan wrote cannot be read: {error}") from error
 
 
 def parsed(text: Any) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from components.rlhf.config import (
     VerifierTaskConfig,
     WatchConfig,
 )
-from components.scaling.architectures import RecurrentComparisonConfig, SpecializationConfig
 from components.scaling.sweep import EmergenceConfig, MoEComparisonConfig, ScalingConfig
+from components.scaling.text_runs import RecurrentComparisonConfig, SpecializationConfig
 from components.training.config import FinetuneConfig, PretrainConfig
 from flows.settings import ComputeConfig as ComputeConfig
 from flows.settings import ConfigError as ConfigError

@@ -7,13 +7,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from components.data.sources import raw_digests
-from components.scaling.architectures import LSTM, TRANSFORMER
+from components.scaling.text_runs import LSTM, TRANSFORMER
 from flows.config import RunConfig
 from flows.engine.graph import Graph
 from flows.runs.run import RunResult, run_graph
 from flows.runs.showcase import showcase
-from flows.stages import architecture, cost, data, forgetting, policies, preferences, reasoning, rlhf, scaling, training
+from flows.stages import cost, data, forgetting, preferences, reasoning, recurrence, scaling, training
+from flows.stages.best_of_n import best_of_n
+from flows.stages.dpo import dpo
+from flows.stages.expert_specialization import specialize_experts
+from flows.stages.grpo import grpo
 from flows.stages.imported import base_graph
+from flows.stages.ppo import ppo
+from flows.stages.reward_model import train_reward_model
 from storage.artifacts import Artifact
 from storage.home import Home
 
@@ -56,7 +62,7 @@ def lifecycle_graph(cfg: RunConfig, run: Graph) -> None:
     sft = finetune(config=cfg.finetune, conversations=conversations)
 
     alignment_graph(cfg, run, base, sft, tokenizer, shards)
-    practised = rlhf.grpo.submit(
+    practised = grpo.submit(
         run, config=cfg.grpo, task=cfg.practice, suite=cfg.suite, seed=seed, sft=sft, tokenizer=tokenizer
     )
 
@@ -130,7 +136,7 @@ def alignment_graph(
         judge={config.judge: models[config.judge]} if config.source == "model" and not config.judge_url else {},
         tokenizer=tokenizer,
     )
-    reward_model = rlhf.train_reward_model.submit(
+    reward_model = train_reward_model.submit(
         run, config=cfg.reward_model, seed=seed, sft=sft, preferences=pairs, tokenizer=tokenizer
     )
     judged: dict[str, Any] = {
@@ -145,7 +151,7 @@ def alignment_graph(
         for kl_coef in sorted({cfg.ppo.kl_coef, *alignment.compare_kl_coefs})
     } | {name: alignment.mitigated(cfg.ppo, name) for name in alignment.mitigations}
     for name, variant in variants.items():
-        policies.ppo.submit(
+        ppo.submit(
             run,
             label=f"ppo[{name}]",
             config=variant,
@@ -157,8 +163,8 @@ def alignment_graph(
             **judged,
         )
     if alignment.dpo:
-        policies.dpo.submit(run, config=cfg.dpo, judging=cfg.judging, seed=seed, **judged)
-    policies.best_of_n.submit(run, best_of=alignment.best_of, judging=cfg.judging, seed=seed, **judged)
+        dpo.submit(run, config=cfg.dpo, judging=cfg.judging, seed=seed, **judged)
+    best_of_n.submit(run, best_of=alignment.best_of, judging=cfg.judging, seed=seed, **judged)
 
 
 def scaling_graph(cfg: RunConfig, run: Graph) -> None:
@@ -190,14 +196,14 @@ def architecture_graph(cfg: RunConfig, run: Graph, shards: Artifact) -> None:
     """A recurrent net beside the transformer, and experts by source; on the life's own text."""
     on_text: dict[str, Any] = {"weights": cfg.data.weights_by_source, "seed": cfg.seed, "shards": shards}
     trained = {
-        name: architecture.train_architecture.submit(
+        name: recurrence.train_architecture.submit(
             run, label=f"architecture[{name}]", architecture=name, config=cfg.recurrent, **on_text
         )
         for name in (TRANSFORMER, LSTM)
     }
-    architecture.compare_recurrent.submit(run, config=cfg.recurrent, trained=trained, **on_text)
+    recurrence.compare_recurrent.submit(run, config=cfg.recurrent, trained=trained, **on_text)
     for variant in cfg.specialization.variants():
-        architecture.specialize_experts.submit(
+        specialize_experts.submit(
             run, label=f"specialize[{variant}]", variant=variant, config=cfg.specialization, **on_text
         )
 

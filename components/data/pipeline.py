@@ -117,6 +117,12 @@ class Prepared:
     overlaps: tuple[Overlap, ...]
     num_prompts_too_short: int  # evaluation prompts that say too little to be looked for
 
+    @property
+    def num_duplicates(self) -> int:
+        """Documents removed because they are, or nearly are, another one."""
+        steps = ("exact duplicates", "near duplicates")
+        return sum(sum(row.removed.values()) for row in self.funnel if row.step in steps)
+
 
 def prepare(
     config: DataConfig,

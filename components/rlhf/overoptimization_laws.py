@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from components.rlhf.results.policy import LawResult, Laws
 from components.statistics import Interval
 
 FloatArray = NDArray[np.float64]
 Law = Literal["best_of_n", "rl"]
-_ENDS = {"": "value", "_low": "low", "_high": "high"}
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,12 @@ class OveroptimizationFit:
     peak_reward: float
     extrapolated: bool
 
-    def as_facts(self) -> dict[str, float | bool | None]:
-        """As JSON: α and β with their intervals, and the peak; None for what is not finite."""
-        numbers = {
-            **{f"alpha{end}": getattr(self.alpha, part) for end, part in _ENDS.items()},
-            **{f"beta{end}": getattr(self.beta, part) for end, part in _ENDS.items()},
-            "r_squared": self.r_squared,
-            "peak_kl": self.peak_kl,
-            "peak_reward": self.peak_reward,
-        }
-        finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
-        return {**finite, "extrapolated": self.extrapolated, "n": self.alpha.n}
+    def result(self) -> LawResult:
+        """For the result of a stage."""
+        r_squared, peak_kl, peak_reward = (
+            x if math.isfinite(x) else None for x in (self.r_squared, self.peak_kl, self.peak_reward)
+        )
+        return LawResult(self.alpha, self.beta, r_squared, peak_kl, peak_reward, self.extrapolated)
 
     def reward(self, kl: ArrayLike) -> FloatArray:
         """The law at these KLs."""
@@ -129,3 +124,22 @@ def _peak(law: Law, alpha: float, beta: float) -> tuple[float, float]:
         return (alpha / (2 * beta)) ** 2, alpha**2 / (4 * beta)
     d = math.exp(min(alpha / beta - 1, 300.0))
     return d**2, beta * d
+
+
+def fit_rows(law: Law, fits: Laws, method: str) -> list[dict[str, Any]]:
+    """α and β of each fit as rows of the table `scaling_fits`."""
+    return [
+        {
+            "sweep": "overoptimization",
+            "law": f"{law}, {target}",
+            "parameter": name,
+            "value": x.value,
+            "low": x.low,
+            "high": x.high,
+            "n": x.n,
+            "method": method,
+        }
+        for target, fit in (("proxy", fits.proxy), ("gold", fits.gold))
+        if fit is not None
+        for name, x in (("alpha", fit.alpha), ("beta", fit.beta))
+    ]

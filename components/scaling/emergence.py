@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -84,25 +83,6 @@ class EmergenceReport:
     smooth_jump: Jump
     expected_error: float
     warnings: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "points": [
-                {
-                    "num_params": p.num_params,
-                    "accuracy": vars(p.accuracy),
-                    "log_prob": vars(p.log_prob),
-                    "expected": vars(p.expected),
-                }
-                for p in self.points
-            ],
-            "sharp_score": self.sharp_score,
-            "smooth_score": self.smooth_score,
-            "sharp_jump": vars(self.sharp_jump),
-            "smooth_jump": vars(self.smooth_jump),
-            "expected_error": self.expected_error,
-            "warnings": list(self.warnings),
-        }
 
 
 def emergence_score(values: ArrayLike) -> float | None:

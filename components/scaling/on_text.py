@@ -5,9 +5,11 @@ Shape suffixes: B rows, T positions, W windows, E experts.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,10 @@ from components.data.shards import TokenShards
 from components.model.config import LSTMConfig, ModelConfig
 from components.model.lstm import LanguageModel, RecurrentModel
 from components.model.transformer import Transformer
-from components.scaling.architectures import RecurrentComparisonConfig
+from components.scaling.results.recurrence import ArchitectureResult
+from components.scaling.results.specialization import SpecializationResult
+from components.scaling.text_runs import RecurrentComparisonConfig
+from components.stage_results import to_facts
 from components.statistics import Interval, mean_interval
 from components.training.config import TrainConfig
 from components.training.language_model import LMBatch, train
@@ -158,7 +163,7 @@ def time_training(
             for name, loop in loops.items():
                 record = next(loop)
                 if repeat:
-                    yield TimedStep(name, context, repeat, record["seconds"])
+                    yield TimedStep(name, context, repeat, record.seconds)
 
 
 @torch.no_grad()
@@ -178,3 +183,20 @@ def routing(model: Transformer, windows: LMBatch, rows: int = 64) -> tuple[list[
         entropies.append([float(r.entropy) * len(tokens_BT) for r in routers])
     by_layer = [np.concatenate(parts) for parts in zip(*counts, strict=True)]
     return by_layer, [sum(parts) / len(windows.tokens_BT) for parts in zip(*entropies, strict=True)]
+
+
+def text_point(
+    sweep: str, variant: str, seed: int, num_params: int, result: ArchitectureResult | SpecializationResult
+) -> dict[str, Any]:
+    """A run on the life's own text as a row of the table `scaling_points`; num_params: without embeddings."""
+    return {
+        "sweep": sweep,
+        "variant": variant,
+        "seed": seed,
+        "num_params": num_params,
+        "num_params_kind": "non_embedding",
+        "tokens": result.num_tokens,
+        "flops": result.num_tokens * result.flops_per_token,
+        "loss": result.loss.value,
+        "details_json": json.dumps(to_facts(result)),
+    }

@@ -21,7 +21,7 @@ from components.reasoning.tasks import chain_problem, extract_answer
 from components.scaling.facts import FactsConfig, facts_stream, oracle_losses
 from components.scaling.sweep import EmergenceConfig, FactsRunConfig
 from components.training.guard import Guard
-from components.training.language_model import LMBatch, mean_loss, train
+from components.training.language_model import LMBatch, StepRecord, mean_loss, train
 from components.training.optimizers import Optimizer
 
 EVAL_SEED = 10_000_019  # streams of other seeds are training data
@@ -56,21 +56,18 @@ class FactsRun:
         rows = self._rows[(starts[:, None] + torch.arange(length + 1)) % len(self._rows)]
         return LMBatch(rows[:, :-1], rows[:, 1:])
 
-    def records(self, start_step: int = 0) -> Iterator[dict[str, Any]]:
-        """One record a step, as `train` gives; at a checkpoint it also has `tokens_seen` and `eval_loss` (averaged
-        weights, nats a token on the held-out stream)."""
+    def records(self, start_step: int = 0) -> Iterator[tuple[StepRecord, float | None]]:
+        """The record of each step, as `train` gives it; at a checkpoint beside it the loss of the averaged weights on
+        the held-out stream, nats per token."""
         config = self.config
-        marks = {round(tokens / config.tokens_per_step): tokens for tokens in config.checkpoints}
+        marks = {round(tokens / config.tokens_per_step) for tokens in config.checkpoints}
         for record in train(self.model, self.optimizer, config.training(), self._batch, start_step, guard=self.guard):
-            step = int(record["step"])
-            decay = 1 - 1 / max(1.0, config.ema_share * step)
+            decay = 1 - 1 / max(1.0, config.ema_share * record.step)
             with torch.no_grad():
                 for name, value in self.model.state_dict().items():
                     self.average[name].lerp_(value, 1 - decay)
-            if step in marks or step == config.training().num_steps:
-                record["tokens_seen"] = step * config.tokens_per_step
-                record["eval_loss"] = mean_loss(self.averaged_model(), self.held_out)[0]
-            yield record
+            at_checkpoint = record.step in marks or record.step == config.training().num_steps
+            yield record, mean_loss(self.averaged_model(), self.held_out)[0] if at_checkpoint else None
 
     def averaged_model(self) -> Transformer:
         """A model with the averaged weights."""
@@ -131,7 +128,7 @@ def _windows(stream: Tensor, length: int, rows: int = 128) -> Iterator[LMBatch]:
 
 @torch.no_grad()
 def held_out_losses_by_window(run: FactsRun) -> list[float]:
-    """Mean loss (nats a token) of the averaged model in each held-out window: the items behind an interval."""
+    """Mean loss (nats per token) of the averaged model in each held-out window: the items behind an interval."""
     model = run.averaged_model()
     losses: list[float] = []
     for batch in run.held_out:

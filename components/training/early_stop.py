@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from components.training.results.finetuning import EarlyStopResult
 from components.training.state import load_trained_tensors, trained_tensors
 
 
 @dataclass
 class EarlyStop:
-    """Looks at a held-out loss (nats a token) now and then. stale: looks since the lowest; patience: how many of them
+    """Looks at a held-out loss (nats per token) now and then. stale: looks since the lowest; patience: how many of them
     end the training (0: never). `tensors` and `load_tensors` round-trip it, the best weights included."""
 
     patience: int
@@ -40,18 +41,12 @@ class EarlyStop:
         if self.weights:
             load_trained_tensors(model, self.weights)
 
-    def facts(self) -> dict[str, float]:
-        """For the record of a stage; overfitting: how far the last look lay above the lowest, nats a token. Empty
-        without a look that was finite."""
+    def result(self) -> EarlyStopResult | None:
+        """For the result of a stage; None without a look that was finite."""
         if not math.isfinite(self.last_loss + self.best_loss):
-            return {}
-        return {
-            "best_step": self.best_step,
-            "best_loss": self.best_loss,
-            "last_step": self.last_step,
-            "last_loss": self.last_loss,
-            "overfitting": self.last_loss - self.best_loss,
-        }
+            return None
+        overfitting = self.last_loss - self.best_loss
+        return EarlyStopResult(self.best_step, self.best_loss, self.last_step, self.last_loss, overfitting)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it as tensors, by name."""

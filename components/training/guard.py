@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from components.training.config import NonFiniteConfig
 from components.training.optimizers import Optimizer
+from components.training.results.guard import GuardCounts
 from components.training.state import load_state_tensors, state_tensors
 
 Trained = tuple[nn.Module, Optimizer]
@@ -109,9 +110,9 @@ class Guard:
                 "them at the end: lower the learning rate (optimizer.muon_lr, optimizer.adamw_lr)"
             )
 
-    def facts(self) -> dict[str, float]:
-        """For the record of a stage: skipped_steps, rollbacks, and rate_factor (of the last steps)."""
-        return {"skipped_steps": self.skipped, "rollbacks": self.rollbacks, "rate_factor": self.rate}
+    def counts(self) -> GuardCounts:
+        """For the result of a stage."""
+        return GuardCounts(self.skipped, self.rollbacks, self.rate)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it as tensors, by name."""

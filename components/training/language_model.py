@@ -80,6 +80,38 @@ def loss_in(precision: str, device: torch.device) -> Callable[[Any, LMBatch], tu
     return torch.compile(compute, dynamic=False) if device.type == "cuda" else compute
 
 
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of training. step: steps done; loss: nats per target token, weighted if the batch is; lr_factor: on the
+    peak rates; tokens: read in the step; seconds: it took. skipped: loss or gradient was not finite, and the weights
+    were left alone; skipped_steps: so far; restored_step: the steps that the weights had done where the guard went
+    back; rate_factor: what is left of the rate after going back."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    lr_factor: float
+    tokens: int
+    seconds: float
+    skipped: bool
+    skipped_steps: int
+    restored_step: int | None
+    rate_factor: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What a log takes every few steps."""
+        return {"loss": self.loss, "grad_norm": self.grad_norm, "lr_factor": self.lr_factor}
+
+    @property
+    def incidents(self) -> dict[str, float]:
+        """What a log takes at once; empty for a step that went well."""
+        found: dict[str, float] = {"skipped": 1.0, "skipped_steps": self.skipped_steps} if self.skipped else {}
+        if self.restored_step is not None:
+            found |= {"restored_step": self.restored_step, "rate_factor": self.rate_factor}
+        return found
+
+
 def train(
     model: LanguageModel,
     optimizer: Optimizer,
@@ -88,11 +120,8 @@ def train(
     start_step: int = 0,
     loss: Callable[[Any, LMBatch], tuple[Tensor, Tensor, Tensor]] | None = None,
     guard: Guard | None = None,
-) -> Iterator[dict[str, float]]:
-    """Train in place; yields after each step: step (steps done), loss (nats a target token, weighted if the batch
-    is), grad_norm, lr_factor, tokens, seconds, skipped (1 when a non-finite loss or gradient left the weights alone),
-    skipped_steps (so far), rate_factor (what is left of the rate after going back), and restored_step (the steps that
-    the weights had done) after a step at which the guard went back.
+) -> Iterator[StepRecord]:
+    """Train in place; yields after each step.
 
     The batch of a step must depend on the step alone, so that a run that starts at `start_step` with the weights,
     optimizer state and guard of that step is the same run. `loss` takes the place of `summed_loss`.
@@ -120,17 +149,18 @@ def train(
         grad_norm = clip_gradients(optimizer.params, config.max_grad_norm)
         factor = lr_factor(config.schedule, step, config.num_steps) * guard.rate
         update = guard.update(step, factor, total / loss_weight, grad_norm, (model, optimizer))
-        yield {
-            "step": step + 1,
-            "loss": total / loss_weight,
-            "grad_norm": grad_norm,
-            "lr_factor": factor,
-            "tokens": whole.tokens_BT.numel(),
-            "seconds": time.perf_counter() - began,
-            "skipped": float(not update.done),
-            "skipped_steps": guard.skipped,
-            "rate_factor": guard.rate,
-        } | ({} if update.restored_step is None else {"restored_step": float(update.restored_step)})
+        yield StepRecord(
+            step=step + 1,
+            loss=total / loss_weight,
+            grad_norm=grad_norm,
+            lr_factor=factor,
+            tokens=whole.tokens_BT.numel(),
+            seconds=time.perf_counter() - began,
+            skipped=not update.done,
+            skipped_steps=guard.skipped,
+            restored_step=update.restored_step,
+            rate_factor=guard.rate,
+        )
 
 
 @contextmanager
@@ -179,7 +209,7 @@ def source_weights(sources: Sequence[str], weights: Mapping[str, float]) -> Tens
 
 @torch.no_grad()
 def mean_loss(model: LanguageModel, batches: Iterator[LMBatch] | Sequence[LMBatch]) -> tuple[float, int]:
-    """Cross-entropy in nats a target token over all batches, and the number of targets."""
+    """Cross-entropy in nats per target token over all batches, and the number of targets."""
     was_training, device = model.training, next(iter(model.parameters())).device
     model.eval()
     total, count = 0.0, 0

@@ -10,13 +10,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from components.rlhf.results.best_of_n import BestOfNResult
+from components.rlhf.results.dpo import DPOResult
+from components.rlhf.results.grpo import GRPOResult
+from components.rlhf.results.policy import PolicyJudgement
+from components.rlhf.results.ppo import PPOResult
 from components.statistics import Interval
 from dashboards import formatting
-from dashboards.facts.effects import Effect, Missing, decided, difference, not_measured, raises
+from dashboards.facts.effects import Effect, Missing, decided, difference, not_measured, raises, readable
 from dashboards.facts.people import PeopleFacts, people_facts
 from dashboards.facts.rewards import LawFacts, RewardModelFacts, laws_of, reward_model_facts
 from dashboards.facts.scores import best, paired, pick, scores_of
-from dashboards.run_data import RunRows, Series, StageRow, interval, listed, number, whole
+from dashboards.run_data import RunRows, Series, StageRow, finite, known
 
 # What the watch sees beside proxy, gold and KL.
 WATCHED = {
@@ -96,11 +101,13 @@ class AlignmentFacts:
     effects: tuple[Effect, ...]
 
 
+@readable
 def alignment_facts(rows: RunRows) -> AlignmentFacts | Missing:
     reward_model = reward_model_facts(rows)
-    stages = [*rows.all("ppo"), *rows.all("dpo")]
-    policies = tuple(sorted((_policy(rows, s) for s in stages), key=_order))
-    sampled = _best_of_n(rows.find("best_of_n"))
+    tuned = [_ppo(rows, stage) for stage in rows.all("ppo")] + [_dpo(rows, stage) for stage in rows.all("dpo")]
+    policies = tuple(sorted(tuned, key=_order))
+    best_of_n = rows.result_of("best_of_n", BestOfNResult)
+    sampled = _best_of_n(best_of_n)
     if reward_model is None and not policies and not sampled:
         return Missing(rows.why_missing("rlhf", "RLHF"))
     effects = (
@@ -111,7 +118,8 @@ def alignment_facts(rows: RunRows) -> AlignmentFacts | Missing:
         *_remedy_effects(policies),
     )
     fitted = tuple(law for policy in policies for law in policy.laws)
-    fitted += laws_of(rows.find("best_of_n"), "best of n", "best of n")
+    if best_of_n:
+        fitted += laws_of(best_of_n.law, "best of n", "best of n")
     return AlignmentFacts(reward_model, policies, sampled, people_facts(rows.judgements), fitted, effects)
 
 
@@ -121,46 +129,53 @@ def _order(policy: PolicyFacts) -> tuple[bool, bool, float, str]:
     return policy.kl_coef is None, policy.mitigation not in ("", "KL penalty"), coefficient, policy.name
 
 
-def _policy(rows: RunRows, stage: StageRow) -> PolicyFacts:
-    alarm, suspicion = stage.facts.get("alarm"), stage.facts.get("suspicion")
-    policy = PolicyFacts(
+def _ppo(rows: RunRows, stage: StageRow) -> PolicyFacts:
+    result = rows.result(stage, PPOResult)
+    policy = replace(
+        _policy(rows, stage, result.mitigation, result.judged),
+        kl_coef=result.kl_coef,
+        alarm=result.alarm,
+        alarm_reason=result.alarm_reason,
+        suspicion=result.suspicion,
+        suspicion_reason=result.suspicion_reason,
+        stopped_at=result.alarm_step if result.stopped else None,
+        alarm_step=result.alarm_step,
+        skipped=result.guard.skipped_steps,
+    )
+    return replace(policy, laws=laws_of(result.law, "RL", policy.name))
+
+
+def _dpo(rows: RunRows, stage: StageRow) -> PolicyFacts:
+    result = rows.result(stage, DPOResult)
+    return replace(_policy(rows, stage, result.mitigation, result.judged), skipped=result.guard.skipped_steps)
+
+
+def _policy(rows: RunRows, stage: StageRow, mitigation: str, judged: PolicyJudgement) -> PolicyFacts:
+    return PolicyFacts(
         label=stage.label,
-        kl_coef=number(stage.facts, "kl_coef"),
-        proxy=number(stage.facts, "proxy"),
-        gold=interval(stage.facts, "gold"),
-        kl=number(stage.facts, "kl"),
-        alarm=alarm if isinstance(alarm, bool) else None,
-        alarm_reason=str(stage.facts.get("alarm_reason") or ""),
+        kl_coef=None,
+        proxy=known(judged.proxy),
+        gold=finite(judged.gold),
+        kl=known(judged.kl),
+        alarm=None,
+        alarm_reason="",
         proxy_curve=rows.metric(stage, "objective/score"),
         gold_curve=rows.metric(stage, "gold"),
         gold_low=rows.metric(stage, "gold_low"),
         gold_high=rows.metric(stage, "gold_high"),
         kl_curve=rows.metric(stage, "objective/kl"),
         length_curve=rows.metric(stage, "response/length"),
-        mitigation=str(stage.facts.get("mitigation") or ""),
-        length=number(stage.facts, "length"),
-        repeated=number(stage.facts, "repeated"),
-        disagreement=number(stage.facts, "disagreement"),
-        suspicion=suspicion if isinstance(suspicion, bool) else None,
-        suspicion_reason=str(stage.facts.get("suspicion_reason") or ""),
-        stopped_at=whole(stage.facts, "alarm_step") if stage.facts.get("stopped") is True else None,
-        alarm_step=whole(stage.facts, "alarm_step"),
-        skipped=whole(stage.facts, "skipped_steps") or 0,
+        mitigation=mitigation,
+        length=known(judged.length),
+        repeated=known(judged.repeated),
+        disagreement=known(judged.disagreement),
         watched=tuple((name, rows.metric(stage, metric)) for name, metric in WATCHED.items()),
     )
-    return replace(policy, laws=laws_of(stage, "RL", policy.name))
 
 
-def _best_of_n(stage: StageRow | None) -> tuple[BestOfN, ...]:
-    if stage is None:
-        return ()
-    found = []
-    for entry in listed(stage.facts, "rows"):
-        n = whole(entry, "n")
-        if n is not None:
-            # Here `n` counts the samples chosen from, so the items behind the interval are under another name.
-            gold = interval({**entry, "n": whole(entry, "items") or whole(stage.facts, "n")}, "gold")
-            found.append(BestOfN(n, number(entry, "kl"), number(entry, "proxy"), gold))
+def _best_of_n(result: BestOfNResult | None) -> tuple[BestOfN, ...]:
+    rows = result.rows if result else ()
+    found = [BestOfN(row.n, known(row.kl), known(row.proxy), finite(row.gold_interval)) for row in rows]
     return tuple(sorted(found, key=lambda row: row.n))
 
 
@@ -282,18 +297,20 @@ class GrpoFacts:
     effects: tuple[Effect, ...]
 
 
+@readable
 def grpo_facts(rows: RunRows) -> GrpoFacts | Missing:
     stage = rows.find("grpo")
     if stage is None:
         return Missing(rows.why_missing("rlhf", "GRPO"))
-    before, after = interval(stage.facts, "before"), interval(stage.facts, "after")
+    result = rows.result(stage, GRPOResult)
+    before, after = finite(result.before), finite(result.after)
     return GrpoFacts(
         before,
         after,
         accuracy_curve=rows.metric(stage, "greedy_accuracy"),
         reward_curve=rows.metric(stage, "objective/reward"),
         zero_std_curve=rows.metric(stage, "groups/zero_variance"),
-        skipped=whole(stage.facts, "skipped_steps") or 0,
+        skipped=result.guard.skipped_steps,
         effects=(_grpo_effect(rows, before, after),),
     )
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.cost.results import CostResult, LifetimeCost, TrainOrThink
+from components.stage_results import to_facts
 from dashboards import formatting
-from dashboards.facts.effects import Effect, Missing
-from dashboards.run_data import RunRows, interval, listed, number
+from dashboards.facts.effects import Effect, Missing, readable
+from dashboards.run_data import RunRows, finite, known
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,9 @@ class CostLine:
 
 
 @dataclass(frozen=True)
-class LifetimePoint:
-    """Dollars after `tokens` output tokens were served."""
-
-    tokens: float
-    training_usd: float
-    inference_usd: float
-
-
-@dataclass(frozen=True)
 class CostFacts:
     """`break_even_tokens`: output tokens after which serving, the prompts of typical requests included, has cost as
-    much as training; inf: never."""
+    much as training. comparisons: each strategy of a model with its price, by name of the fact."""
 
     lines: tuple[CostLine, ...]
     hardware: str
@@ -46,7 +39,7 @@ class CostFacts:
     price_per_million: float | None
     decode_tokens_per_second: float | None
     break_even_tokens: float | None
-    lifetime: tuple[LifetimePoint, ...]
+    lifetime: tuple[LifetimeCost, ...]
     comparisons: tuple[Mapping[str, Any], ...]
     decision: str
     effects: tuple[Effect, ...]
@@ -58,47 +51,41 @@ def total(lines: Sequence[CostLine], name: str) -> float | None:
     return sum(known) if known else None
 
 
+@readable
 def cost_facts(rows: RunRows) -> CostFacts | Missing:
     lines = _lines(rows)
-    stage = next((s for s in rows.made() if "training_usd" in s.facts or "break_even_tokens" in s.facts), None)
-    stage = stage or rows.find("cost_report")
-    if not lines and stage is None:
+    result = rows.result_of("account_costs", CostResult)
+    if not lines and result is None:
         return Missing(rows.why_missing("cost", "The cost"))
-    facts = stage.facts if stage else {}
-    lifetime = [
-        LifetimePoint(tokens, training, inference)
-        for entry in listed(facts, "lifetime")
-        if (tokens := number(entry, "tokens")) is not None
-        and (training := number(entry, "training_usd")) is not None
-        and (inference := number(entry, "inference_usd")) is not None
-    ]
-    training = number(facts, "training_usd")
-    price = number(facts, "price_per_million_output_tokens")
-    speed = number(facts, "decode_tokens_per_second")
-    even = number(facts, "break_even_tokens")
+    training = known(result.training_usd) if result else None
+    price = known(result.price_per_million_output_tokens) if result else None
+    even = known(result.break_even_tokens) if result else None
     return CostFacts(
         lines,
         hardware=", ".join(sorted({str(row["hardware"]) for row in rows.costs if row["hardware"]})),
         training_usd=training,
         price_per_million=price,
-        decode_tokens_per_second=speed,
+        decode_tokens_per_second=known(result.decode_tokens_per_second) if result else None,
         break_even_tokens=even,
-        lifetime=tuple(sorted(lifetime, key=lambda p: p.tokens)),
-        comparisons=tuple(listed(facts, "comparisons")),
-        decision=_decision(facts.get("decision")),
+        lifetime=tuple(sorted(result.lifetime, key=lambda p: p.tokens)) if result else (),
+        comparisons=tuple(map(to_facts, result.comparisons)) if result else (),
+        decision=_decision(result.decision.compared, result.decision.verdict) if result else "",
         effects=(_cost_effect(lines, training, price, even),),
     )
 
 
-def _decision(found: object) -> str:
+def _decision(compared: TrainOrThink | None, verdict: str) -> str:
     """Train further, or think longer with what there is: one sentence, empty where it was not measured."""
-    if not isinstance(found, Mapping) or "train_further" not in found:
+    if compared is None:
         return ""
-    sides = []
-    for name, accuracy in (("train_further", "trained_accuracy"), ("think_longer", "thinking_accuracy")):
-        measured = interval(found, accuracy)
-        sides.append(f"{found[name]}{f', accuracy {formatting.percent_interval(measured)}' if measured else ''}")
-    return f"Train further ({sides[0]}) or think longer ({sides[1]}): {found['verdict']}."
+    sides = [
+        name + (f", accuracy {formatting.percent_interval(accuracy)}" if finite(accuracy) else "")
+        for name, accuracy in (
+            (compared.train_further, compared.trained_accuracy),
+            (compared.think_longer, compared.thinking_accuracy),
+        )
+    ]
+    return f"Train further ({sides[0]}) or think longer ({sides[1]}): {verdict}."
 
 
 def _lines(rows: RunRows) -> tuple[CostLine, ...]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import wraps
+from typing import Literal, TypeVar
 
 from components.statistics import Interval
 from dashboards import formatting
+from dashboards.run_data import RunRows, UnreadableFacts
 
 Verdict = Literal["seen", "not seen in this run", "measured", "not measured"]
+Facts = TypeVar("Facts")
 Unit = Literal["points", "nats", "bits", "SFT sd", "share", ""]
 
 
@@ -107,6 +110,19 @@ def average(parts: Sequence[Interval]) -> Interval:
 
 @dataclass(frozen=True)
 class Missing:
-    """A part of the life that this run has no rows for."""
+    """A part of the life that this run has no rows for, or none that this version of Lifespan can read."""
 
     reason: str
+
+
+def readable(facts: Callable[[RunRows], Facts | Missing]) -> Callable[[RunRows], Facts | Missing]:
+    """Of a function that reads a part: facts of another version make the part `Missing`, with the reason."""
+
+    @wraps(facts)
+    def read(rows: RunRows) -> Facts | Missing:
+        try:
+            return facts(rows)
+        except UnreadableFacts as error:
+            return Missing(str(error))
+
+    return read

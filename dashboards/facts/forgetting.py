@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from components.statistics import Interval
+from components.training.results.finetuning import FinetuneResult
 from dashboards import formatting
-from dashboards.facts.effects import Effect, Missing, difference, raises
-from dashboards.run_data import RunRows, number, whole
+from dashboards.facts.effects import Effect, Missing, difference, raises, readable
+from dashboards.run_data import RunRows, finite
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Cell:
 @dataclass(frozen=True)
 class ForgettingFacts:
     """The matrix. checkpoints: in the order of the life, the first is what all are compared with; evaluations: name to
-    unit, those in bits a byte first. replays: fine-tunings of the same conversations as (share of replayed pretraining
-    text, checkpoint), by share; effects: what replay did, where there are several."""
+    unit, those in bits per byte first. replays: fine-tunings of the same conversations as (share of pretraining text
+    that is replayed, checkpoint), by share; effects: what replay did, where there are several."""
 
     checkpoints: tuple[str, ...]
     evaluations: Mapping[str, str]
@@ -51,6 +52,7 @@ class ForgettingFacts:
     effects: tuple[Effect, ...] = ()
 
 
+@readable
 def forgetting_facts(rows: RunRows) -> ForgettingFacts | Missing:
     found = sorted(rows.forgetting, key=lambda row: (row["position"], row["unit"] != "bits_per_byte"))
     if not found:
@@ -61,7 +63,7 @@ def forgetting_facts(rows: RunRows) -> ForgettingFacts | Missing:
         cells={(str(row["checkpoint"]), str(row["evaluation"])): _cell(row) for row in found},
     )
     stages = [s for s in rows.all("finetune") if s.label == "finetune" or s.label.startswith("finetune[replay=")]
-    measured = [(share, s.label) for s in stages if (share := number(s.facts, "replay")) is not None]
+    measured = [(rows.result(s, FinetuneResult).replay, s.label) for s in stages]
     replays = tuple(sorted(one for one in measured if one[1] in matrix.checkpoints))
     return replace(matrix, replays=replays, effects=_replay_effects(matrix, replays))
 
@@ -82,7 +84,7 @@ def _replay_effects(matrix: ForgettingFacts, replays: tuple[tuple[float, str], .
                 f"Replay of pretraining text keeps {source}",
                 difference(lost.change, held.change),
                 "bits",
-                f"{formatting.decimal(lost.value, 2)} bits a byte with {formatting.percent(less, 0)} replayed, "
+                f"{formatting.decimal(lost.value, 2)} bits per byte with {formatting.percent(less, 0)} replayed, "
                 f"{formatting.decimal(held.value, 2)} with {formatting.percent(more, 0)}",
                 "what fine-tuning cost less with replay, two 95% intervals taken as independent (Newcombe); seen when "
                 "the difference lies above 0",
@@ -92,7 +94,7 @@ def _replay_effects(matrix: ForgettingFacts, replays: tuple[tuple[float, str], .
 
 
 def _cell(row: Mapping[str, Any]) -> Cell:
-    change, low, high = (number(row, name) for name in ("change", "change_low", "change_high"))
-    known = change is not None and low is not None and high is not None
-    interval = Interval(change or 0.0, low or 0.0, high or 0.0, whole(row, "n") or 0) if known else None
+    change, low, high = row["change"], row["change_low"], row["change_high"]
+    measured = change is not None and low is not None and high is not None
+    interval = finite(Interval(change, low, high, row["n"] or 0)) if measured else None
     return Cell(float(row["value"]), str(row["unit"]), interval)

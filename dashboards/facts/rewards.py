@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
+from components.rlhf.results.policy import Laws
+from components.rlhf.results.reward_model import RewardModelResult
 from components.statistics import Interval
-from dashboards.run_data import RunRows, StageRow, interval, listed, number, whole
+from dashboards.run_data import RunRows, finite, known
 
 
 @dataclass(frozen=True)
@@ -53,58 +53,37 @@ class RewardModelFacts:
 
 
 def reward_model_facts(rows: RunRows) -> RewardModelFacts | None:
-    stage = rows.find("reward_model", "train_reward_model")
-    if stage is None:
+    """None where the run has no reward model. Raises UnreadableFacts where another version wrote its facts."""
+    result = rows.result_of("train_reward_model", RewardModelResult)
+    if result is None:
         return None
     judged = [row["agrees_with_gold"] for row in rows.preferences if row["agrees_with_gold"] is not None]
-    by, calibration = _mapping(stage.facts, "accuracy_by"), _mapping(stage.facts, "calibration")
-    length = _mapping(stage.facts, "length")
-    return RewardModelFacts(
-        accuracy=interval(stage.facts, "accuracy"),
-        agreement_with_gold=number(stage.facts, "agreement_with_gold"),
+    facts = RewardModelFacts(
+        accuracy=None,
+        agreement_with_gold=None,
         num_pairs=len(rows.preferences),
         label_agreement=sum(judged) / len(judged) if judged else None,
-        groups=tuple(
-            Group(kind, name, found)
-            for kind in by
-            for name in _mapping(by, kind)
-            if (found := stated(_mapping(by, kind), name)) is not None
-        ),
-        bins=tuple(
-            Bin(predicted, chosen)
-            for entry in listed(calibration, "bins")
-            if (predicted := number(entry, "predicted")) is not None and (chosen := stated(entry, "chosen")) is not None
-        ),
-        ece=number(calibration, "ece"),
-        ece_if_perfect=number(calibration, "ece_if_perfect"),
-        best_of_four=stated(stage.facts, "best_of_four"),
-        length_correlation=number(length, "correlation"),
-        length_slope=stated(length, "slope"),
-        accuracy_longer=stated(length, "accuracy_longer"),
-        accuracy_shorter=stated(length, "accuracy_shorter"),
-        score_by_length=_points(stage.facts.get("score_by_length")),
-        disagreement=number(stage.facts, "disagreement"),
-        skipped=whole(stage.facts, "skipped_steps") or 0,
+        groups=tuple(Group(kind, name, x) for kind, by in result.accuracy_by.items() for name, x in by.items()),
+        disagreement=known(result.disagreement),
+        skipped=result.guard.skipped_steps,
     )
-
-
-def stated(facts: Mapping[str, Any], name: str) -> Interval | None:
-    """An interval that stands as one object {value, low, high, n}."""
-    found = _mapping(facts, name)
-    value, low, high = (number(found, part) for part in ("value", "low", "high"))
-    if value is None or low is None or high is None:
-        return None
-    return Interval(value, low, high, whole(found, "n") or 0)
-
-
-def _mapping(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = facts.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _points(raw: Any) -> tuple[tuple[float, float], ...]:
-    pairs = raw if isinstance(raw, list) else []
-    return tuple((float(x), float(y)) for x, y in (p for p in pairs if isinstance(p, list) and len(p) == 2))
+    found = result.held_out
+    if found is None:
+        return facts
+    return replace(
+        facts,
+        accuracy=finite(found.accuracy),
+        agreement_with_gold=known(found.gold.agreement_with_gold),
+        bins=tuple(Bin(entry.predicted, entry.chosen) for entry in found.calibration.bins),
+        ece=known(found.calibration.ece),
+        ece_if_perfect=known(found.calibration.ece_if_perfect),
+        best_of_four=finite(found.gold.best_of_four),
+        length_correlation=known(found.length.correlation),
+        length_slope=finite(found.length.slope),
+        accuracy_longer=finite(found.length.accuracy_longer),
+        accuracy_shorter=finite(found.length.accuracy_shorter),
+        score_by_length=found.score_by_length,
+    )
 
 
 @dataclass(frozen=True)
@@ -127,15 +106,10 @@ class LawFacts:
         return d * (self.alpha.value - self.beta.value * second)
 
 
-def laws_of(stage: StageRow | None, law: str, run: str) -> tuple[LawFacts, ...]:
+def laws_of(laws: Laws, law: str, run: str) -> tuple[LawFacts, ...]:
     """The laws for gold and proxy that a stage fitted."""
-    if stage is None:
-        return ()
     found = []
-    for target in ("gold", "proxy"):
-        fit = _mapping(_mapping(stage.facts, "law"), target)
-        alpha, beta = interval(fit, "alpha"), interval(fit, "beta")
-        if alpha is not None and beta is not None:
-            peak = number(fit, "peak_kl")
-            found.append(LawFacts(law, target, run, alpha, beta, peak, bool(fit.get("extrapolated")), alpha.n))
+    for target, fit in (("gold", laws.gold), ("proxy", laws.proxy)):
+        if fit is not None and finite(fit.alpha) and finite(fit.beta):
+            found.append(LawFacts(law, target, run, fit.alpha, fit.beta, fit.peak_kl, fit.extrapolated, fit.alpha.n))
     return tuple(found)

@@ -1,24 +1,24 @@
-"""Scaling laws with their forecasts, emergence, and the mixture of experts."""
+"""Scaling laws with their forecasts, and emergence."""
 
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from components.statistics import Interval, mean_interval, wilson
+from components.scaling.results.emergence import EmergenceDetails
+from components.scaling.results.sweep import ScalingFitResult
+from components.statistics import Interval
 from dashboards import formatting
-from dashboards.facts.architecture import TextExperts, specialization_effect, text_experts
-from dashboards.facts.effects import Effect, Missing, average, decided, difference, not_measured, raises
-from dashboards.run_data import Row, RunRows, interval, number, parsed
+from dashboards.facts.effects import Effect, Missing, decided, difference, not_measured, raises, readable
+from dashboards.run_data import Row, RunRows, details, finite, known
 
 LAW = ("A", "B", "E", "alpha", "beta")
 
 
 @dataclass(frozen=True)
 class ScalingPoint:
-    """`loss` in nats a token after `tokens`."""
+    """`loss` in nats per token after `tokens`."""
 
     num_params: int
     tokens: int | None
@@ -63,7 +63,7 @@ class Forecast:
 @dataclass(frozen=True)
 class ScalingFacts:
     """`law`: A, B, E, alpha, beta of L = E + A/N^alpha + B/D^beta where all five were fitted; `truth`: the known
-    irreducible loss, nats a token. `warnings`: what the fit itself says against its parameters or their intervals."""
+    irreducible loss, nats per token. `warnings`: what the fit itself says against its parameters or their intervals."""
 
     points: tuple[ScalingPoint, ...]
     params_kind: str
@@ -82,18 +82,18 @@ class ScalingFacts:
         return law["E"] + law["A"] * num_params ** -law["alpha"] + law["B"] * tokens ** -law["beta"]
 
 
+@readable
 def scaling_facts(rows: RunRows) -> ScalingFacts | Missing:
     dense = [row for row in rows.scaling_points if row["sweep"] == "dense" and row["loss"] is not None]
-    fits = [row for row in rows.scaling_fits if row["sweep"] in ("dense", "truth") and row["value"] is not None]
+    fits = [row for row in rows.scaling_fits if row["sweep"] == "dense" and row["value"] is not None]
     forecasts = tuple(_forecast(row) for row in rows.forecasts if row["predicted"] is not None)
     if not dense and not fits and not forecasts:
         return Missing(rows.why_missing("scaling", "The scaling law"))
     truth = next((float(row["value"]) for row in fits if row["law"] == "truth" and row["parameter"] == "E"), None)
     parameters = tuple(_parameter(row) for row in fits if row["law"] != "truth")
     irreducible = _preferred([p for p in parameters if p.name == "E" and p.low is not None])
-    stage = rows.find("fit_scaling_law")
-    found = stage.facts.get("warnings") if stage else None
-    warnings = tuple(map(str, found)) if isinstance(found, list) else ()
+    fit = rows.result_of("fit_scaling_law", ScalingFitResult)
+    warnings = fit.warnings if fit else ()
     return ScalingFacts(
         points=tuple(ScalingPoint(row["num_params"], row["tokens"], row["loss"]) for row in dense),
         params_kind=next((row["num_params_kind"] for row in dense if row["num_params_kind"]), "") or "",
@@ -111,8 +111,8 @@ def _parameter(row: Row) -> FittedParameter:
         row["law"],
         row["parameter"],
         row["value"],
-        number(row, "low"),
-        number(row, "high"),
+        known(row["low"]),
+        known(row["high"]),
         row["n"],
         row["method"] or "",
     )
@@ -124,9 +124,9 @@ def _forecast(row: Row) -> Forecast:
         row["num_params"],
         row["tokens"],
         row["predicted"],
-        number(row, "low"),
-        number(row, "high"),
-        number(row, "observed"),
+        known(row["low"]),
+        known(row["high"]),
+        known(row["observed"]),
         row["made_at"],
         row["scored_at"],
     )
@@ -187,7 +187,7 @@ def _forecast_effect(forecasts: Sequence[Forecast]) -> Effect:
 
 @dataclass(frozen=True)
 class EmergencePoint:
-    """One size. `log_prob`: mean log-probability of the right answer, nats a token."""
+    """One size. `log_prob`: mean log-probability of the right answer, nats per token."""
 
     num_params: int
     exact_match: Interval
@@ -203,22 +203,18 @@ class EmergenceFacts:
 FLOOR = 0.10  # an exact match below this counts as "the model can't"
 
 
+@readable
 def emergence_facts(rows: RunRows) -> EmergenceFacts | Missing:
     points = []
     for row in rows.scaling_points:
         if row["sweep"] == "emergence":
-            details = parsed(row["details_json"])
-            if (exact := interval(details, "exact_match") or _from_count(details)) is not None:
-                points.append(EmergencePoint(row["num_params"], exact, number(details, "log_prob_per_token")))
+            found = details(row, EmergenceDetails)
+            if (exact := finite(found.exact_match)) is not None:
+                points.append(EmergencePoint(row["num_params"], exact, known(found.log_prob_per_token)))
     if not points:
         return Missing(rows.why_missing("emergence", "Emergence"))
     points.sort(key=lambda p: p.num_params)
     return EmergenceFacts(tuple(points), (_emergence_effect(points),))
-
-
-def _from_count(details: Mapping[str, object]) -> Interval | None:
-    share, n = number(details, "exact_match"), number(details, "n")
-    return wilson(round(share * n), round(n)) if share is not None and n and 0 <= share <= 1 else None
 
 
 def _emergence_effect(points: Sequence[EmergencePoint]) -> Effect:
@@ -256,141 +252,3 @@ def _emergence_effect(points: Sequence[EmergencePoint]) -> Effect:
         "interval lies above 0 and the jump's does too",
         also=jump.low > 0.0,
     )
-
-
-@dataclass(frozen=True)
-class MoePoint:
-    """`load`: each expert's share of the tokens, averaged over layers, busiest first."""
-
-    variant: str
-    seed: int
-    loss: float | None
-    loss_interval: Interval | None
-    num_params: int
-    load: tuple[float, ...]
-    max_share: float | None
-    max_share_interval: Interval | None
-    entropy: float | None
-    specialization: float | None
-
-
-@dataclass(frozen=True)
-class MoeFacts:
-    """`points`: runs on facts; `on_text`: runs on the life's own text, for what the experts specialise in."""
-
-    points: tuple[MoePoint, ...]
-    on_text: tuple[TextExperts, ...]
-    effects: tuple[Effect, ...]
-
-    def of(self, variant: str) -> list[MoePoint]:
-        return [point for point in self.points if point.variant == variant]
-
-
-VARIANTS = ("dense", "moe_balanced", "moe_unbalanced")
-
-
-def moe_facts(rows: RunRows) -> MoeFacts | Missing:
-    points = [_moe_point(row) for row in rows.scaling_points if row["sweep"] == "moe"]
-    on_text = text_experts(rows)
-    if not points and not on_text:
-        return Missing(rows.why_missing("moe", "The mixture of experts"))
-    points.sort(key=lambda p: (VARIANTS.index(p.variant) if p.variant in VARIANTS else 9, p.seed))
-    effects = (_loss_effect(points), _load_effect(points), specialization_effect(on_text))
-    return MoeFacts(tuple(points), on_text, effects)
-
-
-def _moe_point(row: Row) -> MoePoint:
-    details = parsed(row["details_json"])
-    load = _mean_load(details.get("load"))
-    share = number(details, "max_share")
-    if share is None and load:
-        share = load[0]
-    n = number(details, "n")
-    counted = wilson(round(share * n), round(n)) if share is not None and n and 0 <= share <= 1 else None
-    return MoePoint(
-        variant=row["variant"] or "",
-        seed=row["seed"] or 0,
-        loss=row["loss"],
-        loss_interval=interval({**details, "loss": row["loss"]}, "loss"),
-        num_params=row["num_params"],
-        load=load,
-        max_share=share,
-        max_share_interval=counted,
-        entropy=number(details, "entropy"),
-        specialization=number(details, "specialization"),
-    )
-
-
-def _mean_load(load: object) -> tuple[float, ...]:
-    """Shares of the experts, busiest first. One list a layer is averaged after sorting: expert 3 of one layer has
-    nothing to do with expert 3 of another."""
-    if not isinstance(load, Sequence) or not load:
-        return ()
-    layers = load if isinstance(load[0], Sequence) else [load]
-    shares = [sorted((float(x) / (sum(layer) or 1.0) for x in layer), reverse=True) for layer in layers]
-    return tuple(sum(column) / len(shares) for column in zip(*shares, strict=False))
-
-
-def _pairs(points: Sequence[MoePoint], a: str, b: str) -> list[tuple[MoePoint, MoePoint]]:
-    """Points of two variants with the same seed."""
-    of_b = {p.seed: p for p in points if p.variant == b}
-    return [(p, of_b[p.seed]) for p in points if p.variant == a and p.seed in of_b]
-
-
-def _over_seeds(differences: Sequence[Interval | None], values: Sequence[float]) -> tuple[Interval, str]:
-    """The mean difference; over what was evaluated where each has an interval, else over seeds by Student's t."""
-    known = [d for d in differences if d is not None]
-    if len(known) == len(differences):
-        return average(known), f"95% interval over what was evaluated, for these {len(known)} trained pairs"
-    return mean_interval(values), f"Student's t over {len(values)} seed{'s' if len(values) != 1 else ''}"
-
-
-def _loss_effect(points: Sequence[MoePoint]) -> Effect:
-    slug, title = "moe_loss", "Experts lower the loss at equal active compute"
-    pairs = [(d, m) for d, m in _pairs(points, "dense", "moe_balanced") if d.loss is not None and m.loss is not None]
-    if not pairs:
-        return not_measured(slug, title, "no dense and balanced runs of one seed")
-    values = [(d.loss or math.nan) - (m.loss or math.nan) for d, m in pairs]
-    gaps = [
-        difference(d.loss_interval, m.loss_interval) if d.loss_interval and m.loss_interval else None for d, m in pairs
-    ]
-    x, over = _over_seeds(gaps, values)
-    dense, moe = (sum(p.loss or 0.0 for p in side) / len(pairs) for side in zip(*pairs, strict=True))
-    return raises(
-        slug,
-        title,
-        x,
-        "nats",
-        f"dense {dense:.3f}, experts {moe:.3f}; lower in {sum(v > 0 for v in values)} of {len(values)} seeds",
-        f"dense minus experts, {over}; seen when it lies above 0",
-    )
-
-
-def _load_effect(points: Sequence[MoePoint]) -> Effect:
-    slug, title = "moe_balance", "The balancing loss keeps the experts in use"
-    pairs = _pairs(points, "moe_unbalanced", "moe_balanced")
-    pairs = [(u, b) for u, b in pairs if u.max_share is not None and b.max_share is not None]
-    if not pairs:
-        return not_measured(slug, title, "no balanced and unbalanced runs of one seed with their load")
-    values = [(u.max_share or 0.0) - (b.max_share or 0.0) for u, b in pairs]
-    gaps = [
-        difference(u.max_share_interval, b.max_share_interval)
-        if u.max_share_interval and b.max_share_interval
-        else None
-        for u, b in pairs
-    ]
-    x, over = _over_seeds(gaps, values)
-    without, balanced = ([p.max_share or 0.0 for p in side] for side in zip(*pairs, strict=True))
-    return raises(
-        slug,
-        title,
-        x,
-        "points",
-        f"busiest expert {_range(without)} without, {_range(balanced)} with it",
-        f"share of the busiest expert, without minus with, {over}; seen when it lies above 0",
-    )
-
-
-def _range(shares: Sequence[float]) -> str:
-    low, high = min(shares), max(shares)
-    return formatting.percent(low, 0) if high - low < 0.005 else f"{100 * low:.0f}–{formatting.percent(high, 0)}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from components.statistics import Interval, PairedDifference, paired_difference, wilson
-from dashboards.run_data import RunRows, number, parsed
+from dashboards.run_data import RunRows
 
 _STRATEGY = re.compile(r"([^@\[]+)(?:@(\d+))?")
 
@@ -24,7 +24,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Score:
-    """A strategy of a model on a suite. `tokens`: mean generated tokens an item.
+    """A strategy of a model on a suite. `tokens`: mean generated tokens per item.
 
     `family` and `k` are read from the name: "self_consistency@16" is ("self_consistency", 16).
     """
@@ -54,11 +54,10 @@ def scores_of(rows: RunRows, suite: str) -> tuple[Score, ...]:
     answers: dict[tuple[str, str], dict[str, Answer]] = {}
     for row in rows.evals:
         if row["suite"] == suite and row["correct"] is not None:
-            total = number(parsed(row["details_json"]), "total_tokens")
             answers.setdefault((row["model"], row["strategy"]), {})[row["item_id"]] = Answer(
                 correct=row["correct"],
                 difficulty=row["difficulty"],
-                tokens=total if total is not None else row["completion_tokens"],
+                tokens=row["completion_tokens"],
                 prompt_tokens=row["prompt_tokens"],
             )
     scores = [_score(suite, model, strategy, items) for (model, strategy), items in answers.items()]

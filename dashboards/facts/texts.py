@@ -23,7 +23,7 @@ class Text:
 
 
 def chosen_texts(rows: RunRows) -> tuple[Text, ...]:
-    """The latest samples of each stage, then a right and a wrong answer of each way of thinking."""
+    """The latest samples of each stage, then a right and a wrong answer of each of two strategies."""
     texts = []
     for stage in rows.made():
         mine = [row for row in rows.samples if row["key"] == stage.key]
@@ -49,7 +49,7 @@ def _answers(rows: Sequence[Row], strategy: str) -> list[Text]:
         of_kind = [row for row in rows if row["correct"] is correct and row["prompt"] and row["answer"]]
         if of_kind:
             row = max(of_kind, key=lambda r: r["difficulty"] or 0)
-            completion = parsed(row["details_json"]).get("completion") or row["answer"]
+            completion = parsed(row["details_json"]).get("text") or row["answer"]
             found.append(
                 Text(
                     f"sft, {strategy}",

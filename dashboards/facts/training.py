@@ -7,25 +7,20 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from components.data.results import CorpusResult, FunnelStep, ShardsResult, TokenizerResult
+from components.model.hub.results import ImportedModelResult, ImportedTokenizerResult
+from components.training.results.finetuning import FinetuneResult
+from components.training.results.pretraining import PretrainResult
 from dashboards import formatting
-from dashboards.facts.effects import Effect, Missing, not_measured, raises
+from dashboards.facts.effects import Effect, Missing, not_measured, raises, readable
 from dashboards.facts.scores import best, paired, scores_of
-from dashboards.run_data import RunRows, Series, StageRow, listed, number, numbers, whole
-
-
-@dataclass(frozen=True)
-class FunnelStep:
-    """What was left of a source after a step."""
-
-    source: str
-    step: str
-    documents: int | None
-    bytes: int | None
+from dashboards.run_data import RunRows, Series, StageRow, known, known_values
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """`quarantined`: rejected records by reason."""
+    """duplicates: documents removed as exact or near duplicates; masked_pii: occurrences of personal data that were
+    masked; quarantined: rejected records by reason."""
 
     funnel: tuple[FunnelStep, ...]
     num_documents: int | None
@@ -46,40 +41,35 @@ class DataFacts:
         return tuple(dict.fromkeys(step.source for step in self.funnel))
 
 
+@readable
 def data_facts(rows: RunRows) -> DataFacts | Missing:
-    corpus, shards = rows.find("prepare_corpus"), rows.find("tokenize")
-    tokenizer = rows.find("train_tokenizer", "import_tokenizer")
+    found = rows.find("prepare_corpus")
+    corpus = rows.result(found, CorpusResult) if found else None
+    shards = rows.result_of("tokenize", ShardsResult)
+    trained = rows.result_of("train_tokenizer", TokenizerResult)
+    imported = rows.result_of("import_tokenizer", ImportedTokenizerResult)
+    tokenizer = trained or imported
     if corpus is None and tokenizer is None and shards is None:
         return Missing(rows.why_missing("data", "The data"))
-    facts = corpus.facts if corpus else {}
-    reasons = Counter(str(row["reason"]) for row in rows.quarantine if corpus is None or row["key"] == corpus.key)
+    reasons = Counter(str(row["reason"]) for row in rows.quarantine if found is None or row["key"] == found.key)
     return DataFacts(
-        funnel=tuple(
-            FunnelStep(
-                str(entry.get("source", "?")),
-                str(entry.get("step", "?")),
-                whole(entry, "documents"),
-                whole(entry, "bytes"),
-            )
-            for entry in listed(facts, "funnel")
-        ),
-        num_documents=whole(facts, "num_documents"),
-        num_bytes=whole(facts, "num_bytes"),
-        duplicates=whole(facts, "duplicates"),
-        masked_pii=whole(facts, "masked_pii"),
+        funnel=corpus.funnel if corpus else (),
+        num_documents=corpus.num_documents if corpus else None,
+        num_bytes=corpus.num_bytes if corpus else None,
+        duplicates=corpus.num_duplicates if corpus else None,
+        masked_pii=sum(corpus.masked_pii.values()) if corpus else None,
         quarantined=tuple(reasons.most_common()),
-        vocab_size=whole(tokenizer.facts, "vocab_size") if tokenizer else None,
-        bytes_per_token=number(tokenizer.facts, "bytes_per_token") if tokenizer else None,
-        num_tokens=whole(shards.facts, "num_tokens") if shards else None,
+        vocab_size=tokenizer.vocab_size if tokenizer else None,
+        bytes_per_token=known(trained.bytes_per_token) if trained else None,
+        num_tokens=shards.num_tokens if shards else None,
     )
-
-
-EARLY_STOP = ("best_step", "best_loss", "last_step", "last_loss", "overfitting")
 
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """One training stage. Losses are nats a token on held-out text; `curve` is the training loss by step.
+    """One training stage. Losses are in nats per token. loss: on held-out conversations, where fine-tuning measured it;
+    training_loss: of the last steps, where pretraining noted it; losses_by_source and bits_per_byte: on held-out text;
+    curve: the training loss by step.
 
     `tokens_per_second` and `mfu` are medians over the steps. skipped_steps, rollbacks: what non-finite losses did.
     early_stop: best_step, best_loss, last_step, last_loss and overfitting, where held-out text was watched.
@@ -89,6 +79,7 @@ class TrainingFacts:
     num_params: int | None
     num_tokens: int | None
     loss: float | None
+    training_loss: float | None
     losses_by_source: Mapping[str, float]
     bits_per_byte: Mapping[str, float]
     curve: Series
@@ -100,33 +91,36 @@ class TrainingFacts:
     early_stop: Mapping[str, float]
 
 
-def _training(rows: RunRows, stage: StageRow) -> TrainingFacts:
+def _training(rows: RunRows, stage: StageRow, result: PretrainResult | FinetuneResult) -> TrainingFacts:
     speed, used = rows.metric(stage, "tokens_per_second"), rows.metric(stage, "mfu")
-    watched = {name: value for name in EARLY_STOP if (value := number(stage.facts, name)) is not None}
-    by_source = stage.facts.get("bits_per_byte")
-    overall = number(stage.facts, "bits_per_byte")
+    tuned = isinstance(result, FinetuneResult)
+    watched = result.early_stop if isinstance(result, FinetuneResult) else None
     return TrainingFacts(
         label=stage.label,
-        num_params=whole(stage.facts, "num_params"),
-        num_tokens=whole(stage.facts, "num_tokens"),
-        loss=number(stage.facts, "loss"),
-        losses_by_source=numbers(stage.facts, "losses_by_source"),
-        bits_per_byte={"all": overall} if overall is not None else numbers({"b": by_source}, "b"),
+        num_params=result.num_params,
+        num_tokens=result.num_tokens,
+        loss=known(result.loss) if tuned else None,
+        training_loss=None if tuned else known(result.loss),
+        losses_by_source=known_values(result.losses_by_source),
+        bits_per_byte=known_values(result.bits_per_byte),
         curve=rows.metric(stage, "loss"),
         gradient_norm=rows.metric(stage, "grad_norm"),
         tokens_per_second=statistics.median(speed.values) if speed else None,
         mfu=statistics.median(used.values) if used else None,
-        skipped_steps=whole(stage.facts, "skipped_steps") or 0,
-        rollbacks=whole(stage.facts, "rollbacks") or 0,
-        early_stop=watched if len(watched) == len(EARLY_STOP) else {},
+        skipped_steps=result.guard.skipped_steps,
+        rollbacks=result.guard.rollbacks,
+        early_stop=vars(watched) if watched else {},
     )
 
 
+@readable
 def pretraining_facts(rows: RunRows) -> TrainingFacts | Missing:
-    stage, imported = rows.find("pretrain"), rows.find("import_model")
+    stage, imported = rows.find("pretrain"), rows.result_of("import_model", ImportedModelResult)
     if stage is None and imported is not None:
-        return Missing(f"The base model was not trained here: it was imported from {imported.facts.get('source', '?')}")
-    return _training(rows, stage) if stage else Missing(rows.why_missing("pretraining", "Pretraining"))
+        return Missing(f"The base model was not trained here: it was imported from {imported.source}")
+    if stage is None:
+        return Missing(rows.why_missing("pretraining", "Pretraining"))
+    return _training(rows, stage, rows.result(stage, PretrainResult))
 
 
 @dataclass(frozen=True)
@@ -138,12 +132,14 @@ class FinetuningFacts:
     effects: tuple[Effect, ...]
 
 
+@readable
 def finetuning_facts(rows: RunRows) -> FinetuningFacts | Missing:
-    stage, base = rows.find("finetune", "sft"), rows.find("pretrain")
+    stage = rows.find("finetune")
     if stage is None:
         return Missing(rows.why_missing("sft", "Fine-tuning"))
-    before = numbers(base.facts, "losses_by_source") if base else numbers(stage.facts, "losses_by_source_before")
-    return FinetuningFacts(_training(rows, stage), before, (_finetuning_effect(rows),))
+    result = rows.result(stage, FinetuneResult)
+    before = known_values(result.losses_by_source_before)
+    return FinetuningFacts(_training(rows, stage, result), before, (_finetuning_effect(rows),))
 
 
 def _finetuning_effect(rows: RunRows) -> Effect:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from components.statistics import Interval
 from dashboards import labels
-from dashboards.facts.architecture import TextExperts
-from dashboards.facts.scaling import MoeFacts, MoePoint
+from dashboards.facts.experts import MoeFacts, MoePoint, TextExperts
 from dashboards.figures.canvas import (
     BLUE,
     INK,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from components.statistics import Interval
 from dashboards import labels
-from dashboards.facts.architecture import RecurrentFacts
+from dashboards.facts.recurrent import RecurrentFacts
 from dashboards.figures.canvas import BLUE, INK, MUTED, ORANGE, Figure, count_axis, panel, with_interval
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboards import formatting, labels
 from dashboards.blocks import Section, Table, body, counted, effect_of, said
-from dashboards.facts.scaling import MoeFacts
+from dashboards.facts.experts import MoeFacts
 
 
 def moe_section(facts: MoeFacts) -> Section:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboards import formatting, labels
 from dashboards.blocks import Section, Table, body, counted, effect_of, said
-from dashboards.facts.architecture import RecurrentFacts
+from dashboards.facts.recurrent import RecurrentFacts
 
 
 def recurrent_section(facts: RecurrentFacts) -> Section:

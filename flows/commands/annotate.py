@@ -320,7 +320,7 @@ def export_file(
         from components.rlhf.formats import FORMATS, write_file
         from components.rlhf.preferences import read_preferences
         from flows.settings import ConfigError
-        from flows.stages.preferences import PREFERENCES
+        from flows.stages.files import PREFERENCES
         from storage.home import Home
 
         if format not in FORMATS:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import time
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from components.stage_results import to_facts
 from flows.engine.stage import Stage
 from flows.engine.wire import Job, arrived, artifacts_from_json, input_keys
 from flows.engine.work import Work
@@ -48,11 +50,14 @@ def execute(job: Job, emit: Emit) -> Artifact:
     inputs = {name: artifacts_from_json(value) for name, value in job.inputs.items()}
     with home.store.writing(job.key) as out:
         work = Work(out, home.scratch(job.key), execution, store=home.store, local=home.local, report=emit)
-        facts = stage.fn(work, **arguments, **inputs)
-        if not isinstance(facts, Mapping):
-            raise TypeError(f"{job.stage} returned a {type(facts).__name__}; a stage returns its facts, a dict")
+        result = stage.fn(work, **arguments, **inputs)
+        if not dataclasses.is_dataclass(result) or isinstance(result, type):
+            raise TypeError(
+                f"{job.stage} returned a {type(result).__name__}; a stage returns its result, a frozen dataclass "
+                "(components/stage_results.py)"
+            )
         spent = work.spent()
-        artifact = Artifact(stage.produces, job.key, {**facts, "usage": spent})
+        artifact = Artifact(stage.produces, job.key, {**to_facts(result), "usage": spent})
         write_rows(home, stage, job, work, spent, execution)
         record = Record(
             artifact=artifact,

@@ -3,11 +3,11 @@
 How to write a stage (in `flows/stages/`; keep imports at the top light, import torch-heavy components inside):
 
     @stage(produces="checkpoint", group="pretraining", seconds=90)
-    def pretrain(work: Work, *, config: PretrainConfig, seed: int, shards: Artifact) -> dict[str, Any]:
+    def pretrain(work: Work, *, config: PretrainConfig, seed: int, shards: Artifact) -> PretrainResult:
         for step, record in enumerate(train(config, seed, work.open(shards))):   # a generator of components/
             work.log(step, record); work.progress(step, config.steps, tokens=…, loss=…); work.usage(tokens=…, flops=…)
         save_checkpoint(model, work.out)                                         # what lies in work.out is the artifact
-        return {"num_params": …, "loss": …}                                      # its facts
+        return PretrainResult(num_params=…, loss=…)                              # a dataclass; its fields are the facts
 
 Arguments that are artifacts (or lists, tuples, dicts of them) are inputs; all others are identity settings, made of
 dataclasses, scalars and tuples. To survive a kill: `work.load_state()` first, then `work.save_state(…)` whenever
@@ -31,13 +31,16 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flows.engine.wire import arrived, input_keys, travelling
 from storage.artifacts import Artifact
 from storage.fingerprint import Identity, code_fingerprint
 
-StageFunction = Callable[..., Mapping[str, Any]]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+StageFunction = Callable[..., "DataclassInstance"]
 
 
 class Assembly(Protocol):
@@ -70,7 +73,7 @@ class Stage:
     """A stage's function with its name and what it makes; see the module's text.
 
     Attributes:
-        fn: the plain function `(work, **arguments) -> facts`.
+        fn: the plain function `(work, **arguments) -> result`, a dataclass of components/stage_results.py.
         produces: kind of the artifact.
         group: part of the life: data, pretraining, sft, rlhf, scaling, emergence, moe, reasoning, cost, report.
         seconds: about how long it takes with the default profile; only orders the work (longest path first).

@@ -6,11 +6,12 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping
-from typing import Any
 
+from components.cost.results import CostResult, Decision, LifetimeCost, ServingResult, StrategyPrice, TrainOrThink
 from components.cost.settings import CostConfig
 from components.model.config import forward_flops_per_token
+from components.reasoning.results.strategies import ReasoningResult
+from components.stage_results import from_facts, to_facts
 from flows.engine.stage import stage
 from flows.engine.work import Work
 from storage.artifacts import Artifact
@@ -19,7 +20,7 @@ SERVING = "serving.json"
 
 
 @stage(produces="eval_report", group="cost", seconds=15)
-def measure_serving(work: Work, *, config: CostConfig, model: Artifact, tokenizer: Artifact) -> dict[str, Any]:
+def measure_serving(work: Work, *, config: CostConfig, model: Artifact, tokenizer: Artifact) -> ServingResult:
     """Tokens/s of prefill and of decoding at several batch sizes, on this machine with the model itself."""
     import torch
 
@@ -56,11 +57,7 @@ def measure_serving(work: Work, *, config: CostConfig, model: Artifact, tokenize
     measured = {"decode_tokens_per_second": rates, "prefill_tokens_per_second": prefill}
     (work.out / SERVING).write_text(json.dumps(measured), encoding="utf-8")
     work.log(0, {f"decode_tokens_per_second/batch_{batch}": rate for batch, rate in rates.items()})
-    return {
-        "decode_tokens_per_second": rates[max(rates)],
-        "decode_by_batch": {str(k): v for k, v in rates.items()},
-        "prefill_tokens_per_second": prefill,
-    }
+    return ServingResult(rates[max(rates)], {str(batch): rate for batch, rate in rates.items()}, prefill)
 
 
 @stage(produces="cost_report", group="cost", seconds=3)
@@ -73,8 +70,8 @@ def account_costs(
     aligned: Artifact,
     reasoning: list[Artifact],
     serving: Artifact,
-) -> dict[str, Any]:
-    """Training against lifetime inference, the break-even, and ways to answer at what they cost a question.
+) -> CostResult:
+    """Training against lifetime inference, the break-even, and ways to answer at what they cost per question.
 
     `spent`: every artifact that went into the model; `aligned`: the model that was trained further, against which
     thinking longer with the model before it is held. A worker's price is that of its threads, as in the table `costs`.
@@ -88,72 +85,62 @@ def account_costs(
     usd_per_hour = usd_per_core_hour * work.execution.threads_per_worker
     per_second = usd_per_hour / 3600
     training = sum(float(artifact.facts["usage"]["seconds"]) for artifact in spent) * per_second
-    prices = measured_prices(
-        float(serving.facts["prefill_tokens_per_second"]),
-        float(serving.facts["decode_tokens_per_second"]),
-        usd_per_hour,
-    )
+    speed = from_facts(ServingResult, serving.facts)
+    prices = measured_prices(speed.prefill_tokens_per_second, speed.decode_tokens_per_second, usd_per_hour)
     # An output token of a typical request, with its share of the prompt.
     served = prices.request(config.prompt_tokens, config.output_tokens) / config.output_tokens
     further = float(aligned.facts["usage"]["seconds"]) * per_second
     options, comparisons = {}, []
-    for row in [row for report in reasoning for row in report.facts["strategies"]]:
-        extra = further if row["model"] == "grpo" else 0.0
-        per_item = prices.request(float(row["prompt_tokens"]), float(row["completion_tokens"]))
-        name = f"{row['model']} {row['strategy']}"
+    for row in [row for report in reasoning for row in from_facts(ReasoningResult, report.facts).strategies]:
+        extra = further if row.model == "grpo" else 0.0
+        per_item = prices.request(row.prompt_tokens, row.completion_tokens)
+        name = f"{row.model} {row.strategy}"
         options[name] = (row, Option(name, extra, per_item))
         comparisons.append(
-            {
-                "name": name,
-                "accuracy": row["accuracy"],
-                "low": row["low"],
-                "high": row["high"],
-                "n": row["n"],
-                "usd_per_thousand": per_item * 1000,
-                "extra_training_usd": extra,
-                "prompt_tokens": row["prompt_tokens"],
-                "tokens_per_item": row["completion_tokens"],
-            }
+            StrategyPrice(
+                name=name,
+                accuracy=row.accuracy,
+                low=row.low,
+                high=row.high,
+                n=row.n,
+                usd_per_thousand=per_item * 1000,
+                extra_training_usd=extra,
+                prompt_tokens=row.prompt_tokens,
+                tokens_per_item=row.completion_tokens,
+            )
         )
     # The decision this life can inform: train further and answer once, or think longer with what there is?
-    decision: dict[str, Any] = {"verdict": "no strategy of both models was measured"}
-    trained = [o for name, o in options.items() if name.startswith("grpo ") and o[0]["strategy"] == "cot"]
+    decision = Decision("no strategy of both models was measured")
+    trained = [o for name, o in options.items() if name.startswith("grpo ") and o[0].strategy == "cot"]
     thinking = [o for name, o in options.items() if name.startswith("sft self_consistency@")]
     if trained and thinking:
         train_row, train_option = trained[0]
-        think_row, think_option = max(thinking, key=lambda pair: pair[0]["accuracy"])
+        think_row, think_option = max(thinking, key=lambda pair: pair[0].accuracy)
         even = break_even(think_option, train_option)
-        reaches = train_row["accuracy"] >= think_row["accuracy"]
-        decision = {
-            "think_longer": think_option.name,
-            "train_further": train_option.name,
-            "break_even_questions": even.units if math.isfinite(even.units) else None,
-            "trained_is_as_accurate": bool(reaches),
-            **_accuracy("trained", train_row),
-            **_accuracy("thinking", think_row),
-            "verdict": (
+        decision = Decision(
+            verdict=(
                 f"{even.then} costs less in all from {even.units:,.0f} questions on"
                 if math.isfinite(even.units)
                 else f"{even.first} costs less in all however many are asked"
             ),
-        }
-    facts = {
-        "training_usd": training,
-        "price_per_million_input_tokens": prices.input,
-        "price_per_million_output_tokens": prices.output,
-        "decode_tokens_per_second": float(serving.facts["decode_tokens_per_second"]),
-        "break_even_tokens": training / served,
-        "lifetime": [
-            {"tokens": tokens, "training_usd": training, "inference_usd": tokens * served}
-            for tokens in config.lifetime_tokens
-        ],
-        "comparisons": comparisons,
-        "decision": decision,
-    }
-    (work.out / "cost.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    return facts
-
-
-def _accuracy(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    parts = {"accuracy": "", "low": "_low", "high": "_high", "n": "_n"}
-    return {f"{name}_accuracy{end}": row[part] for part, end in parts.items()}
+            compared=TrainOrThink(
+                think_longer=think_option.name,
+                train_further=train_option.name,
+                break_even_questions=even.units if math.isfinite(even.units) else None,
+                trained_is_as_accurate=train_row.accuracy >= think_row.accuracy,
+                trained_accuracy=train_row.interval,
+                thinking_accuracy=think_row.interval,
+            ),
+        )
+    result = CostResult(
+        training_usd=training,
+        price_per_million_input_tokens=prices.input,
+        price_per_million_output_tokens=prices.output,
+        decode_tokens_per_second=speed.decode_tokens_per_second,
+        break_even_tokens=training / served,
+        lifetime=tuple(LifetimeCost(tokens, training, tokens * served) for tokens in config.lifetime_tokens),
+        comparisons=tuple(comparisons),
+        decision=decision,
+    )
+    (work.out / "cost.json").write_text(json.dumps(to_facts(result), indent=1), encoding="utf-8")
+    return result

@@ -5,25 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
+from components.data.results import ConversationsResult, CorpusResult, FunnelStep, ShardsResult, TokenizerResult
 from components.data.tokenizer import TokenizerConfig
 from components.reasoning.config import PuzzleStudyConfig
 from components.reasoning.tasks import SuiteConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
+from flows.stages.files import CONVERSATIONS, CORPUS
 from storage.artifacts import Artifact
-
-CORPUS = "documents.parquet"
-CONVERSATIONS = "conversations.parquet"
 
 
 @stage(produces="corpus", group="data", seconds=15)
 def prepare_corpus(
     work: Work, *, config: DataConfig, suite: SuiteConfig, raw: Mapping[str, Mapping[str, str]]
-) -> dict[str, Any]:
+) -> CorpusResult:
     """Read, filter, mask, de-duplicate, decontaminate against the evaluation set, split.
 
     `raw`: digests of the user's own files by source; only there so that other bytes make another corpus.
@@ -34,21 +32,19 @@ def prepare_corpus(
     write_corpus(prepared.documents, work.out / CORPUS)
     work.rows("quarantine", [dataclasses.asdict(bad) for bad in prepared.quarantined])
     num_bytes = sum(len(document.text.encode()) for document in prepared.documents)
-    return {
-        "num_documents": len(prepared.documents),
-        "num_bytes": num_bytes,
-        "num_quarantined": len(prepared.quarantined),
-        "num_contaminated": len(prepared.overlaps),
-        "masked_pii": dict(prepared.masked),
-        "funnel": [
-            {"source": row.source, "step": row.step, "documents": row.num_documents, "bytes": row.num_bytes}
-            for row in prepared.funnel
-        ],
-    }
+    return CorpusResult(
+        num_documents=len(prepared.documents),
+        num_bytes=num_bytes,
+        num_quarantined=len(prepared.quarantined),
+        num_contaminated=len(prepared.overlaps),
+        num_duplicates=prepared.num_duplicates,
+        masked_pii=prepared.masked,
+        funnel=tuple(FunnelStep(row.source, row.step, row.num_documents, row.num_bytes) for row in prepared.funnel),
+    )
 
 
 @stage(produces="tokenizer", group="data", seconds=5)
-def train_tokenizer(work: Work, *, config: TokenizerConfig, corpus: Artifact) -> dict[str, Any]:
+def train_tokenizer(work: Work, *, config: TokenizerConfig, corpus: Artifact) -> TokenizerResult:
     """Byte-level BPE over an even share of every source's training text."""
     from components.data.pipeline import read_corpus
     from components.data.tokenizer import Tokenizer
@@ -60,11 +56,11 @@ def train_tokenizer(work: Work, *, config: TokenizerConfig, corpus: Artifact) ->
     tokenizer = Tokenizer.train(texts[::keep], config.vocab_size)
     tokenizer.save(work.out)
     sample = [document.text for document in read_corpus(file, split="valid")][:500]
-    return {"vocab_size": tokenizer.vocab_size, "bytes_per_token": tokenizer.bytes_per_token(sample)}
+    return TokenizerResult(tokenizer.vocab_size, tokenizer.bytes_per_token(sample))
 
 
 @stage(produces="token_shards", group="data", seconds=8)
-def tokenize(work: Work, *, corpus: Artifact, tokenizer: Artifact) -> dict[str, Any]:
+def tokenize(work: Work, *, corpus: Artifact, tokenizer: Artifact) -> ShardsResult:
     """The corpus as packed, memory-mapped shards."""
     from components.data.pipeline import read_corpus
     from components.data.shards import TokenShards, write_shards
@@ -75,11 +71,11 @@ def tokenize(work: Work, *, corpus: Artifact, tokenizer: Artifact) -> dict[str, 
     train, valid = shards.num_tokens(split="train"), shards.num_tokens(split="valid")
     work.usage(tokens=train + valid)
     by_source = {source: shards.num_tokens(source, "train") for source in shards.sources}
-    return {"num_tokens": train, "num_valid_tokens": valid, "tokens_by_source": by_source}
+    return ShardsResult(train, valid, by_source)
 
 
 @stage(produces="conversations", group="data", seconds=4)
-def make_conversations(work: Work, *, config: InstructionConfig, suite: SuiteConfig, seed: int) -> dict[str, Any]:
+def make_conversations(work: Work, *, config: InstructionConfig, suite: SuiteConfig, seed: int) -> ConversationsResult:
     """Conversations for fine-tuning, none of them from the evaluation set."""
     from components.data.conversations import write_conversations
     from components.data.instruction import generate_conversations
@@ -90,11 +86,11 @@ def make_conversations(work: Work, *, config: InstructionConfig, suite: SuiteCon
     sources = sorted({conversation.source for conversation in made})
     counts = {source: sum(c.source == source for c in made) for source in sources}
     (work.out / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
-    return {"num_conversations": len(made), "conversations_by_source": counts}
+    return ConversationsResult(len(made), counts)
 
 
 @stage(produces="conversations", group="reasoning", seconds=15)
-def make_puzzles(work: Work, *, config: PuzzleStudyConfig, seed: int) -> dict[str, Any]:
+def make_puzzles(work: Work, *, config: PuzzleStudyConfig, seed: int) -> ConversationsResult:
     """Sign puzzles with a solution and states with a verdict, none of them on the way of a held-out puzzle."""
     from itertools import islice
 
@@ -105,4 +101,4 @@ def make_puzzles(work: Work, *, config: PuzzleStudyConfig, seed: int) -> dict[st
     pairs = puzzle_conversations(seed, config.puzzle, config.judge_share, held_out)
     made = list(as_conversations(islice(pairs, config.num_conversations), "puzzles"))
     write_conversations(made, work.out / CONVERSATIONS)
-    return {"num_conversations": len(made)}
+    return ConversationsResult(len(made))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from components.reasoning.config import ForgettingConfig
+from components.reasoning.results.forgetting import ForgettingResult
 from components.reasoning.tasks import SuiteConfig
 from flows.engine.graph import Graph
 from flows.engine.stage import stage
@@ -34,8 +35,8 @@ def measure_forgetting(
     checkpoints: dict[str, Artifact],
     shards: Artifact,
     tokenizer: Artifact,
-) -> dict[str, Any]:
-    """Held-out bits a byte by source of the pretraining text, and a small greedy suite, for every checkpoint.
+) -> ForgettingResult:
+    """Held-out bits per byte by source of the pretraining text, and a small greedy suite, for every checkpoint.
 
     Differences are paired, window by window and item by item, against the first checkpoint.
     """
@@ -86,4 +87,4 @@ def measure_forgetting(
     work.rows("forgetting", rows)
     (work.out / "forgetting.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     work.progress(len(checkpoints), len(checkpoints))
-    return {"first": next(iter(checkpoints)), "num_checkpoints": len(checkpoints)}
+    return ForgettingResult(first=next(iter(checkpoints)), num_checkpoints=len(checkpoints))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.model.config import count_params
 from components.model.hub.errors import UnsupportedModel
+from components.model.hub.results import ImportedModelResult, ImportedTokenizerResult
 from components.model.hub.source import BaseConfig, digests
 from flows.engine.stage import stage
 from flows.engine.work import Work
@@ -28,7 +29,7 @@ def base_graph(config: BaseConfig, run: Graph) -> tuple[Artifact, Artifact]:
 
 
 @stage(produces="tokenizer", group="pretraining", seconds=4)
-def import_tokenizer(work: Work, *, config: BaseConfig, raw: Mapping[str, str]) -> dict[str, Any]:
+def import_tokenizer(work: Work, *, config: BaseConfig, raw: Mapping[str, str]) -> ImportedTokenizerResult:
     """The tokenizer that a model came with, its special tokens and its chat template.
 
     `raw`: digests of the model's files; only there so that other bytes make another artifact.
@@ -39,16 +40,16 @@ def import_tokenizer(work: Work, *, config: BaseConfig, raw: Mapping[str, str]) 
     tokenizer = imports.import_tokenizer(locate(config.model, config.revision))
     tokenizer.save(work.out)
     own = tokenizer.conventions is None or bool(tokenizer.conventions.chat_template)
-    return {
-        "source": config.model,
-        "vocab_size": tokenizer.vocab_size,
-        "end_of_turn": tokenizer.token(tokenizer.end_id),
-        "chat_template": "its own" if own else "plain: the model brings none",
-    }
+    return ImportedTokenizerResult(
+        source=config.model,
+        vocab_size=tokenizer.vocab_size,
+        end_of_turn=tokenizer.token(tokenizer.end_id),
+        chat_template="its own" if own else "plain: the model brings none",
+    )
 
 
 @stage(produces="checkpoint", group="pretraining", seconds=15)
-def import_model(work: Work, *, config: BaseConfig, raw: Mapping[str, str], tokenizer: Artifact) -> dict[str, Any]:
+def import_model(work: Work, *, config: BaseConfig, raw: Mapping[str, str], tokenizer: Artifact) -> ImportedModelResult:
     """A model's weights and configuration as a checkpoint of ours. `tokenizer`: the one that it came with."""
     from components.model.hub import imports
     from components.model.hub.source import locate
@@ -58,11 +59,11 @@ def import_model(work: Work, *, config: BaseConfig, raw: Mapping[str, str], toke
     network = imports.import_model(source, context_length=config.context_length)
     save_model(work.out, network)
     counts = count_params(network.cfg)
-    return {
-        "source": config.model,
-        "revision": source.commit,
-        "num_params": counts.total,
-        "num_params_active": counts.active,
-        "num_params_non_embedding": counts.non_embedding,
-        "context_length": network.cfg.context_length,
-    }
+    return ImportedModelResult(
+        source=config.model,
+        revision=source.commit,
+        num_params=counts.total,
+        num_params_active=counts.active,
+        num_params_non_embedding=counts.non_embedding,
+        context_length=network.cfg.context_length,
+    )

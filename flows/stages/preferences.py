@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from components.model.config import forward_flops_per_token
 from components.rlhf.config import AnswersConfig, PreferencesConfig
+from components.rlhf.results.preferences import AnswersResult, PreferencesResult
+from components.stage_results import from_facts
 from flows.engine.stage import stage
 from flows.engine.work import Waiting, Work
 from flows.settings import ConfigError
+from flows.stages.files import ANSWERS, GOLD_SCALE, PREFERENCES, VERDICTS
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -23,26 +26,24 @@ if TYPE_CHECKING:
     from components.rlhf.judgements import Candidate, Judgement
     from components.rlhf.preferences import LeftOut, Preference
 
-ANSWERS, PREFERENCES, SCALE = "answers.jsonl", "preferences.parquet", "gold_scale.json"
-VERDICTS = "verdicts.jsonl"  # what a judging model was asked and what it said
-
 
 @stage(produces="answers", group="rlhf", seconds=11)
 def sample_answers(
     work: Work, *, config: AnswersConfig, seed: int, models: Mapping[str, Artifact], tokenizer: Artifact
-) -> dict[str, Any]:
+) -> AnswersResult:
     """Answers to story requests from every model at every temperature, each with its origin."""
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
     from components.rlhf.config import story_requests
     from components.rlhf.judgements import batch_id, make_items
+    from components.rlhf.prompts import answer_text, chat_prompts
     from components.training.checkpoints import load_model
 
     words = Tokenizer.load(work.open(tokenizer))
     requests, _ = story_requests()
     texts = [requests[i % len(requests)] for i in range(config.num_prompts)]
-    prompts = [words.render_chat([{"role": "user", "content": text}], add_generation_prompt=True)[0] for text in texts]
+    prompts = chat_prompts(words, texts)
     loaded = {name: load_model(work.open(artifact)) for name, artifact in models.items()}
     answers: list[list[dict[str, Any]]] = [[] for _ in texts]
     num_tokens = 0
@@ -59,7 +60,7 @@ def sample_answers(
             used += sum(len(c.tokens) for c in group)
             mine += [
                 {
-                    "text": words.decode(c.tokens).strip(),
+                    "text": answer_text(words, c.tokens),
                     "model": name,
                     "temperature": temperature,
                     "finished": c.finished,
@@ -71,13 +72,13 @@ def sample_answers(
     lines = [{"prompt": text, "answers": group} for text, group in zip(texts, answers, strict=True)]
     (work.out / ANSWERS).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     items, _ = make_items(*_read_answers(work.out / ANSWERS))
-    return {
-        "num_prompts": len(texts),
-        "num_answers": sum(map(len, answers)),
-        "mean_tokens": num_tokens / max(1, sum(map(len, answers))),
-        "batch": batch_id(items),
-        "context_length": min(model.cfg.context_length for model in loaded.values()),
-    }
+    return AnswersResult(
+        num_prompts=len(texts),
+        num_answers=sum(map(len, answers)),
+        mean_tokens=num_tokens / max(1, sum(map(len, answers))),
+        batch=batch_id(items),
+        context_length=min(model.cfg.context_length for model in loaded.values()),
+    )
 
 
 def _read_answers(path: Path) -> tuple[list[str], list[list[Candidate]]]:
@@ -98,7 +99,7 @@ def collect_preferences(
     answers: Artifact,
     judge: Mapping[str, Artifact],
     tokenizer: Artifact,
-) -> dict[str, Any]:
+) -> PreferencesResult:
     """Pairs of answers with the better one named, by whom `config.source` says.
 
     `judgements`: marks of the annotators' journals, and `raw`: the digest of the file: what people wrote is known by
@@ -120,7 +121,7 @@ def collect_preferences(
         pairs, left_out, extra = _by_model(work, config, seed, judge, tokenizer, prompts, groups)
     else:
         words = Tokenizer.load(work.open(tokenizer))
-        pairs, left_out, extra = _from_file(config, raw, words, int(answers.facts["context_length"]))
+        pairs, left_out, extra = _from_file(config, raw, words, from_facts(AnswersResult, answers.facts).context_length)
     work.rows("quarantine", [dataclasses.asdict(one) for one in left_out])
     if not pairs:
         reasons = "; ".join(dict.fromkeys(one.reason for one in left_out)) or "nothing but ties and skips"
@@ -131,7 +132,7 @@ def collect_preferences(
     of_sft = [(text, a) for text, a in every if a.model == "sft"] or every
     scored = (known_gold_score(text, a.text) for text, a in of_sft)
     golds = np.array([score for score in scored if score is not None])
-    (work.out / SCALE).write_text(json.dumps({"mean": golds.mean(), "std": golds.std()}), encoding="utf-8")
+    (work.out / GOLD_SCALE).write_text(json.dumps({"mean": golds.mean(), "std": golds.std()}), encoding="utf-8")
     work.rows(
         "preferences",
         [
@@ -151,15 +152,15 @@ def collect_preferences(
         ],
     )
     known = [p.agrees_with_gold for p in pairs if p.agrees_with_gold is not None]
-    return {
-        "source": config.source,
-        "num_pairs": len(pairs),
-        "num_left_out": len(left_out),
-        "label_agreement": sum(known) / len(known) if known else None,
-        "gold_mean": float(golds.mean()),
-        "gold_std": float(golds.std()),
+    return PreferencesResult(
+        source=config.source,
+        num_pairs=len(pairs),
+        num_left_out=len(left_out),
+        label_agreement=sum(known) / len(known) if known else None,
+        gold_mean=float(golds.mean()),
+        gold_std=float(golds.std()),
         **extra,
-    }
+    )
 
 
 _Collected = tuple[list["Preference"], list["LeftOut"], dict[str, Any]]

@@ -6,10 +6,17 @@ import dataclasses
 import json
 import math
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.reasoning.config import AdaptiveConfig, PuzzleStudyConfig, ReasoningConfig
+from components.reasoning.results.strategies import (
+    PuzzleSearchResult,
+    ReasoningResult,
+    StrategyResult,
+    TreeComparison,
+)
 from components.reasoning.tasks import SuiteConfig
+from components.stage_results import to_facts
 from flows.engine.stage import stage
 from flows.engine.work import Work
 from storage.artifacts import Artifact
@@ -18,22 +25,22 @@ if TYPE_CHECKING:
     from components.reasoning.evaluate import Answered
 
 
-def summary_of(answered: Answered, model: str) -> dict[str, Any]:
-    """A strategy's accuracy (Wilson, 95%) and tokens an item, over all and by difficulty, as JSON values."""
+def summary_of(answered: Answered, model: str) -> StrategyResult:
+    """A strategy's accuracy (Wilson, 95%) and tokens per item, over all and by difficulty."""
     from components.reasoning.evaluate import summarize
 
     overall, *by_difficulty = summarize(answered)
-    return {
-        "model": model,
-        "strategy": answered.strategy,
-        "accuracy": overall.accuracy.value,
-        "low": overall.accuracy.low,
-        "high": overall.accuracy.high,
-        "n": overall.accuracy.n,
-        "completion_tokens": overall.tokens,
-        "prompt_tokens": overall.prompt_tokens,
-        "by_difficulty": {str(s.difficulty): dataclasses.asdict(s.accuracy) for s in by_difficulty},
-    }
+    return StrategyResult(
+        model=model,
+        strategy=answered.strategy,
+        accuracy=overall.accuracy.value,
+        low=overall.accuracy.low,
+        high=overall.accuracy.high,
+        n=overall.accuracy.n,
+        completion_tokens=overall.tokens,
+        prompt_tokens=overall.prompt_tokens,
+        by_difficulty={str(s.difficulty): s.accuracy for s in by_difficulty},
+    )
 
 
 @stage(produces="eval_report", group="reasoning", seconds=35)
@@ -46,7 +53,7 @@ def evaluate_reasoning(
     name: str,
     model: Artifact,
     tokenizer: Artifact,
-) -> dict[str, Any]:
+) -> ReasoningResult:
     """Chains answered directly, in steps, by votes, and adaptively. `name`: what the tables call the model."""
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
@@ -83,14 +90,17 @@ def evaluate_reasoning(
     for one in [*answered, *votes]:
         work.rows("evals", eval_rows(one, "chains", name))
         strategies.append(summary_of(one, name))
-        work.log(0, {f"accuracy/{one.strategy}": strategies[-1]["accuracy"]})
+        work.log(0, {f"accuracy/{one.strategy}": strategies[-1].accuracy})
     work.progress(3, 3)
-    (work.out / "strategies.json").write_text(json.dumps(strategies, indent=1), encoding="utf-8")
-    return {"strategies": strategies}
+    result = ReasoningResult(tuple(strategies))
+    (work.out / "strategies.json").write_text(json.dumps(to_facts(result)["strategies"], indent=1), encoding="utf-8")
+    return result
 
 
 @stage(produces="eval_report", group="reasoning", seconds=60)
-def search_puzzles(work: Work, *, config: PuzzleStudyConfig, model: Artifact, tokenizer: Artifact) -> dict[str, Any]:
+def search_puzzles(
+    work: Work, *, config: PuzzleStudyConfig, model: Artifact, tokenizer: Artifact
+) -> PuzzleSearchResult:
     """Tree of Thought against greedy, votes and best-of-k (with the exact verifier) on the same puzzles.
 
     A tree's tokens are all that it generated, the judge's verdicts included.
@@ -141,18 +151,18 @@ def search_puzzles(work: Work, *, config: PuzzleStudyConfig, model: Artifact, to
         if rival is not None:
             gap = compare(tree, rival)
             comparisons.append(
-                {
-                    "tree": tree.strategy,
-                    "rival": rival.strategy,
-                    "tree_tokens": tree.tokens,
-                    "rival_tokens": rival.tokens,
-                    "difference": gap.value,
-                    "low": gap.low,
-                    "high": gap.high,
-                    "n": gap.n,
-                }
+                TreeComparison(
+                    tree=tree.strategy,
+                    rival=rival.strategy,
+                    tree_tokens=tree.tokens,
+                    rival_tokens=rival.tokens,
+                    difference=gap.value,
+                    low=gap.low,
+                    high=gap.high,
+                    n=gap.n,
+                )
             )
-    facts = {"strategies": strategies, "comparisons": comparisons}
-    (work.out / "search.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    result = PuzzleSearchResult(tuple(strategies), tuple(comparisons))
+    (work.out / "search.json").write_text(json.dumps(to_facts(result), indent=1), encoding="utf-8")
     work.progress(rounds, rounds)
-    return facts
+    return result

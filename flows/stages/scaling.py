@@ -7,21 +7,25 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from components.model.config import count_params, training_flops_per_token
+from components.scaling.emergence import EmergenceReport
 from components.scaling.facts import FactsConfig, irreducible_loss
+from components.scaling.results.emergence import ChainsResult, EmergenceDetails
+from components.scaling.results.experts import ExpertsDetails, ExpertsResult
+from components.scaling.results.sweep import FactsRunResult, ForecastResult, ForecastRunResult, ScalingFitResult
 from components.scaling.sweep import EmergenceConfig, FactsRunConfig
+from components.stage_results import from_facts, to_facts
 from flows.engine.stage import stage
 from flows.engine.work import Work
+from flows.stages.files import POINTS
 from flows.stages.training import follow, resume
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
     from components.scaling.runs import FactsRun
 
-POINTS = "points.json"
-
 
 def _train_on_facts(work: Work, config: FactsRunConfig, facts: FactsConfig, seed: int) -> tuple[FactsRun, list[Any]]:
-    """The run, trained, and its points: {num_params, active_params, tokens, flops, loss}."""
+    """The run, trained, and its points: {num_params, active_params, tokens, flops, loss}, one a checkpoint."""
     from components.scaling.runs import FactsRun
     from components.training.state import load_state_tensors, state_tensors
 
@@ -36,25 +40,24 @@ def _train_on_facts(work: Work, config: FactsRunConfig, facts: FactsConfig, seed
         run.guard.load_tensors(tensors)
         points = meta["points"]
     num_steps = config.training().num_steps
-    for record in run.records(start):
-        step = int(record["step"])
-        work.usage(tokens=record["tokens"], flops=record["tokens"] * flops)
-        work.progress(step, num_steps, loss=record["loss"], tokens=step * config.tokens_per_step)
-        if record["skipped"]:
-            work.log(step, {"skipped": 1.0, "skipped_steps": record["skipped_steps"]})
+    for record, eval_loss in run.records(start):
+        step, tokens_seen = record.step, record.step * config.tokens_per_step
+        work.usage(tokens=record.tokens, flops=record.tokens * flops)
+        work.progress(step, num_steps, loss=record.loss, tokens=tokens_seen)
+        work.log(step, record.incidents)
         if step % 20 == 0:
-            work.log(step, {"loss": record["loss"], "tokens_per_second": record["tokens"] / record["seconds"]})
-        if "eval_loss" in record:
+            work.log(step, {"loss": record.loss, "tokens_per_second": record.tokens / record.seconds})
+        if eval_loss is not None:
             points.append(
                 {
                     "num_params": counts.non_embedding,
                     "active_params": counts.active - counts.embedding,
-                    "tokens": record["tokens_seen"],
-                    "flops": record["tokens_seen"] * flops,
-                    "loss": record["eval_loss"],
+                    "tokens": tokens_seen,
+                    "flops": tokens_seen * flops,
+                    "loss": eval_loss,
                 }
             )
-            work.log(step, {"eval_loss": record["eval_loss"]})
+            work.log(step, {"eval_loss": eval_loss})
         if step < num_steps and work.state_due():
             tensors = state_tensors(run.model, run.optimizer) | run.average_tensors() | run.guard.tensors()
             work.save_state(step, tensors, {"points": points})
@@ -62,7 +65,7 @@ def _train_on_facts(work: Work, config: FactsRunConfig, facts: FactsConfig, seed
 
 
 @stage(produces="scaling_run", group="scaling", seconds=60)
-def train_on_facts(work: Work, *, config: FactsRunConfig, facts: FactsConfig, seed: int) -> dict[str, Any]:
+def train_on_facts(work: Work, *, config: FactsRunConfig, facts: FactsConfig, seed: int) -> FactsRunResult:
     """One width of the dense sweep, read at every checkpoint."""
     run, points = _train_on_facts(work, config, facts, seed)
     (work.out / POINTS).write_text(json.dumps(points), encoding="utf-8")
@@ -83,13 +86,13 @@ def train_on_facts(work: Work, *, config: FactsRunConfig, facts: FactsConfig, se
             for point in points
         ],
     )
-    return {"num_params": points[-1]["num_params"], "loss": points[-1]["loss"], "oracle_loss": run.oracle_loss}
+    return FactsRunResult(points[-1]["num_params"], points[-1]["loss"], run.oracle_loss)
 
 
 @stage(produces="scaling_fit", group="scaling", seconds=5)
 def fit_scaling_law(
     work: Work, *, facts: FactsConfig, resamples: int, seed: int, runs: list[Artifact]
-) -> dict[str, Any]:
+) -> ScalingFitResult:
     """The Chinchilla law of the sweep with intervals, beside the corpus's true irreducible loss; and Kaplan's law."""
     from components.scaling.chinchilla_fit import ChinchillaFitConfig, fit_chinchilla
     from components.scaling.kaplan_fit import fit_kaplan
@@ -103,7 +106,7 @@ def fit_scaling_law(
     fit = fit_chinchilla(points, ChinchillaFitConfig(resamples=resamples, seed=seed))
     (work.out / "chinchilla.json").write_text(json.dumps(fit.to_json()), encoding="utf-8")
     truth = irreducible_loss(facts)
-    oracle = float(runs[0].facts["oracle_loss"])
+    oracle = from_facts(FactsRunResult, runs[0].facts).oracle_loss
     constants = {name: getattr(fit.law, name) for name in ("E", "A", "B", "alpha", "beta")}
 
     def row(law: str, parameter: str, value: float, low: float, high: float, method: str) -> dict[str, Any]:
@@ -137,25 +140,25 @@ def fit_scaling_law(
     # What a predictor that knows the table loses on the very held-out stream that the models were measured on.
     rows.append(row("truth", "E", oracle, oracle, oracle, "oracle on the held-out stream"))
     work.rows("scaling_fits", rows)
-    return {
+    return ScalingFitResult(
         **constants,
-        "E_low": fit.intervals["E"].low,
-        "E_high": fit.intervals["E"].high,
-        "true_E": oracle,
-        "true_E_exact": truth,
-        "r_squared": fit.r_squared,
-        "r_squared_kaplan": kaplan.r_squared,
-        "num_points": len(points),
-        "num_runs": fit.num_runs,
-        "converged": fit.converged,
-        "warnings": list(fit.warnings),
-    }
+        E_low=fit.intervals["E"].low,
+        E_high=fit.intervals["E"].high,
+        true_E=oracle,
+        true_E_exact=truth,
+        r_squared=fit.r_squared,
+        r_squared_kaplan=kaplan.r_squared,
+        num_points=len(points),
+        num_runs=fit.num_runs,
+        converged=fit.converged,
+        warnings=tuple(fit.warnings),
+    )
 
 
 @stage(produces="scaling_fit", group="scaling", seconds=2)
 def forecast_loss(
     work: Work, *, config: FactsRunConfig, facts: FactsConfig, seed: int, fit: Artifact
-) -> dict[str, Any]:
+) -> ForecastResult:
     """What the law says of a run that is not trained yet; sealed with the time at which it was made."""
     from components.scaling.chinchilla_fit import ChinchillaFit
     from components.scaling.forecast import make_forecast
@@ -165,13 +168,13 @@ def forecast_loss(
     tokens = config.training().num_steps * config.tokens_per_step
     made = make_forecast(law, num_params, tokens, datetime.now(UTC).isoformat(), seed)
     (work.out / "forecast.json").write_text(json.dumps(made.to_json()), encoding="utf-8")
-    return {"num_params": num_params, "tokens": tokens, "predicted": made.predicted, "low": made.low, "high": made.high}
+    return ForecastResult(num_params, tokens, made.predicted, made.low, made.high)
 
 
 @stage(produces="scaling_run", group="scaling", seconds=90)
 def train_forecast_run(
     work: Work, *, config: FactsRunConfig, facts: FactsConfig, seed: int, forecast: Artifact
-) -> dict[str, Any]:
+) -> ForecastRunResult:
     """Train what was forecast (the forecast is an input, so it was sealed first) and score it."""
     from components.scaling.forecast import Forecast, score_forecast
 
@@ -197,17 +200,11 @@ def train_forecast_run(
             }
         ],
     )
-    return {
-        "num_params": last["num_params"],
-        "loss": score.observed,
-        "predicted": made.predicted,
-        "inside": score.inside,
-        "relative_error": score.relative_error,
-    }
+    return ForecastRunResult(last["num_params"], score.observed, made.predicted, score.inside, score.relative_error)
 
 
 @stage(produces="scaling_run", group="moe", seconds=25)
-def train_experts(work: Work, *, variant: str, config: FactsRunConfig, facts: FactsConfig, seed: int) -> dict[str, Any]:
+def train_experts(work: Work, *, variant: str, config: FactsRunConfig, facts: FactsConfig, seed: int) -> ExpertsResult:
     """One run of the comparison of experts with dense, and where its router sent the tokens."""
     from components.scaling.runs import held_out_losses_by_window
     from components.statistics import mean_interval
@@ -216,13 +213,7 @@ def train_experts(work: Work, *, variant: str, config: FactsRunConfig, facts: Fa
     last = points[-1]
     by_window = held_out_losses_by_window(run)
     interval = mean_interval(by_window)
-    details = {
-        **run.routing(),
-        "n": len(by_window),
-        "loss_low": interval.low,
-        "loss_high": interval.high,
-        "active_params": last["active_params"],
-    }
+    details = ExpertsDetails(len(by_window), interval.low, interval.high, last["active_params"], **run.routing())
     work.rows(
         "scaling_points",
         [
@@ -235,19 +226,23 @@ def train_experts(work: Work, *, variant: str, config: FactsRunConfig, facts: Fa
                 "tokens": last["tokens"],
                 "flops": last["flops"],
                 "loss": last["loss"],
-                "details_json": json.dumps(details),
+                "details_json": json.dumps(to_facts(details)),
             }
         ],
     )
     (work.out / "window_losses.json").write_text(json.dumps(by_window), encoding="utf-8")
-    facts_of_run = {"num_params": last["num_params"], "active_params": last["active_params"], "loss": last["loss"]}
-    return facts_of_run | {
-        name: details[name] for name in ("max_share", "entropy", "specialization") if name in details
-    }
+    return ExpertsResult(
+        num_params=last["num_params"],
+        active_params=last["active_params"],
+        loss=last["loss"],
+        max_share=details.max_share,
+        entropy=details.entropy,
+        specialization=details.specialization,
+    )
 
 
 @stage(produces="scaling_run", group="emergence", seconds=35)
-def train_on_chains(work: Work, *, config: EmergenceConfig, width: int, seed: int) -> dict[str, Any]:
+def train_on_chains(work: Work, *, config: EmergenceConfig, width: int, seed: int) -> ChainsResult:
     """One size of the emergence sweep: trained on chains, then scored sharply and smoothly on the same items."""
     from components.model.transformer import Transformer
     from components.scaling.runs import chain_batches, emergence_model, evaluation_chains, score_chains
@@ -272,11 +267,11 @@ def train_on_chains(work: Work, *, config: EmergenceConfig, width: int, seed: in
     num_params = count_params(model.cfg).non_embedding
     answers = {"num_params": num_params, "exact_match": exact, "token_log_probs": log_probs}
     (work.out / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
-    return {"num_params": num_params, "exact_match": sum(exact) / len(exact), "n": len(exact)}
+    return ChainsResult(num_params, sum(exact) / len(exact), len(exact))
 
 
 @stage(produces="scaling_fit", group="emergence", seconds=3)
-def analyse_emergence(work: Work, *, config: EmergenceConfig, runs: list[Artifact]) -> dict[str, Any]:
+def analyse_emergence(work: Work, *, config: EmergenceConfig, runs: list[Artifact]) -> EmergenceReport:
     """Does the sharp metric jump where the smooth one does not?"""
     from components.scaling.emergence import EmergenceRow, analyse_emergence
 
@@ -296,19 +291,11 @@ def analyse_emergence(work: Work, *, config: EmergenceConfig, runs: list[Artifac
                 "flops": 6.0 * point.num_params * tokens,
                 "loss": -point.log_prob.value,
                 "details_json": json.dumps(
-                    {
-                        "exact_match": point.accuracy.value,
-                        "exact_match_low": point.accuracy.low,
-                        "exact_match_high": point.accuracy.high,
-                        "log_prob_per_token": point.log_prob.value,
-                        "expected_exact_match": point.expected.value,
-                        "n": point.accuracy.n,
-                    }
+                    to_facts(EmergenceDetails(point.accuracy, point.log_prob.value, point.expected.value))
                 ),
             }
             for point in analysis.points
         ],
     )
-    result = analysis.to_json()
-    (work.out / "analysis.json").write_text(json.dumps(result), encoding="utf-8")
-    return result
+    (work.out / "analysis.json").write_text(json.dumps(to_facts(analysis)), encoding="utf-8")
+    return analysis

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from components.model.config import ModelConfig, count_params, training_flops_per_token
 from components.training.config import FinetuneConfig, PretrainConfig
+from components.training.results.finetuning import FinetuneResult
+from components.training.results.pretraining import PretrainResult
 from flows.engine.device import usable
 from flows.engine.stage import stage
 from flows.engine.utilization import peak_flops, peak_memory_bytes
 from flows.engine.work import Work
-from flows.stages.data import CONVERSATIONS
+from flows.stages.files import CONVERSATIONS
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
     from components.model.lstm import LanguageModel
+    from components.training.language_model import StepRecord
     from components.training.optimizers import Optimizer
     from components.training.state import Savable
 
@@ -25,46 +28,44 @@ LOG_EVERY = 5
 
 def follow(
     work: Work,
-    records: Iterator[dict[str, float]],
+    records: Iterator[StepRecord],
     model: LanguageModel,
     optimizer: Optimizer,
     num_steps: int,
     *also: Savable,
     **info: Any,
-) -> Iterator[tuple[int, dict[str, float]]]:
-    """Pass on (steps done, record) of a loop while logging, counting and saving it.
+) -> Iterator[StepRecord]:
+    """Pass on the records of a loop while logging, counting and saving it.
 
-    A state of model, optimizer and `also` is saved when one is due, after the caller has seen the step.
+    What the loop names as metrics is logged every `LOG_EVERY` steps, its incidents at once. A state of model, optimizer
+    and `also` is saved when one is due, after the caller has seen the step.
     """
     from components.model.moe import routing
     from components.training.state import state_tensors
 
-    tokens = 0.0
+    tokens = 0
     peak = peak_flops(work.execution)
     for record in records:
-        step = int(record["step"])
-        tokens += record["tokens"]
-        flops = record["tokens"] * training_flops_per_token(model.cfg, model.cfg.context_length)
-        work.usage(tokens=record["tokens"], flops=flops)
+        step = record.step
+        tokens += record.tokens
+        flops = record.tokens * training_flops_per_token(model.cfg, model.cfg.context_length)
+        work.usage(tokens=record.tokens, flops=flops)
         if step % LOG_EVERY == 0 or step == num_steps:
             speed = {
-                "tokens_per_second": record["tokens"] / record["seconds"],
-                "mfu": flops / record["seconds"] / peak,
+                "tokens_per_second": record.tokens / record.seconds,
+                "mfu": flops / record.seconds / peak,
                 "peak_memory_bytes": peak_memory_bytes(work.execution.device),
             }
-            work.log(step, {name: record[name] for name in ("loss", "grad_norm", "lr_factor")} | speed | routing(model))
-        if record["skipped"]:
-            info["skipped"] = record["skipped_steps"]
-            print(f"step {step} skipped: loss {record['loss']:g}, gradient norm {record['grad_norm']:g}")
-            work.log(step, {"skipped": 1.0, "skipped_steps": record["skipped_steps"]})
-        if "restored_step" in record:
-            info["note"] = (
-                f"not finite: back to step {record['restored_step']:g}, {record['rate_factor']:g} of the rate"
-            )
+            work.log(step, record.metrics | speed | routing(model))
+        work.log(step, record.incidents)
+        if record.skipped:
+            info["skipped"] = record.skipped_steps
+            print(f"step {step} skipped: loss {record.loss:g}, gradient norm {record.grad_norm:g}")
+        if record.restored_step is not None:
+            info["note"] = f"not finite: back to step {record.restored_step}, {record.rate_factor:g} of the rate"
             print(f"step {step}: {info['note']}")
-            work.log(step, {name: record[name] for name in ("restored_step", "rate_factor")})
-        work.progress(step, num_steps, loss=record["loss"], tokens=tokens, **info)
-        yield step, record
+        work.progress(step, num_steps, loss=record.loss, tokens=tokens, **info)
+        yield record
         if step < num_steps and work.state_due():
             tensors = state_tensors(model, optimizer)
             for part in also:
@@ -96,7 +97,7 @@ def pretrain(
     seed: int,
     shards: Artifact,
     tokenizer: Artifact,
-) -> dict[str, Any]:
+) -> PretrainResult:
     """A base model from random weights, on windows of the shards mixed by `weights`."""
     from components.data.batches import batch_at
     from components.data.shards import TokenShards
@@ -125,25 +126,27 @@ def pretrain(
 
     start = resume(work, network, optimizer, guard)
     records = train(network, optimizer, config, batch, start, guard=guard)
-    for step, _ in follow(work, records, network, optimizer, config.num_steps, guard):
-        if config.validate_every and step % config.validate_every == 0 and step < config.num_steps:
+    for record in follow(work, records, network, optimizer, config.num_steps, guard):
+        if config.validate_every and record.step % config.validate_every == 0 and record.step < config.num_steps:
             looks = held_out(network, data, words, config.context_length, config.validation_windows)
-            work.log(step, {f"valid_bits_per_byte/{source}": look.bits_per_byte for source, look in looks.items()})
+            work.log(
+                record.step, {f"valid_bits_per_byte/{source}": look.bits_per_byte for source, look in looks.items()}
+            )
     final = held_out(network, data, words, config.context_length)
     guard.check_trained(look.loss for look in final.values())
     save_model(work.out, network)
     work.log(config.num_steps, {f"valid_bits_per_byte/{source}": look.bits_per_byte for source, look in final.items()})
     work.log(config.num_steps, {f"valid_loss/{source}": look.loss for source, look in final.items()})
     last = [value for _, name, value, _ in work.metrics() if name == "loss"][-10:]
-    return {
-        "num_params": count_params(network.cfg).total,
-        "num_params_non_embedding": count_params(network.cfg).non_embedding,
-        "num_tokens": config.num_steps * config.batch_size * config.context_length,
-        "loss": sum(last) / len(last),
-        "losses_by_source": {source: look.loss for source, look in final.items()},
-        "bits_per_byte": {source: look.bits_per_byte for source, look in final.items()},
-        **guard.facts(),
-    }
+    return PretrainResult(
+        num_params=count_params(network.cfg).total,
+        num_params_non_embedding=count_params(network.cfg).non_embedding,
+        num_tokens=config.num_steps * config.batch_size * config.context_length,
+        loss=sum(last) / len(last),
+        losses_by_source={source: look.loss for source, look in final.items()},
+        bits_per_byte={source: look.bits_per_byte for source, look in final.items()},
+        guard=guard.counts(),
+    )
 
 
 @stage(produces="checkpoint", group="sft", seconds=60)
@@ -157,7 +160,7 @@ def finetune(
     conversations: Artifact,
     shards: Artifact,
     tokenizer: Artifact,
-) -> dict[str, Any]:
+) -> FinetuneResult:
     """Supervised fine-tuning on packed conversations, with loss on what the assistant says alone.
 
     `weights` mix the pretraining text that is replayed. Of the looks at held-out conversations the best is kept.
@@ -190,8 +193,8 @@ def finetune(
     start = resume(work, network, optimizer, guard, best)
     records = train(network, optimizer, config, batches.at, start, guard=guard)
     steps_done = start
-    for step, _ in follow(work, records, network, optimizer, config.num_steps, guard, best):
-        steps_done = step
+    for record in follow(work, records, network, optimizer, config.num_steps, guard, best):
+        steps_done = step = record.step
         if config.validate_every and (step % config.validate_every == 0 or step == config.num_steps):
             loss, _ = mean_loss(network, looks)
             work.log(step, {"valid_loss": loss})
@@ -205,20 +208,19 @@ def finetune(
     guard.check_trained([loss])
     save_model(work.out, network)
     after = held_out(network, data, words, config.context_length)
-    return {
-        "num_params": count_params(network.cfg).total,
-        "num_adapters": len(adapted),
-        "num_steps": steps_done,
-        "replay": config.replay,
-        "num_tokens": steps_done * config.batch_size * config.context_length,
-        "loss": loss,
-        "num_valid_targets": count,
-        "packing_fill": packed.fill,
-        "num_too_long": packed.num_too_long,
-        # What fine-tuning cost the base model, by source of its pretraining text.
-        "losses_by_source": {source: look.loss for source, look in after.items()},
-        "losses_by_source_before": {source: look.loss for source, look in before.items()},
-        "bits_per_byte": {source: look.bits_per_byte for source, look in after.items()},
-        **guard.facts(),
-        **best.facts(),
-    }
+    return FinetuneResult(
+        num_params=count_params(network.cfg).total,
+        num_adapters=len(adapted),
+        num_steps=steps_done,
+        replay=config.replay,
+        num_tokens=steps_done * config.batch_size * config.context_length,
+        loss=loss,
+        num_valid_targets=count,
+        packing_fill=packed.fill,
+        num_too_long=packed.num_too_long,
+        losses_by_source={source: look.loss for source, look in after.items()},
+        losses_by_source_before={source: look.loss for source, look in before.items()},
+        bits_per_byte={source: look.bits_per_byte for source, look in after.items()},
+        guard=guard.counts(),
+        early_stop=best.result(),
+    )

@@ -1,4 +1,4 @@
-"""A life as its stages would write it, with effects of the size that small runs show. Every draw is seeded."""
+"""A life as its stages write it, with effects of the size that small runs show. Every draw is seeded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from storage.home import Home
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from written_life import START, Life, accuracy_facts
+from smoke_life import SmokeLife
+from written_life import START, Life, RealRows, accuracy_facts, compared_run, with_bars
 
 TRUE_E = 0.718
 LAW = {"E": 0.72, "A": 9.0, "B": 900.0, "alpha": 0.26, "beta": 0.58}
@@ -31,25 +32,28 @@ def _data(life: Life) -> None:
             ("stories", 9000, 2.2e6),
             ("worked problems", 30000, 3.1e6),
         )
-        for step, kept in (("read", 1.0), ("filtered", 0.94), ("deduplicated", 0.88), ("decontaminated", 0.86))
+        for step, kept in (("read", 1.0), ("quality", 0.94), ("near duplicates", 0.88), ("decontaminate", 0.86))
     ]
     life.stage(
         "prepare_corpus",
-        "data",
         21,
-        kind="corpus",
-        facts={"num_documents": 38100, "num_bytes": 16_200_000, "funnel": funnel, "duplicates": 2210, "masked_pii": 14},
+        {
+            "num_documents": 38100,
+            "num_bytes": 16_200_000,
+            "funnel": funnel,
+            "num_duplicates": 2210,
+            "masked_pii": {"email": 11, "phone": 3},
+        },
         quarantine=[{"source": "mine.jsonl", "line": 12, "reason": "not JSON", "excerpt": "{oops"}],
     )
-    life.stage("train_tokenizer", "data", 9, {"vocab_size": 1024, "bytes_per_token": 3.04}, kind="tokenizer")
-    life.stage("tokenize", "data", 6, {"num_tokens": 5_330_000}, kind="token_shards")
+    life.stage("train_tokenizer", 9, {"vocab_size": 1024, "bytes_per_token": 3.04})
+    life.stage("tokenize", 6, {"num_tokens": 5_330_000})
 
 
 def _training(life: Life) -> None:
     losses = {"speeches": 2.91, "scripture": 2.55, "stories": 1.02, "worked problems": 0.81}
     life.stage(
         "pretrain",
-        "pretraining",
         112,
         {
             "num_params": 267_000,
@@ -63,24 +67,16 @@ def _training(life: Life) -> None:
             *life.curve("tokens_per_second", 800, lambda x: 31_000, 900),
             *life.curve("grad_norm", 800, lambda x: 0.6 + math.exp(-20 * x), 0.05),
         ],
-        samples=[
-            {
-                "step": 800,
-                "prompt": "The state of",
-                "completion": " the union is <b>strong</b> & the people",
-                "tokens": 9,
-            }
-        ],
     )
     life.stage(
         "finetune",
-        "sft",
         24,
         {
             "num_params": 267_000,
             "num_tokens": 620_000,
             "loss": 0.31,
             "losses_by_source": {k: v + 0.08 for k, v in losses.items()},
+            "losses_by_source_before": losses,
         },
         metrics=life.curve("loss", 400, lambda x: 0.25 + 2.0 * math.exp(-8 * x), 0.03),
     )
@@ -103,7 +99,14 @@ REWARD_MODEL = {
         "ece": 0.06,
         "ece_if_perfect": 0.03,
     },
-    "length": {"correlation": 0.21, "slope": {"value": 0.02, "low": 0.01, "high": 0.03, "n": 600}},
+    "length": {
+        "correlation": 0.21,
+        "slope": {"value": 0.02, "low": 0.01, "high": 0.03, "n": 600},
+        "longer_wins": None,
+        "model_prefers_longer": None,
+        "accuracy_longer": None,
+        "accuracy_shorter": None,
+    },
     "best_of_four": {"value": 0.44, "low": 0.35, "high": 0.53, "n": 120},
     "score_by_length": [[20, -0.4], [31, 0.1], [44, 0.6]],
     "disagreement": 0.2,
@@ -115,7 +118,7 @@ def _law(alpha: float, beta: float, peak_kl: float | None) -> dict[str, Any]:
     each = {
         f"{name}{end}": x + gap for name, x in ends.items() for end, gap in (("", 0), ("_low", -0.1), ("_high", 0.1))
     }
-    return {**each, "peak_kl": peak_kl, "extrapolated": False, "n": 30}
+    return {**each, "r_squared": 0.9, "peak_kl": peak_kl, "peak_reward": None, "extrapolated": False, "n": 30}
 
 
 POLICIES = {0.0: (2.34, -5.85, 40.0), 0.1: (2.00, 1.38, 4.5), 0.4: (1.42, 1.08, 1.6)}
@@ -132,14 +135,8 @@ def _rlhf(life: Life) -> None:
         }
         for i in range(1500)
     ]
-    life.stage("collect_preferences", "rlhf", 5, {}, kind="preference_set", preferences=pairs)
-    life.stage(
-        "train_reward_model",
-        "rlhf",
-        12,
-        {**accuracy_facts("accuracy", 221, 300), "n": 300, **REWARD_MODEL},
-        kind="reward_model",
-    )
+    life.stage("collect_preferences", 5, preferences=pairs)
+    life.stage("train_reward_model", 12, {**accuracy_facts("accuracy", 221, 300), "n": 300, **REWARD_MODEL})
     for kl_coef, (proxy, gold, kl) in POLICIES.items():
         hacked = kl_coef == 0.0
 
@@ -148,7 +145,6 @@ def _rlhf(life: Life) -> None:
 
         life.stage(
             f"ppo[kl_coef={kl_coef}]",
-            "rlhf",
             17,
             {
                 "kl_coef": kl_coef,
@@ -188,6 +184,7 @@ def _rlhf(life: Life) -> None:
     rows = [
         {
             "n": n,
+            "items": 400,
             "kl": math.log(n) - (n - 1) / n,
             "proxy": 1.3 * gold,
             "gold": gold,
@@ -197,10 +194,9 @@ def _rlhf(life: Life) -> None:
         for n, gold in ((1, 0.0), (4, 0.67), (16, 1.29), (64, 1.65))
     ]
     law = {"gold": _law(1.0, 0.2, 6.2), "proxy": _law(1.3, 0.01, None)}
-    life.stage("best_of_n", "rlhf", 8, {"rows": rows, "n": 400, "law": law}, kind="eval_report")
+    life.stage("best_of_n", 8, {"rows": rows, "n": 400, "law": law})
     life.stage(
         "grpo",
-        "rlhf",
         82,
         {**accuracy_facts("before", 129, 300), **accuracy_facts("after", 280, 300), "n": 300},
         metrics=[
@@ -229,7 +225,7 @@ def _scaling(life: Life) -> None:
         for n in (7_000, 22_000, 50_000, 92_000, 180_000, 332_000)
         for d in (200_000, 400_000, 800_000, 1_600_000)
     ]
-    life.stage("scaling_run", "scaling", 90, {}, kind="scaling_run", scaling_points=points)
+    life.stage("scale[d16]", 90, scaling_points=points)
     widths = {"E": (0.45, 0.99), "A": (2.0, 40.0), "B": (150.0, 5200.0), "alpha": (0.19, 0.33), "beta": (0.44, 0.79)}
     fits = [
         {
@@ -245,7 +241,7 @@ def _scaling(life: Life) -> None:
         for name, (low, high) in widths.items()
     ]
     fits.append({"sweep": "dense", "law": "truth", "parameter": "E", "value": TRUE_E})
-    life.stage("fit_scaling", "scaling", 3, {}, kind="scaling_fit", scaling_fits=fits)
+    life.stage("fit_scaling_law", 3, {"warnings": []}, scaling_fits=fits)
     predicted = loss(620_000, 3_200_000)
     forecast = {
         "sweep": "dense",
@@ -259,7 +255,7 @@ def _scaling(life: Life) -> None:
         "made_at": START,
         "scored_at": START + datetime.timedelta(minutes=5),
     }
-    life.stage("forecast", "scaling", 40, {}, kind="scaling_run", forecasts=[forecast])
+    life.stage("train_forecast_run", 40, forecasts=[forecast])
 
 
 EMERGENCE = [
@@ -285,7 +281,7 @@ def _emergence_and_moe(life: Life) -> None:
         }
         for n, right, log_prob in EMERGENCE
     ]
-    life.stage("emergence", "emergence", 150, {}, kind="scaling_run", scaling_points=points)
+    life.stage("analyse_emergence", 150, scaling_points=points)
     balanced = [0.16, 0.14, 0.13, 0.13, 0.12, 0.12, 0.11, 0.09]
     collapsed = {0: [0.35, 0.25, 0.15, 0.1, 0.08, 0.04, 0.02, 0.01], 1: [0.96, 0.02, 0.01, 0.01, 0.0, 0.0, 0.0, 0.0]}
     rows = []
@@ -295,7 +291,7 @@ def _emergence_and_moe(life: Life) -> None:
             details: dict[str, Any] = {"loss_low": value - 0.01, "loss_high": value + 0.01, "n": 20_000}
             if load:
                 entropy = -sum(x * math.log(x) for x in load if x)
-                details |= {"load": load, "max_share": max(load), "entropy": entropy, "specialization": 0.12}
+                details |= {"load": [load], "max_share": max(load), "entropy": entropy, "specialization": 0.12}
             rows.append(
                 {
                     "sweep": "moe",
@@ -307,95 +303,91 @@ def _emergence_and_moe(life: Life) -> None:
                     "details_json": details,
                 }
             )
-    life.stage("moe", "moe", 96, {}, kind="scaling_run", scaling_points=rows)
+    life.stage("experts[dense,0]", 96, scaling_points=rows)
 
 
-def _architectures(life: Life) -> None:
-    def with_bars(name: str, value: float, half: float) -> dict[str, float]:
-        return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
-
+def _recurrence_and_specialization(life: Life) -> None:
     bands = [
         {
             "first": last // 2 + 1,
             "last": last,
             "n": 256,
-            **with_bars("transformer", 1.7 + 0.9 / last, 0.1),
-            **with_bars("lstm", 1.8 + 0.8 / last, 0.1),
-            **with_bars("gap", 0.1 - 0.1 / last, 0.02),
+            **with_bars("transformer", 1.7 + 0.9 / last, 0.1, 256),
+            **with_bars("lstm", 1.8 + 0.8 / last, 0.1, 256),
+            **with_bars("gap", 0.1 - 0.1 / last, 0.02, 256),
         }
         for last in (1, 2, 4, 8, 16, 32, 64, 128)
     ]
     speeds = [
         {
             "context": context,
-            **with_bars("transformer", 30_000 - 10 * context, 900),
-            **with_bars("lstm", 1e6 / (25 + context / 4), 400),
-            **with_bars("ratio", (30_000 - 10 * context) * (25 + context / 4) / 1e6, 0.05),
-            "n": 5,
+            **with_bars("transformer", 30_000 - 10 * context, 900, 5),
+            **with_bars("lstm", 1e6 / (25 + context / 4), 400, 5),
+            **with_bars("ratio", (30_000 - 10 * context) * (25 + context / 4) / 1e6, 0.05, 5),
         }
         for context in (32, 128, 512)
     ]
     runs = [
-        {"architecture": name, "num_params": n, "num_tokens": 245_760, "products_in_a_row": row, "n": 256}
-        | with_bars("loss", loss, 0.14)
+        compared_run(name, loss, 0.14, num_params=n, num_tokens=245_760, products_in_a_row=row)
         for name, n, row, loss in (("transformer", 56_640, 19, 1.71), ("lstm", 56_760, 516, 1.8))
     ]
-    gaps = with_bars("kept_gap", 0.5, 0.08) | with_bars("loss_gap", 0.09, 0.02) | with_bars("context_gain", 0.06, 0.03)
-    life.stage(
-        "compare_recurrent", "architecture", 6, {"runs": runs, "speeds": speeds, "bands": bands, "n": 256, **gaps}
-    )
+    gaps = with_bars("kept_gap", 0.5, 0.08, 5) | with_bars("loss_gap", 0.09, 0.02, 256)
+    gaps |= with_bars("context_gain", 0.06, 0.03, 256)
+    life.stage("compare_recurrent", 6, {"runs": runs, "speeds": speeds, "bands": bands, **gaps})
     sources = ["speeches", "stories", "worked problems"]
     for variant in ("moe_balanced", "moe_loss_free"):
         layers = [
             {
                 "layer": layer,
-                **with_bars("bits", 0.4 + 0.2 * layer, 0.03),
-                **with_bars("share", 0.25 + 0.12 * layer, 0.02),
+                **with_bars("bits", 0.4 + 0.2 * layer, 0.03, 144),
+                **with_bars("share", 0.25 + 0.12 * layer, 0.02, 144),
                 "chance_bits": 0.01,
+                "p_value": 0.01,
                 "entropy": 1.6,
                 "load": [0.3, 0.3, 0.2, 0.2],
                 "by_source": [[0.7, 0.1, 0.1, 0.1], [0.1, 0.6, 0.3, 0.0], [0.2, 0.1, 0.3, 0.4]],
-                "n": 144,
             }
             for layer in range(2)
         ]
         facts = {"variant": variant, "num_params": 250_000, "sources": sources, "layers": layers, "n": 144}
-        life.stage(f"specialize_experts[{variant}]", "moe", 10, facts | with_bars("loss", 2.0, 0.1))
+        life.stage(f"specialize[{variant}]", 10, facts | with_bars("loss", 2.0, 0.1, 144))
 
 
 CHAINS = [
     ("base", "direct", 0.01, 3),
-    ("base", "few_shot", 0.02, 20),
+    ("base", "cot", 0.02, 20),
     ("sft", "direct", 0.06, 3),
     ("sft", "cot", 0.63, 46),
-    ("sft", "few_shot", 0.60, 47),
     ("sft", "self_consistency@1", 0.42, 47),
-    ("sft", "self_consistency@4", 0.56, 188),
-    ("sft", "self_consistency@16", 0.68, 752),
-    ("sft", "adaptive", 0.67, 260),
+    ("sft", "self_consistency@2", 0.56, 94),
+    ("sft", "self_consistency@4", 0.68, 188),
+    ("sft", "adaptive", 0.67, 90),
     ("grpo", "cot", 0.93, 45),
-    ("grpo", "self_consistency@16", 0.96, 720),
+    ("grpo", "self_consistency@4", 0.96, 180),
 ]
+TREE = "tree_of_thought[depth,judge,4]"
 PUZZLES = [
     ("greedy", 0.12, 30),
-    ("best_of@4", 0.31, 120),
-    ("best_of@16", 0.52, 480),
-    ("self_consistency@4", 0.16, 120),
-    ("self_consistency@16", 0.2, 480),
-    ("tree_of_thought[beam=2]", 0.44, 112),
-    ("tree_of_thought[beam=8]", 0.71, 430),
+    ("best_of@2", 0.52, 100),
+    ("self_consistency@1", 0.16, 50),
+    ("self_consistency@2", 0.2, 100),
+    (TREE, 0.71, 104),
 ]
 
 
 def _reasoning(life: Life) -> None:
-    chains = [
-        row for model, strategy, p, tokens in CHAINS for row in life.answers("chains", model, strategy, p, tokens)
-    ]
-    life.stage("reason_chains", "reasoning", 60, {}, kind="eval_report", evals=chains)
+    for name in ("base", "sft", "grpo"):
+        rows = [
+            row
+            for model, strategy, p, tokens in CHAINS
+            if model == name
+            for row in life.answers("chains", model, strategy, p, tokens)
+        ]
+        life.stage(f"evaluate_reasoning[{name}]", 20, evals=rows)
     puzzles = [
-        row for strategy, p, tokens in PUZZLES for row in life.answers("puzzles", "sft", strategy, p, tokens, n=400)
+        row for strategy, p, tokens in PUZZLES for row in life.answers("puzzles", "puzzles", strategy, p, tokens, n=400)
     ]
-    life.stage("reason_puzzles", "reasoning", 70, {}, kind="eval_report", evals=puzzles)
+    life.stage("search_puzzles", 70, evals=puzzles)
     lifetime = [
         {"tokens": 10.0**e, "training_usd": 0.0183, "inference_usd": 0.35e-6 * 10.0**e} for e in (3, 4, 5, 6, 7, 8)
     ]
@@ -405,12 +397,8 @@ def _reasoning(life: Life) -> None:
         "decode_tokens_per_second": 16_000,
         "break_even_tokens": 52_300,
         "lifetime": lifetime,
-        "comparisons": [
-            {"name": "d64 with a vote of 16", "accuracy": 0.68, "usd_per_1000_answers": 0.26},
-            {"name": "d64 after GRPO, greedy", "accuracy": 0.93, "usd_per_1000_answers": 0.016},
-        ],
     }
-    life.stage("cost_report", "cost", 4, facts, kind="cost_report")
+    life.stage("account_costs", 4, facts)
 
 
 FORGETTING = {
@@ -435,16 +423,16 @@ def _forgetting(life: Life) -> None:
         for position, (checkpoint, evaluations) in enumerate(FORGETTING.items())
         for evaluation, (value, change) in evaluations.items()
     ]
-    life.stage("measure_forgetting", "report", 8.0, {"first": "pretrain"}, kind="eval_report", forgetting=rows)
+    life.stage("measure_forgetting", 8.0, {"first": "pretrain"}, forgetting=rows)
 
 
-PARTS = (_data, _training, _rlhf, _forgetting, _scaling, _emergence_and_moe, _architectures, _reasoning)
+PARTS = (_data, _training, _rlhf, _forgetting, _scaling, _emergence_and_moe, _recurrence_and_specialization, _reasoning)
 
 
-def write_life(root: Path) -> Home:
+def write_life(root: Path, real: RealRows) -> Home:
     """A home with one whole life."""
     home = Home(root)
-    life = Life(home)
+    life = Life(home, real)
     for part in PARTS:
         part(life)
     life.end()
@@ -452,8 +440,14 @@ def write_life(root: Path) -> Home:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return write_life(tmp_path_factory.mktemp("home"))
+def real(smoke: SmokeLife) -> RealRows:
+    """What a smoke life wrote."""
+    return RealRows(smoke)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory, real: RealRows) -> Home:
+    return write_life(tmp_path_factory.mktemp("home"), real)
 
 
 @pytest.fixture(scope="session")
@@ -462,6 +456,6 @@ def report(home: Home) -> LifeReport:
 
 
 @pytest.fixture
-def life(tmp_path: Path) -> Life:
+def life(tmp_path: Path, real: RealRows) -> Life:
     """An empty life to fill: `life.stage(…)`, then `life.end()` and `collect(life.home)`."""
-    return Life(Home(tmp_path))
+    return Life(Home(tmp_path), real)

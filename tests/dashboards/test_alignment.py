@@ -53,13 +53,14 @@ def test_the_reward_model_by_group_and_by_length(rlhf: Section) -> None:
 
 
 def test_mitigations_and_dpo_are_named_and_only_the_free_run_is_the_positive_control(life) -> None:
-    hacked = {"proxy": 2.0, "gold": -1.0, "gold_low": -1.2, "gold_high": -0.8, "n": 100, "kl": 9.0, "alarm": True}
-    kept = hacked | {"gold": 1.0, "gold_low": 0.8, "gold_high": 1.2, "alarm": False}
-    life.stage("ppo[worst]", "rlhf", 1, kept | {"kl_coef": 0.0, "mitigation": "worst"})
-    life.stage("ppo[kl_coef=0.0]", "rlhf", 1, hacked | {"kl_coef": 0.0, "mitigation": "KL penalty", "stopped": True})
-    life.stage("dpo", "rlhf", 1, kept | {"mitigation": "DPO", "skipped_steps": 2})
-    life.stage("train_reward_model", "rlhf", 1, {"accuracy": 0.7, "skipped_steps": 3}, kind="reward_model")
-    life.stage("grpo", "rlhf", 1, {"skipped_steps": 4})
+    hacked = {"proxy": 2.0, "gold": -1.0, "gold_low": -1.2, "gold_high": -0.8, "n": 100, "kl": 9.0}
+    kept = hacked | {"gold": 1.0, "gold_low": 0.8, "gold_high": 1.2}
+    life.stage("ppo[worst]", 1, kept | {"kl_coef": 0.0, "mitigation": "worst", "alarm": False})
+    penalised = {"kl_coef": 0.0, "mitigation": "KL penalty", "stopped": True, "alarm": True}
+    life.stage("ppo[kl_coef=0.0]", 1, hacked | penalised)
+    life.stage("dpo", 1, kept | {"mitigation": "DPO", "skipped_steps": 2})
+    life.stage("train_reward_model", 1, {"accuracy": 0.7, "skipped_steps": 3})
+    life.stage("grpo", 1, {"skipped_steps": 4})
     life.end()
     report = collect(life.home)
     section = next(part for part in report.sections if part.slug == "rlhf")
@@ -84,7 +85,7 @@ def test_the_coefficient_is_not_chosen_by_the_answers_that_the_verdict_rests_on(
     for kl_coef, seen, gold in ((0.1, 0.3, -0.05), (0.4, 0.1, 0.25)):
         judged = {"proxy": 1.0, "gold": gold, "gold_low": gold - 0.2, "gold_high": gold + 0.2, "n": 16, "kl": 1.0}
         label, curve = f"ppo[kl_coef={kl_coef}]", life.curve("gold", 10, lambda x, top=seen: top * x, every=5)
-        life.stage(label, "rlhf", 1, judged | {"kl_coef": kl_coef, "mitigation": "KL penalty"}, metrics=curve)
+        life.stage(label, 1, judged | {"kl_coef": kl_coef, "mitigation": "KL penalty"}, metrics=curve)
     life.end()
     effect = collect(life.home).effects["ppo_gain"]
     assert effect.interval is not None and effect.interval.value == -0.05

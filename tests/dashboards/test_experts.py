@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from written_life import compared_run, with_bars
+
 from dashboards.facts.effects import Missing
 from dashboards.figures.experts import specialization_panel
 from dashboards.report import collect
@@ -15,26 +17,24 @@ from dashboards.sections.recurrent import recurrent_section
 def layer(number: int, bits: float, half: float = 0.05) -> dict[str, Any]:
     return {
         "layer": number,
-        "bits": bits,
-        "bits_low": bits - half,
-        "bits_high": bits + half,
+        "entropy": 0.6,
         "load": [0.5, 0.5],
+        **with_bars("bits", bits, half, 20),
+        **with_bars("share", bits, half, 20),
+        "chance_bits": 0.01,
+        "p_value": 0.1,
         "by_source": [[0.9, 0.1], [0.2, 0.8]],
-        "n": 20,
     }
 
 
 def test_a_lower_loss_of_the_lstm_is_told_as_it_is(life) -> None:
     facts = {
-        "runs": [
-            {"architecture": name, "loss": loss, "loss_low": loss - 0.1, "loss_high": loss + 0.1, "n": 9}
-            for name, loss in (("transformer", 1.9), ("lstm", 1.8))
-        ],
-        "loss_gap": -0.1,
-        "loss_gap_low": -0.12,
-        "loss_gap_high": -0.08,
+        "runs": [compared_run(name, loss, 0.1) for name, loss in (("transformer", 1.9), ("lstm", 1.8))],
+        **with_bars("loss_gap", -0.1, 0.02, 9),
+        "kept_gap_low": None,  # of a single timed step: the interval has no ends
+        "bands": [],
     }
-    life.stage("compare_recurrent", "architecture", 1, facts)
+    life.stage("compare_recurrent", 1, facts)
     life.end()
     report = collect(life.home)
     assert not isinstance(report.facts["recurrent"], Missing)
@@ -48,7 +48,7 @@ def test_a_lower_loss_of_the_lstm_is_told_as_it_is(life) -> None:
 
 
 def test_specialisation_is_seen_only_when_the_weakest_layer_shows_it(life) -> None:
-    life.stage("specialize_experts[a]", "moe", 1, {"variant": "a", "layers": [layer(0, 0.4), layer(1, 0.03)], "n": 20})
+    life.stage("specialize[a]", 1, {"variant": "a", "layers": [layer(0, 0.4), layer(1, 0.03)], "n": 20})
     life.end()
     report = collect(life.home)
     assert not isinstance(report.facts["moe"], Missing)  # without any run on facts
@@ -60,7 +60,7 @@ def test_specialisation_is_seen_only_when_the_weakest_layer_shows_it(life) -> No
 
 def test_one_source_alone_is_nothing_to_specialise_in(life) -> None:
     bare = {"layer": 0, "load": [0.5, 0.5], "entropy": 0.6}
-    life.stage("specialize_experts[a]", "moe", 1, {"variant": "a", "layers": [bare], "sources": ["only"]})
+    life.stage("specialize[a]", 1, {"variant": "a", "layers": [bare], "sources": ["only"]})
     life.end()
     report = collect(life.home)
     assert not isinstance(report.facts["moe"], Missing)

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from components.statistics import Interval
 from dashboards import formatting
+from dashboards.facts.alignment import grpo_facts
 from dashboards.facts.effects import Missing, average, difference
 from dashboards.facts.reasoning import equal_rival
 from dashboards.facts.scores import scores_of
+from dashboards.facts.training import data_facts
 from dashboards.report import collect
 from dashboards.report_model import HEADLINES, LifeReport
 from dashboards.run_data import UnknownRun, read_run
@@ -40,7 +42,7 @@ def test_what_the_fit_says_against_itself_stands_beside_its_intervals(life) -> N
     row = {"sweep": "dense", "law": "chinchilla", "parameter": "E", "value": 0.7, "low": 0.3, "high": 1.0, "n": 20}
     truth = {"sweep": "dense", "law": "truth", "parameter": "E", "value": 0.8}
     facts = {"warnings": [warning]}
-    life.stage("fit_scaling_law", "scaling", 3, facts, kind="scaling_fit", scaling_fits=[row, truth])
+    life.stage("fit_scaling_law", 3, facts, scaling_fits=[row, truth])
     life.end()
     report = collect(life.home)
     assert report.effects["irreducible_loss"].seen
@@ -83,7 +85,7 @@ def test_answers_are_compared_item_by_item(life) -> None:
             for i in range(100)
         ]
 
-    life.stage("reason", "reasoning", 1, {}, evals=[*rows("direct", range(60)), *rows("cot", range(70))])
+    life.stage("evaluate_reasoning[sft]", evals=[*rows("direct", range(60)), *rows("cot", range(70))])
     life.end()
     effect = collect(life.home).effects["chain_of_thought"]
     assert effect.interval is not None
@@ -103,7 +105,7 @@ def test_answers_are_compared_item_by_item(life) -> None:
 )
 def test_hacking_needs_a_proxy_that_rose_and_a_gold_that_fell(life, proxy, gold, low, high, verdict) -> None:
     facts = {"kl_coef": 0.0, "proxy": proxy, "gold": gold, "gold_low": low, "gold_high": high, "n": 100}
-    life.stage("ppo[kl_coef=0.0]", "rlhf", 1, facts)
+    life.stage("ppo[kl_coef=0.0]", 1, facts)
     life.end()
     effects = collect(life.home).effects
     assert effects["reward_hacking"].verdict == verdict
@@ -124,7 +126,7 @@ def test_a_forecast_counts_only_when_it_was_stored_before_it_was_scored(life) ->
         "observed": 1.05,
     }
     late = {**row, "made_at": noon, "scored_at": noon - datetime.timedelta(hours=1)}
-    life.stage("forecast", "scaling", 1, {}, forecasts=[late])
+    life.stage("train_forecast_run", forecasts=[late])
     life.end()
     scaling = collect(life.home).facts["scaling"]
     assert not isinstance(scaling, Missing)
@@ -140,7 +142,8 @@ def test_two_seeds_without_evaluation_intervals_do_not_pass_for_evidence(life) -
             "seed": seed,
             "num_params": 9,
             "loss": loss,
-            "details_json": {"max_share": share},
+            # One held-out window alone: its interval has no ends.
+            "details_json": {"loss_low": None, "loss_high": None} | ({"max_share": share} if share else {}),
         }
         for variant, seed, loss, share in (
             ("dense", 0, 1.741, None),
@@ -151,7 +154,7 @@ def test_two_seeds_without_evaluation_intervals_do_not_pass_for_evidence(life) -
             ("moe_unbalanced", 1, 1.801, 0.96),
         )
     ]
-    life.stage("moe", "moe", 1, {}, scaling_points=points)
+    life.stage("experts[dense,0]", scaling_points=points)
     life.end()
     effect = collect(life.home).effects["moe_loss"]
     assert effect.interval is not None
@@ -163,21 +166,21 @@ def test_two_seeds_without_evaluation_intervals_do_not_pass_for_evidence(life) -
 
 def test_the_rival_of_a_tree_spends_no_fewer_tokens(home: Home) -> None:
     scores = scores_of(read_run(home), "puzzles")
-    tree = next(s for s in scores if s.strategy == "tree_of_thought[beam=8]")
+    tree = next(s for s in scores if s.strategy == "tree_of_thought[depth,judge,4]")
     rival = equal_rival(tree, scores)
     assert rival is not None
-    assert rival.strategy == "best_of@16"
+    assert rival.strategy == "best_of@2"
     assert rival.tokens is not None
     assert tree.tokens is not None
     assert rival.tokens >= 0.9 * tree.tokens
-    assert equal_rival(tree, [s for s in scores if s.k != 16]) is None
+    assert equal_rival(tree, [s for s in scores if s.k != 2]) is None
 
 
 def test_cached_stages_bring_their_rows_along_and_cost_this_run_nothing(life) -> None:
-    key = life.stage("pretrain", "pretraining", 60, {"num_params": 5}, metrics=life.curve("loss", 10, lambda x: 2 - x))
+    key = life.stage("pretrain", 60, {"num_params": 5}, metrics=life.curve("loss", 10, lambda x: 2 - x))
     life.end()
-    second = type(life)(life.home, "run-2", "again", began=life.clock)
-    second.stage("pretrain", "pretraining", 0.1, {"num_params": 5}, key=key, status="cached")
+    second = life.another("run-2")
+    second.stage("pretrain", 0.1, {"num_params": 5}, key=key, status="cached")
     second.end()
     report = collect(life.home)
     assert report.run.run_id == "run-2"
@@ -190,33 +193,31 @@ def test_cached_stages_bring_their_rows_along_and_cost_this_run_nothing(life) ->
 
 
 def test_a_failed_part_is_named_with_its_reason(life) -> None:
-    life.stage("emergence", "emergence", 1, {}, status="failed", reason="loss is not finite at step 12\nTraceback …")
+    life.stage("emerge[d8]", status="failed", reason="loss is not finite at step 12\nTraceback …")
     life.end()
     report = collect(life.home)
     assert isinstance(report.facts["emergence"], Missing)
     assert (
         report.facts["emergence"].reason
-        == "Emergence is missing: the stage emergence failed: loss is not finite at step 12"
+        == "Emergence is missing: the stage emerge[d8] failed: loss is not finite at step 12"
     )
     assert isinstance(report.facts["moe"], Missing)
     assert "no stage of this part is in this run" in report.facts["moe"].reason
     assert all(effect.verdict == "not measured" for effect in report.headlines)
 
 
-def test_facts_of_the_wrong_shape_read_as_not_measured(life) -> None:
-    life.stage(
-        "prepare_corpus", "data", 1, {"num_documents": "many", "funnel": [1, {"source": "a"}], "num_bytes": None}
-    )
-    life.stage("ppo[kl_coef=0.1]", "rlhf", 1, {"kl_coef": "0.1", "gold": True})
-    life.stage("best_of_n", "rlhf", 1, {"rows": [{"n": 4}, {"proxy": 2}, None]})
-    life.stage("cost_report", "cost", 1, {"training_usd": None, "lifetime": [{"tokens": 1}], "break_even_tokens": None})
+def test_facts_of_another_version_are_named_and_what_is_not_finite_is_not_measured(life) -> None:
+    life.stage("tokenize")
+    life.stage("grpo", 1, {"before": None, "after": None})
+    del life.stages[0]["facts_json"]["num_tokens"]
     life.end()
-    report = collect(life.home)
-    assert not isinstance(report.facts["data"], Missing)
-    assert report.facts["data"].num_documents is None
-    assert not isinstance(report.facts["rlhf"], Missing)
-    assert [row.n for row in report.facts["rlhf"].best_of_n] == [4]
-    assert {e.verdict for e in report.facts["rlhf"].effects} == {"not measured"}
+    rows = read_run(life.home)
+    data = data_facts(rows)
+    assert isinstance(data, Missing)
+    assert "another version of Lifespan wrote the facts of tokenize (num_tokens is missing)" in data.reason
+    trained = grpo_facts(rows)
+    assert not isinstance(trained, Missing)
+    assert trained.before is None and trained.effects[0].verdict == "not measured"
 
 
 def test_an_unknown_run_is_refused_with_those_that_exist(home: Home, tmp_path) -> None:
@@ -263,7 +264,7 @@ def test_forgetting_reads_bits_as_better_when_they_fall_and_names_the_largest_lo
 def test_what_replay_saved_is_the_difference_of_what_fine_tuning_cost(life) -> None:
     changes = {"finetune": (0.5, 0.4, 0.6), "finetune[replay=0]": (9.5, 9.0, 10.0)}
     for label, share in (("finetune", 0.25), ("finetune[replay=0]", 0.0)):
-        life.stage(label, "sft", 1, {"replay": share}, kind="checkpoint")
+        life.stage(label, 1, {"replay": share})
     rows = [{"checkpoint": "pretrain", "position": 0, "evaluation": "speeches", "unit": "bits_per_byte", "value": 2.0,
              "n": 9}]  # fmt: skip
     for position, (label, change) in enumerate(changes.items(), 1):
@@ -272,13 +273,13 @@ def test_what_replay_saved_is_the_difference_of_what_fine_tuning_cost(life) -> N
              "value": 2.0 + change[0], "n": 9,
              **dict(zip(("change", "change_low", "change_high"), change, strict=True))}
         )  # fmt: skip
-    life.stage("measure_forgetting", "report", 8.0, {"first": "pretrain"}, kind="eval_report", forgetting=rows)
+    life.stage("measure_forgetting", 8.0, {"first": "pretrain"}, forgetting=rows)
     life.end()
     report = collect(life.home)
     saved = report.effects["replay_speeches"]
     assert saved.seen and saved.interval is not None
     assert (saved.interval.value, saved.interval.low) == (9.0, pytest.approx(9.0 - math.hypot(0.5, 0.1)))
-    assert saved.numbers == "11.50 bits a byte with 0% replayed, 2.50 with 25%"
+    assert saved.numbers == "11.50 bits per byte with 0% replayed, 2.50 with 25%"
     section = next(part for part in report.sections if part.slug == "forgetting")
     table = next(t for t in section.tables if t.title.startswith("Fine-tuning by the share"))
     assert table.rows == (("0%", "+9.50 [+9.00, +10.00]"), ("25%", "+0.50 [+0.40, +0.60]"))
@@ -286,8 +287,8 @@ def test_what_replay_saved_is_the_difference_of_what_fine_tuning_cost(life) -> N
 
 def test_skipped_steps_and_overfitting_are_told_when_there_were_any(life) -> None:
     stopped = {"best_step": 300, "best_loss": 0.41, "last_step": 800, "last_loss": 0.52, "overfitting": 0.11}
-    life.stage("pretrain", "pretraining", 9.0, {"loss": 2.0, "skipped_steps": 13, "rollbacks": 1})
-    life.stage("finetune", "sft", 9.0, {"loss": 0.4, "skipped_steps": 0, **stopped})
+    life.stage("pretrain", 9.0, {"loss": 2.0, "skipped_steps": 13, "rollbacks": 1})
+    life.stage("finetune", 9.0, {"loss": 0.4, "skipped_steps": 0, **stopped})
     life.end()
     parts = {part.slug: dict(part.tables[-1].rows) for part in collect(life.home).sections if part.tables}
     assert parts["pretraining"]["steps skipped, loss or gradient not finite"] == "13; rolled back 1 times"

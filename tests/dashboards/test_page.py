@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
-from written_life import Life
+from written_life import Life, RealRows
 
 from dashboards.blocks import Table
 from dashboards.html import queries, render_html
@@ -86,21 +86,20 @@ def test_a_command_in_a_sentence_is_shown_as_code(page: str) -> None:
 
 
 @pytest.mark.parametrize("bad", ["<script>alert('x')</script>&\"<b>", 'x" onload="alert(1)', "{{ 7 * 7 }}{% raw %}"])
-def test_text_of_models_and_users_is_shown_not_run(tmp_path, bad: str) -> None:
+def test_text_of_models_and_users_is_shown_not_run(tmp_path, real: RealRows, bad: str) -> None:
     """Wherever a run takes a name or a text from outside: the page has it as text, letter by letter."""
-    life = Life(Home(tmp_path), name=bad)
+    life = Life(Home(tmp_path), real, name=bad)
     sample = {"prompt": bad, "completion": bad, "scores_json": {bad: 1}}
-    life.stage("pretrain", "pretraining", 1, {"losses_by_source": {bad: 1.0}, "loss": 1.0}, samples=[sample])
+    life.stage("pretrain", 1, {"losses_by_source": {bad: 1.0}, "loss": 1.0})
     funnel = [{"source": bad, "step": bad, "documents": 1, "bytes": 9}]
-    life.stage("prepare_corpus", "data", 1, {"funnel": funnel}, quarantine=[{"reason": bad}])
-    life.stage(f"ppo[kl_coef={bad}]", "rlhf", 1, {"kl_coef": 0.1, "alarm": True, "alarm_reason": bad}, status="ran")
-    life.stage(f"moe[{bad}]", bad, 1, {}, status="failed", reason=bad)
-    life.stage("emergence", "emergence", 1, {}, status="failed", reason=bad)
-    answers = [row for family in ("direct", "cot", bad) for row in life.answers("chains", bad, family, 0.5, 9)]
-    life.stage("reason", "reasoning", 1, {}, evals=answers)
-    life.stage("measure_forgetting", "report", 1, {}, forgetting=[
-        {"checkpoint": bad, "position": i, "evaluation": bad, "unit": "accuracy", "value": 0.5, "n": 2} for i in (0, 1)
-    ])  # fmt: skip
+    life.stage("prepare_corpus", 1, {"funnel": funnel}, quarantine=[{"reason": bad}])
+    alarm = {"kl_coef": 0.1, "alarm": True, "alarm_reason": bad}
+    life.stage(f"ppo[kl_coef={bad}]", 1, alarm, samples=[sample])
+    life.stage(f"experts[{bad}]", status="failed", reason=bad)
+    answers = [
+        row for strategy in ("direct", "cot", "adaptive") for row in life.answers("chains", bad, strategy, 0.5, 9)
+    ]
+    life.stage("evaluate_reasoning[sft]", evals=answers)
     life.end()
     text = render_html(collect(life.home))
     page = Page(text)
@@ -112,7 +111,7 @@ def test_text_of_models_and_users_is_shown_not_run(tmp_path, bad: str) -> None:
 
 def _small(life) -> Home:
     curve = life.curve("loss", 20, lambda x: 2 - x)
-    life.stage("pretrain", "pretraining", 1, {"losses_by_source": {"a": 1.0}}, metrics=curve)
+    life.stage("pretrain", 1, {"losses_by_source": {"a": 1.0}}, metrics=curve)
     life.end()
     return life.home
 

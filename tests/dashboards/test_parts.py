@@ -63,7 +63,7 @@ def speed_figure(facts: SpeedFacts) -> Figure | None:
 def test_one_entry_brings_a_part_into_every_view(life, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Part("speed", "Speed of training", "Speed", speed_facts, speed_section, speed_figure)
     monkeypatch.setattr(report_model, "PARTS", (*PARTS, entry))
-    life.stage("pretrain", "pretraining", 1, {}, metrics=life.curve("tokens_per_second", 3, lambda x: 1000 * x))
+    life.stage("pretrain", 1, {}, metrics=life.curve("tokens_per_second", 3, lambda x: 1000 * x))
     life.end()
     report = collect(life.home)
     assert report.effects["fast"].numbers == "as it was"
@@ -144,7 +144,7 @@ def test_of_a_step_that_was_written_twice_the_last_value_counts(life) -> None:
         {**rows[2], "value": 3.0, "time": rows[2]["time"] + datetime.timedelta(hours=1)},
         {**rows[3], "value": float("nan")},
     ]
-    life.stage("pretrain", "pretraining", 1, {}, metrics=rows[::-1])
+    life.stage("pretrain", 1, {}, metrics=rows[::-1])
     life.end()
     found = run_data.read_run(life.home)
     series = found.metric(found.find("pretrain"), "no such", "loss")

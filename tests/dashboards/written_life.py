@@ -1,16 +1,113 @@
-"""The rows of one run, as its stages would write them into a home. Every draw is seeded."""
+"""A life for the report to tell: real rows of a smoke life, with values that a test chooses and no name of its own.
+
+Every stage, fact, metric, detail and strategy must be one that the smoke life wrote, or stand in `ELSEWHERE` with where
+it comes from: a name that no stage writes is refused here, as nobody could ever read it.
+"""
 
 from __future__ import annotations
 
 import datetime
+import importlib
+import json
+import pkgutil
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from smoke_life import SmokeLife
+
+import flows.stages
+from components.stage_results import fact_names, from_facts
 from components.statistics import wilson
+from flows.engine.stage import Stage
 from storage.home import Home
+from storage.queries import query
 
 START = datetime.datetime(2026, 3, 2, 9, 30, tzinfo=datetime.UTC)
+
+# Metrics that a smoke life does not write, by where they come from.
+ELSEWHERE = {
+    "skipped": "a step whose loss was not finite",
+    "skipped_steps": "a step whose loss was not finite",
+    "restored_step": "a step after which the guard went back",
+    "rate_factor": "a step after which the guard went back",
+    # The smoke life trains for fewer than 20 steps on facts.
+    "tokens_per_second": "every 20th step on facts",
+}
+
+
+def stages_by_name() -> dict[str, Stage]:
+    """Every stage in flows/stages."""
+    modules = [
+        importlib.import_module(f"flows.stages.{one.name}") for one in pkgutil.iter_modules(flows.stages.__path__)
+    ]
+    found = [thing for module in modules for thing in vars(module).values() if isinstance(thing, Stage)]
+    return {stage.name: stage for stage in found}
+
+
+@dataclass(frozen=True)
+class RealRows:
+    """What the smoke life wrote, by the names under which it is read."""
+
+    life: SmokeLife
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a table, of the first run alone."""
+        mine = {"run": self.life.run_id}
+        return list(query(self.life.home, f"SELECT * FROM {name} WHERE run_id = $run", mine).to_pylist())
+
+    @cached_property
+    def stages(self) -> list[dict[str, Any]]:
+        return self.table("stages")
+
+    @cached_property
+    def metrics(self) -> set[tuple[str, str]]:
+        """(stage, name) of every metric."""
+        return {(row["stage"], row["name"]) for row in self.table("metrics")}
+
+    @cached_property
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Tables whose rows tests choose values of."""
+        names = ("evals", "scaling_points", "scaling_fits", "forecasts", "forgetting", "preferences", "samples")
+        return {name: self.table(name) for name in names}
+
+    def stage(self, label: str) -> dict[str, Any]:
+        """The real stage of that label, else one whose label begins alike (`ppo[…]`), else one of that name."""
+        head = label.split("[")[0]
+        for found in (
+            [row for row in self.stages if row["label"] == label],
+            [row for row in self.stages if row["label"].split("[")[0] == head],
+            [row for row in self.stages if row["stage"] == head],
+        ):
+            if found:
+                return found[0]
+        raise KeyError(f"no stage is labelled {label}; the smoke life has {sorted(r['label'] for r in self.stages)}")
+
+    def row(self, table: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """A real row of the table, like what is chosen in what names it, with the chosen values in place."""
+        names = {
+            "evals": ("suite", "strategy"),
+            "scaling_points": ("sweep", "variant"),
+            "scaling_fits": ("sweep", "law", "parameter"),
+            "forgetting": ("unit",),
+        }.get(table, ())
+        like = [row for row in self.tables[table] if all(row[name] == chosen.get(name, row[name]) for name in names)]
+        if not like and table == "scaling_points":  # variants are the user's
+            like = [row for row in self.tables[table] if row["sweep"] == chosen["sweep"]]
+        if not like:
+            raise KeyError(f"no row of {table} has { ({name: chosen.get(name) for name in names}) }")
+        real = {name: value for name, value in like[0].items() if name not in ("run_id", "key", "stage", "part")}
+        written = {name: json.loads(real[name]) for name in real if name.endswith("_json") and real[name]}
+        for name, value in chosen.items():
+            if name == "details_json" and isinstance(value, Mapping):
+                if unknown := value.keys() - written[name].keys():
+                    raise KeyError(f"no details of {table} are called {sorted(unknown)}")
+                real[name] = {**written[name], **value}
+            else:
+                real[name] = value
+        return real
 
 
 class Life:
@@ -19,15 +116,20 @@ class Life:
     def __init__(
         self,
         home: Home,
+        real: RealRows,
         run_id: str = "run-1",
         name: str = "laptop · clever-heron",
         began: datetime.datetime = START,
     ) -> None:
-        self.home, self.run_id = home, run_id
+        self.home, self.real, self.run_id = home, real, run_id
         self.clock = began
         self.random = random.Random(7)
         self.stages: list[dict[str, Any]] = []
         home.tables.write("runs", f"{run_id}-started", [self._event("started", "running", name=name)])
+
+    def another(self, run_id: str) -> Life:
+        """A later run of the same home."""
+        return Life(self.home, self.real, run_id, "again", began=self.clock)
 
     def _event(self, event: str, status: str, **more: Any) -> dict[str, Any]:
         return {
@@ -42,19 +144,25 @@ class Life:
     def stage(
         self,
         label: str,
-        group: str,
-        seconds: float,
-        facts: Mapping[str, Any],
+        seconds: float = 1.0,
+        facts: Mapping[str, Any] | None = None,
         *,
-        kind: str = "checkpoint",
         status: str = "ran",
         reason: str = "",
         key: str = "",
         cost: bool = True,
+        leave_out: tuple[str, ...] = (),
         **tables: list[dict[str, Any]],
     ) -> str:
-        """A stage with the rows that it wrote into `tables`; returns its key."""
-        stage, key = label.split("[")[0], key or f"{len(self.stages):02d}{'ab12' * 15}{self.run_id[-2:]}"
+        """A stage with its real facts and these in place of theirs, and the rows that it wrote into `tables`; returns
+        its key. leave_out: real facts that this one does not have."""
+        real = self.real.stage(label)
+        stage, key = real["stage"], key or f"{len(self.stages):02d}{'ab12' * 15}{self.run_id[-2:]}"
+        kind = stages_by_name()[stage].hints["return"]
+        if unknown := (facts or {}).keys() - fact_names(kind):
+            raise KeyError(f"{stage} returns a {kind.__name__}, which has no {sorted(unknown)}")
+        written = {n: x for n, x in json.loads(real["facts_json"]).items() if n not in leave_out} | dict(facts or {})
+        from_facts(kind, json.loads(json.dumps(written)))
         began, self.clock = self.clock, self.clock + datetime.timedelta(seconds=seconds)
         self.stages.append(
             {
@@ -62,21 +170,21 @@ class Life:
                 "stage": stage,
                 "label": label,
                 "key": key,
-                "kind": kind,
+                "kind": real["kind"],
                 "status": status,
                 "reason": reason,
                 "started_at": began,
                 "ended_at": self.clock,
                 "seconds": seconds,
-                "group": group,
-                "facts_json": dict(facts),
+                "group": real["group"],
+                "facts_json": written if status in ("ran", "cached") else {},
             }
         )
         if cost and status == "ran":
             tables["costs"] = [
                 {
                     "stage": stage,
-                    "group": group,
+                    "group": real["group"],
                     "tokens": int(seconds * 4e4),
                     "flops": seconds * 3e10,
                     "seconds": seconds,
@@ -90,8 +198,16 @@ class Life:
             named = {"run_id": self.run_id, "key": key}
             if table in ("metrics", "evals", "samples", "costs"):
                 named["stage"] = stage
-            self.home.tables.write(table, key, [{**named, **row} for row in rows])
+            if table == "metrics":
+                self._check_metrics(stage, {row["name"] for row in rows})
+            if table in self.real.tables:
+                rows = [self.real.row(table, row) for row in rows]
+            self.home.tables.write(table, key, [{**row, **named} for row in rows])
         return key
+
+    def _check_metrics(self, stage: str, names: set[str]) -> None:
+        if unknown := {name for name in names if (stage, name) not in self.real.metrics} - ELSEWHERE.keys():
+            raise KeyError(f"{stage} logs no metric {sorted(unknown)}")
 
     def end(self) -> None:
         self.home.tables.write("stages", self.run_id, self.stages)
@@ -145,3 +261,25 @@ class Life:
 def accuracy_facts(name: str, successes: int, n: int) -> dict[str, float]:
     x = wilson(successes, n)
     return {name: x.value, f"{name}_low": x.low, f"{name}_high": x.high}
+
+
+def with_bars(name: str, value: float, half: float, n: int) -> dict[str, float]:
+    """The four facts of an interval."""
+    return {name: value, f"{name}_low": value - half, f"{name}_high": value + half, f"{name}_n": n}
+
+
+def compared_run(name: str, loss: float, half: float, **chosen: Any) -> dict[str, Any]:
+    """A model in the comparison of a recurrent net with a transformer."""
+    run = {
+        "architecture": name,
+        "num_params": 56_000,
+        "num_params_non_embedding": 40_000,
+        "num_tokens": 245_760,
+        "flops_per_token": 3e5,
+        "loss": loss,
+        "loss_low": loss - half,
+        "loss_high": loss + half,
+        "n": 256,
+        "products_in_a_row": 19,
+    }
+    return run | chosen

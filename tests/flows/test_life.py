@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from smoke_life import SmokeLife
 
 from flows.commands import advise
 from flows.commands.advise import Wish, show
@@ -30,12 +31,11 @@ def live(home: Home, *overrides: str) -> RunResult:
 
 
 @pytest.fixture(scope="module")
-def lived(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, RunResult]:
-    home = Home(tmp_path_factory.mktemp("life") / "home")
-    return home, live(home)
+def lived(smoke: SmokeLife) -> tuple[Home, SmokeLife]:
+    return smoke.home, smoke
 
 
-def test_every_stage_of_the_life_ends_well(lived: tuple[Home, RunResult]) -> None:
+def test_every_stage_of_the_life_ends_well(lived: tuple[Home, SmokeLife]) -> None:
     _, result = lived
     assert result.failures == {}
     assert result.status == "completed"
@@ -43,7 +43,7 @@ def test_every_stage_of_the_life_ends_well(lived: tuple[Home, RunResult]) -> Non
     assert result.warnings == ()
 
 
-def test_the_rows_of_every_part_are_in_sql(lived: tuple[Home, RunResult]) -> None:
+def test_the_rows_of_every_part_are_in_sql(lived: tuple[Home, SmokeLife]) -> None:
     home, result = lived
     counts = query(
         home,
@@ -65,7 +65,7 @@ def test_the_rows_of_every_part_are_in_sql(lived: tuple[Home, RunResult]) -> Non
     assert all(row["usd"] > 0 and row["flops"] > 0 for row in spent)
 
 
-def test_the_report_is_one_file_that_needs_no_network(lived: tuple[Home, RunResult]) -> None:
+def test_the_report_is_one_file_that_needs_no_network(lived: tuple[Home, SmokeLife]) -> None:
     home, result = lived
     page = home.report(result.run_id).read_text(encoding="utf-8")
     for part in (
@@ -85,7 +85,7 @@ def test_the_report_is_one_file_that_needs_no_network(lived: tuple[Home, RunResu
     assert "<link" not in page
 
 
-def test_advice_is_from_what_the_run_measured(lived: tuple[Home, RunResult]) -> None:
+def test_advice_is_from_what_the_run_measured(lived: tuple[Home, SmokeLife]) -> None:
     home, result = lived
 
     def advised(**wish: Any) -> str:
@@ -112,7 +112,7 @@ def test_advice_is_from_what_the_run_measured(lived: tuple[Home, RunResult]) -> 
         Wish(1, accuracy=60)
 
 
-def test_what_was_trained_and_served_is_priced_at_what_it_took(lived: tuple[Home, RunResult]) -> None:
+def test_what_was_trained_and_served_is_priced_at_what_it_took(lived: tuple[Home, SmokeLife]) -> None:
     """The plan takes 6ND to train and 2N a token to serve with the law's N, and so must the speeds that go into it."""
     home, result = lived
     (points,) = query(home, advise._POINTS, {"run": result.run_id}).to_pylist()
@@ -129,11 +129,11 @@ def test_what_was_trained_and_served_is_priced_at_what_it_took(lived: tuple[Home
     assert planned == pytest.approx(took["seconds"] * a_second)
 
 
-def test_a_second_run_does_nothing_and_another_kl_coefficient_redoes_ppo_alone(lived: tuple[Home, RunResult]) -> None:
+def test_a_second_run_does_nothing_and_another_kl_coefficient_redoes_ppo_alone(lived: tuple[Home, SmokeLife]) -> None:
     home, first = lived
     second = live(home)
     assert {outcome.status for outcome in second.outcomes.values()} == {"cached"}
-    assert [o.artifact.key for o in second.outcomes.values()] == [o.artifact.key for o in first.outcomes.values()]
+    assert [o.artifact.key for o in second.outcomes.values()] == [o.key for o in first.outcomes.values()]
 
     cfg = load_config("smoke", ["ppo.kl_coef=0.2"])
     steps = plan(assemble(lifecycle_graph, cfg), home)
@@ -185,7 +185,7 @@ def test_other_bytes_in_a_users_file_are_another_corpus_and_a_missing_file_is_na
         corpus_key()
 
 
-def test_hardware_and_prices_are_in_sql(lived: tuple[Home, RunResult]) -> None:
+def test_hardware_and_prices_are_in_sql(lived: tuple[Home, SmokeLife]) -> None:
     home, _ = lived
     rows = query(
         home, "SELECT name, usd_per_hour FROM hardware JOIN prices ON prices.hardware = hardware.name"
@@ -193,7 +193,7 @@ def test_hardware_and_prices_are_in_sql(lived: tuple[Home, RunResult]) -> None:
     assert {row["name"] for row in rows} >= {"h100-sxm", "cpu-core"}
 
 
-def test_no_metric_is_logged_that_the_docs_do_not_name(lived: tuple[Home, RunResult]) -> None:
+def test_no_metric_is_logged_that_the_docs_do_not_name(lived: tuple[Home, SmokeLife]) -> None:
     home, _ = lived
     patterns: list[tuple[str, re.Pattern[str]]] = []
     for line in (Path(__file__).parents[2] / "docs/metrics.md").read_text(encoding="utf-8").splitlines():
@@ -212,9 +212,9 @@ def test_no_metric_is_logged_that_the_docs_do_not_name(lived: tuple[Home, RunRes
     assert stray == []
 
 
-def test_every_checkpoint_is_measured_for_what_it_forgot(lived: tuple[Home, RunResult]) -> None:
+def test_every_checkpoint_is_measured_for_what_it_forgot(lived: tuple[Home, SmokeLife]) -> None:
     home, result = lived
-    trained = [label for label, done in result.outcomes.items() if done.artifact.kind == "checkpoint"]
+    trained = [label for label, done in result.outcomes.items() if done.kind == "checkpoint"]
     rows = query(home, "SELECT * FROM forgetting ORDER BY position").to_pylist()
     assert rows[0]["checkpoint"] == "pretrain"
     assert {row["checkpoint"] for row in rows} == set(trained)

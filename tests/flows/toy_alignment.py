@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 import torch._dynamo  # torch.optim imports it at the first optimizer, which would cost each attempt two seconds
+from flows.stages.policies import dpo, ppo
+from flows.stages.rlhf import grpo, train_reward_model
 
 from components.data.shards import write_shards
 from components.data.stories import story
@@ -35,9 +37,7 @@ from components.rlhf.reward_model import Ensemble, RewardModel, save_reward_mode
 from components.training.checkpoints import save_model
 from flows.engine.work import Work
 from flows.settings import ComputeConfig
-from flows.stages.policies import dpo, ppo
 from flows.stages.preferences import PREFERENCES, SCALE
-from flows.stages.rlhf import grpo, train_reward_model
 from storage.artifacts import Artifact, Record, Store
 
 torch.set_num_threads(1)

@@ -11,13 +11,6 @@ from safetensors.numpy import save_file
 from components.data.shards import FORMAT, ShardFile, ShardIndex, TokenShards
 from components.model.config import count_params
 from components.model.transformer import Transformer
-from components.scaling.architectures import (
-    LSTM,
-    TRANSFORMER,
-    RecurrentComparisonConfig,
-    SpecializationConfig,
-    TextModelConfig,
-)
 from components.scaling.on_text import (
     build,
     context_gain,
@@ -28,6 +21,13 @@ from components.scaling.on_text import (
     routing,
     text_batch,
     time_training,
+)
+from components.scaling.text_runs import (
+    LSTM,
+    TRANSFORMER,
+    RecurrentComparisonConfig,
+    SpecializationConfig,
+    TextModelConfig,
 )
 from components.training.config import TrainConfig
 from components.training.language_model import LMBatch, mean_loss

@@ -1,4 +1,5 @@
-"""What the comparisons of architectures train on the life's own text, as settings; the work is in `on_text.py`."""
+"""Settings of the runs on the life's own text, a recurrent net beside the transformer and experts by source; the work
+is in `on_text.py`."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ def _short_run(num_steps: int) -> TrainConfig:
 
 @dataclass(frozen=True)
 class TextModelConfig:
-    """A small decoder: depth, width, and dimensions a head."""
+    """A small decoder: depth, width, and dimensions per head."""
 
     d_model: int = 32
     num_layers: int = 3

@@ -1,0 +1,53 @@
+"""What the stages of data return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FunnelStep:
+    """What was left of a source after a step of `components.data.pipeline.STEPS`."""
+
+    source: str
+    step: str
+    documents: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CorpusResult:
+    """num_duplicates: documents removed as exact or near duplicates; num_contaminated: those removed because they hold
+    an evaluation prompt. masked_pii: kind of personal data -> occurrences that were masked."""
+
+    num_documents: int
+    num_bytes: int
+    num_quarantined: int
+    num_contaminated: int
+    num_duplicates: int
+    masked_pii: Mapping[str, int]
+    funnel: tuple[FunnelStep, ...]
+
+
+@dataclass(frozen=True)
+class TokenizerResult:
+    """bytes_per_token: on held-out documents."""
+
+    vocab_size: int
+    bytes_per_token: float
+
+
+@dataclass(frozen=True)
+class ShardsResult:
+    """num_tokens and tokens_by_source: of the training split."""
+
+    num_tokens: int
+    num_valid_tokens: int
+    tokens_by_source: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class ConversationsResult:
+    num_conversations: int
+    conversations_by_source: Mapping[str, int] | None = None  # None: they all have one source

@@ -1,0 +1,212 @@
+"""PPO against the reward model, under the watch for over-optimisation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from components.model.config import forward_flops_per_token
+from components.rlhf.config import JudgingConfig, PPOConfig, WatchConfig
+from components.rlhf.results.policy import LawResult, Laws
+from components.rlhf.results.ppo import PPOResult
+from flows.engine.stage import stage
+from flows.engine.work import Work
+from flows.stages.counting import count_generation, skips
+from flows.stages.files import GOLD_SCALE
+from storage.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from components.model.transformer import Transformer
+    from components.rlhf.bench import Bench
+    from components.rlhf.overoptimization import Observation
+    from components.rlhf.ppo import PPORecord
+    from components.training.language_model import LMBatch
+
+SAMPLES_EVERY, SAMPLES = 10, 4
+
+
+@stage(produces="checkpoint", group="rlhf", seconds=35)
+def ppo(
+    work: Work,
+    *,
+    config: PPOConfig,
+    watch: WatchConfig,
+    judging: JudgingConfig,
+    mitigation: str,
+    seed: int,
+    sft: Artifact,
+    reward_model: Artifact,
+    preferences: Artifact,
+    tokenizer: Artifact,
+    replay: list[Artifact],
+) -> PPOResult:
+    """PPO against the reward model; gold is watched, never trained on. `mitigation` names the run in the report;
+    `replay`: token shards, where config.replay_coef asks for them."""
+    from components.rlhf import ppo as algorithm
+    from components.rlhf.bench import Bench
+    from components.rlhf.overoptimization import alarm_now, best_observation, first_alarm
+    from components.rlhf.overoptimization_laws import fit_rows
+    from components.rlhf.prompts import chat_prompts
+    from components.training.checkpoints import save_model
+
+    bench = Bench.open(
+        work.open(sft), work.open(reward_model), work.open(preferences) / GOLD_SCALE, work.open(tokenizer)
+    )
+    state = algorithm.PPOState.start(bench.reference, bench.proxy.members[0], config)
+    stopping = watch.on_alarm == "stop"
+    seen: list[dict[str, Any]] = []  # what `observe` takes, of every look
+    best: dict[str, Tensor] = {}  # weights that sampled the most trusted answers, kept where an alarm stops the run
+    if saved := work.load_state():
+        _, tensors, meta = saved
+        state.load_tensors(tensors)
+        seen = meta["seen"]
+        best = {name.removeprefix("best."): x for name, x in tensors.items() if name.startswith("best.")}
+    history = [_observation(one) for one in seen]
+    alarm = first_alarm(history, watch.false_alarm_rate, watch.gold)
+    sampling = _weights(state.policy) if stopping else {}
+    reports = algorithm.ppo(
+        state,
+        bench.reference,
+        bench.proxy.scores,
+        chat_prompts(bench.words, bench.requests),
+        (bench.words.end_id,),
+        config,
+        seed,
+        _replayed(work, config, seed, replay, bench.reference.cfg.context_length) if replay else None,
+    )
+    for record in reports:
+        step, metrics = record.iteration + 1, record.metrics
+        last = step == config.num_iterations
+        if step == 1 or last or step % watch.every == 0:
+            seen.append(_look(bench, record))
+            history.append(_observation(seen[-1]))
+            gold = history[-1].gold
+            assert gold is not None
+            metrics = metrics | {"gold": gold.value, "gold_low": gold.low, "gold_high": gold.high}
+            if stopping and best_observation(history, watch.gold) is history[-1]:
+                best = sampling
+            alarm = alarm or alarm_now(history, watch.gold, watch.false_alarm_rate)
+        sampling = _weights(state.policy) if stopping else {}
+        work.log(step, metrics)
+        if step % SAMPLES_EVERY == 0 or last:
+            work.rows("samples", _samples(bench, record))
+        # A pass to sample; one each of policy, reference, critic and reward models to judge; and forward plus backward
+        # of policy and critic an epoch.
+        passes = 1 + 3 + len(bench.proxy.members) + 2 * 3 * config.num_epochs
+        flops = (
+            metrics["tokens"]
+            * passes
+            * forward_flops_per_token(bench.reference.cfg, bench.reference.cfg.context_length)
+        )
+        work.usage(tokens=metrics["tokens"], flops=flops)
+        shown = {"reward": metrics["objective/score"], "gold": history[-1].gold.value}  # type: ignore[union-attr]
+        work.progress(step, config.num_iterations, **shown, **skips(step, metrics, state.guard))
+        if alarm and stopping:
+            state.policy.load_state_dict(best)
+            break
+        if not last and work.state_due():
+            work.save_state(step, state.tensors() | {f"best.{name}": x for name, x in best.items()}, {"seen": seen})
+    save_model(work.out, state.policy)
+    suspicion = first_alarm(history, watch.false_alarm_rate, gold=False)
+    peak = best_observation(history, watch.gold)
+    laws = Laws(gold=_fitted(history, "gold"), proxy=_fitted(history, "proxy"))
+    work.rows("scaling_fits", fit_rows("rl", laws, "least squares over the looks of one run, which are correlated"))
+    judgement, num_tokens = bench.judge(state.policy, judging, seed + 1)
+    count_generation(work, bench.reference, num_tokens)
+    return PPOResult(
+        mitigation=mitigation,
+        kl_coef=config.kl_coef,
+        judged=judgement,
+        alarm=alarm is not None,
+        alarm_step=alarm.step if alarm else None,
+        alarm_reason=alarm.message() if alarm else "",
+        suspicion=suspicion is not None,
+        suspicion_reason=suspicion.message() if suspicion else "",
+        best_step=peak.step,
+        stopped=alarm is not None and stopping,
+        law=laws,
+        guard=state.guard.counts(),
+    )
+
+
+def _weights(policy: Transformer) -> dict[str, Tensor]:
+    return {name: x.detach().clone() for name, x in policy.state_dict().items()}
+
+
+def _replayed(work: Work, config: PPOConfig, seed: int, shards: list[Artifact], context_length: int) -> Any:
+    """A batch of the pretraining text for every iteration."""
+    from components.data.batches import batch_at
+    from components.data.shards import TokenShards
+    from components.training.language_model import LMBatch
+
+    data = TokenShards.open(work.open(shards[0]))
+    rows = max(1, config.batch_size // config.num_minibatches)
+
+    def batch(iteration: int) -> LMBatch:
+        drawn = batch_at(data, iteration, rows, context_length, seed)
+        return LMBatch(drawn.inputs_BT, drawn.targets_BT)
+
+    return batch
+
+
+def _look(bench: Bench, record: PPORecord) -> dict[str, Any]:
+    """What the watch sees of an iteration's answers, as `observe` takes it."""
+    from components.rlhf.rollouts import repeated_share
+
+    rollout, metrics = record.rollout, record.metrics
+    return {
+        "step": record.iteration + 1,
+        "kl": max(0.0, metrics["objective/kl"]),
+        "proxy": record.scores_B.tolist(),
+        "gold": [bench.gold(*pair) for pair in _answers(bench, record)],
+        "disagreement": record.scores_BM.std(1, correction=0).tolist() if record.scores_BM.shape[1] > 1 else [],
+        "lengths": rollout.response_lengths_B.tolist(),
+        "repeated": [repeated_share(response) for response in rollout.responses],
+        "finished": rollout.finished_B.float().tolist(),
+        "entropy": metrics["policy/entropy"],
+        "distinct": metrics["response/distinct"],
+    }
+
+
+def _observation(look: dict[str, Any]) -> Observation:
+    from components.rlhf.overoptimization import observe
+
+    return observe(**look)
+
+
+def _answers(bench: Bench, record: PPORecord) -> list[tuple[str, str]]:
+    from components.rlhf.prompts import answer_text
+
+    return [
+        (bench.requests[i], answer_text(bench.words, tokens))
+        for i, tokens in zip(record.rollout.prompt_index, record.rollout.responses, strict=True)
+    ]
+
+
+def _samples(bench: Bench, record: PPORecord) -> list[dict[str, Any]]:
+    shown = list(zip(_answers(bench, record), record.rollout.responses, record.scores_B.tolist(), strict=True))
+    return [
+        {
+            "step": record.iteration + 1,
+            "prompt": text,
+            "completion": answer,
+            "scores_json": json.dumps({"proxy": score, "gold": bench.gold(text, answer)}),
+            "tokens": len(tokens),
+        }
+        for (text, answer), tokens, score in shown[:SAMPLES]
+    ]
+
+
+def _fitted(history: Sequence[Observation], target: Literal["gold", "proxy"]) -> LawResult | None:
+    """Gao's law for RL over the looks of a run; None where the run has too few different KLs."""
+    from components.rlhf.overoptimization_laws import fit_overoptimization
+
+    values = [getattr(o, target).value for o in history]
+    try:
+        fit = fit_overoptimization([o.kl for o in history], [v - values[0] for v in values], "rl")
+    except ValueError:
+        return None
+    return fit.result()
