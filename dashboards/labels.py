@@ -31,6 +31,8 @@ VARIANTS = {
     "moe_unbalanced": "experts, not balanced",
     "moe_loss_free": "experts, balanced by a bias",
 }
+# Of a policy: what held it back where no KL penalty did.
+MITIGATIONS = {"worst": "worst case", "variance": "mean − λ·variance", "length": "length penalty"}
 PARAMETER_COUNTS = {"non_embedding": "all but the embeddings"}
 # Of the scaling laws; the others (E, A, N_c, …) are symbols already.
 PARAMETERS = {"alpha": "α", "beta": "β", "alpha_N": "α_N", "alpha_D": "α_D"}

@@ -123,7 +123,7 @@ def _difficulty(facts: ReasoningFacts) -> str:
                 STRATEGY_COLORS.get(s.family, PURPLE),
                 fmt="o-",
                 markersize=4,
-                label=labels.strategy(s.strategy, s.family, s.k),
+                label=s.label,
             )
         drawn.axes.set_xticks(sorted({level for s in chosen for level in s.by_difficulty}))
         drawn.axes.set_ylim(0, 1.03)

@@ -25,7 +25,7 @@ def reasoning_section(facts: ReasoningFacts) -> Section:
         "<" + ">" * len(levels),
         tuple(
             (
-                labels.strategy(s.strategy, s.family, s.k),
+                s.label,
                 *(
                     formatting.percent(x.value, 0) if (x := s.by_difficulty.get(level)) else formatting.MISSING
                     for level in levels
@@ -56,7 +56,7 @@ def _score_rows(scores: Iterable[Score]) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (
             labels.label(labels.MODELS, s.model),
-            labels.strategy(s.strategy, s.family, s.k),
+            s.label,
             formatting.percent_interval(s.accuracy),
             f"{s.accuracy.n:,}",
             formatting.count(None if s.tokens is None else round(s.tokens)),
