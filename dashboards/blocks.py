@@ -12,7 +12,7 @@ from dashboards.facts.effects import Effect
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text already. `numeric`: which columns stand to the right, "<>>" for a name and two numbers."""
+    """Cells are text already. `align`: the side of each column, "<>>" for a name and two numbers on the right."""
 
     title: str
     columns: tuple[str, ...]
@@ -22,19 +22,21 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the life. `meaning`: one sentence; `missing`: why there is nothing else."""
+    """A part of the life. `meaning`: one sentence; `missing`: why there is nothing else. Slug and titles are those of
+    the part (`dashboards.parts`), which the report fills in."""
 
-    slug: str
-    title: str
-    meaning: str
+    meaning: str = ""
     tables: tuple[Table, ...] = ()
     effects: tuple[Effect, ...] = ()
     missing: str = ""
+    slug: str = ""
+    title: str = ""
+    short_title: str = ""
 
 
 def body(meaning: str, tables: Iterable[Table], effects: tuple[Effect, ...] = ()) -> Section:
-    """A section that gets its name later; tables without rows are left out."""
-    return Section("", "", meaning, tuple(table for table in tables if table.rows), effects)
+    """A section without the tables that have no rows."""
+    return Section(meaning, tuple(table for table in tables if table.rows), effects)
 
 
 def listing(title: str, pairs: Iterable[tuple[str, str]]) -> Table:

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
-from dashboards.facts.alignment import AlignmentFacts, GrpoFacts, alignment_facts, grpo_facts
-from dashboards.facts.cost import CostFacts, cost_facts
+from dashboards.blocks import Section
 from dashboards.facts.effects import Effect, Missing, not_measured
-from dashboards.facts.experts import MoeFacts, moe_facts
-from dashboards.facts.forgetting import ForgettingFacts, forgetting_facts
-from dashboards.facts.reasoning import ReasoningFacts, TreeFacts, reasoning_facts, tree_facts
-from dashboards.facts.recurrent import RecurrentFacts, recurrent_facts
-from dashboards.facts.scaling import EmergenceFacts, ScalingFacts, emergence_facts, scaling_facts
 from dashboards.facts.texts import Text, chosen_texts
-from dashboards.facts.training import (
-    DataFacts,
-    FinetuningFacts,
-    TrainingFacts,
-    data_facts,
-    finetuning_facts,
-    pretraining_facts,
-)
+from dashboards.figures.canvas import Figure
+from dashboards.parts import PARTS
 from dashboards.run_data import RunRows, StageRow
 
 # The ten lines that matter first, in the order of a life, with the title of those that may not be there at all.
@@ -52,44 +42,21 @@ class RunHead:
     seconds: float | None
 
 
-@dataclass(frozen=True, eq=False)  # a report is known by itself, so that its figures are drawn once
+@dataclass(frozen=True)
 class LifeReport:
-    """A life, part by part; a part without rows says why it is missing."""
+    """A life, part by part. `facts`: by slug of `dashboards.parts.PARTS`; a part without rows is `Missing`, which says
+    why."""
 
     run: RunHead
     stages: tuple[StageRow, ...]
-    data: DataFacts | Missing
-    pretraining: TrainingFacts | Missing
-    finetuning: FinetuningFacts | Missing
-    alignment: AlignmentFacts | Missing
-    grpo: GrpoFacts | Missing
-    forgetting: ForgettingFacts | Missing
-    scaling: ScalingFacts | Missing
-    emergence: EmergenceFacts | Missing
-    moe: MoeFacts | Missing
-    recurrent: RecurrentFacts | Missing
-    reasoning: ReasoningFacts | Missing
-    tree: TreeFacts | Missing
-    cost: CostFacts | Missing
+    facts: Mapping[str, Any]
     texts: tuple[Text, ...]
 
     @property
     def effects(self) -> dict[str, Effect]:
         """Every effect of every part, by slug."""
-        parts = (
-            self.finetuning,
-            self.alignment,
-            self.grpo,
-            self.forgetting,
-            self.scaling,
-            self.emergence,
-            self.moe,
-            self.recurrent,
-            self.reasoning,
-            self.tree,
-            self.cost,
-        )
-        return {effect.slug: effect for part in parts if not isinstance(part, Missing) for effect in part.effects}
+        claims = (getattr(facts, "effects", ()) for facts in self.facts.values())  # the data claims nothing
+        return {effect.slug: effect for effects in claims for effect in effects}
 
     @property
     def headlines(self) -> tuple[Effect, ...]:
@@ -100,27 +67,29 @@ class LifeReport:
             for slug, title in HEADLINES.items()
         )
 
+    @cached_property
+    def sections(self) -> tuple[Section, ...]:
+        """What every part says, in the order of a life: the terminal and the page show the same."""
+        found = []
+        for part in PARTS:
+            facts = self.facts[part.slug]
+            said = Section(missing=facts.reason) if isinstance(facts, Missing) else part.section(facts)
+            found.append(replace(said, slug=part.slug, title=part.title, short_title=part.short_title))
+        return tuple(found)
+
+    @cached_property  # drawing takes seconds, and the page and the tracker show the same figures
+    def figures(self) -> dict[str, Figure]:
+        """The figures by slug of their part, without the parts that have nothing to draw."""
+        drawn = {
+            part.slug: part.figure(facts) for part in PARTS if not isinstance(facts := self.facts[part.slug], Missing)
+        }
+        return {slug: figure for slug, figure in drawn.items() if figure is not None}
+
 
 def build(rows: RunRows) -> LifeReport:
     """The report of a run from its rows."""
-    return LifeReport(
-        run=_head(rows),
-        stages=rows.stages,
-        data=data_facts(rows),
-        pretraining=pretraining_facts(rows),
-        finetuning=finetuning_facts(rows),
-        alignment=alignment_facts(rows),
-        grpo=grpo_facts(rows),
-        forgetting=forgetting_facts(rows),
-        scaling=scaling_facts(rows),
-        emergence=emergence_facts(rows),
-        moe=moe_facts(rows),
-        recurrent=recurrent_facts(rows),
-        reasoning=reasoning_facts(rows),
-        tree=tree_facts(rows),
-        cost=cost_facts(rows),
-        texts=chosen_texts(rows),
-    )
+    facts = {part.slug: part.facts(rows) for part in PARTS}
+    return LifeReport(_head(rows), rows.stages, facts, chosen_texts(rows))
 
 
 def _head(rows: RunRows) -> RunHead:

@@ -17,7 +17,6 @@ from dashboards import formatting
 from dashboards.blocks import Section, Table
 from dashboards.facts.effects import Effect, Verdict
 from dashboards.report_model import LifeReport
-from dashboards.sections import sections
 
 BETWEEN = 3  # cells between two columns
 LONG_CELL = 24  # of words; a longer one may be broken
@@ -32,7 +31,7 @@ LOOK: dict[Verdict, tuple[str, str]] = {  # verdict -> mark, style
 def render_terminal(report: LifeReport, longest_table: int = 14) -> RenderableType:
     """The whole report. Tables of more than `longest_table` rows are cut; the page has all of them."""
     parts: list[RenderableType] = [_head(report), _headlines(report.headlines)]
-    for section in sections(report):
+    for section in report.sections:
         parts += _section(section, longest_table)
     return Group(*parts)
 

@@ -34,7 +34,7 @@ def people_tables(facts: PeopleFacts) -> tuple[Table, ...]:
         Table("Judgements of people", ("what", "value [95%]"), "<>", tuple(overview)),
         Table(
             "Annotators",
-            ("annotator", "judged", "skipped", "seconds an item", "confidence (1 to 3)"),
+            ("annotator", "judged", "skipped", "seconds per item", "confidence (1 to 3)"),
             "<>>>>",
             tuple(
                 (a.name, f"{a.judged:,}", f"{a.skipped:,}", f"{a.seconds:.1f}", formatting.decimal(a.confidence, 2))

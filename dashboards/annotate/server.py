@@ -153,6 +153,7 @@ def make_app(
     annotations: Annotations,
     instructions: Instructions,
     hosts: frozenset[str],
+    local_only: bool,
     stored: Callable[[], None] = lambda: None,
 ) -> ASGIApp:
     """The application.
@@ -160,8 +161,8 @@ def make_app(
     Args:
         annotations: where everything lies.
         instructions: what the page shows.
-        hosts: names and addresses (without port) under which it is served; addresses in numbers are always fine where
-            one of them is no loopback.
+        hosts: names and addresses (without port) under which it is served.
+        local_only: only this machine reaches it. Otherwise any IP address is accepted as its name as well.
         stored: called after each new judgement.
     """
     desk = _Desk(annotations, instructions, stored)
@@ -174,7 +175,7 @@ def make_app(
     app = Starlette(
         routes=routes, exception_handlers={HTTPException: _error, AnnotationError: _conflict, OSError: _disk}
     )
-    return _Guard(app, hosts)
+    return _Guard(app, hosts, local_only)
 
 
 def _file(name: str) -> Callable[[Request], Response]:
@@ -292,9 +293,8 @@ def _disk(request: Request, error: Exception) -> Response:
 class _Guard:
     """Host and Origin are checked before anything else, and every answer carries the page's policy."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
-        self.app, self.hosts = app, hosts
-        self.numbers = any(not _is_loopback(host) for host in hosts)
+    def __init__(self, app: ASGIApp, hosts: frozenset[str], local_only: bool) -> None:
+        self.app, self.hosts, self.local_only = app, hosts, local_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -323,7 +323,8 @@ class _Guard:
             await self.app(scope, receive, sending)
 
     def serves(self, host: str) -> bool:
-        """Whether `host` (with its port) is one of ours; an address in numbers cannot be rebound."""
+        """Whether `host` (with its port) is one of ours; a DNS name can be rebound to another machine, an IP address
+        cannot."""
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
         name = name.strip("[]").lower()
         if name in self.hosts:
@@ -332,13 +333,4 @@ class _Guard:
             ipaddress.ip_address(name)
         except ValueError:
             return False
-        return self.numbers
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return not self.local_only

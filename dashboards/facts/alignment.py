@@ -16,7 +16,7 @@ from components.rlhf.results.grpo import GRPOResult
 from components.rlhf.results.policy import PolicyJudgement
 from components.rlhf.results.ppo import PPOResult
 from components.statistics import Interval
-from dashboards import formatting
+from dashboards import formatting, labels
 from dashboards.facts.effects import Effect, Missing, decided, difference, not_measured, raises, readable
 from dashboards.facts.people import PeopleFacts, people_facts
 from dashboards.facts.rewards import LawFacts, RewardModelFacts, laws_of, reward_model_facts
@@ -70,9 +70,7 @@ class PolicyFacts:
         """What it is called in tables and figures."""
         if self.kl_coef is not None and self.mitigation in ("", "KL penalty"):
             return f"KL coefficient {self.kl_coef:g}"
-        return {"worst": "worst case", "variance": "mean − λ·variance", "length": "length penalty"}.get(
-            self.mitigation, self.mitigation or self.label
-        )
+        return labels.label(labels.MITIGATIONS, self.mitigation) or self.label
 
     @property
     def gold_peak(self) -> tuple[int, float] | None:
@@ -328,7 +326,7 @@ def _grpo_effect(rows: RunRows, before: Interval | None, after: Interval | None)
             gap,
             "points",
             f"{formatting.percent(start.accuracy.value)} → {formatting.percent(trained.accuracy.value)} "
-            f"({trained.strategy})",
+            f"({trained.label})",
             "paired items, Tango's 95% interval; seen when it lies above 0",
         )
     if before is None or after is None:

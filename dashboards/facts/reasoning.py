@@ -165,7 +165,7 @@ def _tree_effect(scores: Sequence[Score]) -> Effect:
         decided(gap.low > 0.0 and clear),
         gap,
         "points",
-        f"{tree.strategy} {formatting.percent(tree.accuracy.value)} at {_tokens(tree)} tokens against "
-        f"{rival.strategy} {formatting.percent(rival.accuracy.value)} at {_tokens(rival)}{among}",
+        f"{tree.label} {formatting.percent(tree.accuracy.value)} at {_tokens(tree)} tokens against "
+        f"{rival.label} {formatting.percent(rival.accuracy.value)} at {_tokens(rival)}{among}",
         "paired items, Tango's 95% interval; seen when it lies above 0 and McNemar's test holds for all trees tried",
     )

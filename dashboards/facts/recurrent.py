@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from components.scaling.results import recurrence
 from components.scaling.results.recurrence import RecurrentComparisonResult
 from components.statistics import Interval
-from dashboards import formatting
+from dashboards import formatting, labels
 from dashboards.facts.effects import Effect, Missing, not_measured, raises, readable
 from dashboards.run_data import RunRows, finite
 
@@ -126,7 +126,7 @@ def _context_effect(gain: Interval | None, positions: Sequence[PositionLoss]) ->
     if gain is None or not positions:
         return not_measured(slug, title, "no losses by position of both")
     last = positions[-1]
-    told = ", ".join(f"{name} {x.value:.3f}" for name, x in last.losses.items())
+    told = ", ".join(f"{labels.label(labels.ARCHITECTURES, name)} {x.value:.3f}" for name, x in last.losses.items())
     return raises(
         slug,
         title,

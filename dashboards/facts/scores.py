@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from components.statistics import Interval, PairedDifference, paired_difference, wilson
+from dashboards import labels
 from dashboards.run_data import Row, RunRows
 
 
@@ -34,6 +35,11 @@ class Score:
     tokens: float | None
     prompt_tokens: float | None
     answers: Mapping[str, Answer] = field(repr=False)
+
+    @property
+    def label(self) -> str:
+        """The strategy as people read it."""
+        return labels.strategy(self.strategy, self.family, self.k)
 
     @property
     def by_difficulty(self) -> dict[int, Interval]:

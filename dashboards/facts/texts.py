@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dashboards import formatting
+from dashboards import formatting, labels
 from dashboards.run_data import Row, RunRows, parsed
 
 A_STAGE = 3
@@ -52,7 +52,7 @@ def _answers(rows: Sequence[Row], strategy: str) -> list[Text]:
             completion = parsed(row["details_json"]).get("text") or row["answer"]
             found.append(
                 Text(
-                    f"sft, {strategy}",
+                    f"{labels.label(labels.MODELS, 'sft')}, {labels.label(labels.STRATEGIES, strategy)}",
                     _cut(row["prompt"]),
                     _cut(f"\n{str(completion).lstrip()}"),
                     f"{verdict}; target {row['target']}",

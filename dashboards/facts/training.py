@@ -156,7 +156,7 @@ def _finetuning_effect(rows: RunRows) -> Effect:
         title,
         gap,
         "points",
-        f"base {formatting.percent(base.accuracy.value)} ({base.strategy}) → "
-        f"fine-tuned {formatting.percent(tuned.accuracy.value)} ({tuned.strategy})",
+        f"base {formatting.percent(base.accuracy.value)} ({base.label}) → "
+        f"fine-tuned {formatting.percent(tuned.accuracy.value)} ({tuned.label})",
         "paired items, Tango's 95% interval; seen when it lies above 0",
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING
 
 from dashboards.facts.alignment import AlignmentFacts, GrpoFacts, PolicyFacts
 from dashboards.facts.rewards import LawFacts, RewardModelFacts
@@ -24,6 +23,9 @@ from dashboards.figures.canvas import (
     with_interval,
 )
 from dashboards.run_data import Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def alignment_figure(facts: AlignmentFacts) -> Figure | None:
@@ -70,12 +72,12 @@ def alignment_figure(facts: AlignmentFacts) -> Figure | None:
 
 
 def _moving(policy: PolicyFacts) -> list[tuple[str, Series]]:
-    """What was watched more than once and was not 0 at the start."""
+    """What was measured more than once and was not 0 at the start."""
     return [(name, series) for name, series in policy.watched if len(series.steps) > 1 and series.values[0] > 0]
 
 
 def _watched(policy: PolicyFacts) -> str:
-    title = f"What else the watch saw: {policy.name}"
+    title = f"What else was monitored: {policy.name}"
     with panel("rlhf-watched", title, "iteration", "relative to the start") as drawn:
         drawn.axes.axhline(1.0, color=MUTED, linewidth=1)
         for (name, series), color in zip(_moving(policy), SERIES, strict=False):
@@ -118,10 +120,10 @@ def _reward_model(model: RewardModelFacts) -> list[str]:
     return panels
 
 
-def _ticks_at(axes: object, values: list[int]) -> None:
+def _ticks_at(axes: Axes, values: list[int]) -> None:
     """Ticks where the points are, on a logarithmic axis."""
-    log_axis(axes, "x")  # type: ignore[arg-type]
-    axes.set_xticks(values, [str(value) for value in values])  # type: ignore[attr-defined]
+    log_axis(axes, "x")
+    axes.set_xticks(values, [str(value) for value in values])
 
 
 def _common(*series: Series) -> list[tuple[float, ...]]:
@@ -176,7 +178,7 @@ def _looks(axes: Axes, points: list[tuple[float, ...]], law: LawFacts | None, co
 
 
 def grpo_figure(facts: GrpoFacts) -> Figure | None:
-    """Held-out accuracy and training reward by iteration, with the share of groups that taught nothing."""
+    """Held-out accuracy and training reward by iteration, with the share of groups that gave no signal."""
     panels = []
     if facts.accuracy_curve or facts.reward_curve:
         with panel("grpo", "Accuracy while GRPO trains", "iteration", "accuracy, mean reward") as drawn:
@@ -205,6 +207,6 @@ def grpo_figure(facts: GrpoFacts) -> Figure | None:
             percent_axis(drawn.axes)
         panels.append(drawn.svg)
     caption = (
-        "Orange: accuracy before and after, 95% intervals. A group whose answers all score the same teaches nothing."
+        "Orange: accuracy before and after, 95% intervals. A group whose answers all score the same gives no signal."
     )
     return Figure("grpo", caption, tuple(panels)) if panels else None

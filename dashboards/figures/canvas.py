@@ -2,6 +2,9 @@
 
 A figure is drawn with the colours below, which stand for CSS variables: the page gives them their light and dark
 values. Text stays text in the page's font. Nothing global in matplotlib is touched but inside `panel`.
+
+Matplotlib takes a second to import, so it is imported when the first panel is drawn: what only names figures (the list
+of parts, and through it the report in a terminal) never pays for it.
 """
 
 from __future__ import annotations
@@ -12,15 +15,12 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from typing import TYPE_CHECKING, Any
 
 from dashboards import formatting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # What is drawn -> the CSS variable that it becomes.
 INK, MUTED, GRID, PAPER = "#101820", "#5b6673", "#d9dee4", "#fdfdfe"
@@ -106,6 +106,10 @@ class Panel:
 @contextmanager
 def panel(slug: str, title: str, xlabel: str, ylabel: str, inches: tuple[float, float] = _INCHES) -> Iterator[Panel]:
     """Open a panel with the house style. `slug` must be unique in the page: it prefixes every id of the SVG."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Canvas
+
     with mpl.rc_context({**_STYLE, "svg.hashsalt": slug}):
         canvas = Canvas(figsize=inches)
         backend = FigureCanvasSVG(canvas)
@@ -162,21 +166,25 @@ def _font(match: re.Match[str]) -> str:
 
 def log_axis(axes: Axes, which: str, subs: Sequence[float] = (1.0,)) -> None:
     """A logarithmic axis whose ticks read 10k, 1M."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: formatting.short(value)))
+    axis.set_major_formatter(lambda value, _: formatting.short(value))
     axis.set_minor_formatter(NullFormatter())
 
 
 def count_axis(axes: Axes, which: str, bins: int = 6) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(MaxNLocator(bins))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: formatting.short(value)))
+    axis.set_major_formatter(lambda value, _: formatting.short(value))
 
 
 def percent_axis(axes: Axes, which: str = "y") -> None:
-    getattr(axes, f"{which}axis").set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
+    getattr(axes, f"{which}axis").set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
 
 
 def with_interval(

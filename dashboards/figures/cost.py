@@ -12,9 +12,10 @@ from dashboards.figures.canvas import BLUE, INK, MUTED, ORANGE, Figure, log_axis
 
 
 def cost_figure(facts: CostFacts) -> Figure | None:
+    """Cost by part of the life, and training against serving."""
     panels = [svg for svg in (_breakdown(facts), _lifetime(facts)) if svg]
     caption = (
-        "Left: what each part of the life cost when it was made. Right: training is paid once, serving by the token."
+        "Left: what each part of the life cost when it was made. Right: training is paid for once, serving per token."
     )
     return Figure("cost", caption, tuple(panels)) if panels else None
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import textwrap
 
-from matplotlib.patches import Rectangle
-
 from dashboards import formatting
 from dashboards.facts.forgetting import Cell, ForgettingFacts
 from dashboards.figures.canvas import GREEN, INK, MUTED, RED, Figure, panel
@@ -16,6 +14,8 @@ FULL = {"bits_per_byte": 2.0, "accuracy": 0.6}
 
 def forgetting_figure(facts: ForgettingFacts) -> Figure | None:
     """Red where a checkpoint lost against the first, green where it gained; pale where the interval holds zero."""
+    from matplotlib.patches import Rectangle
+
     columns, rows = list(facts.evaluations), list(facts.checkpoints)
     if len(rows) < 2:
         return None
@@ -43,8 +43,8 @@ def forgetting_figure(facts: ForgettingFacts) -> Figure | None:
         axes.tick_params(length=0)
     first = facts.checkpoints[0]
     caption = (
-        f"First row: {first} as it is. Below: change against it, in bits a byte on held-out text (down is better) and "
-        "in points of accuracy (up is better). Green gained, red lost; grey text: the 95% interval holds zero."
+        f"First row: {first} as it is. Below: change against it, in bits per byte on held-out text (down is better) "
+        "and in points of accuracy (up is better). Green gained, red lost; grey text: the 95% interval holds zero."
     )
     return Figure("forgetting", caption, (drawn.svg,))
 

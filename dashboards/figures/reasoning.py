@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-
+from dashboards import labels
 from dashboards.facts.reasoning import ReasoningFacts, TreeFacts
 from dashboards.facts.scores import Score
 from dashboards.figures.canvas import (
     BLUE,
+    GOLD,
     GREEN,
     MUTED,
     ORANGE,
@@ -23,24 +24,18 @@ from dashboards.figures.canvas import (
     with_interval,
 )
 
-_COLORS = {
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+STRATEGY_COLORS = {
     "direct": MUTED,
     "few_shot": PURPLE,
     "cot": ORANGE,
     "self_consistency": BLUE,
     "adaptive": GREEN,
     "greedy": MUTED,
-    "best_of_k": ORANGE,
-    "vote": BLUE,
+    "best_of": GOLD,
     "tree_of_thought": RED,
-}
-_WORDS = {
-    "cot": "chain of thought",
-    "few_shot": "few-shot",
-    "self_consistency": "self-consistency, k samples",
-    "best_of_k": "best of k",
-    "vote": "vote of k",
-    "tree_of_thought": "Tree of Thought",
 }
 
 
@@ -53,7 +48,7 @@ def _frontier(axes: Axes, scores: Sequence[Score]) -> None:
     spare = iter(SERIES * 4)
     for family, members in families.items():
         members.sort(key=lambda s: s.tokens or 0.0)
-        color = _COLORS.get(family) or next(spare)
+        color = STRATEGY_COLORS.get(family) or next(spare)
         x = [s.tokens or 0.0 for s in members]
         joined = len(members) > 1
         with_interval(
@@ -65,7 +60,7 @@ def _frontier(axes: Axes, scores: Sequence[Score]) -> None:
             color,
             fmt="o-" if joined else "o",
             markersize=5 if joined else 6.5,
-            label=_WORDS.get(family, family.replace("_", " ")),
+            label=labels.label(labels.STRATEGIES, family),
         )
         for s in members:
             if s.k:
@@ -90,7 +85,11 @@ def reasoning_figure(facts: ReasoningFacts) -> Figure | None:
         mine = [s for s in facts.scores if s.model == model and s.tokens]
         if len(mine) > 2 or (mine and model == facts.model):
             with panel(
-                f"reasoning-{len(panels)}", f"Model {model}", "generated tokens an item", "accuracy", (4.7, 3.6)
+                f"reasoning-{len(panels)}",
+                labels.heading(labels.MODELS, model),
+                "generated tokens per item",
+                "accuracy",
+                (4.7, 3.6),
             ) as drawn:
                 _frontier(drawn.axes, mine)
                 drawn.axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
@@ -121,10 +120,10 @@ def _difficulty(facts: ReasoningFacts) -> str:
                 [x.value for x in levels.values()],
                 [x.low for x in levels.values()],
                 [x.high for x in levels.values()],
-                _COLORS.get(s.family, PURPLE),
+                STRATEGY_COLORS.get(s.family, PURPLE),
                 fmt="o-",
                 markersize=4,
-                label=s.strategy.replace("_", " ") if s.k else _WORDS.get(s.family, s.family),
+                label=s.label,
             )
         drawn.axes.set_xticks(sorted({level for s in chosen for level in s.by_difficulty}))
         drawn.axes.set_ylim(0, 1.03)
@@ -134,14 +133,21 @@ def _difficulty(facts: ReasoningFacts) -> str:
 
 
 def tree_figure(facts: TreeFacts) -> Figure | None:
+    """The frontier of trees and of sampling on the same puzzles."""
     mine = [s for s in facts.scores if s.model == facts.model and s.tokens]
     if not mine:
         return None
     with panel(
-        "tree", f"Puzzles, model {facts.model}", "generated tokens a puzzle, judging included", "solved", (5.6, 3.4)
+        "tree",
+        f"Puzzles, {labels.label(labels.MODELS, facts.model)}",
+        "generated tokens per puzzle, judging included",
+        "solved",
+        (5.6, 3.4),
     ) as drawn:
         _frontier(drawn.axes, mine)
         drawn.axes.legend(loc="upper left")
     return Figure(
-        "tree", "At one place on the axis all strategies have spent the same. Bars are 95% intervals.", (drawn.svg,)
+        "tree",
+        "Strategies at the same place on the axis spent the same number of tokens. Bars are 95% intervals.",
+        (drawn.svg,),
     )

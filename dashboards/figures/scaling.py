@@ -1,22 +1,16 @@
-"""Scaling law with its forecast, emergence, load of the experts."""
+"""The scaling law with its forecast, and emergence."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from components.statistics import Interval
-from dashboards import formatting
-from dashboards.architecture import VARIANT_NAMES
-from dashboards.facts.experts import MoeFacts, MoePoint
+from dashboards import formatting, labels
 from dashboards.facts.scaling import EmergenceFacts, FittedParameter, ScalingFacts
-from dashboards.figures.architecture import specialization_panel
 from dashboards.figures.canvas import (
     BLUE,
     GREEN,
-    INK,
     MUTED,
     ORANGE,
-    PURPLE,
     RAMP,
     RED,
     Figure,
@@ -25,7 +19,6 @@ from dashboards.figures.canvas import (
     percent_axis,
     with_interval,
 )
-from dashboards.sections import SYMBOLS
 
 
 def scaling_figure(facts: ScalingFacts) -> Figure | None:
@@ -50,7 +43,7 @@ def _law(facts: ScalingFacts) -> str:
     tokens = [point.tokens for point in facts.points if point.tokens]
     reach = [f.tokens for f in facts.forecasts if f.tokens] + tokens
     grid = np.geomspace(min(tokens), max(reach), 60)
-    with panel("scaling-law", "Loss falls by a law", "training tokens D", "loss, nats a token", (4.7, 3.6)) as drawn:
+    with panel("scaling-law", "Loss falls by a law", "training tokens D", "loss, nats per token", (4.7, 3.6)) as drawn:
         axes = drawn.axes
         for size in sizes:
             mine = [(p.tokens, p.loss) for p in facts.points if p.num_params == size and p.tokens]
@@ -112,7 +105,7 @@ def _parameters(facts: ScalingFacts, judged: list[FittedParameter]) -> str:
             drawn.axes.plot([p.value], [place], "o", color=BLUE)
             if p.name == "E" and facts.truth is not None:
                 drawn.axes.plot([facts.truth], [place], "|", color=ORANGE, markersize=16, markeredgewidth=2.4)
-            names.append(f"{SYMBOLS.get(p.name, p.name)}  {p.law}")
+            names.append(f"{labels.PARAMETERS.get(p.name, p.name)}  {p.law}")
         drawn.axes.set_yticks(range(len(names)), names)
         drawn.axes.set_ylim(-0.7, len(names) - 0.3)
         drawn.axes.grid(axis="y", visible=False)
@@ -138,68 +131,8 @@ def emergence_figure(facts: EmergenceFacts) -> Figure | None:
     panels.append(drawn.svg)
     smooth = [(p.num_params, p.log_prob) for p in facts.points if p.log_prob is not None]
     if smooth:
-        with panel("emergence-smooth", "Smooth metric", "parameters N", "log-probability, nats a token") as drawn:
+        with panel("emergence-smooth", "Smooth metric", "parameters N", "log-probability, nats per token") as drawn:
             drawn.axes.plot([x for x, _ in smooth], [y for _, y in smooth], "o-", color=GREEN)
             log_axis(drawn.axes, "x", (1.0, 2.0, 5.0))
         panels.append(drawn.svg)
     return Figure("emergence", "The same models and items under two metrics; bars are 95% intervals.", tuple(panels))
-
-
-_VARIANT_COLORS = {"dense": MUTED, "moe_balanced": BLUE, "moe_unbalanced": ORANGE}
-
-
-def moe_figure(facts: MoeFacts) -> Figure | None:
-    """Share of the tokens by expert, busiest first, and the losses of each seed."""
-    panels = []
-    loaded = [v for v in ("moe_balanced", "moe_unbalanced") if any(p.load for p in facts.of(v))]
-    if loaded:
-        with panel("moe-load", "Load of the experts", "expert, busiest first", "share of the tokens") as drawn:
-            width = 0.8 / len(loaded)
-            experts = max(len(p.load) for p in facts.points)
-            for i, variant in enumerate(loaded):
-                runs = [p.load for p in facts.of(variant) if len(p.load) == experts]
-                places = [e + (i - (len(loaded) - 1) / 2) * width for e in range(experts)]
-                heights = [sum(column) / len(runs) for column in zip(*runs, strict=True)]
-                drawn.axes.bar(
-                    places,
-                    heights,
-                    width * 0.92,
-                    color=_VARIANT_COLORS[variant],
-                    label=f"{VARIANT_NAMES[variant]}, mean of {len(runs)} seeds",
-                )
-                for run in runs:
-                    drawn.axes.plot(places, run, ".", color=INK, markersize=4, alpha=0.6)
-            drawn.axes.axhline(1 / experts, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, label="even load")
-            drawn.axes.set_xticks(range(experts), [str(e + 1) for e in range(experts)])
-            drawn.axes.grid(axis="x", visible=False)
-            percent_axis(drawn.axes)
-        panels.append(drawn.svg)
-    if any(p.loss is not None for p in facts.points):
-        panels.append(_losses(facts))
-    heat = [svg for one in facts.on_text if (svg := specialization_panel(one))]
-    caption = "Dots: single seeds; lines join runs of one seed."
-    if heat:
-        caption += " Heat maps: of a source's held-out tokens, the percentage that each expert takes."
-    return Figure("moe", caption, (*panels, *heat)) if panels or heat else None
-
-
-def _losses(facts: MoeFacts) -> str:
-    variants = [v for v in VARIANT_NAMES if facts.of(v)]
-    with panel("moe-loss", "Loss at equal active compute", "", "held-out loss, nats a token") as drawn:
-        by_seed: dict[int, list[tuple[int, float]]] = {}
-        for place, variant in enumerate(variants):
-            for p in facts.of(variant):
-                if p.loss is not None:
-                    by_seed.setdefault(p.seed, []).append((place, p.loss))
-                    _loss_point(drawn.axes, place, p)
-        for points in by_seed.values():
-            drawn.axes.plot([x for x, _ in points], [y for _, y in points], color=PURPLE, alpha=0.4, linewidth=1)
-        drawn.axes.set_xticks(range(len(variants)), [VARIANT_NAMES[v].replace(", ", "\n") for v in variants])
-        drawn.axes.set_xlim(-0.5, len(variants) - 0.5)
-        drawn.axes.grid(axis="x", visible=False)
-    return drawn.svg
-
-
-def _loss_point(axes: object, place: int, p: MoePoint) -> None:
-    x = p.loss_interval or Interval(p.loss or 0.0, p.loss or 0.0, p.loss or 0.0, 0)
-    with_interval(axes, [place], [x.value], [x.low], [x.high], _VARIANT_COLORS.get(p.variant, BLUE), capsize=0)  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
-"""Data funnel, training curves, proxy and gold against KL, GRPO."""
+"""Data funnel, and the curves of pretraining and fine-tuning."""
 
 from __future__ import annotations
 
-from dashboards.facts.training import DataFacts, TrainingFacts
+from dashboards.facts.training import DataFacts, FinetuningFacts, TrainingFacts
 from dashboards.figures.canvas import (
     BLUE,
     SERIES,
@@ -35,18 +35,26 @@ def data_figure(data: DataFacts) -> Figure | None:
     return Figure("data", "Text by source after each step of cleaning.", (drawn.svg,))
 
 
-def training_figure(slug: str, training: TrainingFacts) -> Figure | None:
+def pretraining_figure(training: TrainingFacts) -> Figure | None:
+    return _training("pretraining", training)
+
+
+def finetuning_figure(facts: FinetuningFacts) -> Figure | None:
+    return _training("finetuning", facts.training)
+
+
+def _training(slug: str, training: TrainingFacts) -> Figure | None:
     """Loss by step, and held-out loss by source."""
     panels = []
     if training.curve:
-        with panel(f"{slug}-loss", "Training loss", "step", "loss, nats a token") as drawn:
+        with panel(f"{slug}-loss", "Training loss", "step", "loss, nats per token") as drawn:
             steps, values = training.curve.steps, training.curve.values
             drawn.axes.plot(*thinned(steps, values), color=BLUE, alpha=0.3, linewidth=1)
             drawn.axes.plot(*thinned(steps, smoothed(values, 0.8)), color=BLUE)
             count_axis(drawn.axes, "x")
         panels.append(drawn.svg)
     if training.losses_by_source:
-        with panel(f"{slug}-sources", "Held-out loss by source", "loss, nats a token", "") as drawn:
+        with panel(f"{slug}-sources", "Held-out loss by source", "loss, nats per token", "") as drawn:
             names = sorted(training.losses_by_source, key=lambda name: training.losses_by_source[name])
             losses = [training.losses_by_source[name] for name in names]
             drawn.axes.barh(range(len(names)), losses, color=BLUE, height=0.55)

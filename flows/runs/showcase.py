@@ -25,8 +25,6 @@ _BEST = (
 
 def showcase(home: Home, run_id: str, report: LifeReport) -> Showcase:
     """The ten lines, the figures, the data, and the models of a run."""
-    from dashboards.html import figures
-
     stages = query(home, _STAGES, {"run": run_id}).to_pylist()
     made = {row["label"]: (row, artifact) for row in stages if (artifact := home.store.find(row["key"]))}
     by_stage: dict[str, Artifact] = {}
@@ -45,7 +43,9 @@ def showcase(home: Home, run_id: str, report: LifeReport) -> Showcase:
     tokenizer = next((artifact for row, artifact in made.values() if row["kind"] == "tokenizer"), None)
     return Showcase(
         description=description(report),
-        figures={f"{slug}-{n}.svg": svg for slug, panels in figures(report).items() for n, svg in enumerate(panels, 1)},
+        figures={
+            f"{slug}-{n}.svg": svg for slug, figure in report.figures.items() for n, svg in enumerate(figure.panels, 1)
+        },
         datasets={label: artifact for label, (row, artifact) in made.items() if row["kind"] in DATASETS},
         models=models,
         tokenizer=tokenizer,

@@ -72,7 +72,9 @@ def serve_annotation(
         show("warning: other machines reach this page over unencrypted HTTP, tokens included: use a TLS proxy in front")
     hosts = frozenset({*LOCAL_NAMES, host.lower(), *(name.lower() for name in allowed_hosts)})
     table = _TableWriter(home)
-    app = make_app(home.annotations, shown_instructions, hosts, stored=table.wake)
+    app = make_app(
+        home.annotations, shown_instructions, hosts, local_only=all(map(is_loopback, hosts)), stored=table.wake
+    )
     if open_page and sys.stdout.isatty() and (sys.platform == "darwin" or os.environ.get("DISPLAY")):
         import webbrowser
 

@@ -11,12 +11,11 @@ from dashboards.facts.alignment import AlignmentFacts
 from dashboards.figures.alignment import alignment_figure
 from dashboards.report import collect
 from dashboards.report_model import LifeReport
-from dashboards.sections import sections
 
 
 @pytest.fixture
 def rlhf(report: LifeReport) -> Section:
-    return next(part for part in sections(report) if part.slug == "rlhf")
+    return next(part for part in report.sections if part.slug == "rlhf")
 
 
 def table(section: Section, begins: str) -> Table:
@@ -29,7 +28,7 @@ def test_every_policy_stands_beside_the_others_with_both_alarms(rlhf: Section) -
     assert free[-2:] == ("raised", "raised")
     assert held[0] == "KL coefficient 0.1"
     assert held[-2:] == ("none", "none")
-    assert table(rlhf, "What the watch said").rows == (
+    assert table(rlhf, "What the over-optimisation monitor reported").rows == (
         ("KL coefficient 0", "yes", "proxy rose while gold fell since iteration 12"),
         ("KL coefficient 0", "no", "40% of an answer repeats itself"),
     )
@@ -64,11 +63,11 @@ def test_mitigations_and_dpo_are_named_and_only_the_free_run_is_the_positive_con
     life.stage("grpo", 1, {"skipped_steps": 4})
     life.end()
     report = collect(life.home)
-    section = next(part for part in sections(report) if part.slug == "rlhf")
+    section = next(part for part in report.sections if part.slug == "rlhf")
     rows = table(section, "Policies").rows
     assert [row[0] for row in rows] == ["KL coefficient 0", "worst case", "DPO"]
-    assert table(section, "Updates that were not finite").rows == (("DPO", "2"), ("reward model", "3"))
-    practised = next(part for part in sections(report) if part.slug == "grpo")
+    assert table(section, "Updates skipped").rows == (("DPO", "2"), ("reward model", "3"))
+    practised = next(part for part in report.sections if part.slug == "grpo")
     assert dict(table(practised, "In numbers").rows)["updates skipped, not finite"] == "4"
     assert "remedies" not in section.meaning
     remedy = report.effects["remedy_worst"]
@@ -95,14 +94,14 @@ def test_the_coefficient_is_not_chosen_by_the_answers_that_the_verdict_rests_on(
 
 
 def test_the_figure_has_calibration_length_and_what_the_watch_saw(report: LifeReport) -> None:
-    assert isinstance(report.alignment, AlignmentFacts)
-    figure = alignment_figure(report.alignment)
+    assert isinstance(report.facts["rlhf"], AlignmentFacts)
+    figure = alignment_figure(report.facts["rlhf"])
     assert figure is not None
     drawn = "".join(figure.panels)
     # The law is drawn from where the gold began, to the largest KL of the run.
-    hacked = report.alignment.policies[0]
+    hacked = report.facts["rlhf"].policies[0]
     (gold,) = hacked.laws
     assert gold.gain(0.0) == 0.0
     assert gold.gain(math.e**2) == pytest.approx(math.e * (gold.alpha.value - gold.beta.value))
-    for title in ("Reward model: calibration", "Reward model: length", "What else the watch saw", "Best of n"):
+    for title in ("Reward model: calibration", "Reward model: length", "What else was monitored", "Best of n"):
         assert title in drawn

@@ -18,7 +18,6 @@ from dashboards.facts.training import data_facts
 from dashboards.report import collect
 from dashboards.report_model import HEADLINES, LifeReport
 from dashboards.run_data import UnknownRun, read_run
-from dashboards.sections import sections
 from storage.home import Home
 
 
@@ -48,7 +47,7 @@ def test_what_the_fit_says_against_itself_stands_beside_its_intervals(life) -> N
     report = collect(life.home)
     assert report.effects["irreducible_loss"].seen
     assert warning in report.effects["irreducible_loss"].method
-    section = next(part for part in sections(report) if part.slug == "scaling")
+    section = next(part for part in report.sections if part.slug == "scaling")
     assert ("the fit warns", warning) in [row for table in section.tables for row in table.rows]
 
 
@@ -129,7 +128,7 @@ def test_a_forecast_counts_only_when_it_was_stored_before_it_was_scored(life) ->
     late = {**row, "made_at": noon, "scored_at": noon - datetime.timedelta(hours=1)}
     life.stage("train_forecast_run", forecasts=[late])
     life.end()
-    scaling = collect(life.home).scaling
+    scaling = collect(life.home).facts["scaling"]
     assert not isinstance(scaling, Missing)
     assert scaling.forecasts[0].inside is True
     assert scaling.effects[1].verdict == "not seen in this run"
@@ -185,10 +184,10 @@ def test_cached_stages_bring_their_rows_along_and_cost_this_run_nothing(life) ->
     second.end()
     report = collect(life.home)
     assert report.run.run_id == "run-2"
-    assert not isinstance(report.pretraining, Missing)
-    assert len(report.pretraining.curve.values) == 10
-    assert not isinstance(report.cost, Missing)
-    (line,) = report.cost.lines
+    assert not isinstance(report.facts["pretraining"], Missing)
+    assert len(report.facts["pretraining"].curve.values) == 10
+    assert not isinstance(report.facts["cost"], Missing)
+    (line,) = report.facts["cost"].lines
     assert line.cached
     assert line.seconds == 60
 
@@ -197,10 +196,13 @@ def test_a_failed_part_is_named_with_its_reason(life) -> None:
     life.stage("emerge[d8]", status="failed", reason="loss is not finite at step 12\nTraceback …")
     life.end()
     report = collect(life.home)
-    assert isinstance(report.emergence, Missing)
-    assert report.emergence.reason == "Emergence is missing: the stage emerge[d8] failed: loss is not finite at step 12"
-    assert isinstance(report.moe, Missing)
-    assert "no stage of this part is in this run" in report.moe.reason
+    assert isinstance(report.facts["emergence"], Missing)
+    assert (
+        report.facts["emergence"].reason
+        == "Emergence is missing: the stage emerge[d8] failed: loss is not finite at step 12"
+    )
+    assert isinstance(report.facts["moe"], Missing)
+    assert "no stage of this part is in this run" in report.facts["moe"].reason
     assert all(effect.verdict == "not measured" for effect in report.headlines)
 
 
@@ -244,7 +246,7 @@ def test_durations_read_as_people_say_them() -> None:
 
 
 def test_forgetting_reads_bits_as_better_when_they_fall_and_names_the_largest_loss(report: LifeReport) -> None:
-    facts = report.forgetting
+    facts = report.facts["forgetting"]
     assert not isinstance(facts, Missing)
     assert facts.checkpoints == ("pretrain", "finetune", "grpo")
     assert list(facts.evaluations) == ["speeches", "worked"]
@@ -254,8 +256,8 @@ def test_forgetting_reads_bits_as_better_when_they_fall_and_names_the_largest_lo
     assert (lost.gain.value, lost.gain.low) == (-0.52, -0.59)
     assert not regained.worse  # its interval holds zero
     assert facts.cells["grpo", "worked"].better
-    section = next(part for part in sections(report) if part.slug == "forgetting")
-    assert "speeches costs finetune 2.76 bits a byte, 2.24 before" in section.meaning
+    section = next(part for part in report.sections if part.slug == "forgetting")
+    assert "speeches costs finetune 2.76 bits per byte, 2.24 before" in section.meaning
     assert section.tables[1].rows[0] == ("finetune", "+0.52 [+0.45, +0.59]", "+60 [+44, +72]")
 
 
@@ -278,7 +280,7 @@ def test_what_replay_saved_is_the_difference_of_what_fine_tuning_cost(life) -> N
     assert saved.seen and saved.interval is not None
     assert (saved.interval.value, saved.interval.low) == (9.0, pytest.approx(9.0 - math.hypot(0.5, 0.1)))
     assert saved.numbers == "11.50 bits per byte with 0% replayed, 2.50 with 25%"
-    section = next(part for part in sections(report) if part.slug == "forgetting")
+    section = next(part for part in report.sections if part.slug == "forgetting")
     table = next(t for t in section.tables if t.title.startswith("Fine-tuning by the share"))
     assert table.rows == (("0%", "+9.50 [+9.00, +10.00]"), ("25%", "+0.50 [+0.40, +0.60]"))
 
@@ -288,8 +290,8 @@ def test_skipped_steps_and_overfitting_are_told_when_there_were_any(life) -> Non
     life.stage("pretrain", 9.0, {"loss": 2.0, "skipped_steps": 13, "rollbacks": 1})
     life.stage("finetune", 9.0, {"loss": 0.4, "skipped_steps": 0, **stopped})
     life.end()
-    parts = {part.slug: dict(part.tables[-1].rows) for part in sections(collect(life.home)) if part.tables}
-    assert parts["pretraining"]["steps skipped, loss or gradient not finite"] == "13; went back 1 times"
+    parts = {part.slug: dict(part.tables[-1].rows) for part in collect(life.home).sections if part.tables}
+    assert parts["pretraining"]["steps skipped, loss or gradient not finite"] == "13; rolled back 1 times"
     assert not any("skipped" in name for name in parts["finetuning"])
     assert parts["finetuning"]["lowest held-out loss on conversations (kept)"] == "0.410 after 300 steps"
     assert parts["finetuning"]["last held-out loss on conversations"] == "0.520 after 800 steps: overfitting by 0.110"

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
+from written_life import Life, RealRows
 
 from dashboards.blocks import Table
 from dashboards.html import queries, render_html
@@ -29,17 +30,22 @@ class Page(HTMLParser):
         self.ids: list[str] = []
         self.tags: Counter[str] = Counter()
         self.open: list[str] = []
+        self.attributes: set[str] = set()
+        self.text = ""
         self.references: set[str] = set(re.findall(r'(?:url\(|href=")#([^)"]+)', text))
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.ids += [value for name, value in attrs if name == "id" and value]
+        self.handle_startendtag(tag, attrs)
         if tag not in VOID:
             self.open.append(tag)
 
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags[tag] += 1
+        self.attributes |= {name for name, _ in attrs}
         self.ids += [value for name, value in attrs if name == "id" and value]
 
     def handle_endtag(self, tag: str) -> None:
@@ -79,21 +85,28 @@ def test_a_command_in_a_sentence_is_shown_as_code(page: str) -> None:
         assert "`" not in sentence
 
 
-def test_text_of_models_and_users_is_shown_not_run(life) -> None:
-    bad = "<script>alert('x')</script>&\"<b>"
+@pytest.mark.parametrize("bad", ["<script>alert('x')</script>&\"<b>", 'x" onload="alert(1)', "{{ 7 * 7 }}{% raw %}"])
+def test_text_of_models_and_users_is_shown_not_run(tmp_path, real: RealRows, bad: str) -> None:
+    """Wherever a run takes a name or a text from outside: the page has it as text, letter by letter."""
+    life = Life(Home(tmp_path), real, name=bad)
     sample = {"prompt": bad, "completion": bad, "scores_json": {bad: 1}}
     life.stage("pretrain", 1, {"losses_by_source": {bad: 1.0}, "loss": 1.0})
     funnel = [{"source": bad, "step": bad, "documents": 1, "bytes": 9}]
     life.stage("prepare_corpus", 1, {"funnel": funnel}, quarantine=[{"reason": bad}])
     alarm = {"kl_coef": 0.1, "alarm": True, "alarm_reason": bad}
     life.stage(f"ppo[kl_coef={bad}]", 1, alarm, samples=[sample])
-    life.stage("experts[dense,0]", status="failed", reason=bad)
+    life.stage(f"experts[{bad}]", status="failed", reason=bad)
+    answers = [
+        row for strategy in ("direct", "cot", "adaptive") for row in life.answers("chains", bad, strategy, 0.5, 9)
+    ]
+    life.stage("evaluate_reasoning[sft]", evals=answers)
     life.end()
     text = render_html(collect(life.home))
-    assert "<script" not in text
-    assert "<b>" not in text
-    assert "&lt;script&gt;alert" in text
-    assert Page(text).open == []
+    page = Page(text)
+    assert page.open == []
+    assert page.tags["script"] == 0
+    assert not [name for name in page.attributes if name.startswith("on")]
+    assert page.text.count(bad) >= 12
 
 
 def _small(life) -> Home:

@@ -43,9 +43,9 @@ def publish(home: Home, number: int = 3, overlap: int = 2) -> str:
     return batch
 
 
-def ask(home: Home, method: str, path: str, token: str = "", **options: Any) -> httpx.Response:
+def ask(home: Home, method: str, path: str, token: str = "", local_only: bool = True, **options: Any) -> httpx.Response:
     async def go() -> httpx.Response:
-        app = make_app(home.annotations, home.annotations.instruct("Look closely."), HOSTS)
+        app = make_app(home.annotations, home.annotations.instruct("Look closely."), HOSTS, local_only)
         headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **options.pop("headers", {})}
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8230") as client:
@@ -165,6 +165,8 @@ def test_strangers_other_pages_and_rebound_names_are_turned_away(home: Home) -> 
     assert ask(home, "GET", "/api/next", "guessed").status_code == 401
     assert ask(home, "GET", "/api/next", token, headers={"Host": "evil.example"}).status_code == 403
     assert ask(home, "GET", "/", headers={"Host": "10.0.0.1"}).status_code == 403
+    assert ask(home, "GET", "/", headers={"Host": "10.0.0.1"}, local_only=False).status_code == 200  # cannot be rebound
+    assert ask(home, "GET", "/", headers={"Host": "evil.example"}, local_only=False).status_code == 403
     assert ask(home, "GET", "/api/next", token, headers={"Origin": "http://evil.example"}).status_code == 403
     assert ask(home, "GET", "/api/next", token, headers={"Origin": "null"}).status_code == 403
     assert ask(home, "GET", "/api/next", token, headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403

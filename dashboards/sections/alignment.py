@@ -1,4 +1,4 @@
-"""The report's sections on RLHF and GRPO."""
+"""Sections on RLHF and on GRPO."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def alignment_section(facts: AlignmentFacts) -> Section:
             else " Left free, it did not fall below where it started."
         )
     if not any(p.mitigation not in ("", "KL penalty", "DPO") for p in facts.policies):
-        meaning += " `lifespan run remedies` shows what else could hold it."
+        meaning += " `lifespan run remedies` shows what else could hold it back."
     policies = Table(
         "Policies and what held them back (SFT standard deviations)",
         ("policy", "proxy", "gold [95%]", "KL, nats", "tokens", "repeated", "n", "alarm", "without gold"),
@@ -45,8 +45,8 @@ def alignment_section(facts: AlignmentFacts) -> Section:
         ),
     )
     reasons = Table(
-        "What the watch said",
-        ("policy", "asked gold", "message"),
+        "What the over-optimisation monitor reported",
+        ("policy", "used gold", "message"),
         "<<<",
         tuple(
             (p.name, asked, reason)
@@ -62,7 +62,7 @@ def alignment_section(facts: AlignmentFacts) -> Section:
     if facts.reward_model is not None:
         counted_skips.append(("reward model", facts.reward_model.skipped))
     skipped = listing(
-        "Updates that were not finite, and skipped",
+        "Updates skipped because they were not finite",
         ((name, formatting.count(number)) for name, number in counted_skips if number),
     )
     best_of_n = Table(
@@ -128,10 +128,10 @@ def _reward_model(model: RewardModelFacts) -> list[Table]:
         ("correlation with gold, held out", formatting.decimal(model.agreement_with_gold, 2)),
         ("calibration error", formatting.MISSING if model.ece is None else error),
         ("correlation with length", formatting.signed(model.length_correlation)),
-        ("score a token of length", formatting.decimal_interval(model.length_slope, 3, plus=True)),
-        ("accuracy where the longer was chosen", formatting.percent_interval(model.accuracy_longer)),
-        ("accuracy where the shorter was chosen", formatting.percent_interval(model.accuracy_shorter)),
-        ("disagreement of the ensemble", formatting.decimal(model.disagreement, 2) if model.disagreement else "–"),
+        ("score per token of length", formatting.decimal_interval(model.length_slope, 3, plus=True)),
+        ("accuracy where the longer answer was chosen", formatting.percent_interval(model.accuracy_longer)),
+        ("accuracy where the shorter answer was chosen", formatting.percent_interval(model.accuracy_shorter)),
+        ("disagreement of the ensemble", formatting.decimal(model.disagreement or None, 2)),
         ("preference pairs", formatting.count(model.num_pairs or None)),
         ("labels that agree with gold", formatting.percent(model.label_agreement)),
     ]
@@ -145,7 +145,7 @@ def _reward_model(model: RewardModelFacts) -> list[Table]:
 
 
 def grpo_section(facts: GrpoFacts) -> Section:
-    """Accuracy before and after, and how many groups taught nothing."""
+    """Accuracy before and after, and how many groups gave no signal."""
     meaning = said(
         effect_of(facts.effects, "grpo"),
         "Rewarding only exact answers, without any labelled solution, makes the model more accurate.",
@@ -157,7 +157,7 @@ def grpo_section(facts: GrpoFacts) -> Section:
         ("items", counted(facts.after)),
         ("iterations", formatting.count(facts.reward_curve.steps[-1] if facts.reward_curve else None)),
         (
-            "groups without signal, last",
+            "groups without signal, last iteration",
             formatting.percent(facts.zero_std_curve.values[-1] if facts.zero_std_curve else None),
         ),
         ("updates skipped, not finite", formatting.count(facts.skipped or None)),

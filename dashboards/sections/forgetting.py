@@ -1,4 +1,4 @@
-"""The report's section on forgetting."""
+"""Section on forgetting."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def forgetting_section(facts: ForgettingFacts) -> Section:
         (checkpoint, source), worst = max(lost, key=lambda item: item[1].value)
         meaning = (
             f"What each stage of training did to what {first} could do. Most forgotten: {source} costs {checkpoint} "
-            f"{worst.value:.2f} bits a byte, {facts.cells[first, source].value:.2f} before."
+            f"{worst.value:.2f} bits per byte, {facts.cells[first, source].value:.2f} before."
         )
     else:
         meaning = f"What each stage of training did to what {first} could do: no held-out text became harder."
     if len(facts.replays) < 2:
         meaning += " `lifespan run remedies` shows what fine-tuning forgets without replay."
     values = Table(
-        "Every checkpoint on held-out text (bits a byte) and on a small suite (accuracy)",
+        "Every checkpoint on held-out text (bits per byte) and on a small suite (accuracy)",
         ("checkpoint", *facts.evaluations),
         "<" + ">" * len(facts.evaluations),
         tuple(

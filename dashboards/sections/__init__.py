@@ -1,0 +1,1 @@
+"""What each part of the life says of itself: a sentence, effects and compact tables, from the facts of that part."""

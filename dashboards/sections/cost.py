@@ -1,0 +1,66 @@
+"""Section on what the life cost and what serving costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dashboards import formatting
+from dashboards.blocks import Section, Table, body, listing
+from dashboards.facts.cost import CostFacts, CostLine, total
+
+
+def cost_section(facts: CostFacts) -> Section:
+    """What each part of the life cost, and when serving has cost as much as training."""
+    groups = list(dict.fromkeys(line.group for line in facts.lines))
+
+    def row(name: str, lines: list[CostLine]) -> tuple[str, ...]:
+        return (
+            name,
+            formatting.count(total(lines, "tokens")),
+            formatting.count(total(lines, "flops")),
+            formatting.duration(total(lines, "seconds")),
+            formatting.energy(total(lines, "energy_joules")),
+            formatting.dollars(total(lines, "usd")),
+        )
+
+    rows = [row(group or "other", [line for line in facts.lines if line.group == group]) for group in groups]
+    if rows:
+        rows.append(row("whole life", list(facts.lines)))
+        fresh = [line for line in facts.lines if not line.cached]
+        if len(fresh) < len(facts.lines):
+            rows.append(row("of which this run paid", fresh))
+    spent = Table(
+        "By part of the life", ("part", "tokens", "FLOPs", "time", "energy", "dollars"), "<>>>>>", tuple(rows)
+    )
+    pairs = [
+        ("training", formatting.dollars(facts.training_usd)),
+        ("per million output tokens", formatting.dollars(facts.price_per_million)),
+        ("decode tokens per second", formatting.count(facts.decode_tokens_per_second)),
+        ("break-even, output tokens", formatting.count(facts.break_even_tokens)),
+        ("hardware", facts.hardware or formatting.MISSING),
+    ]
+    meaning = "Training is paid for once, answers every time"
+    if facts.break_even_tokens is not None:
+        meaning += (
+            f": after {formatting.count(facts.break_even_tokens)} output tokens serving has cost as much as training"
+        )
+    tables = (spent, listing("Serving", pairs), _comparisons(facts.comparisons))
+    return body(f"{meaning}. {facts.decision}".rstrip(), tables, facts.effects)
+
+
+def _comparisons(entries: tuple[Mapping[str, Any], ...]) -> Table:
+    columns = tuple(dict.fromkeys(("name", *(str(key) for entry in entries for key in entry)))) if entries else ()
+    align = "".join("<" if column == "name" else ">" for column in columns)
+    cells = tuple(tuple(_cell(column, entry.get(column)) for column in columns) for entry in entries)
+    return Table("Compared", tuple(column.replace("_", " ") for column in columns), align, cells)
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return formatting.MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return formatting.dollars(value) if "usd" in column else formatting.count(value)
+    return str(value)

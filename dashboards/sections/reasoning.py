@@ -1,0 +1,66 @@
+"""Sections on reasoning at inference and on Tree of Thought."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dashboards import formatting, labels
+from dashboards.blocks import Section, Table, body, effect_of, said
+from dashboards.facts.reasoning import ReasoningFacts, TreeFacts
+from dashboards.facts.scores import Score
+
+
+def reasoning_section(facts: ReasoningFacts) -> Section:
+    """Accuracy of every strategy against its tokens, and by number of operations."""
+    meaning = said(
+        effect_of(facts.effects, "chain_of_thought"),
+        "The same weights answer far better when they may write the steps down: thinking costs tokens, not training.",
+        "Writing the steps down did not help this model.",
+    )
+    levels = sorted({level for s in facts.scores if s.model == facts.model for level in s.by_difficulty})
+    shown = [s for s in facts.scores if s.model == facts.model and s.by_difficulty]
+    difficulty = Table(
+        f"Accuracy by number of operations ({labels.label(labels.MODELS, facts.model)})",
+        ("strategy", *(str(level) for level in levels)),
+        "<" + ">" * len(levels),
+        tuple(
+            (
+                s.label,
+                *(
+                    formatting.percent(x.value, 0) if (x := s.by_difficulty.get(level)) else formatting.MISSING
+                    for level in levels
+                ),
+            )
+            for s in shown
+        ),
+    )
+    scores = Table("Accuracy against tokens", _SCORE_COLUMNS, "<<>>>>", _score_rows(facts.scores))
+    return body(meaning, (scores, difficulty), facts.effects)
+
+
+def tree_section(facts: TreeFacts) -> Section:
+    """Trees beside the strategies that sample whole answers."""
+    meaning = said(
+        effect_of(facts.effects, "tree_of_thought"),
+        "Searching over partial solutions solves more puzzles than spending the same tokens on whole ones.",
+        "Searching over partial solutions solved no more puzzles than spending the same tokens on whole ones.",
+    )
+    table = Table("Accuracy against tokens", _SCORE_COLUMNS, "<<>>>>", _score_rows(facts.scores))
+    return body(meaning, (table,), facts.effects)
+
+
+_SCORE_COLUMNS = ("model", "strategy", "accuracy [95%]", "n", "tokens per item", "prompt tokens")
+
+
+def _score_rows(scores: Iterable[Score]) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (
+            labels.label(labels.MODELS, s.model),
+            s.label,
+            formatting.percent_interval(s.accuracy),
+            f"{s.accuracy.n:,}",
+            formatting.count(None if s.tokens is None else round(s.tokens)),
+            formatting.count(None if s.prompt_tokens is None else round(s.prompt_tokens)),
+        )
+        for s in scores
+    )
