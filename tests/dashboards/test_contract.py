@@ -88,7 +88,7 @@ def test_no_part_of_a_real_life_is_missing_and_the_data_is_accounted_for(rows: R
 
 def test_an_answer_is_shown_with_the_text_that_led_to_it(home: Home) -> None:
     rows = read_run(home)
-    shown = {text.completion for text in chosen_texts(rows) if text.stage == "sft, cot"}
+    shown = {text.completion for text in chosen_texts(rows) if text.stage == "fine-tuned model, chain of thought"}
     asked = [row for row in rows.evals if row["model"] == "sft" and row["strategy"] == "cot"]
     assert shown <= {"\n" + parsed(row["details_json"])["text"].lstrip() for row in asked}
     assert shown

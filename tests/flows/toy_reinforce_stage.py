@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
@@ -20,8 +21,20 @@ class ReinforceLife(Settings):
     reinforce: ReinforceConfig = Field(default_factory=ReinforceConfig)
 
 
+@dataclass(frozen=True)
+class TinyModelResult:
+    d_model: int
+
+
+@dataclass(frozen=True)
+class ReinforceResult:
+    """reward: mean of the last iteration."""
+
+    reward: float
+
+
 @stage(produces="checkpoint", group="pretraining")
-def tiny_model(work: Work, *, seed: int) -> dict[str, Any]:
+def tiny_model(work: Work, *, seed: int) -> TinyModelResult:
     """Something to begin with: untrained, its tokens are numbers."""
     from components.model.config import ModelConfig
     from components.model.transformer import Transformer
@@ -29,11 +42,11 @@ def tiny_model(work: Work, *, seed: int) -> dict[str, Any]:
 
     cfg = ModelConfig(vocab_size=NUM_TOKENS, d_model=16, num_layers=1, num_heads=1, context_length=8)
     save_model(work.out, Transformer(cfg, seed))
-    return {}
+    return TinyModelResult(cfg.d_model)
 
 
 @stage(produces="checkpoint", group="rlhf")
-def reinforce(work: Work, *, config: ReinforceConfig, seed: int, start: Artifact) -> dict[str, Any]:
+def reinforce(work: Work, *, config: ReinforceConfig, seed: int, start: Artifact) -> ReinforceResult:
     """REINFORCE on a task with a verifier: an answer is worth the share of its tokens that are even."""
     import toy_reinforce as algorithm
 
@@ -56,7 +69,7 @@ def reinforce(work: Work, *, config: ReinforceConfig, seed: int, start: Artifact
         if step < config.num_iterations and work.state_due():
             work.save_state(step, state.tensors(), {})
     save_model(work.out, state.policy)
-    return {"reward": record["objective/reward"]}
+    return ReinforceResult(record["objective/reward"])
 
 
 def reinforce_graph(cfg: ReinforceLife, run: Graph) -> None:

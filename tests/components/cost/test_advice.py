@@ -20,7 +20,7 @@ from components.scaling.points import ScalingPoint
 
 def row(name: str, accuracy: float, usd_per_thousand: float) -> dict[str, object]:
     interval = {"accuracy": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.05, "n": 200}
-    tokens = {"prompt_tokens": 10.0, "tokens_per_item": 20.0}
+    tokens = {"prompt_tokens": 10.0, "tokens_per_item": 20.0, "needs_verifier": "best_of" in name}
     return {"name": name, "extra_training_usd": 0.0, "usd_per_thousand": usd_per_thousand, **interval, **tokens}
 
 

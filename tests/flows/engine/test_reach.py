@@ -117,7 +117,7 @@ def left_out(module: str, definition: str) -> bool:
 
 def test_the_walk_finds_what_is_plain_to_see() -> None:
     names = {name for _, name in reached_by("ppo")}
-    assert {"ppo", "asked", "said", "load_model", "Transformer", "Tokenizer", "PPOState"} <= names
+    assert {"ppo", "chat_prompts", "answer_text", "load_model", "Transformer", "Tokenizer", "PPOState"} <= names
     assert {"flows", "components", "storage", "dashboards"} <= OURS
     assert len(STAGES) > 25
 
@@ -159,7 +159,7 @@ def place_of(definition: str) -> Path:
 @pytest.mark.parametrize(
     ("definition", "stages"),
     [
-        ("said", {"ppo", "dpo", "best_of_n", "grpo"}),
+        ("answer_text", {"ppo", "dpo", "best_of_n", "grpo"}),
         ("follow", {"pretrain", "finetune", "train_architecture", "specialize_experts"}),
         ("ppo", {"ppo"}),
     ],
@@ -167,7 +167,10 @@ def place_of(definition: str) -> Path:
 def test_an_edit_changes_the_keys_of_what_reaches_it(
     definition: str, stages: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, read = place_of(definition) if definition in ("said", "follow") else file_of(definition), Path.read_bytes
+    file, read = (
+        place_of(definition) if definition in ("answer_text", "follow") else file_of(definition),
+        Path.read_bytes,
+    )
     before = {name: code_fingerprint(stage.fn) for name, stage in STAGES.items()}
     edited = with_a_longer_end(read(file), definition)
     monkeypatch.setattr(Path, "read_bytes", lambda path: edited if path == file else read(path))

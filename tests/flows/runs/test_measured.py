@@ -17,10 +17,10 @@ RUN = "20261122-140300-aaaa"
 START = datetime(2026, 11, 22, 14, 3, tzinfo=UTC)
 COT = {
     "name": "sft cot", "accuracy": 0.6, "low": 0.5, "high": 0.7, "n": 100, "prompt_tokens": 12.0,
-    "tokens_per_item": 30.0, "extra_training_usd": 0.0, "usd_per_thousand": 2.0,
+    "tokens_per_item": 30.0, "extra_training_usd": 0.0, "usd_per_thousand": 2.0, "needs_verifier": False,
 }  # fmt: skip
-BEST = {**COT, "name": "sft best_of@8", "extra_training_usd": 1.0, "tokens_per_item": 240.0}
-UNPRICED = {name: value for name, value in COT.items() if name != "prompt_tokens"}
+BEST = {**COT, "name": "sft best_of@8", "extra_training_usd": 1.0, "tokens_per_item": 240.0, "needs_verifier": True}
+UNPRICED = {name: value for name, value in COT.items() if name != "needs_verifier"}
 
 
 def write_run(home: Home, facts: dict[str, dict[str, Any]], run: str = RUN) -> None:

@@ -261,7 +261,7 @@ def checkpoint(home: Home, stage: str, number: int) -> str:
     ],
 )
 def test_an_alias_means_the_same_model_to_commands_and_in_the_registry(
-    alias: str, made: list[str], expected: str, home: Home, monkeypatch: pytest.MonkeyPatch
+    alias: str, made: list[str], expected: str, home: Home
 ) -> None:
     now = datetime.now(UTC)
     keys = {stage: checkpoint(home, stage, number) for number, stage in enumerate(made)}
@@ -270,7 +270,6 @@ def test_an_alias_means_the_same_model_to_commands_and_in_the_registry(
     row = {"run_id": "r", "status": "ran", "kind": "checkpoint", "group": "g", "started_at": now, "ended_at": now}
     home.tables.write("stages", "r", [{**row, "stage": s, "label": s, "key": key} for s, key in keys.items()])
     assert find_model(home, alias).checkpoint.key == keys[expected]
-    monkeypatch.setattr("dashboards.html.figures", lambda report: {})
-    registered = showcase(home, "r", SimpleNamespace(headlines=[])).models  # type: ignore[arg-type]
+    registered = showcase(home, "r", SimpleNamespace(headlines=[], figures={})).models  # type: ignore[arg-type]
     assert registered[alias].key == keys[expected]
     assert set(registered) <= {"base", "sft", "aligned", "champion"}

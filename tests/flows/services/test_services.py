@@ -88,7 +88,7 @@ def user(tmp_path: Path) -> Iterator[User]:
 def test_without_a_server_deploy_says_how_to_start_one(tmp_path: Path) -> None:
     user = User(tmp_path)
     assert "no Prefect server: start one with `lifespan up`" in user("schedule", "list", code=2)
-    assert "nothing was up" in user("down")
+    assert "nothing was running" in user("down")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -123,9 +123,9 @@ from flows.services.access import LOCAL
 from storage.home import Home
 home = Home(sys.argv[1])
 with home.lock("services", timeout=0):
-    services._tell(home, LOCAL, ())
+    services._write_state(home, LOCAL, ())
     time.sleep(float(sys.argv[2]))
-    services._tell(home, LOCAL, [services.Service("Prefect", "http://127.0.0.1:2", 2)])
+    services._write_state(home, LOCAL, [services.Service("Prefect", "http://127.0.0.1:2", 2)])
     time.sleep(60)
 """
 
@@ -151,7 +151,7 @@ def starts(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subproc
 def test_addresses_of_a_group_that_was_killed_do_not_pass_for_the_next(
     home: Home, starts: list[subprocess.Popen[bytes]]
 ) -> None:
-    services._tell(home, LOCAL, [services.Service("Prefect", "http://127.0.0.1:1", 1)])
+    services._write_state(home, LOCAL, [services.Service("Prefect", "http://127.0.0.1:1", 1)])
     assert services.running(home) is None
     found = services.up(home, lambda text: None, LOCAL)
     assert [service.url for service in found.services] == ["http://127.0.0.1:2"]
