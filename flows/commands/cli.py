@@ -14,6 +14,7 @@ import typer
 from flows.commands.annotate import annotate, preferences
 from flows.commands.command import FAILED, INTERRUPTED, WAITS, Overrides, Profile, complain, leave, told_plainly
 from flows.commands.operations import operations, schedule
+from flows.commands.replicate import replicate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -232,6 +233,7 @@ def status() -> None:
         console.print(render(Home.from_env()))
 
 
+app.command()(replicate)
 app.add_typer(operations)
 app.add_typer(schedule, name="schedule")
 app.add_typer(annotate, name="annotate")
