@@ -321,8 +321,10 @@ def write_report(home: Home, run_id: str) -> LifeReport:
     """Collect a run's report from the tables and write its page."""
     from dashboards import report  # here: matplotlib costs a second
     from dashboards.annotate.table import write_judgements
+    from dashboards.claims import write_claims
 
     write_judgements(home)
     life = report.collect(home, run_id)
     report.write_page(life, home.report(run_id))
+    write_claims(home, life)
     return life

@@ -192,6 +192,24 @@ null where the items are not questions to a reasoning strategy
         change: against the checkpoint at position 0, paired
         change_low: of the 95% interval
         change_high: of the 95% interval"""),
+    "claims": ("one claim that one run's report put on trial, about this one training", """
+        run_id: the run
+        claim: short name, the same in every run
+        title: what is claimed
+        verdict: what the interval of this training says: seen | not seen in this run | measured | not measured
+        seed: of the training
+        profile: what `lifespan run` was given
+        settings: digest of the settings without seed and compute: runs that share it are replications
+        code: digest of the code that made the run's artifacts
+        value: in `unit`
+        low: of the 95% interval within this training
+        high: of the 95% interval within this training
+        n: items, requests or windows that the interval is over
+        unit: points (a share; 0.01 is one point) | nats | bits | SFT sd | share
+        side: what the interval must do for "seen": above | below | covers the margin
+        margin: what it is held against, in `unit`
+        numbers: both sides of the comparison in words
+        time: when the report was written"""),
     "hardware": ("one device", """
         name: which `prices` and `costs` refer to
         kind: cpu | gpu

@@ -101,6 +101,11 @@ SCHEMAS: dict[str, pa.Schema] = {
         "run_id:str key:str checkpoint:str position:int before:str? evaluation:str unit:str value:float low:float? "
         "high:float? n:int? change:float? change_low:float? change_high:float?"
     ),
+    # one row per claim that a run's report puts on trial; side: above | below | covers (what the interval must do)
+    "claims": _schema(
+        "run_id:str claim:str title:str verdict:str seed:int profile:str? settings:str code:str value:float? "
+        "low:float? high:float? n:int? unit:str? side:str? margin:float? numbers:str? time:time"
+    ),
     # peak_flops: FLOP/s; memory_bandwidth: bytes/s; date: ISO
     "hardware": _schema(
         "name:str kind:str? peak_flops:float? memory_bandwidth:float? power_watts:float? source:str? date:str?"

@@ -58,6 +58,15 @@ VIEWS: dict[str, str] = {
                score, tokens_per_item, seconds_per_item
         FROM wilson ORDER BY suite, accuracy DESC, tokens_per_item, model, strategy, run_id""",
     "leaderboard": "SELECT * FROM run_leaderboard WHERE run_id IN (SELECT run_id FROM current_run)",
+    # The last word on each claim for each seed; lives that share settings and code differ in the seed alone. A later
+    # run of a part of the life does not unsay what a whole one measured.
+    "verdicts": """
+        SELECT claim, profile, settings, code, seed, time::DATE AS date, verdict, value, low, high, n, unit, side,
+               margin, title, numbers, run_id
+        FROM claims
+        QUALIFY row_number() OVER (PARTITION BY claim, settings, code, seed
+                                   ORDER BY verdict = 'not measured', time DESC, run_id DESC) = 1
+        ORDER BY claim, profile, settings, code, seed""",
     # Metrics of the newest run's alignment and reasoning stages that tell of reward and its price, long form.
     "reward_curves": """
         SELECT s.run_id, s.label, s.stage, s.key, m.step, m.name, m.value

@@ -236,6 +236,7 @@ def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
         f"KL {formatting.decimal(free.kl, 1)}; {alarm}",
         "gold against the fine-tuned model's on the same held-out requests; seen when the proxy rose and gold's 95% "
         "interval over requests lies below 0",
+        side="below",
     )
 
 

@@ -15,6 +15,7 @@ from dashboards.run_data import RunRows, UnreadableFacts
 Verdict = Literal["seen", "not seen in this run", "measured", "not measured"]
 Facts = TypeVar("Facts")
 Unit = Literal["points", "nats", "bits", "SFT sd", "share", ""]
+Side = Literal["above", "below", "covers", ""]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Effect:
         interval: the difference on trial in `unit` ("points": a share, shown times 100).
         numbers: the two sides in words, "6.7% → 80.3%"; or why nothing was measured.
         method: what the interval is over, and what it must do for the verdict "seen".
+        side: what the interval must do, so that several trainings can be put on the same trial: lie "above" or "below"
+            `margin`, or hold it ("covers"); "" where nothing is claimed.
     """
 
     slug: str
@@ -37,6 +40,8 @@ class Effect:
     unit: Unit = ""
     numbers: str = ""
     method: str = ""
+    side: Side = ""
+    margin: float = 0.0
 
     @property
     def seen(self) -> bool:
@@ -75,12 +80,12 @@ def raises(
     slug: str, title: str, x: Interval, unit: Unit, numbers: str, method: str, margin: float = 0.0, also: bool = True
 ) -> Effect:
     """Seen when the whole interval lies above `margin`, and what else the claim needs (`also`) holds."""
-    return Effect(slug, title, decided(x.low > margin and also), x, unit, numbers, method)
+    return Effect(slug, title, decided(x.low > margin and also), x, unit, numbers, method, "above", margin)
 
 
 def lowers(slug: str, title: str, x: Interval, unit: Unit, numbers: str, method: str, also: bool = True) -> Effect:
     """Seen when the whole interval lies below zero, and what else the claim needs (`also`) holds."""
-    return Effect(slug, title, decided(x.high < 0.0 and also), x, unit, numbers, method)
+    return Effect(slug, title, decided(x.high < 0.0 and also), x, unit, numbers, method, "below")
 
 
 def not_measured(slug: str, title: str, why: str) -> Effect:

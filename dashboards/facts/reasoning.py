@@ -168,4 +168,5 @@ def _tree_effect(scores: Sequence[Score]) -> Effect:
         f"{tree.label} {formatting.percent(tree.accuracy.value)} at {_tokens(tree)} tokens against "
         f"{rival.label} {formatting.percent(rival.accuracy.value)} at {_tokens(rival)}{among}",
         "paired items, Tango's 95% interval; seen when it lies above 0 and McNemar's test holds for all trees tried",
+        side="above",
     )

@@ -160,6 +160,7 @@ def _irreducible_effect(fitted: FittedParameter | None, truth: float | None, war
         "nats",
         f"fitted E = {formatting.decimal_interval(fit)} against the true {truth:.3f}",
         "; ".join(("fitted minus true, 95% interval", *warnings, "seen when it covers 0 and the fit tells E from 0")),
+        side="covers",
     )
 
 
@@ -182,6 +183,7 @@ def _forecast_effect(forecasts: Sequence[Forecast]) -> Effect:
         f"predicted {formatting.decimal_interval(Interval(f.predicted, f.low, f.high, 0))}, observed {f.observed:.3f} "
         f"({100 * abs(f.predicted / f.observed - 1):.1f}% off)",
         "predicted minus observed, 95% interval of the prediction; seen when it covers 0 and was stored first",
+        side="covers",
     )
 
 

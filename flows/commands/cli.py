@@ -21,6 +21,7 @@ from flows.commands.import_model import import_model
 from flows.commands.plan import plan
 from flows.commands.preferences import preferences
 from flows.commands.query import query
+from flows.commands.replicate import replicate
 from flows.commands.run import run
 from flows.commands.schedule import schedule
 from flows.commands.serve import serve
@@ -39,6 +40,7 @@ app = typer.Typer(
 
 app.command("run")(run)
 app.command("plan")(plan)
+app.command("replicate")(replicate)
 app.command("status")(status)
 app.command("query")(query)
 app.command("sql")(sql)
