@@ -167,7 +167,7 @@ def bootstrap(
 ) -> Interval:
     """Percentile bootstrap of `statistic`, which takes rows of `data` (first axis) and gives a number.
 
-    `clusters`: one label a row; whole clusters are then drawn (rows of one run or one prompt are not independent).
+    `clusters`: one label per row; whole clusters are then drawn (rows of one run or one prompt are not independent).
     `n` of the result is the number of rows, or of clusters where they are given.
     """
     _check_confidence(confidence)
@@ -177,7 +177,7 @@ def bootstrap(
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
     if clusters is not None and len(clusters) != len(rows):
-        raise ValueError(f"clusters needs one label a row: {len(rows)} rows, {len(clusters)} labels")
+        raise ValueError(f"clusters needs one label per row: {len(rows)} rows, {len(clusters)} labels")
     rng = np.random.default_rng(seed)
     groups = cluster_rows(clusters) if clusters is not None else [np.array([i]) for i in range(len(rows))]
     draws = np.empty(resamples)

@@ -78,12 +78,12 @@ SCHEMAS: dict[str, pa.Schema] = {
         "instructions_version:int? instructions_sha256:str?"
     ),
     "quarantine": _schema("run_id:str key:str source:str? file:str? line:int? reason:str excerpt:str?"),
-    # sweep: dense | emergence | moe | moe_text | architecture; loss: nats a token
+    # sweep: dense | emergence | moe | moe_text | architecture; loss: nats per token
     "scaling_points": _schema(
         "run_id:str key:str sweep:str variant:str? seed:int? num_params:int num_params_kind:str? tokens:int? "
         "flops:float? loss:float? details_json:str?"
     ),
-    # one row a layer, expert and source: the share of the source's held-out assignments that the expert takes
+    # one row per layer, expert and source: the share of the source's held-out assignments that the expert takes
     "routing": _schema(
         "run_id:str key:str variant:str seed:int? layer:int expert:int source:str assignments:int share:float? "
         "windows:int?"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # Views over views: `run_costs` and `run_leaderboard` tell of every run, `stage_costs` and `leaderboard` of the newest.
 VIEWS: dict[str, str] = {
-    # One row a run, newest first. A run that was killed has no end: its status stays 'running'.
+    # One row per run, newest first. A run that was killed has no end: its status stays 'running'.
     "latest_runs": """
         WITH counts AS (
             SELECT run_id, count(*) FILTER (status = 'ran') AS ran, count(*) FILTER (status = 'cached') AS cached,

@@ -86,7 +86,7 @@ class SweepReach:
 
 @dataclass(frozen=True)
 class CoreSpeeds:
-    """What one core cost (dollars per hour) and reached (tokens per second) with a base model of so many parameters;
+    """What one core cost (dollars per hour) and reached (tokens per second) with a base model of that many parameters;
     None for what the run has not measured."""
 
     usd_per_core_hour: float

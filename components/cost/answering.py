@@ -28,7 +28,7 @@ class StrategyCost:
 
 
 def frontier(strategies: Iterable[StrategyCost], questions: float) -> tuple[StrategyCost, ...]:
-    """By rising cost of a lifetime of so many questions; each is more accurate than all that are cheaper."""
+    """By rising cost of a lifetime with that many questions; each is more accurate than all that are cheaper."""
     kept: list[StrategyCost] = []
     for one in sorted(strategies, key=lambda one: (one.option.cost(questions), -one.accuracy.value, one.name)):
         if not kept or one.accuracy.value > kept[-1].accuracy.value:

@@ -47,7 +47,7 @@ class Engine:
     Args:
         model: its weights are read now; make another engine after training them.
         slots: sequences in flight.
-        capacity: tokens a sequence may have, prompt included; the model's context_length when None.
+        capacity: tokens that a sequence may have, prompt included; the model's context_length when None.
         token_bytes: UTF-8 bytes of each token id, needed for stop texts.
         decoder: what the model runs on; the fastest one when None.
     """

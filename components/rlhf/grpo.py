@@ -2,7 +2,7 @@
 2025, arXiv 2503.20783), DAPO (Yu et al. 2025, arXiv 2503.14476), GSPO (Zheng et al. 2025, arXiv 2507.18071) and RLOO
 (Ahmadian et al. 2024, arXiv 2402.14740): they differ in how advantages, ratios and means are taken.
 
-Shape suffixes: G groups (prompts), K answers a group, B = G·K sequences, T tokens, A = T - 1 actions.
+Shape suffixes: G groups (prompts), K answers per group, B = G·K sequences, T tokens, A = T - 1 actions.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ MAX_EXCERPT = 200
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A pair that teaches nothing or a line that is none, with the reason: a row of the quarantine table. `line` counts
+    """A pair that teaches nothing or an invalid line, with the reason: a row of the quarantine table. `line` counts
     lines of a file from 1, or prompts from 0 where the answers were sampled."""
 
     source: str

@@ -64,7 +64,7 @@ def rank_models(comparisons: Iterable[Comparison], confidence: float = 0.95) -> 
     if len(names) < 2:
         raise ValueError(f"a ranking needs comparisons of at least two models, got {', '.join(names) or 'none'}")
     place = {name: i for i, name in enumerate(names)}
-    # A row a group and pair (i < j): wins of i, wins of j, ties.
+    # A row per group and pair (i < j): wins of i, wins of j, ties.
     counted: dict[tuple[str, int, int], FloatArray] = defaultdict(lambda: np.zeros(3))
     for c in found:
         i, j, outcome = place[c.a], place[c.b], c.outcome

@@ -101,7 +101,7 @@ class LengthBias:
 def length_bias(
     chosen_scores: ArrayLike, rejected_scores: ArrayLike, chosen_lengths: ArrayLike, rejected_lengths: ArrayLike
 ) -> LengthBias:
-    """What length has to do with the reward, from pairs. One score and one length in tokens an answer."""
+    """What length has to do with the reward, from pairs. One score and one length in tokens per answer."""
     c, r, nc, nr = (
         np.asarray(x, dtype=np.float64).ravel()
         for x in (chosen_scores, rejected_scores, chosen_lengths, rejected_lengths)

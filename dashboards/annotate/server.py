@@ -1,4 +1,4 @@
-"""The server of the annotation page: who asks is told by a token in a header, and a judgement is on the disk when the
+"""The server of the annotation page: a token in a header says who asks, and a judgement is on the disk when the
 answer goes out.
 
 No cookie is ever set, so another page in the same browser has nothing to ride on; the token lies in the storage of

@@ -89,7 +89,7 @@ def _decision(compared: TrainOrThink | None, verdict: str) -> str:
 
 
 def _lines(rows: RunRows) -> tuple[CostLine, ...]:
-    """One line a stage; a key that two labels share was paid for once."""
+    """One line per stage; a key that two labels share was paid for once."""
     by_key: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows.costs:
         by_key.setdefault(row["key"], []).append(row)

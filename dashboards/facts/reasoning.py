@@ -64,7 +64,7 @@ def _chain_of_thought(scores: Sequence[Score], model: str) -> Effect:
         gap,
         "points",
         f"{formatting.percent(direct.accuracy.value)} → {formatting.percent(worked.accuracy.value)} for "
-        f"{_tokens(direct)} → {_tokens(worked)} tokens an item",
+        f"{_tokens(direct)} → {_tokens(worked)} tokens per item",
         "paired items, Tango's 95% interval; seen when it lies above 0",
     )
 

@@ -29,7 +29,7 @@ class TrainedArchitecture:
 
 @dataclass(frozen=True)
 class ContextSpeed:
-    """Median training tokens a second with the slowest and the fastest step; `ratio`: transformer over LSTM."""
+    """Median training tokens per second with the slowest and the fastest step; `ratio`: transformer over LSTM."""
 
     context: int
     speeds: Mapping[str, Interval]

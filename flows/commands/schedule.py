@@ -17,7 +17,7 @@ Slug = Annotated[str, typer.Argument(help="Name of a schedule, as `lifespan sche
 def add(
     flow: Annotated[str, typer.Argument(help=f"One of: {', '.join(FLOWS)}.")],
     cron: Annotated[str, typer.Option(help='When, as a cron expression: "0 2 * * *" is every night at two.')] = "",
-    every: Annotated[float, typer.Option(help="Instead of --cron: every so many seconds.")] = 0.0,
+    every: Annotated[float, typer.Option(help="Instead of --cron: the interval in seconds.")] = 0.0,
     timezone: Annotated[str, typer.Option(help="Time zone of the cron expression.")] = "UTC",
     profile: Annotated[str, typer.Option(help="Name of a profile, or path of your own TOML file.")] = "laptop",
     overrides: Overrides = None,

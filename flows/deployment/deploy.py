@@ -73,7 +73,7 @@ def deploy(home: Home, profile: str, webhook: str | None = None) -> list[str]:
     Args:
         home: where the runs will live.
         profile: that they take unless told otherwise.
-        webhook: http(s) address that is told of failures and of cost drift; None keeps the one there is, "" none.
+        webhook: http(s) address to which failures and cost drift are posted; None keeps the present one, "" none.
 
     Raises:
         ConfigError: `webhook` is no such address.
@@ -267,7 +267,7 @@ def add_schedule(
     slug: str = "",
     active: bool = True,
 ) -> str:
-    """Run a flow at the times of a cron line, or every so many seconds; the schedule's slug.
+    """Run a flow at the times of a cron line, or at an interval in seconds; the schedule's slug.
 
     Raises:
         ConfigError: an unknown flow, profile or time zone, a broken cron line, a slug that is taken, or no deployment.
@@ -282,7 +282,7 @@ def add_schedule(
     if any(masked_addresses(text) != text for text in settings or []):
         raise ConfigError("Prefect keeps a schedule's settings for all to read: leave passwords to the environment")
     profile = _from_anywhere(profile)
-    load_config(profile, settings or [])  # a mistake is told now, not at two in the morning
+    load_config(profile, settings or [])  # reports a mistake now, not at two in the morning
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.exceptions import ObjectNotFound

@@ -157,7 +157,7 @@ def stage(*, produces: str, group: str, seconds: float = 10.0) -> Callable[[Stag
 
 
 def is_input(value: Any, annotation: Any) -> bool:
-    """True for an artifact and for collections of artifacts; an empty collection is told by its annotation."""
+    """True for an artifact and for collections of artifacts; the annotation decides for an empty collection."""
     if isinstance(value, Artifact):
         return True
     if isinstance(value, Mapping):

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from flows.engine.runner import Outcome, Runner
 
 FLUSH_SECONDS = 5.0  # how long to wait until the server has written the last task states
-PROGRESS_SECONDS = 15.0  # how often the page of a running stage is told; each time takes some 40 ms of the cores
+PROGRESS_SECONDS = 15.0  # how often the page of a running stage is updated; each update takes some 40 ms of the cores
 _log = logging.getLogger(__name__)
 _runs: dict[str, tuple[Runner, Future[Any]]] = {}  # of this process; a flow's parameters must be JSON: it gets the id
 
@@ -182,7 +182,7 @@ def mirror(runner: Runner, concluded: Future[Any], alive: Callable[[str], bool])
     goes on: flow runs of dead ones are marked as crashed.
     """
     for name in ("prefect", EventsWorker.__name__):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told by the run itself
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the run itself reports failures
     _runs[runner.run_id] = runner, concluded
     width: Any = ThreadPoolTaskRunner(max_workers=len(runner.graph.nodes) + 1)
     try:

@@ -212,7 +212,7 @@ def _live(runner: Runner) -> list[tracker.Live]:
 
 
 def _tidy(home: Home) -> None:
-    """Merge the part files where they have become so many that a query would feel it."""
+    """Merge the part files where there are enough of them to slow a query down."""
     if not home.is_remote:  # there two compactions at once are not safe: `lifespan compact` when no run goes on
         home.tables.compact(above=MANY_PARTS)
 

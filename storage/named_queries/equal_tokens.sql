@@ -1,5 +1,5 @@
 -- Which way of thinking is best when none may spend more tokens than a budget? Of each family the largest that fits.
--- @tokens float = 64: completion tokens an item, on average
+-- @tokens float = 64: completion tokens per item, on average
 -- @run run = newest: a run, or the beginning of its id
 -- @suite text = null: only this suite
 SELECT suite, model, coalesce(strategy_family, strategy) AS family, strategy, n, accuracy, low, high, tokens_per_item
