@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import to_jsonable_python
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -359,8 +358,3 @@ def nearest(name: str, names: typing.Iterable[str], prefix: str = "") -> str:
     if not close:
         return "."
     return f"; did you mean {prefix + '.' if prefix else ''}{close[0]}?"
-
-
-def to_json(config: BaseModel) -> dict[str, Any]:
-    """The settings as plain JSON values, for the `runs` table and the tracker."""
-    return typing.cast(dict[str, Any], to_jsonable_python(config, inf_nan_mode="constants"))

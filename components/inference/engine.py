@@ -1,7 +1,7 @@
 """Batched generation: one engine that is fed at any time and stepped, and `generate` on top of it.
 
-Sequences live in slots (`slots.py`); prompts and single steps share passes. Where nobody watches, `leap.py` gains many
-tokens a call.
+Sequences live in slots (`slots.py`); prompts and single steps share passes. Where nobody watches, `multi_step.py` gains
+many tokens per call.
 
 Shape suffixes: B sequences, T tokens, N rows of a pass, W wanted rows, V vocabulary.
 """

@@ -27,7 +27,8 @@ def replicate(
         from dashboards.replication import NothingToCompare, render_markdown, render_terminal, replication
         from flows.config import load_config
         from flows.runs import replicate as lives
-        from flows.settings import ConfigError, to_json
+        from flows.engine.wire import travelling
+        from flows.settings import ConfigError
         from storage.durable import write_bytes
         from storage.home import Home
 
@@ -38,7 +39,7 @@ def replicate(
         wanted = range(first_seed, first_seed + seeds)
         ended = lives.replicate(home, profile, given, wanted, typer.echo, at_once=at_once)
         try:
-            found = replication(home, settings_digest(to_json(cfg)), wanted)
+            found = replication(home, settings_digest(travelling(cfg)), wanted)
         except NothingToCompare as error:
             typer.echo(f"error: {error}", err=True)
             exit_at_once(FAILED)

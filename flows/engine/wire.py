@@ -44,7 +44,7 @@ class Job:
 
 
 def travelling(value: Any) -> Any:
-    """A setting as JSON values."""
+    """A setting, or all of a run, as JSON values; NaN and infinities by name."""
     return to_jsonable_python(value, inf_nan_mode="constants")
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from flows.engine.progress import Board
 from flows.engine.work import now
-from flows.settings import Settings, to_json
+from flows.engine.wire import travelling
+from flows.settings import Settings
 from storage.durable import LockTimeout
 from storage.home import Home
 
@@ -106,7 +107,7 @@ def write_event(home: Home, run_id: str, event: str, status: str, cfg: Settings,
         "name": cfg.name,
         "profile": profile,
         "time": _after_all(home),
-        "config_json": to_json(cfg),
+        "config_json": travelling(cfg),
         "host_json": {
             "system": platform.platform(terse=True),
             "python": platform.python_version(),
