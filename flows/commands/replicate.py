@@ -26,8 +26,8 @@ def replicate(
         from dashboards.claims import settings_digest
         from dashboards.replication import NothingToCompare, render_markdown, render_terminal, replication
         from flows.config import load_config
-        from flows.runs import replicate as lives
         from flows.engine.wire import travelling
+        from flows.runs import replicate as lives
         from flows.settings import ConfigError
         from storage.durable import write_bytes
         from storage.home import Home

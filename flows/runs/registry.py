@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.engine.progress import Board
-from flows.engine.work import now
 from flows.engine.wire import travelling
+from flows.engine.work import now
 from flows.settings import Settings
 from storage.durable import LockTimeout
 from storage.home import Home
