@@ -14,7 +14,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, overload
@@ -129,7 +129,7 @@ def query(
         for last in (False, False, False, False, True):
             stamp = home.tables.stamp()
             try:
-                result = _run(_session(home, limits, stamp), sql, params, limits)
+                result = _interruptible(partial(_run, home, stamp, sql, params, limits), limits)
             except (duckdb.IOException, duckdb.PermissionException):  # a part that has just gone is taken for a folder
                 if last or stamp == home.tables.stamp():
                     raise
@@ -145,8 +145,17 @@ def query(
         raise QueryError(str(error).strip()) from error
 
 
-def _run(session: _Session, sql: str, params: Any, limits: Limits) -> pa.Table:
+def _run(
+    home: Home,
+    stamp: tuple[Any, ...] | None,
+    sql: str,
+    params: Any,
+    limits: Limits,
+    started: Callable[[duckdb.DuckDBPyConnection], None],
+) -> pa.Table:
+    session = _session(home, limits, stamp)
     cursor = session.connection.cursor()
+    started(cursor)
     statement = session.checked.get(sql)
     if statement is None:
         statement = check(sql, partial(_parse, cursor), partial(_kinds, cursor), NAMES)
@@ -155,7 +164,7 @@ def _run(session: _Session, sql: str, params: Any, limits: Limits) -> pa.Table:
     try:
         with session.lock:
             session.make(NAMES if statement.catalog else statement.tables)
-        return _interruptible(cursor, partial(_fetch, cursor, statement, params, limits), limits)
+        return _fetch(cursor, statement, params, limits)
     except duckdb.OutOfMemoryException as error:
         needed = f"this query needs more than {limits.memory_bytes / GIB:.3g} GiB: narrow it, or aggregate earlier"
         raise QueryTimeout(needed) from error
@@ -251,23 +260,35 @@ def _fetch(cursor: duckdb.DuckDBPyConnection, statement: Checked, params: Any, l
     return pa.Table.from_batches(batches, schema)
 
 
-def _interruptible(cursor: duckdb.DuckDBPyConnection, work: Callable[[], pa.Table], limits: Limits) -> pa.Table:
-    """Do `work` in a separate thread, so that Ctrl-C and the time limit end it wherever it is."""
+def _interruptible(work: Callable[[Callable[[duckdb.DuckDBPyConnection], None]], pa.Table], limits: Limits) -> pa.Table:
+    """Do `work` in a separate thread, so that Ctrl-C and the time limit end it wherever it is.
+
+    All of DuckDB's work is done there: in the main thread, it would turn Ctrl-C into an error of its own.
+
+    Args:
+        work: is handed a function to call with the cursor that the query runs on.
+    """
     done: Future[pa.Table] = Future()
+    stopped = threading.Event()
+    cursors: list[duckdb.DuckDBPyConnection] = []
 
     def run() -> None:
         try:
-            done.set_result(work())
+            if not stopped.is_set():
+                done.set_result(work(cursors.append))
         except BaseException as error:
             done.set_exception(error)
 
-    threading.Thread(target=run, name="lifespan query", daemon=True).start()
+    thread = threading.Thread(target=run, name="lifespan query", daemon=True)
     try:
+        thread.start()
         return done.result(limits.seconds)
     except (TimeoutError, KeyboardInterrupt) as error:
-        while not done.done():  # again and again: an interrupt that comes before the first step is forgotten
-            cursor.interrupt()
-            wait([done], 0.05)
+        stopped.set()
+        while thread.is_alive():  # again and again: an interrupt that comes before the first step is forgotten
+            for cursor in cursors:
+                cursor.interrupt()
+            thread.join(0.05)
         if isinstance(error, KeyboardInterrupt):
             raise
         message = f"this query was stopped after {limits.seconds:g} s: narrow it down, or allow more time"
