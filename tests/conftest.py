@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from smoke_life import SmokeLife, lived_in
 
 settings.register_profile("lifespan", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lifespan")
+
+# A background job of a shell ignores Ctrl-C, and so would every process that it starts; here, tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -285,15 +284,6 @@ def test_a_query_that_would_never_end_is_stopped(place: Path) -> None:
     assert query(Home(place / "home"), "SELECT 1 AS a").to_pylist() == [{"a": 1}]
 
 
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """Ctrl-C as in a terminal; a process that a shell starts in the background ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("after", [0.001, 0.01, 0.02, 0.04, 0.3])  # while it connects, checks, and runs
 def test_ctrl_c_stops_a_query(place: Path, after: float) -> None:
     home = Home(place / "home")

@@ -172,8 +172,7 @@ def test_two_runs_at_once_make_each_artifact_once(home: Home) -> None:
 
 
 SCRIPT = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+import sys
 sys.path[:0] = {path!r}
 from rich.console import Console
 from toy_life import count, scale, train, Counting, ToyConfig
