@@ -23,7 +23,7 @@ from components.rlhf.overoptimization import Alarm
 from components.rlhf.overoptimization_config import WatchConfig
 from components.rlhf.requests import story_requests
 from components.rlhf.verifier_task_config import VerifierTaskConfig
-from components.statistics import Interval
+from components.statistics import Interval, clustered_share_interval
 from components.training.config import NonFiniteConfig, OptimizerConfig
 from flows.config import load_config
 from flows.engine.work import Work
@@ -103,10 +103,14 @@ def test_the_reward_model_reports_its_worth_and_a_row_for_each_pair_it_did_not_s
     case = next(name for name in CASES if name.startswith("reward model"))
     work, result = run(case, tmp_path, world)
     rows, held_out = work.table_rows()["evals"], result.held_out
-    assert len(rows) == held_out.accuracy.n == result.accuracy_by["split"]["held out"].n > 3
-    assert sum(row["correct"] for row in rows) == round(held_out.accuracy.value * held_out.accuracy.n)
+    requests = {row["prompt"] for row in rows}
+    assert len(rows) == held_out.num_held_out > len(requests)
+    assert held_out.accuracy.n == result.accuracy_by["split"]["held out"].n == len(requests) > 3
+    assert sum(row["correct"] for row in rows) == round(held_out.accuracy.value * len(rows))
+    prompts_of = [row["prompt"] for row in rows]
+    assert held_out.accuracy == clustered_share_interval([bool(row["correct"]) for row in rows], prompts_of)
     assert result.accuracy_by["source"].keys() == {"gold"}
-    assert sum(b.chosen.n for b in held_out.calibration.bins) == held_out.accuracy.n
+    assert sum(b.num_pairs for b in held_out.calibration.bins) == len(rows)
     assert result.disagreement > 0
     assert -1 <= held_out.gold.agreement_with_gold <= 1
 
