@@ -18,7 +18,7 @@ from flows.stages.files import CONVERSATIONS, CORPUS
 from storage.artifacts import Artifact
 
 
-@stage(produces="corpus", group="data", seconds=15)
+@stage(produces="corpus", group="data", seconds=15, exact=True)
 def prepare_corpus(
     work: Work, *, config: DataConfig, suite: SuiteConfig, raw: Mapping[str, Mapping[str, str]]
 ) -> CorpusResult:
@@ -82,7 +82,7 @@ def tokenize(work: Work, *, corpus: Artifact, tokenizer: Artifact) -> ShardsResu
     return ShardsResult(train, valid, by_source)
 
 
-@stage(produces="conversations", group="data", seconds=4)
+@stage(produces="conversations", group="data", seconds=4, exact=True)
 def make_conversations(work: Work, *, config: InstructionConfig, suite: SuiteConfig, seed: int) -> ConversationsResult:
     """Conversations for fine-tuning, none of them with a question or a solution of the evaluation set."""
     from components.data.conversations import write_conversations
@@ -96,7 +96,7 @@ def make_conversations(work: Work, *, config: InstructionConfig, suite: SuiteCon
     return ConversationsResult(len(made), counts)
 
 
-@stage(produces="conversations", group="reasoning", seconds=15)
+@stage(produces="conversations", group="reasoning", seconds=15, exact=True)
 def make_puzzles(work: Work, *, config: PuzzleStudyConfig, seed: int) -> ConversationsResult:
     """Sign puzzles with a solution and states with a verdict, none of them on the way of a held-out puzzle."""
     from itertools import islice
