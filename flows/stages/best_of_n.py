@@ -39,7 +39,7 @@ def best_of_n(
     from components.rlhf.bench import Bench
     from components.rlhf.best_of_n import best_of_n_kl, best_of_n_value
     from components.rlhf.overoptimization_laws import fit_overoptimization, fit_rows
-    from components.rlhf.prompts import answer_text, chat_prompts
+    from components.rlhf.prompts import answer_text, chat_prompts, stop_tokens
     from components.rlhf.reward_model import score_sequences
     from components.statistics import clustered_mean_interval
 
@@ -54,7 +54,7 @@ def best_of_n(
         temperature=judging.temperature,
         num_samples=max(best_of),
         seed=seed + 2,
-        stop_ids=(bench.words.end_id,),
+        stop_ids=stop_tokens(bench.words),
     )
     groups = generate(bench.reference, prompts, params)
     count_generation(work, bench.reference, sum(len(c.tokens) for group in groups for c in group))

@@ -51,7 +51,7 @@ def ppo(
     from components.rlhf.bench import Bench
     from components.rlhf.overoptimization import alarm_now, best_observation, first_alarm
     from components.rlhf.overoptimization_laws import fit_rows
-    from components.rlhf.prompts import chat_prompts
+    from components.rlhf.prompts import chat_prompts, stop_tokens
     from components.training.checkpoints import save_model
 
     bench = Bench.open(
@@ -74,7 +74,7 @@ def ppo(
         bench.reference,
         bench.proxy.scores,
         chat_prompts(bench.words, bench.requests),
-        (bench.words.end_id,),
+        stop_tokens(bench.words),
         config,
         seed,
         _replayed(work, config, seed, replay, bench.reference.cfg.context_length) if replay else None,
