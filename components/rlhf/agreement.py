@@ -66,7 +66,7 @@ def agreement(
     terms = _terms(counts)
     two = np.flatnonzero(counts.sum(1) >= 2)  # the others have a say in chance alone: they make no cluster
     labels = clusters if clusters is not None else range(len(counts))
-    groups = cluster_rows([labels[unit] for unit in two])
+    groups = cluster_rows([labels[unit] for unit in two.tolist()])
     whole = terms.sum(0)[None]
     left_out = np.stack([whole[0] - terms[two[rows]].sum(0) for rows in groups])
     num_units, num_categories = len(two), counts.shape[1]
@@ -81,7 +81,7 @@ def agreement(
     agreeing = terms[two, 1]
     raw = interval(_raw)
     if agreeing.min() == agreeing.max() in (0.0, 1.0):  # a share that all units have still has an interval
-        raw = clustered_share_interval(agreeing, [labels[unit] for unit in two], confidence)
+        raw = clustered_share_interval(agreeing, [labels[unit] for unit in two.tolist()], confidence)
     return Agreement(
         raw,
         interval(_alpha_nominal),

@@ -80,7 +80,9 @@ def fit_overoptimization(
     different = np.unique(x)
     if different.size < 3:
         raise ValueError(f"{different.size} different KLs above 0: α and β with an interval need at least 3")
-    alpha, beta = clustered_least_squares(_design(law, np.sqrt(x)), y, [requests[point] for point in moved], confidence)
+    alpha, beta = clustered_least_squares(
+        _design(law, np.sqrt(x)), y, [requests[point] for point in moved.tolist()], confidence
+    )
     means = np.array([y[x == value].mean() for value in different])
     residual = means - _design(law, np.sqrt(different)) @ [alpha.value, beta.value]
     total = float(((means - means.mean()) ** 2).sum())

@@ -86,7 +86,7 @@ def calibration(margins: ArrayLike, requests: Sequence[object], num_bins: int = 
             float(edges[b]),
             float(edges[b + 1]),
             float(predicted[place == b].mean()),
-            clustered_share_interval(m[place == b] > 0, [requests[i] for i in np.flatnonzero(place == b)]),
+            clustered_share_interval(m[place == b] > 0, [requests[i] for i in np.flatnonzero(place == b).tolist()]),
             int((place == b).sum()),
         )
         for b in range(num_bins)
@@ -131,7 +131,7 @@ def length_bias(
 
     def share(what: np.ndarray, among: np.ndarray) -> Interval | None:
         pairs = np.flatnonzero(among)
-        return clustered_share_interval(what[pairs], [requests[i] for i in pairs]) if pairs.size else None
+        return clustered_share_interval(what[pairs], [requests[i] for i in pairs.tolist()]) if pairs.size else None
 
     return LengthBias(
         float(np.corrcoef(scores, lengths)[0, 1]) if varied and scores.std() > 0 else math.nan,
