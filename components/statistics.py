@@ -58,13 +58,17 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
         raise ValueError(f"a proportion needs at least one item, got n={n}")
     if not 0 <= successes <= n:
         raise ValueError(f"successes must lie in 0..n, got {successes} of n={n}")
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
     p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    centre, half = _wilson(p, n, float(stats.norm.ppf(0.5 + confidence / 2)))
     low = 0.0 if successes == 0 else centre - half  # exactly 0 and 1 at the ends, not 1e-17
     high = 1.0 if successes == n else centre + half
     return Interval(p, low, high, n)
+
+
+def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
+    """Centre and half width of the score interval of a share p of n items, for the quantile z."""
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    return centre, z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
 
 
 def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike, confidence: float = 0.95) -> PairedDifference:
@@ -155,6 +159,110 @@ def clustered_mean_interval(values: ArrayLike, clusters: Sequence[object], confi
     error = math.sqrt(count / (count - 1) * float(sums @ sums)) / x.size
     half = float(stats.t.ppf(0.5 + confidence / 2, count - 1)) * error
     return Interval(mean, mean - half, mean + half, count)
+
+
+def clustered_share_interval(correct: ArrayLike, clusters: Sequence[object], confidence: float = 0.95) -> Interval:
+    """Share of `correct` (booleans or 0/1) with an interval for other clusters like these, inside [0, 1] and with width
+    at 0 and at 1.
+
+    Wilson's interval for as many independent items as the clusters are worth, n / max(1, design effect), with Student's
+    quantile for G − 1 degrees of freedom (Korn & Graubard 1998, "Confidence intervals for proportions with small
+    expected number of positive counts", Survey Methodology 24; Dean & Pagano 2015 compare such intervals). Where all
+    are alike the design effect cannot be estimated, and the clusters alone count. `n` of the result is G. One cluster
+    gives [0, 1]. Raises ValueError as `clustered_mean_interval` does, and for an entry that is neither 0 nor 1.
+    """
+    right = _zero_one("correct", correct)
+    mean = clustered_mean_interval(right, clusters, confidence)
+    share, count = mean.value, mean.n
+    if count == 1:
+        return Interval(share, 0.0, 1.0, 1)
+    quantile = float(stats.t.ppf(0.5 + confidence / 2, count - 1))
+    variance = ((mean.high - mean.low) / 2 / quantile) ** 2
+    worth = float(count) if variance == 0.0 else min(float(right.size), share * (1 - share) / variance)
+    centre, half = _wilson(share, worth, quantile)
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), count)
+
+
+def clustered_difference(
+    later: ArrayLike,
+    later_clusters: Sequence[object],
+    earlier: ArrayLike,
+    earlier_clusters: Sequence[object],
+    confidence: float = 0.95,
+) -> Interval:
+    """mean(later) − mean(earlier) with Student's t interval over clusters, which both sides may share: what a cluster
+    adds to both means cancels, as in a paired comparison.
+
+    With u_g what cluster g adds to the difference, the variance is G/(G − 1) · Σ_g u_g² (the delta method on the two
+    means; Cochran 1977, §11), with G − 1 degrees of freedom. `n` of the result is G. With a cluster for every value of
+    its own it is the comparison of two independent samples. One cluster gives an infinite interval.
+    """
+    _check_confidence(confidence)
+    sides = (("later", later, later_clusters, 1.0), ("earlier", earlier, earlier_clusters, -1.0))
+    parts: dict[object, float] = {}
+    change = 0.0
+    for name, values, labels, sign in sides:
+        x = _finite(name, values)
+        if x.size == 0 or len(labels) != x.size:
+            raise ValueError(f"{name} needs a value and one label a value, got {x.size} and {len(labels)} labels")
+        mean = float(np.mean(x))
+        change += sign * mean
+        for value, label in zip(x, labels, strict=True):
+            parts[label] = parts.get(label, 0.0) + sign * (float(value) - mean) / x.size
+    count = len(parts)
+    if count == 1:
+        return Interval(change, -math.inf, math.inf, 1)
+    error = math.sqrt(count / (count - 1) * sum(part * part for part in parts.values()))
+    half = float(stats.t.ppf(0.5 + confidence / 2, count - 1)) * error
+    return Interval(change, change - half, change + half, count)
+
+
+def clustered_least_squares(
+    design: ArrayLike, y: ArrayLike, clusters: Sequence[object], confidence: float = 0.95
+) -> tuple[Interval, ...]:
+    """Weights of the columns of `design`, shape (n, p), that fit y best, each with Student's t interval over clusters,
+    within which errors may depend on each other in any way.
+
+    Covariance G/(G − 1) · (X'X)⁻¹ (Σ_g X_g' e_g e_g' X_g) (X'X)⁻¹ (Liang & Zeger 1986), G − 1 degrees of freedom. Where
+    every cluster has the same rows it is Student's t over the clusters' own least-squares weights. `n` is G. One
+    cluster gives infinite intervals; ValueError for other lengths or a design whose columns depend on each other.
+    """
+    _check_confidence(confidence)
+    x, values = np.asarray(design, dtype=np.float64), _finite("y", y)
+    if x.ndim != 2 or len(x) != values.size or len(clusters) != values.size or not np.isfinite(x).all():
+        raise ValueError(
+            f"a finite row of the design and one label a value are needed: {x.shape}, {values.size}, {len(clusters)}"
+        )
+    if np.linalg.matrix_rank(x) < x.shape[1]:
+        raise ValueError(f"the {x.shape[1]} columns of the design depend on each other in these {len(x)} rows")
+    solver = np.linalg.pinv(x)
+    weights = solver @ values
+    influence = np.stack([solver[:, rows] @ (values - x @ weights)[rows] for rows in cluster_rows(clusters)])
+    count = len(influence)
+    if count == 1:
+        return tuple(Interval(float(w), -math.inf, math.inf, 1) for w in weights)
+    errors = np.sqrt(count / (count - 1) * (influence**2).sum(0))
+    halves = float(stats.t.ppf(0.5 + confidence / 2, count - 1)) * errors
+    return tuple(
+        Interval(float(w), float(w - half), float(w + half), count) for w, half in zip(weights, halves, strict=True)
+    )
+
+
+def jackknife_interval(whole: float, left_out: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Student's t interval of a statistic from its values with one cluster after the other left out (Tukey 1958; Efron
+    & Tibshirani 1993, chapter 11): variance (G − 1)/G · Σ_g (θ₍g₎ − mean)², G − 1 degrees of freedom. `n` is G.
+
+    For a smooth function of sums over clusters, such as a ratio or a correlation. Fewer than two values give an
+    infinite interval.
+    """
+    _check_confidence(confidence)
+    thetas = _finite("left_out", left_out)
+    count = int(thetas.size)
+    if count < 2:
+        return Interval(whole, -math.inf, math.inf, count)
+    error = math.sqrt((count - 1) / count * float(np.sum((thetas - thetas.mean()) ** 2)))
+    half = float(stats.t.ppf(0.5 + confidence / 2, count - 1)) * error
+    return Interval(whole, whole - half, whole + half, count)
 
 
 def bootstrap(

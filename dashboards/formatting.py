@@ -15,6 +15,8 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def percent_interval(x: Interval | None) -> str:
     """ "80.3% [75.4, 84.4]"."""
+    if x is not None and not (math.isfinite(x.low) and math.isfinite(x.high)):
+        return f"{100 * x.value:.1f}% [no interval from n={x.n}]"
     return MISSING if x is None else f"{100 * x.value:.1f}% [{100 * x.low:.1f}, {100 * x.high:.1f}]"
 
 

@@ -72,11 +72,6 @@ class RunConfig(Settings):
         """True when a data source or the base model is on the Hugging Face hub."""
         return is_hub_name(self.base.model) or any(source.kind == "hub" for source in self.data.all_sources)
 
-    @property
-    def width(self) -> int:
-        """`d_model` of the models that train; of a base model of somebody else it is not known before it is read."""
-        return ModelConfig().d_model if self.base.model else self.model.d_model
-
 
 def load_config(profile: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a profile and lay the overrides over it; raises ConfigError with every mistake, see `flows/settings.py`."""

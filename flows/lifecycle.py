@@ -308,7 +308,6 @@ def run_lifecycle(
             cfg,
             start,
             profile=profile,
-            width=cfg.width,
             prefect=prefect,
             mlflow=mlflow,
             show=show,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import re
 import tomllib
 import types
@@ -23,15 +24,21 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 PROFILES = Path(__file__).parent / "profiles"
+MOST_WORKERS = 8  # more than a life has stages ready at a time
 
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """Where and how stages run. Execution only: nothing here can change a result, so nothing here enters a key."""
+    """Where and how stages run.
 
-    # Processes side by side; 0 runs stages in the calling process, -1 takes as many, with as many threads, as train
-    # fastest on this machine (measured once).
+    Two settings are part of the key of every stage that computes, because they change in which order numbers are added
+    and so the last bits of a result: threads_per_worker and device. The others change no result and enter no key. The
+    same key gives the same bits on processors with the same instructions and with the same versions of the libraries.
+    """
+
+    # Processes side by side; 0 runs stages in the calling process, -1 takes one for every threads_per_worker cores.
     workers: int = -1
+    # Two workers of one thread train faster than one of two up to d256 (docs/log.md).
     threads_per_worker: int = 1
     device: str = "cpu"
     hardware: str = "cpu-core"  # name in the `hardware` table, for the cost rows
@@ -43,11 +50,23 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         if self.workers < -1:
-            raise ValueError("workers must be 0 or more, or -1 for what is fastest on this machine")
+            raise ValueError("workers must be 0 or more, or -1 for one for every threads_per_worker cores")
         if self.threads_per_worker < 1:
             raise ValueError("threads_per_worker must be 1 or more")
         if not self.usd_per_core_hour >= 0:
             raise ValueError(f"usd_per_core_hour is {self.usd_per_core_hour}: give a number of at least 0")
+
+    @property
+    def numerics(self) -> dict[str, str | int]:
+        """What the bits of a result depend on."""
+        return {"device": self.device, "threads_per_worker": self.threads_per_worker}
+
+    def counted(self) -> ComputeConfig:
+        """The same settings with the number of workers that -1 stands for on this machine."""
+        if self.workers >= 0:
+            return self
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return dataclasses.replace(self, workers=max(1, min(MOST_WORKERS, cores // self.threads_per_worker)))
 
 
 class Settings(BaseModel):

@@ -40,11 +40,13 @@ VIEWS: dict[str, str] = {
               FROM costs GROUP BY key) c USING (key)
         ORDER BY s.started_at, s.run_id, s.label""",
     "stage_costs": "SELECT * FROM run_costs WHERE run_id IN (SELECT run_id FROM current_run)",
-    # Accuracy with its Wilson 95% interval (Wilson 1927; z = 1.959964), per suite, model and strategy.
+    # Accuracy with its Wilson 95% interval (Wilson 1927; z = 1.959964), per suite, model and strategy. There is none
+    # where items share a prompt, as preference pairs do: they are not independent (the report's is over requests).
     "run_leaderboard": """
         WITH answered AS (
             SELECT s.run_id, suite, model, strategy, strategy_family, strategy_size, needs_verifier, greedy,
                    count(correct) AS n, count(*) FILTER (correct) AS num_correct,
+                   count(DISTINCT prompt) = count(prompt) AS independent,
                    avg(score) AS score, avg(completion_tokens) AS tokens_per_item, avg(e.seconds) AS seconds_per_item
             FROM (SELECT DISTINCT run_id, key FROM run_stages WHERE status <> 'failed') s JOIN evals e USING (key)
             GROUP BY ALL),
@@ -54,7 +56,8 @@ VIEWS: dict[str, str] = {
                    z * sqrt(p * (1 - p) / nullif(n, 0) + z * z / (4 * nullif(n, 0) ** 2)) / scale AS half
             FROM answered)
         SELECT run_id, suite, model, strategy, strategy_family, strategy_size, needs_verifier, greedy, n, p AS accuracy,
-               if(n > 0, greatest(0, middle - half), NULL) AS low, if(n > 0, least(1, middle + half), NULL) AS high,
+               if(n > 0 AND independent, greatest(0, middle - half), NULL) AS low,
+               if(n > 0 AND independent, least(1, middle + half), NULL) AS high,
                score, tokens_per_item, seconds_per_item
         FROM wilson ORDER BY suite, accuracy DESC, tokens_per_item, model, strategy, run_id""",
     "leaderboard": "SELECT * FROM run_leaderboard WHERE run_id IN (SELECT run_id FROM current_run)",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.data.stories import generate_story_conversations
-from components.reasoning.tasks import Style, chain_problem, prompt, response
+from components.reasoning.tasks import HeldOutProblems, Style, chain_problem, prompt, response
 
 if TYPE_CHECKING:
     from components.data.conversations import Conversation
@@ -32,8 +32,8 @@ class InstructionConfig:
             raise ValueError("num_conversations and max_difficulty take a number of at least 1")
 
 
-def generate_conversations(config: InstructionConfig, seed: int, held_out: frozenset[str]) -> Iterator[Conversation]:
-    """`num_conversations` conversations; no problem whose question is in `held_out` (the evaluation set) is used."""
+def generate_conversations(config: InstructionConfig, seed: int, held_out: HeldOutProblems) -> Iterator[Conversation]:
+    """`num_conversations` conversations; no problem is used that `held_out` (of the evaluation set) forbids."""
     from components.data.conversations import Conversation  # brings torch, which reading settings does without
 
     rng = random.Random(f"instruction-{seed}")
@@ -45,7 +45,7 @@ def generate_conversations(config: InstructionConfig, seed: int, held_out: froze
             yield Conversation.turn(request, text, "stories")
         else:
             problem = chain_problem(rng, rng.randint(1, config.max_difficulty))
-            if problem.question in held_out:
+            if held_out.forbids(problem):
                 continue
             style: Style = "worked" if rng.random() < config.worked_share else "direct"
             yield Conversation.turn(prompt(problem, style), response(problem, style), style)

@@ -18,23 +18,35 @@ from components.model.feed_forward import SwiGLU
 
 @dataclass
 class RouterStats:
-    """What one router did with a batch: its weighted loss, the share of tokens of each expert, and the mean entropy
-    of its probabilities in nats."""
+    """What one router did with the tokens of a batch that are not padding: its weighted loss, the share of their
+    assignments that each expert got, the mean entropy of its probabilities in nats, and how many tokens they are.
+    chosen_NA: the experts of every position, padding included."""
 
     loss: Tensor
     load_E: Tensor
     entropy: Tensor
     chosen_NA: Tensor
+    num_tokens: Tensor
 
 
-def load_balancing_loss(probs_NE: Tensor, load_E: Tensor) -> Tensor:
-    """E · Σ_e f_e · P_e (Fedus et al. 2021, eq. 4): 1 when tokens and probability are spread evenly."""
-    return probs_NE.shape[1] * (load_E * probs_NE.mean(0)).sum()
+def mean_over(values: Tensor, real_N: Tensor | None) -> Tensor:
+    """Mean over the first axis, of the rows where `real_N` is true alone; 0 where it is true nowhere. A product with
+    the mask keeps shapes static, for compilers and recorded graphs."""
+    if real_N is None:
+        return values.mean(0)
+    weight_N = real_N.to(values.dtype)
+    return torch.tensordot(weight_N, values, 1) / weight_N.sum().clamp_min(1)
 
 
-def router_z_loss(logits_NE: Tensor) -> Tensor:
-    """Mean squared log-sum-exp of the router's logits (Zoph et al. 2022, eq. 5)."""
-    return logits_NE.logsumexp(-1).square().mean()
+def load_balancing_loss(probs_NE: Tensor, load_E: Tensor, real_N: Tensor | None = None) -> Tensor:
+    """E · Σ_e f_e · P_e (Fedus et al. 2021, eq. 4): 1 when tokens and probability are spread evenly. `real_N` is false
+    at padding, which `load_E` does not count either."""
+    return probs_NE.shape[1] * (load_E * mean_over(probs_NE, real_N)).sum()
+
+
+def router_z_loss(logits_NE: Tensor, real_N: Tensor | None = None) -> Tensor:
+    """Mean squared log-sum-exp of the router's logits (Zoph et al. 2022, eq. 5); `real_N` is false at padding."""
+    return mean_over(logits_NE.logsumexp(-1).square(), real_N)
 
 
 def grouped_product(rows_NI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Tensor:
@@ -49,7 +61,11 @@ def grouped_product(rows_NI: Tensor, weight_EOI: Tensor, counts_E: Tensor) -> Te
 
 
 class MixtureOfExperts(nn.Module):
-    """SwiGLU experts behind a softmax router. Returns the mixed output and the router's statistics."""
+    """SwiGLU experts behind a softmax router. Returns the mixed output and the router's statistics.
+
+    Padding is routed like any token, since nothing reads what comes of it, but where `real_BT` is false nothing counts:
+    not in the losses, nor in the load that moves the selection bias, nor in the statistics.
+    """
 
     def __init__(self, d_model: int, cfg: MoEConfig) -> None:
         super().__init__()
@@ -74,11 +90,12 @@ class MixtureOfExperts(nn.Module):
         self.balance_bias: Tensor | None
         self.assigned_E: Tensor | None
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, RouterStats]:
+    def forward(self, x_BTD: Tensor, real_BT: Tensor | None = None) -> tuple[Tensor, RouterStats]:
         cfg = self.cfg
         x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
-        n = x_ND.shape[0]
-        logits_NE = self.router(x_ND).float()
+        real_N = None if real_BT is None else real_BT.reshape(-1)
+        logits_NE = self.router(x_ND)
+        logits_NE = logits_NE.to(torch.promote_types(logits_NE.dtype, torch.float32))  # never a softmax in bfloat16
         probs_NE = logits_NE.softmax(-1)
         if self.balance_bias is None:
             weight_NA, chosen_NA = probs_NE.topk(cfg.top_k_experts, -1)
@@ -95,8 +112,12 @@ class MixtureOfExperts(nn.Module):
         order = expert_of.argsort(stable=True)
         token_of = order // cfg.top_k_experts
         counts_E = torch.bincount(expert_of, minlength=cfg.num_experts)
+        assigned_E, num_tokens = counts_E, counts_E.new_tensor(x_ND.shape[0])
+        if real_N is not None:
+            of_real = real_N.repeat_interleave(cfg.top_k_experts).to(counts_E.dtype)
+            assigned_E, num_tokens = torch.zeros_like(counts_E).index_add_(0, expert_of, of_real), real_N.sum()
         if self.assigned_E is not None and self.training and torch.is_grad_enabled():
-            self.assigned_E += counts_E
+            self.assigned_E += assigned_E
         rows_y = self._experts(x_ND.index_select(0, token_of), counts_E)
         weighted = rows_y * weight_NA.reshape(-1).index_select(0, order)[:, None].to(rows_y.dtype)
         y_ND = torch.zeros_like(x_ND).index_add(0, token_of, weighted.to(x_ND.dtype))
@@ -104,14 +125,14 @@ class MixtureOfExperts(nn.Module):
             shared = self.shared_down(self.swiglu(self.shared_gate_up(x_ND)))
             y_ND = y_ND + (shared if self.shared_gate is None else self.shared_gate(x_ND).sigmoid() * shared)
 
-        load_E = counts_E.to(probs_NE.dtype) / (n * cfg.top_k_experts)
+        load_E = assigned_E.to(probs_NE.dtype) / (num_tokens * cfg.top_k_experts).clamp_min(1)
         load_of_all_E = load_E if self.whole_load_E is None else self.whole_load_E
-        loss = cfg.load_balance_coef * load_balancing_loss(probs_NE, load_of_all_E)
-        loss = loss + cfg.router_z_coef * router_z_loss(logits_NE)
-        entropy = -(probs_NE * probs_NE.clamp_min(1e-20).log()).sum(-1).mean()
+        loss = cfg.load_balance_coef * load_balancing_loss(probs_NE, load_of_all_E, real_N)
+        loss = loss + cfg.router_z_coef * router_z_loss(logits_NE, real_N)
+        entropy = mean_over(-(probs_NE * probs_NE.clamp_min(1e-20).log()).sum(-1), real_N)
         if self.training and torch.is_grad_enabled():
             self.last_load_E, self.last_entropy = load_of_all_E.detach(), entropy.detach()
-        return y_ND.view_as(x_BTD), RouterStats(loss, load_E.detach(), entropy.detach(), chosen_NA)
+        return y_ND.view_as(x_BTD), RouterStats(loss, load_E.detach(), entropy.detach(), chosen_NA, num_tokens)
 
     def _experts(self, rows_x: Tensor, counts_E: Tensor) -> Tensor:
         """SwiGLU of every row by its expert; rows come sorted by expert, `counts_E` of each."""

@@ -137,13 +137,19 @@ class Block(nn.Module):
             self.mlp = FeedForward(cfg.d_model, cfg.hidden)
 
     def forward(
-        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
+        self,
+        x_BTD: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KVCache | None,
+        real_BT: Tensor | None,
     ) -> tuple[Tensor, RouterStats | None]:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation, mask, cache)
-        y_BTD, stats = self.mlp(self.mlp_norm(x_BTD)), None
+        normed = self.mlp_norm(x_BTD)
         if isinstance(self.mlp, MixtureOfExperts):
-            y_BTD, stats = y_BTD
-        return x_BTD + y_BTD, stats
+            y_BTD, stats = self.mlp(normed, real_BT)
+            return x_BTD + y_BTD, stats
+        return x_BTD + self.mlp(normed), None
 
 
 class Transformer(nn.Module):
@@ -151,7 +157,7 @@ class Transformer(nn.Module):
 
     `forward(tokens_BT) -> logits_BTV`. With `cache`, the tokens continue the cached sequences,
     whose lengths the caller then adds to. With `documents_BT`, positions attend within their own document
-    only (a block-diagonal causal mask) and `positions_BT` should restart in each.
+    only (a block-diagonal causal mask) and `positions_BT` should restart in each; document 0 is padding.
     """
 
     def __init__(self, cfg: ModelConfig, seed: int = 0) -> None:
@@ -190,8 +196,10 @@ class Transformer(nn.Module):
         documents_BT: Tensor | None = None,
         cache: KVCache | None = None,
         noise_BTD: Tensor | None = None,
+        real_BT: Tensor | None = None,
     ) -> Hidden:
-        """Hidden states [B, T, D] after the last norm. `noise_BTD` is added to the embeddings."""
+        """Hidden states [B, T, D] after the last norm. `noise_BTD` is added to the embeddings. `real_BT` is false at
+        padding, which routers then do not count; by default that is document 0, and without documents nothing."""
         t, window = tokens_BT.shape[1], self.cfg.sliding_window
         if t > self.cfg.context_length:
             raise ValueError(f"{t} tokens in a row; the model's context_length is {self.cfg.context_length}")
@@ -201,20 +209,27 @@ class Transformer(nn.Module):
         mask = None  # plainly causal
         if documents_BT is not None:
             mask = document_mask(documents_BT, window)
+            if real_BT is None and self.cfg.moe is not None:
+                real_BT = documents_BT > 0
         elif window and t > window:
             mask = causal_mask(t, window, tokens_BT.device)
         x_BTD = self.embedding(tokens_BT)
         if noise_BTD is not None:
             x_BTD = x_BTD + noise_BTD
-        return self.through_blocks(x_BTD, (self.cos[positions], self.sin[positions]), mask, cache)
+        return self.through_blocks(x_BTD, (self.cos[positions], self.sin[positions]), mask, cache, real_BT)
 
     def through_blocks(
-        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
+        self,
+        x_BTD: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KVCache | None,
+        real_BT: Tensor | None,
     ) -> Hidden:
         """All blocks, and the last norm."""
         routers: list[RouterStats] = []
         for block in self.blocks:
-            x_BTD, stats = block(x_BTD, rotation, mask, cache)
+            x_BTD, stats = block(x_BTD, rotation, mask, cache, real_BT)
             if stats is not None:
                 routers.append(stats)
         return Hidden(self.norm(x_BTD), routers)

@@ -138,10 +138,15 @@ class FusedTransformer(Transformer):
     """Each addition to the residual stream waits for the norm behind it: one pass over memory for both."""
 
     def through_blocks(
-        self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
+        self,
+        x_BTD: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: KVCache | None,
+        real_BT: Tensor | None,
     ) -> Hidden:
         if not kernels.takes(x_BTD, self.norm.weight):
-            return super().through_blocks(x_BTD, rotation, mask, cache)
+            return super().through_blocks(x_BTD, rotation, mask, cache, real_BT)
         eps, delta_BTD = self.cfg.norm_eps, None
         routers: list[RouterStats] = []
         for block in self.blocks:
@@ -151,7 +156,7 @@ class FusedTransformer(Transformer):
                 x_BTD, delta_BTD = block.mlp.add(x_BTD, delta_BTD, block.mlp_norm, eps)
             else:
                 x_BTD, normed = kernels.add_norm(x_BTD, delta_BTD, block.mlp_norm.weight, eps)
-                delta_BTD, stats = block.mlp(normed)
+                delta_BTD, stats = block.mlp(normed, real_BT)
                 routers.append(stats)
         return Hidden(kernels.add_norm(x_BTD, delta_BTD, self.norm.weight, eps)[1], routers)
 

@@ -4,18 +4,25 @@
 (Feinstein & Cicchetti 1990); raw agreement and AC1 stand beside them for that reason. Ratings may be missing: a unit
 counts where at least two rated it.
 
-Shapes: U units, C categories, R resamples, G clusters.
+Shapes: U units, C categories, R sums over units (of all, or without one cluster), G clusters.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.statistics import FloatArray, Interval, cluster_rows
+from components.statistics import (
+    FloatArray,
+    Interval,
+    cluster_rows,
+    clustered_share_interval,
+    jackknife_interval,
+)
 
 Ratings = Sequence[Mapping[str, Hashable]]
 """A unit each: the category by rater, without those who did not rate it."""
@@ -23,8 +30,8 @@ Ratings = Sequence[Mapping[str, Hashable]]
 
 @dataclass(frozen=True)
 class Agreement:
-    """Coefficients with percentile intervals of a bootstrap over clusters (units by default); None where a coefficient
-    is not defined, as when every rating is the same. `n` of each is the number of units that two or more rated."""
+    """Coefficients with Student's t intervals of the jackknife over clusters (units by default); None where a
+    coefficient is not defined, as when every rating is the same. `n` of each is the number of clusters."""
 
     raw: Interval | None
     alpha: Interval | None
@@ -39,8 +46,6 @@ def agreement(
     ratings: Ratings,
     categories: Sequence[Hashable],
     clusters: Sequence[object] | None = None,
-    seed: int = 0,
-    resamples: int = 2000,
     confidence: float = 0.95,
 ) -> Agreement:
     """All coefficients of any number of raters.
@@ -48,7 +53,7 @@ def agreement(
     Args:
         ratings: a unit each.
         categories: every category there could be, in their order where they have one.
-        clusters: a label a unit; whole clusters are resampled (the pairs of one prompt are not independent).
+        clusters: a label a unit; whole clusters are left out (the pairs of one prompt are not independent).
 
     Raises:
         ValueError: no unit was rated by two, a rating is no category, or `clusters` has another length.
@@ -59,25 +64,26 @@ def agreement(
     if clusters is not None and len(clusters) != len(counts):
         raise ValueError(f"clusters needs one label a unit: {len(counts)} units, {len(clusters)} labels")
     terms = _terms(counts)
-    groups = cluster_rows(clusters) if clusters is not None else [np.array([u]) for u in range(len(counts))]
-    by_group = np.stack([terms[rows].sum(0) for rows in groups])
-    draws = np.random.default_rng(seed).multinomial(len(groups), [1 / len(groups)] * len(groups), resamples)
-    drawn, whole = draws @ by_group, terms.sum(0)[None]
-    num_units, num_categories = int((counts.sum(1) >= 2).sum()), counts.shape[1]
+    two = np.flatnonzero(counts.sum(1) >= 2)  # the others have a say in chance alone: they make no cluster
+    labels = clusters if clusters is not None else range(len(counts))
+    groups = cluster_rows([labels[unit] for unit in two.tolist()])
+    whole = terms.sum(0)[None]
+    left_out = np.stack([whole[0] - terms[two[rows]].sum(0) for rows in groups])
+    num_units, num_categories = len(two), counts.shape[1]
 
     def interval(coefficient: Callable[[FloatArray, int], FloatArray]) -> Interval | None:
         with np.errstate(divide="ignore", invalid="ignore"):
             value = float(coefficient(whole, num_categories)[0])
-            spread = coefficient(drawn, num_categories)
-        spread = spread[np.isfinite(spread)]
-        if not np.isfinite(value) or not spread.size:
-            return None
-        low, high = np.quantile(spread, [0.5 - confidence / 2, 0.5 + confidence / 2])
-        return Interval(value, float(low), float(high), num_units)
+            others = coefficient(left_out, num_categories)
+        return _jackknifed(value, others, confidence)
 
     raters = {name for unit in ratings for name in unit}
+    agreeing = terms[two, 1]
+    raw = interval(_raw)
+    if agreeing.min() == agreeing.max() in (0.0, 1.0):  # a share that all units have still has an interval
+        raw = clustered_share_interval(agreeing, [labels[unit] for unit in two.tolist()], confidence)
     return Agreement(
-        interval(_raw),
+        raw,
         interval(_alpha_nominal),
         interval(_alpha_ordinal),
         interval(_fleiss),
@@ -105,11 +111,10 @@ def cohen_kappa(
     first: Sequence[Hashable],
     second: Sequence[Hashable],
     clusters: Sequence[object] | None = None,
-    seed: int = 0,
-    resamples: int = 2000,
     confidence: float = 0.95,
 ) -> Interval | None:
-    """Cohen's (1960) kappa of two raters of the same units, (p_o − p_e) / (1 − p_e); None where p_e is 1."""
+    """Cohen's (1960) kappa of two raters of the same units, (p_o − p_e) / (1 − p_e), with its interval as `Agreement`
+    has them; None where p_e is 1."""
     if len(first) != len(second) or not len(first):
         raise ValueError(f"kappa needs the same units from both raters, got {len(first)} and {len(second)}")
     index = {category: c for c, category in enumerate(dict.fromkeys([*first, *second]))}
@@ -124,16 +129,21 @@ def cohen_kappa(
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(np.isclose(expected, 1), np.nan, (observed - expected) / (1 - expected))
 
-    value = float(kappa(table.sum(0)[None])[0])
-    groups = cluster_rows(clusters) if clusters is not None else [np.array([u]) for u in range(len(first))]
-    by_group = np.stack([table[rows].sum(0) for rows in groups])
-    draws = np.random.default_rng(seed).multinomial(len(groups), [1 / len(groups)] * len(groups), resamples)
-    spread = kappa(np.einsum("rg,gij->rij", draws.astype(float), by_group))
-    spread = spread[np.isfinite(spread)]
-    if not np.isfinite(value) or not spread.size:
+    whole = table.sum(0)
+    groups = cluster_rows(clusters if clusters is not None else range(len(first)))
+    others = kappa(np.stack([whole - table[rows].sum(0) for rows in groups])) if len(groups) > 1 else np.empty(0)
+    return _jackknifed(float(kappa(whole[None])[0]), others, confidence)
+
+
+def _jackknifed(value: float, left_out: FloatArray, confidence: float) -> Interval | None:
+    """No coefficient leaves [-1, 1]. There is no interval (infinite ends) where a coefficient is not defined without
+    some cluster, and where none of them makes a difference, as when all agree: how others differ, these do not say."""
+    if not np.isfinite(value):
         return None
-    low, high = np.quantile(spread, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return Interval(value, float(low), float(high), len(first))
+    if not np.isfinite(left_out).all() or len(left_out) < 2 or np.ptp(left_out) <= 1e-12:
+        return Interval(value, -math.inf, math.inf, max(1, len(left_out)))
+    x = jackknife_interval(value, left_out, confidence)
+    return Interval(value, max(-1.0, x.low), min(1.0, x.high), x.n)
 
 
 # -- coefficients from sums over units ---------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from components.inference.sampling import SamplingParams
 from components.model.transformer import Transformer
 from components.rlhf.gold import gold_score
 from components.rlhf.judging_config import JudgingConfig
-from components.rlhf.prompts import answer_text, chat_prompts
+from components.rlhf.prompts import answer_text, chat_prompts, stop_tokens
 from components.rlhf.requests import story_requests
 from components.rlhf.results.policy import PolicyJudgement
 from components.rlhf.reward_model import Ensemble, ensemble_scores, load_reward_model
@@ -66,7 +66,10 @@ class Bench:
         texts = [self.held_out[i % len(self.held_out)] for i in range(config.num_eval)]
         prompts = chat_prompts(self.words, texts)
         params = SamplingParams(
-            max_tokens=config.max_tokens, temperature=config.temperature, seed=seed, stop_ids=(self.words.end_id,)
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            seed=seed,
+            stop_ids=stop_tokens(self.words),
         )
 
         def answered(model: Transformer) -> tuple[list[Completion], Tensor, list[float]]:

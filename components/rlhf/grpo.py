@@ -170,7 +170,7 @@ def grpo(
         rollout, task_rewards_B, seen_groups, seen_flat = _sample_groups(state, reward, prompts, stop_ids, config, seed)
         num_groups = len(rollout) // config.group_size
         sampled = time.perf_counter()
-        lengths_B = rollout.response_lengths_B
+        lengths_B, num_inputs_B = rollout.response_lengths_B, rollout.lengths_B - 1
         rewards_B = task_rewards_B + config.overlong_penalty * overlong_penalties(
             lengths_B, config.max_tokens, config.overlong_buffer
         )
@@ -222,7 +222,7 @@ def grpo(
                     old, ref = old_BA[micro, :a], ref_BA[micro, :a]
                     each = token_losses(new.log_probs_BA, old, ref, advantages_B[micro], mask, config)
                     loss = (each.loss_BA * weights_BA[micro, :a]).sum()
-                    router_loss = new.auxiliary_loss * len(micro) / len(rows)
+                    router_loss = new.auxiliary_loss * float(num_inputs_B[micro].sum() / num_inputs_B[rows].sum())
                     (loss + router_loss).backward()
                     found = _sums(each, new, old, mask) | {
                         "loss/policy": float(loss.detach()),

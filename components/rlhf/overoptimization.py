@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from components.statistics import Interval, mean_interval
+from components.statistics import Interval, clustered_mean_interval
 
 
 @dataclass(frozen=True)
 class Observation:
     """What was seen of a policy at a step: KL to the start, the proxy reward that it is trained on and the gold that it
-    is not, each with its 95% interval (gold None where there is no gold scorer). The values of single answers stand in
-    one order: `proxy_values`, `gold_values`, `disagreement_values` (standard deviation over the ensemble), `lengths` in
-    tokens, `repeated` (share of repeated 3-grams), `finished`. entropy: nats per token; distinct: share of answers."""
+    is not, each with its 95% interval over requests (gold None where there is no gold scorer). The values of single
+    answers stand in one order: `requests` (which one is answered; empty: each another), `proxy_values`, `gold_values`,
+    `disagreement_values` (standard deviation over the ensemble), `lengths` in tokens, `repeated` (share of repeated
+    3-grams), `finished`. entropy: nats per token; distinct: share of answers."""
 
     step: int
     kl: float
@@ -31,6 +32,7 @@ class Observation:
     gold: Interval | None
     proxy_values: tuple[float, ...]
     gold_values: tuple[float, ...] = ()
+    requests: tuple[int, ...] = ()
     disagreement_values: tuple[float, ...] = ()
     lengths: tuple[float, ...] = ()
     repeated: tuple[float, ...] = ()
@@ -45,6 +47,7 @@ def observe(
     proxy: ArrayLike,
     gold: ArrayLike | None = None,
     *,
+    requests: Sequence[int] = (),
     disagreement: ArrayLike = (),
     lengths: ArrayLike = (),
     repeated: ArrayLike = (),
@@ -59,16 +62,18 @@ def observe(
     each = {name: _values(values) for name, values in rest.items()}
     if gold is not None:
         each["gold scores"] = _values(gold)
-    for name, values in each.items():
+    for name, values in (*each.items(), ("requests", tuple(requests))):
         if len(values) != len(p) and (values or name == "gold scores"):
             raise ValueError(f"{len(p)} proxy rewards but {len(values)} {name}: give them for the same answers")
+    answered = requests or range(len(p))
     return Observation(
         step,
         kl,
-        mean_interval(p),
-        None if gold is None else mean_interval(each["gold scores"]),
+        clustered_mean_interval(p, answered),
+        None if gold is None else clustered_mean_interval(each["gold scores"], answered),
         p,
         each.get("gold scores", ()),
+        tuple(requests),
         each["disagreement"],
         each["lengths"],
         each["repeated"],
@@ -95,7 +100,8 @@ class Sign:
 @dataclass(frozen=True)
 class Alarm:
     """Between `since_step` and `step` the proxy rose by `proxy_change`, beyond its interval, while gold fell by
-    −`gold_change`, beyond its own; or, where gold was not asked, the `signs` speak against the gain."""
+    −`gold_change`, beyond its own; or, where gold was not asked, the `signs` speak against the gain. `start`: gold's
+    change since the first look."""
 
     since_step: int
     step: int
@@ -103,20 +109,27 @@ class Alarm:
     gold_change: Interval | None = None
     signs: tuple[Sign, ...] = ()
 
+    start: Interval | None = None
+
     def message(self) -> str:
-        """One line for people."""
+        """One line for people. An alarm says that gold fell from where it had been; whether it fell below where it
+        started, which is what makes a policy worse than the one it came from, is said too."""
         rose = f"from step {self.since_step} to {self.step} the proxy rose by {self.proxy_change.value:.2f}"
         if self.gold_change is None:
             return f"reward hacking suspected: {rose}, but " + "; ".join(sign.said for sign in self.signs)
-        return (
-            f"reward hacking: {rose} while gold fell by {-self.gold_change.value:.2f} "
+        fell = (
+            f"{rose} while gold fell by {-self.gold_change.value:.2f} "
             f"(between {-self.gold_change.high:.2f} and {-self.gold_change.low:.2f})"
         )
+        if self.start is not None and self.start.high < 0:
+            return f"reward hacking: {fell}, to {-self.start.value:.2f} below the start of the run"
+        return f"over-optimisation: {fell}, but not yet below the start of the run"
 
 
 def difference_of_means(later: ArrayLike, earlier: ArrayLike, confidence: float) -> Interval:
-    """mean(later) − mean(earlier) with Welch's interval; the answers need not be to the same prompts. Two values or
-    more are needed on each side."""
+    """mean(later) − mean(earlier) with Welch's interval, for the requests that a policy trains on: they are all that is
+    spoken of, so answers are the sample, and what requests differ by makes the interval wider than it need be, never
+    narrower. Two values or more are needed on each side."""
     a, b = np.asarray(later, dtype=np.float64), np.asarray(earlier, dtype=np.float64)
     if min(a.size, b.size) < 2:
         raise ValueError("a difference of means needs at least 2 values on each side")
@@ -142,6 +155,7 @@ def check(history: Sequence[Observation], false_alarm_rate: float = 0.01) -> Ala
     *earlier, newest = history
     confidence = 1 - 2 * false_alarm_rate / (len(history) * len(earlier) ** 2)
     found: list[Alarm] = []
+    since_start = difference_of_means(newest.gold_values, earlier[0].gold_values, 0.95) if newest.gold_values else None
     for old in earlier:
         if newest.gold is None or old.gold is None:
             raise ValueError("an observation without gold: ask `signs_alarm`")
@@ -150,7 +164,7 @@ def check(history: Sequence[Observation], false_alarm_rate: float = 0.01) -> Ala
         proxy = difference_of_means(newest.proxy_values, old.proxy_values, confidence)
         gold = difference_of_means(newest.gold_values, old.gold_values, confidence)
         if proxy.low > 0 and gold.high < 0:
-            found.append(Alarm(old.step, newest.step, proxy, gold))
+            found.append(Alarm(old.step, newest.step, proxy, gold, start=since_start))
     return min(found, key=lambda alarm: alarm.gold_change.value if alarm.gold_change else 0.0, default=None)
 
 

@@ -42,6 +42,7 @@ from components.rlhf.rollouts import (
     sample_rollout,
     seeded,
     token_stats,
+    up_to_last,
 )
 from components.training.guard import Guard, Update
 from components.training.language_model import LMBatch, summed_loss
@@ -227,8 +228,8 @@ def ppo(
                 if config.max_kl and moved["policy/update_kl"] > config.max_kl:
                     updates.stopped = True
                     break
-                values, critic_auxiliary_loss = state.critic.rewards(tokens[:, :-1])
                 steps = steps_BA[rows, :a]
+                values, critic_auxiliary_loss = state.critic.rewards(tokens[:, :-1], up_to_last(steps))
                 error_BA, value_clipped_BA = clipped_value_loss(
                     values, old_values_BA[rows, :a], returns_BA[rows, :a], config.value_clip_range
                 )

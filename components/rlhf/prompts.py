@@ -15,6 +15,12 @@ def chat_prompts(tokenizer: Tokenizer, requests: Sequence[str]) -> list[list[int
     ]
 
 
+def stop_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Every token that ends an answer, in order: the end of the turn, of the text, and what else an imported model's
+    files name."""
+    return tuple(sorted(tokenizer.stop_ids))
+
+
 def answer_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
     """What sampled tokens say, without the end of the turn."""
     return tokenizer.decode(tokens).strip()

@@ -52,8 +52,9 @@ class Ranking:
 
 
 def rank_models(comparisons: Iterable[Comparison], confidence: float = 0.95) -> Ranking:
-    """Strengths with Wald intervals; where comparisons come in groups, the wider of those from the information matrix
-    and from the sums of scores by group (Liang & Zeger 1986), because answers to one prompt are not independent.
+    """Strengths with Wald intervals. Where comparisons come in groups, these have Student's quantile, and are the wider
+    of those from the information matrix and from the sums of scores by group (Liang & Zeger 1986): answers to one
+    prompt are not independent.
 
     Raises:
         NotConnected: names the groups of models that nothing joins.
@@ -92,7 +93,9 @@ def rank_models(comparisons: Iterable[Comparison], confidence: float = 0.95) -> 
         np.add.at(by_group, [number[row[0]] for row in rows], scores)
         middle = by_group.T @ by_group * len(groups) / (len(groups) - 1)
         variance = np.maximum(variance, np.diag(inverse @ middle @ inverse)[: len(names)])
-    reach = float(stats.norm.ppf(0.5 + confidence / 2))
+    # Of few groups the variance is known badly: Student's quantile (Cameron & Miller 2015, §VI).
+    by_group_or_not = stats.t(len(groups) - 1) if len(groups) > 1 else stats.norm
+    reach = float(by_group_or_not.ppf(0.5 + confidence / 2))
 
     def ranked(i: int) -> Ranked:
         mine, theirs = first == i, second == i

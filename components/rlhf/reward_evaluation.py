@@ -1,7 +1,8 @@
 """What a reward model is worth on pairs that it was not trained on: accuracy by group, calibration, length, best-of-4.
 
 Margins are in log-odds: score(chosen) − score(rejected) as the loss of Bradley–Terry has it, before `calibrate` scales
-scores (else divided by `gain`).
+scores (else divided by `gain`). The pairs of one request are alike, so every interval is over requests: functions take
+the request of each pair.
 """
 
 from __future__ import annotations
@@ -13,15 +14,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from components.statistics import Interval, linear_slope_interval, mean_interval, wilson
+from components.statistics import (
+    Interval,
+    clustered_least_squares,
+    clustered_mean_interval,
+    clustered_share_interval,
+)
 
 
-def accuracy_by(correct: Sequence[bool], groups: Sequence[str]) -> dict[str, Interval]:
-    """Share of correct pairs in each group with Wilson's interval, groups in alphabetical order."""
-    members: dict[str, list[bool]] = {}
-    for right, group in zip(correct, groups, strict=True):
-        members.setdefault(group, []).append(right)
-    return {group: wilson(sum(rights), len(rights)) for group, rights in sorted(members.items())}
+def accuracy_by(correct: Sequence[bool], groups: Sequence[str], requests: Sequence[object]) -> dict[str, Interval]:
+    """Share of correct pairs in each group with its interval over requests, groups in alphabetical order."""
+    members: dict[str, list[int]] = {}
+    for pair, (group, _) in enumerate(zip(groups, requests, strict=True)):
+        members.setdefault(group, []).append(pair)
+    return {
+        group: clustered_share_interval([correct[i] for i in pairs], [requests[i] for i in pairs])
+        for group, pairs in sorted(members.items())
+    }
 
 
 def confidence_group(confidence: float | None) -> str:
@@ -35,12 +44,14 @@ def confidence_group(confidence: float | None) -> str:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Pairs whose predicted winner has a probability in [low, high): its mean, and how often that answer was chosen."""
+    """Pairs whose predicted winner has a probability in [low, high): its mean, how often that answer was chosen (over
+    requests), and how many pairs they are."""
 
     low: float
     high: float
     predicted: float
     chosen: Interval
+    num_pairs: int
 
 
 @dataclass(frozen=True)
@@ -53,10 +64,12 @@ class Calibration:
     ece_if_perfect: float
 
 
-def calibration(margins: ArrayLike, num_bins: int = 5, seed: int = 0) -> Calibration:
+def calibration(margins: ArrayLike, requests: Sequence[object], num_bins: int = 5, seed: int = 0) -> Calibration:
     """How far the probability that the model gives its favourite, σ(|margin|) in [0.5, 1], is the share of pairs in
     which people chose it. Bins of equal width; empty ones are left out. Raises ValueError without margins."""
     m = np.asarray(margins, dtype=np.float64).ravel()
+    if len(requests) != m.size:
+        raise ValueError(f"calibration needs a request for each margin, got {len(requests)} for {m.size}")
     if not m.size or not np.isfinite(m).all():
         raise ValueError("calibration needs at least one margin, and all of them finite")
     predicted = 1 / (1 + np.exp(-np.minimum(np.abs(m), 700.0)))
@@ -73,7 +86,8 @@ def calibration(margins: ArrayLike, num_bins: int = 5, seed: int = 0) -> Calibra
             float(edges[b]),
             float(edges[b + 1]),
             float(predicted[place == b].mean()),
-            wilson(int((m[place == b] > 0).sum()), int((place == b).sum())),
+            clustered_share_interval(m[place == b] > 0, [requests[i] for i in np.flatnonzero(place == b).tolist()]),
+            int((place == b).sum()),
         )
         for b in range(num_bins)
         if (place == b).any()
@@ -99,7 +113,11 @@ class LengthBias:
 
 
 def length_bias(
-    chosen_scores: ArrayLike, rejected_scores: ArrayLike, chosen_lengths: ArrayLike, rejected_lengths: ArrayLike
+    chosen_scores: ArrayLike,
+    rejected_scores: ArrayLike,
+    chosen_lengths: ArrayLike,
+    rejected_lengths: ArrayLike,
+    requests: Sequence[object],
 ) -> LengthBias:
     """What length has to do with the reward, from pairs. One score and one length in tokens per answer."""
     c, r, nc, nr = (
@@ -112,11 +130,14 @@ def length_bias(
     unequal = longer | shorter
 
     def share(what: np.ndarray, among: np.ndarray) -> Interval | None:
-        return wilson(int((what & among).sum()), int(among.sum())) if among.any() else None
+        pairs = np.flatnonzero(among)
+        return clustered_share_interval(what[pairs], [requests[i] for i in pairs.tolist()]) if pairs.size else None
 
     return LengthBias(
         float(np.corrcoef(scores, lengths)[0, 1]) if varied and scores.std() > 0 else math.nan,
-        linear_slope_interval(lengths, scores) if varied else None,
+        clustered_least_squares(np.stack([np.ones_like(lengths), lengths], 1), scores, [*requests, *requests])[1]
+        if varied
+        else None,
         share(longer, unequal),
         share(np.where(longer, c > r, r > c), unequal),
         share(c > r, longer),
@@ -124,9 +145,9 @@ def length_bias(
     )
 
 
-def best_of_four(scores: Sequence[Sequence[float]], best: Sequence[int]) -> Interval:
-    """How often the highest score of four answers is that of the best one; chance is 25%. Ties count as a share. Raises
-    ValueError when a group has other than four scores."""
+def best_of_four(scores: Sequence[Sequence[float]], best: Sequence[int], requests: Sequence[object]) -> Interval:
+    """How often the highest score of four answers is that of the best one; chance is 25%. Ties count as a share.
+    `requests`: of each four. Raises ValueError when a group has other than four scores."""
     hits = []
     for group, index in zip(scores, best, strict=True):
         if len(group) != 4:
@@ -134,18 +155,18 @@ def best_of_four(scores: Sequence[Sequence[float]], best: Sequence[int]) -> Inte
         top = [i for i, score in enumerate(group) if score == max(group)]
         hits.append((index in top) / len(top))
     if all(hit in (0.0, 1.0) for hit in hits):
-        return wilson(round(sum(hits)), len(hits))
-    return mean_interval(hits)
+        return clustered_share_interval([bool(hit) for hit in hits], requests)
+    return clustered_mean_interval(hits, requests)
 
 
-def groups_of_four(answers_by_prompt: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[list[int], int]]:
-    """Fours of answers to one prompt, each as (ids, place of the best), from (id, worth) of every answer; fours without
-    a single best answer are left out, and so are the answers that are left over."""
+def groups_of_four(answers_by_prompt: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[list[int], int, int]]:
+    """Fours of answers to one prompt, each as (ids, place of the best, number of the prompt), from (id, worth) of every
+    answer; fours without a single best answer are left out, and so are the answers that are left over."""
     made = []
-    for answers in answers_by_prompt:
+    for prompt, answers in enumerate(answers_by_prompt):
         for start in range(0, len(answers) - 3, 4):
             four = answers[start : start + 4]
             worths = [worth for _, worth in four]
             if worths.count(max(worths)) == 1:
-                made.append(([i for i, _ in four], worths.index(max(worths))))
+                made.append(([i for i, _ in four], worths.index(max(worths)), prompt))
     return made

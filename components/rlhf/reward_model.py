@@ -63,9 +63,10 @@ class RewardModel(nn.Module):
         """A reward [B, T] at every token: at a sequence's last one it is its score, before it a critic's start."""
         return self.rewards(tokens_BT)[0]
 
-    def rewards(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward`, and the routers' loss of a mixture of experts (0 for a dense trunk)."""
-        hidden = self.trunk.hidden(tokens_BT)
+    def rewards(self, tokens_BT: Tensor, real_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`forward`, and the routers' loss of a mixture of experts (0 for a dense trunk), over the tokens where
+        `real_BT` is true (None: all)."""
+        hidden = self.trunk.hidden(tokens_BT, real_BT=real_BT)
         return self.gain * self.head(hidden.x_BTD).mean(-1), hidden.auxiliary_loss()
 
     def score(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
@@ -74,7 +75,8 @@ class RewardModel(nn.Module):
 
     def head_scores(self, tokens_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """The score [B, M] of each head, and the routers' loss."""
-        hidden = self.trunk.hidden(tokens_BT)
+        real_BT = torch.arange(tokens_BT.shape[1]) < lengths_B[:, None]
+        hidden = self.trunk.hidden(tokens_BT, real_BT=real_BT)
         last_BD = hidden.x_BTD[torch.arange(len(lengths_B)), lengths_B - 1]
         return self.gain * self.head(last_BD), hidden.auxiliary_loss()
 

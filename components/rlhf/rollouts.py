@@ -187,7 +187,7 @@ def token_stats(
 ) -> TokenStats:
     """One pass over tokens_BT; logits are made for the mask alone, which saves the prompts' and padding's share. The
     entropy is left at 0 unless asked for: it costs as much as the log-probabilities."""
-    hidden = policy.hidden(tokens_BT[:, :-1])
+    hidden = policy.hidden(tokens_BT[:, :-1], real_BT=up_to_last(mask_BA))
     logits_NV = policy.logits(hidden.x_BTD[mask_BA]).float()
     log_probs_NV = (logits_NV if temperature == 1 else logits_NV / temperature).log_softmax(-1)
     log_probs_N = log_probs_NV.gather(1, tokens_BT[:, 1:][mask_BA][:, None])[:, 0]
@@ -201,6 +201,11 @@ def token_stats(
         zeros_BA.masked_scatter(mask_BA, entropy_N),
         hidden.auxiliary_loss(),
     )
+
+
+def up_to_last(mask_BA: Tensor) -> Tensor:
+    """True up to the last true place of each row, [B, A]: what a pass is for, without the padding behind it."""
+    return mask_BA.flip(1).cummax(1).values.flip(1)
 
 
 def seeded(*words: int) -> np.random.Generator:

@@ -47,6 +47,10 @@ class LMBatch:
         total = counted.sum() if self.weights_BT is None else (self.weights_BT * counted).sum()
         return float(total) or 1.0
 
+    def num_tokens(self) -> int:
+        """Tokens that are read, without padding (document 0)."""
+        return self.tokens_BT.numel() if self.documents_BT is None else int((self.documents_BT > 0).sum())
+
     def to(self, device: torch.device) -> LMBatch:
         """The same batch on another device."""
         if self.tokens_BT.device == device:
@@ -136,14 +140,14 @@ def train(
     for step in range(start_step, config.num_steps):
         began = time.perf_counter()
         whole = batch_at(step).to(device)
-        loss_weight = whole.loss_weight()
+        loss_weight, num_tokens = whole.loss_weight(), whole.num_tokens() or 1
         total = 0.0
         parts = list(micro_batches(whole, config.accumulation))
         with balanced_as_one(model, parts, config.precision):
             for batch in parts:
                 cross_entropy, z, auxiliary = compute(model, batch)
                 # Dividing by the weight of the whole batch makes the accumulated gradient that of the whole batch.
-                objective = cross_entropy / loss_weight + auxiliary / config.accumulation
+                objective = cross_entropy / loss_weight + auxiliary * (batch.num_tokens() / num_tokens)
                 if config.z_loss:
                     objective = objective + config.z_loss * z / loss_weight
                 objective.backward()
@@ -177,7 +181,9 @@ def balanced_as_one(model: LanguageModel, parts: Sequence[LMBatch], precision: s
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
             routed = [_hidden(model, batch).routers for batch in parts]
         for layer, stats in zip(layers, zip(*routed, strict=True), strict=True):
-            layer.whole_load_E = torch.stack([one.load_E for one in stats]).mean(0)
+            weight_P = torch.stack([one.num_tokens for one in stats]).to(stats[0].load_E.dtype)
+            load_PE = torch.stack([one.load_E for one in stats])
+            layer.whole_load_E = torch.tensordot(weight_P / weight_P.sum().clamp_min(1), load_PE, 1)
     try:
         yield
     finally:

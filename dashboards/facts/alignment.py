@@ -194,7 +194,7 @@ def _reward_model_effect(model: RewardModelFacts | None) -> Effect:
         over,
         "points",
         f"accuracy {formatting.percent_interval(x)} on held-out pairs{gold}",
-        "over chance (50%), Wilson's 95% interval; seen when it lies above 0",
+        "over chance (50%), 95% interval over requests, whose pairs are alike; seen when it lies above 0",
     )
 
 
@@ -224,7 +224,6 @@ def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
     free = _free(policies)
     if free is None or free.gold is None or free.proxy is None:
         return not_measured(slug, title, "no PPO run with KL coefficient 0 and both scores")
-    alarm = {True: "alarm raised", False: "no alarm raised", None: "alarm not measured"}[free.alarm]
     seen = free.gold.high < 0.0 < free.proxy
     return Effect(
         slug,
@@ -233,11 +232,22 @@ def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
         free.gold,
         "SFT sd",
         f"proxy {formatting.signed(free.proxy)} while gold {formatting.signed(free.gold.value)}, "
-        f"KL {formatting.decimal(free.kl, 1)}; {alarm}",
+        f"KL {formatting.decimal(free.kl, 1)}; {_alarm_and_verdict(free, seen)}",
         "gold against the fine-tuned model's on the same held-out requests; seen when the proxy rose and gold's 95% "
         "interval over requests lies below 0",
         side="below",
     )
+
+
+def _alarm_and_verdict(policy: PolicyFacts, hacked: bool) -> str:
+    """The alarm compares with the best gold on the way, on the requests trained on; the verdict with the start, on
+    requests held out. Where they differ, both are right, and the words say of what."""
+    if policy.alarm is None:
+        return "alarm not measured"
+    if not policy.alarm:
+        return "no alarm raised"
+    raised = "alarm raised" if policy.alarm_step is None else f"alarm raised at iteration {policy.alarm_step}"
+    return raised if hacked else f"{raised}: gold fell from its height on the way, not below the start for certain"
 
 
 def _remedy_effects(policies: tuple[PolicyFacts, ...]) -> tuple[Effect, ...]:

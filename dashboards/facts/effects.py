@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Literal, TypeVar
@@ -101,16 +101,6 @@ def difference(a: Interval, b: Interval) -> Interval:
     low = gap - math.hypot(a.value - a.low, b.high - b.value)
     high = gap + math.hypot(a.high - a.value, b.value - b.low)
     return Interval(gap, low, high, min(a.n, b.n))
-
-
-def average(parts: Sequence[Interval]) -> Interval:
-    """Mean of independent estimates with the interval that theirs imply; `n` is their sum. Speaks of these alone, not
-    of a population they were drawn from."""
-    k = len(parts)
-    value = sum(p.value for p in parts) / k
-    below = math.sqrt(sum((p.value - p.low) ** 2 for p in parts)) / k
-    above = math.sqrt(sum((p.high - p.value) ** 2 for p in parts)) / k
-    return Interval(value, value - below, value + above, sum(p.n for p in parts))
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from components.scaling.results.experts import ExpertsDetails
 from components.scaling.results.specialization import LayerResult, SpecializationResult
-from components.statistics import Interval, mean_interval, wilson
+from components.statistics import Interval, mean_interval
 from dashboards import formatting
-from dashboards.facts.effects import Effect, Missing, average, difference, not_measured, raises, readable
+from dashboards.facts.effects import Effect, Missing, not_measured, raises, readable
 from dashboards.run_data import Row, RunRows, details, finite, known
 
 
@@ -99,7 +99,9 @@ def _range_of(shares: Sequence[float]) -> str:
 
 @dataclass(frozen=True)
 class MoePoint:
-    """`load`: each expert's share of the tokens, averaged over layers, busiest first."""
+    """`load`: each expert's share of the tokens, averaged over layers, busiest first. `loss_interval`: over held-out
+    windows, of this one model. `max_share`: the largest share of any expert of any layer, which only other trainings
+    give an interval: it is a maximum, and the tokens of a window go together."""
 
     variant: str
     seed: int
@@ -108,7 +110,6 @@ class MoePoint:
     num_params: int
     load: tuple[float, ...]
     max_share: float | None
-    max_share_interval: Interval | None
     entropy: float | None
     specialization: float | None
 
@@ -141,16 +142,15 @@ def moe_facts(rows: RunRows) -> MoeFacts | Missing:
 
 def _moe_point(row: Row) -> MoePoint:
     found = details(row, ExpertsDetails)
-    share, n, loss = found.max_share, found.n, row["loss"]
+    loss = row["loss"]
     return MoePoint(
         variant=row["variant"] or "",
         seed=row["seed"] or 0,
         loss=loss,
-        loss_interval=None if loss is None else finite(Interval(loss, found.loss_low, found.loss_high, n)),
+        loss_interval=None if loss is None else finite(Interval(loss, found.loss_low, found.loss_high, found.n)),
         num_params=row["num_params"],
         load=_mean_load(found.load or ()),
-        max_share=share,
-        max_share_interval=None if share is None else wilson(round(share * n), n),
+        max_share=found.max_share,
         entropy=known(found.entropy),
         specialization=known(found.specialization),
     )
@@ -169,12 +169,12 @@ def _pairs(points: Sequence[MoePoint], a: str, b: str) -> list[tuple[MoePoint, M
     return [(p, of_b[p.seed]) for p in points if p.variant == a and p.seed in of_b]
 
 
-def _over_seeds(differences: Sequence[Interval | None], values: Sequence[float]) -> tuple[Interval, str]:
-    """The mean difference; over what was evaluated where each has an interval, else over seeds by Student's t."""
-    known = [d for d in differences if d is not None]
-    if len(known) == len(differences):
-        return average(known), f"95% interval over what was evaluated, for these {len(known)} trained pairs"
-    return mean_interval(values), f"Student's t over {len(values)} seed{'s' if len(values) != 1 else ''}"
+def _over_seeds(values: Sequence[float]) -> tuple[Interval, str]:
+    """The mean difference of pairs that were trained from one seed, with Student's t interval over the seeds: the claim
+    is about training with experts, of which each pair is one observation, however much it was evaluated on."""
+    return mean_interval(
+        values
+    ), f"paired by seed, Student's t over {len(values)} seed{'s' if len(values) != 1 else ''}"
 
 
 def _loss_effect(points: Sequence[MoePoint]) -> Effect:
@@ -183,10 +183,7 @@ def _loss_effect(points: Sequence[MoePoint]) -> Effect:
     if not pairs:
         return not_measured(slug, title, "no dense and balanced runs of one seed")
     values = [(d.loss or math.nan) - (m.loss or math.nan) for d, m in pairs]
-    gaps = [
-        difference(d.loss_interval, m.loss_interval) if d.loss_interval and m.loss_interval else None for d, m in pairs
-    ]
-    x, over = _over_seeds(gaps, values)
+    x, over = _over_seeds(values)
     dense, moe = (sum(p.loss or 0.0 for p in side) / len(pairs) for side in zip(*pairs, strict=True))
     return raises(
         slug,
@@ -205,13 +202,7 @@ def _load_effect(points: Sequence[MoePoint]) -> Effect:
     if not pairs:
         return not_measured(slug, title, "no balanced and unbalanced runs of one seed with their load")
     values = [(u.max_share or 0.0) - (b.max_share or 0.0) for u, b in pairs]
-    gaps = [
-        difference(u.max_share_interval, b.max_share_interval)
-        if u.max_share_interval and b.max_share_interval
-        else None
-        for u, b in pairs
-    ]
-    x, over = _over_seeds(gaps, values)
+    x, over = _over_seeds(values)
     without, balanced = ([p.max_share or 0.0 for p in side] for side in zip(*pairs, strict=True))
     return raises(
         slug,

@@ -137,7 +137,7 @@ def _reward_model(model: RewardModelFacts) -> list[Table]:
     ]
     groups = Table(
         "Accuracy of the reward model by group",
-        ("by", "group", "accuracy [95%]", "pairs"),
+        ("by", "group", "accuracy [95%]", "requests"),
         "<<>>",
         tuple((g.kind, g.name, formatting.percent_interval(g.accuracy), counted(g.accuracy)) for g in model.groups),
     )

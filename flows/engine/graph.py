@@ -76,16 +76,17 @@ class Node:
             home_local=str(home.local),
             arguments=self.bound.arguments,
             inputs={name: artifacts_to_json(replaced(value, made)) for name, value in self.bound.inputs.items()},
-            identity=plain(self.bound.settings),
+            identity=plain(self.bound.identity.config),
             code=self.bound.identity.code,
             execution=travelling(execution),
         )
 
 
 class Graph:
-    """Collects the stages of a run in the order in which the assembly names them."""
+    """Collects the stages of a run in the order in which the assembly names them. `compute`: of the run, for keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, compute: ComputeConfig | None = None) -> None:
+        self.compute = compute
         self.nodes: dict[str, Node] = {}
         self._label_of: dict[str, str] = {}
 
@@ -93,7 +94,7 @@ class Graph:
         """Called by `Stage.submit`."""
         if label in self.nodes:
             raise ValueError(f"two stages are called {label!r} in this run: give one a label of its own")
-        bound = stage.bind(**arguments)
+        bound = stage.bind(self.compute, **arguments)
         key = bound.identity.key
         used = [artifact.key for artifact in artifacts_in(bound.inputs)]
         needs = dict.fromkeys(self._label_of[one] for one in used if one in self._label_of)
@@ -133,7 +134,7 @@ class Graph:
         for label, node in reversed(self.nodes.items()):
             if label in wanted:
                 wanted.update(node.needs)
-        part = Graph()
+        part = Graph(self.compute)
         part.nodes = {label: node for label, node in self.nodes.items() if label in wanted}
         part._label_of = {key: label for key, label in self._label_of.items() if label in wanted}
         return part
@@ -141,7 +142,7 @@ class Graph:
 
 def assemble(assembly: Callable[[Any, Graph], Any], cfg: Any) -> Graph:
     """Evaluate an assembly."""
-    graph = Graph()
+    graph = Graph(cfg.compute)
     assembly(cfg, graph)
     return graph
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import time
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from components.stage_results import to_facts
@@ -48,7 +49,7 @@ def execute(job: Job, emit: Emit) -> Artifact:
     hints = typing.get_type_hints(stage.fn)
     arguments = {name: arrived(name, value, hints[name]) for name, value in job.arguments.items()}
     inputs = {name: artifacts_from_json(value) for name, value in job.inputs.items()}
-    with home.store.writing(job.key) as out:
+    with home.store.writing(job.key) as out, threads_of(stage, execution):
         work = Work(out, home.scratch(job.key), execution, store=home.store, local=home.local, report=emit)
         result = stage.fn(work, **arguments, **inputs)
         if not dataclasses.is_dataclass(result) or isinstance(result, type):
@@ -70,6 +71,22 @@ def execute(job: Job, emit: Emit) -> Artifact:
         sealed = home.store.seal(out, record)
     work.forget_state()
     return sealed
+
+
+@contextlib.contextmanager
+def threads_of(stage: Stage, execution: ComputeConfig) -> Iterator[None]:
+    """Torch and the kernels compute with the threads of the key meanwhile, in whatever process this is."""
+    if stage.exact:
+        yield
+        return
+    import torch  # here: stages on text do without it
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(execution.threads_per_worker)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_code(job: Job, stage: Stage) -> None:

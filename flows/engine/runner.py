@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from flows.engine import autotune
 from flows.engine.graph import Graph, Node, artifacts_in
 from flows.engine.plan import reasons_to_run
 from flows.engine.progress import Board, clock
@@ -77,10 +76,9 @@ class Runner:
         compute: ComputeConfig,
         board: Board,
         name: str,
-        width: int,
     ) -> None:
         self.graph, self.home, self.run_id, self.compute, self.board = graph, home, run_id, compute, board
-        self.name, self._width = name, width
+        self.name = name
         self.outcomes: dict[str, Future[Outcome]] = {label: Future() for label in graph.nodes}
         self.finished = threading.Event()
         self._cancelled = threading.Event()
@@ -159,7 +157,7 @@ class Runner:
 
     def _run(self, missing: list[str]) -> None:
         why = reasons_to_run(self.graph, self.home)
-        compute = self.compute = autotune.settled(self.compute, self._width, self.board.say)
+        compute = self.compute = self.compute.counted()
         pool = open_pool(compute, self.home.local, self.run_id, self._hear, modules_of(self.graph, missing))
         with self._lock:
             self._pool = pool

@@ -10,8 +10,9 @@ How to write a stage (in `flows/stages/`; keep imports at the top light, import 
         return PretrainResult(num_params=…, loss=…)                              # a dataclass; its fields are the facts
 
 Arguments that are artifacts (or lists, tuples, dicts of them) are inputs; all others are identity settings, made of
-dataclasses, scalars and tuples. To survive a kill: `work.load_state()` first, then `work.save_state(…)` whenever
-`work.state_due()`.
+dataclasses, scalars and tuples. A stage whose result is the same bytes whatever the threads and the device, as of pure
+text, says `exact=True`; for all others both are part of the key. To survive a kill: `work.load_state()` first, then
+`work.save_state(…)` whenever `work.state_due()`.
 
 How to write an assembly, one line per stage; it serves for the run and for `lifespan plan`, so it cannot look at facts.
 It reads nothing either: what lies outside is read once before and handed to it.
@@ -35,6 +36,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from flows.engine.wire import arrived, input_keys, travelling
+from flows.settings import ComputeConfig
 from storage.artifacts import Artifact
 from storage.fingerprint import Identity, code_fingerprint
 
@@ -79,12 +81,14 @@ class Stage:
         group: part of the life: data, pretraining, sft, rlhf, scaling, moe, architecture, emergence, reasoning, cost or
             report.
         seconds: about how long it takes with the default profile; only orders the work (longest path first).
+        exact: its result does not depend on the number of threads or the device, so neither is in its key.
     """
 
     fn: StageFunction
     produces: str
     group: str
     seconds: float = 10.0
+    exact: bool = False
 
     @property
     def name(self) -> str:
@@ -99,8 +103,9 @@ class Stage:
     def hints(self) -> dict[str, Any]:
         return typing.get_type_hints(self.fn)
 
-    def bind(self, **arguments: Any) -> Bound:
-        """Check the arguments against the function's signature and tell inputs from settings.
+    def bind(self, compute: ComputeConfig | None = None, /, **arguments: Any) -> Bound:
+        """Check the arguments against the function's signature and tell inputs from settings. `compute`: of the run, by
+        default as it is by default.
 
         Raises:
             TypeError: missing or unknown argument, missing annotation, or a setting that has no JSON form.
@@ -120,7 +125,8 @@ class Stage:
             sent[name] = travelling(value)
             if arrived(name, sent[name], self.hints[name]) != value:
                 raise TypeError(f"stage {self.name}: parameter {name} changes on its way through JSON: {value!r}")
-        identity = Identity(self.name, settings, input_keys(inputs), code_fingerprint(self.fn))
+        numerics = {} if self.exact else {"compute": (compute or ComputeConfig()).numerics}
+        identity = Identity(self.name, settings | numerics, input_keys(inputs), code_fingerprint(self.fn))
         return Bound(settings, sent, inputs, identity)
 
     def key(self, **arguments: Any) -> str:
@@ -140,8 +146,9 @@ class Stage:
         return run.add(self, label or self.name, priority, arguments)
 
 
-def stage(*, produces: str, group: str, seconds: float = 10.0) -> Callable[[StageFunction], Stage]:
-    """Make a function a stage. `produces` is the artifact's kind, `group` the part of the life it belongs to."""
+def stage(*, produces: str, group: str, seconds: float = 10.0, exact: bool = False) -> Callable[[StageFunction], Stage]:
+    """Make a function a stage. `produces` is the artifact's kind, `group` the part of the life it belongs to; `exact`:
+    see `Stage`."""
 
     def wrap(fn: StageFunction) -> Stage:
         parameters = list(inspect.signature(fn).parameters.values())
@@ -151,7 +158,9 @@ def stage(*, produces: str, group: str, seconds: float = 10.0) -> Callable[[Stag
             )
         if any(p.kind is not inspect.Parameter.KEYWORD_ONLY for p in parameters[1:]):
             raise TypeError(f"stage {fn.__name__}: arguments after `work` are given by name: put a * after it")
-        return Stage(fn, produces, group, seconds)
+        if any(p.name == "compute" for p in parameters):
+            raise TypeError(f"stage {fn.__name__}: `compute` is the run's own, see work.execution: name it otherwise")
+        return Stage(fn, produces, group, seconds, exact)
 
     return wrap
 

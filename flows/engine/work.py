@@ -73,7 +73,8 @@ class Work:
     Attributes:
         out: empty folder; what is written here becomes the artifact's files.
         state: folder that survives a kill and is removed when the stage is sealed.
-        execution: device, threads and the like; never identity, so no result may depend on it.
+        execution: where and how this runs; of it device and threads alone may have a say in the bits of a result, and
+            are in the key.
         local: the home's folder on this machine, where people's judgements lie; None in most unit tests.
         points: the metrics that were logged.
     """

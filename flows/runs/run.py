@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from flows.engine.autotune import WIDTH
 from flows.engine.graph import Graph
 from flows.engine.progress import Board
 from flows.engine.runner import Outcome, Runner, summary
@@ -71,7 +70,6 @@ def run_graph(
     start: Start,
     *,
     profile: str = "",
-    width: int = WIDTH,
     prefect: bool = True,
     mlflow: bool = True,
     conclude: Callable[[Home, str], Any] | None = None,
@@ -85,7 +83,6 @@ def run_graph(
         cfg: the settings; `cfg.compute` says how to run.
         start: where the run lies and is shown, from `flows.runs.start.starting`.
         profile: its name, for the `runs` table.
-        width: d_model of the models that train, for the choice of workers.
         prefect: show the run in Prefect. Off for tests.
         mlflow: mirror the run to MLflow. Off for tests.
         show: shows the stages in a flow run of Prefect that is there already; by default a new one is made.
@@ -96,7 +93,7 @@ def run_graph(
     warnings: list[str] = []
     home, board, server = start.home, start.board, start.server
     board.title = f"{masked(cfg.name)} · {run_id}"
-    runner = Runner(graph, home, run_id, cfg.compute, board, masked(cfg.name), width)
+    runner = Runner(graph, home, run_id, cfg.compute, board, masked(cfg.name))
     with registered(home, run_id, board, cfg, profile):
         runner.start()
         board.say("")

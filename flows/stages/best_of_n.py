@@ -38,10 +38,10 @@ def best_of_n(
     from components.inference.sampling import SamplingParams
     from components.rlhf.bench import Bench
     from components.rlhf.best_of_n import best_of_n_kl, best_of_n_value
-    from components.rlhf.overoptimization_laws import bootstrap_overoptimization, fit_rows
-    from components.rlhf.prompts import answer_text, chat_prompts
+    from components.rlhf.overoptimization_laws import fit_overoptimization, fit_rows
+    from components.rlhf.prompts import answer_text, chat_prompts, stop_tokens
     from components.rlhf.reward_model import score_sequences
-    from components.statistics import cluster_rows, clustered_mean_interval
+    from components.statistics import clustered_mean_interval
 
     bench = Bench.open(
         work.open(sft), work.open(reward_model), work.open(preferences) / GOLD_SCALE, work.open(tokenizer)
@@ -54,7 +54,7 @@ def best_of_n(
         temperature=judging.temperature,
         num_samples=max(best_of),
         seed=seed + 2,
-        stop_ids=(bench.words.end_id,),
+        stop_ids=stop_tokens(bench.words),
     )
     groups = generate(bench.reference, prompts, params)
     count_generation(work, bench.reference, sum(len(c.tokens) for group in groups for c in group))
@@ -82,11 +82,13 @@ def best_of_n(
     (work.out / "best_of_n.json").write_text(json.dumps([to_facts(row) for row in rows]), encoding="utf-8")
 
     def law(gained_IN: Any) -> LawResult | None:
-        by_request = np.stack([gained_IN[places].mean(0) for places in cluster_rows(texts)])
-        fit = bootstrap_overoptimization(kls, by_request, "best_of_n", seed)
-        return fit.result() if fit else None
+        points = np.tile(kls, len(texts)), gained_IN.ravel(), [text for text in texts for _ in kls]
+        try:
+            return fit_overoptimization(*points, "best_of_n").result()
+        except ValueError:  # too few sizes
+            return None
 
     laws = Laws(gold=law(gained["gold"]), proxy=law(gained["proxy"]))
     requests = len(bench.held_out)
-    work.rows("scaling_fits", fit_rows("best_of_n", laws, f"least squares; bootstrap over {requests} requests"))
+    work.rows("scaling_fits", fit_rows("best_of_n", laws, f"least squares; Student's t over {requests} requests"))
     return BestOfNResult(tuple(rows), requests, len(texts), laws)

@@ -18,17 +18,25 @@ from flows.stages.files import CONVERSATIONS, CORPUS
 from storage.artifacts import Artifact
 
 
-@stage(produces="corpus", group="data", seconds=15)
+@stage(produces="corpus", group="data", seconds=15, exact=True)
 def prepare_corpus(
     work: Work, *, config: DataConfig, suite: SuiteConfig, raw: Mapping[str, Mapping[str, str]]
 ) -> CorpusResult:
-    """Read, filter, mask, de-duplicate, decontaminate against the evaluation set, split.
+    """Read, filter, mask, de-duplicate, decontaminate against the evaluation set (questions and solutions), split.
+    Generated problems share none with it to begin with.
 
     `raw`: digests of the user's own files by source; only there so that other bytes make another corpus.
     """
-    from components.data.pipeline import prepare, write_corpus
+    from functools import partial
 
-    prepared = prepare(config, [problem.question for problem in suite.problems()])
+    from components.data.pipeline import prepare, write_corpus
+    from components.reasoning.tasks import generate_problem_texts
+
+    held_out = suite.held_out()
+    problems = partial(generate_problem_texts, held_out=held_out)
+    prepared = prepare(
+        config, sorted(held_out.questions), sorted(held_out.solutions), generators={"problems": problems}
+    )
     write_corpus(prepared.documents, work.out / CORPUS)
     work.rows("quarantine", [dataclasses.asdict(bad) for bad in prepared.quarantined])
     num_bytes = sum(len(document.text.encode()) for document in prepared.documents)
@@ -74,14 +82,13 @@ def tokenize(work: Work, *, corpus: Artifact, tokenizer: Artifact) -> ShardsResu
     return ShardsResult(train, valid, by_source)
 
 
-@stage(produces="conversations", group="data", seconds=4)
+@stage(produces="conversations", group="data", seconds=4, exact=True)
 def make_conversations(work: Work, *, config: InstructionConfig, suite: SuiteConfig, seed: int) -> ConversationsResult:
-    """Conversations for fine-tuning, none of them from the evaluation set."""
+    """Conversations for fine-tuning, none of them with a question or a solution of the evaluation set."""
     from components.data.conversations import write_conversations
     from components.data.instruction import generate_conversations
 
-    held_out = frozenset(problem.question for problem in suite.problems())
-    made = list(generate_conversations(config, seed, held_out))
+    made = list(generate_conversations(config, seed, suite.held_out()))
     write_conversations(made, work.out / CONVERSATIONS)
     sources = sorted({conversation.source for conversation in made})
     counts = {source: sum(c.source == source for c in made) for source in sources}
@@ -89,7 +96,7 @@ def make_conversations(work: Work, *, config: InstructionConfig, suite: SuiteCon
     return ConversationsResult(len(made), counts)
 
 
-@stage(produces="conversations", group="reasoning", seconds=15)
+@stage(produces="conversations", group="reasoning", seconds=15, exact=True)
 def make_puzzles(work: Work, *, config: PuzzleStudyConfig, seed: int) -> ConversationsResult:
     """Sign puzzles with a solution and states with a verdict, none of them on the way of a held-out puzzle."""
     from itertools import islice

@@ -48,27 +48,28 @@ def grpo(
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
-    from components.reasoning.tasks import Problem, chain_problem, is_correct, prompt, spread
+    from components.reasoning.tasks import HeldOutProblems, Problem, chain_problem, is_correct, prompt, spread
     from components.rlhf import grpo as algorithm
-    from components.rlhf.prompts import answer_text, chat_prompts
+    from components.rlhf.prompts import answer_text, chat_prompts, stop_tokens
     from components.statistics import Interval, wilson
     from components.training.checkpoints import load_model, save_model
 
     reference, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
+    stops = stop_tokens(words)
     held_out = suite.problems()
-    known = {problem.question for problem in held_out}
+    forbidden = HeldOutProblems.of(held_out)
     rng = random.Random(f"grpo-{seed}")
     practice: dict[str, Problem] = {}
     while len(practice) < task.num_problems:
         problem = chain_problem(rng, rng.randint(task.min_difficulty, task.max_difficulty))
-        if problem.question not in known:
+        if not forbidden.forbids(problem):
             practice.setdefault(problem.question, problem)
     problems = list(practice.values())
     final_items = [p for p in held_out if task.min_difficulty <= p.difficulty <= task.max_difficulty]
     watched = spread(final_items, task.num_watch)  # the first of them all would be the easiest alone
 
     def accuracy(model: Transformer, items: list[Problem]) -> Interval:
-        params = SamplingParams(max_tokens=config.max_tokens, temperature=0.0, stop_ids=(words.end_id,))
+        params = SamplingParams(max_tokens=config.max_tokens, temperature=0.0, stop_ids=stops)
         answers = generate(model, chat_prompts(words, [prompt(p, "worked") for p in items]), params)
         right = [is_correct(p, answer_text(words, group[0].tokens)) for p, group in zip(items, answers, strict=True)]
         return wilson(sum(right), len(right))
@@ -83,10 +84,10 @@ def grpo(
         state,
         reference,
         lambda index, tokens: float(
-            list(tokens[-1:]) == [words.end_id] and is_correct(problems[index], answer_text(words, tokens))
+            bool(set(tokens[-1:]) & set(stops)) and is_correct(problems[index], answer_text(words, tokens))
         ),
         chat_prompts(words, [prompt(p, "worked") for p in problems]),
-        (words.end_id,),
+        stops,
         config,
         seed,
     )

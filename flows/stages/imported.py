@@ -56,7 +56,7 @@ def base_graph(config: BaseConfig, run: Graph, raw: Mapping[str, str]) -> tuple[
     return tokenizer, import_model.submit(run, config=config, raw=raw, tokenizer=tokenizer)
 
 
-@stage(produces="tokenizer", group="pretraining", seconds=4)
+@stage(produces="tokenizer", group="pretraining", seconds=4, exact=True)
 def import_tokenizer(work: Work, *, config: BaseConfig, raw: Mapping[str, str]) -> ImportedTokenizerResult:
     """The tokenizer that a model came with, its special tokens and its chat template.
 
@@ -76,7 +76,7 @@ def import_tokenizer(work: Work, *, config: BaseConfig, raw: Mapping[str, str]) 
     )
 
 
-@stage(produces="checkpoint", group="pretraining", seconds=15)
+@stage(produces="checkpoint", group="pretraining", seconds=15, exact=True)
 def import_model(work: Work, *, config: BaseConfig, raw: Mapping[str, str], tokenizer: Artifact) -> ImportedModelResult:
     """A model's weights and configuration as a checkpoint of ours. `tokenizer`: the one that it came with."""
     from components.model.hub import imports

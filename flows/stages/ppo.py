@@ -51,7 +51,7 @@ def ppo(
     from components.rlhf.bench import Bench
     from components.rlhf.overoptimization import alarm_now, best_observation, first_alarm
     from components.rlhf.overoptimization_laws import fit_rows
-    from components.rlhf.prompts import chat_prompts
+    from components.rlhf.prompts import chat_prompts, stop_tokens
     from components.training.checkpoints import save_model
 
     bench = Bench.open(
@@ -74,7 +74,7 @@ def ppo(
         bench.reference,
         bench.proxy.scores,
         chat_prompts(bench.words, bench.requests),
-        (bench.words.end_id,),
+        stop_tokens(bench.words),
         config,
         seed,
         _replayed(work, config, seed, replay, bench.reference.cfg.context_length) if replay else None,
@@ -115,7 +115,7 @@ def ppo(
     suspicion = first_alarm(history, watch.false_alarm_rate, gold=False)
     peak = best_observation(history, watch.gold)
     laws = Laws(gold=_fitted(history, "gold"), proxy=_fitted(history, "proxy"))
-    work.rows("scaling_fits", fit_rows("rl", laws, "least squares over the looks of one run, which are correlated"))
+    work.rows("scaling_fits", fit_rows("rl", laws, "least squares; Student's t over requests"))
     judgement, num_tokens = bench.judge(state.policy, judging, seed + 1)
     count_generation(work, bench.reference, num_tokens)
     return PPOResult(
@@ -164,6 +164,7 @@ def _look(bench: Bench, record: PPORecord) -> dict[str, Any]:
         "kl": max(0.0, metrics["objective/kl"]),
         "proxy": record.scores_B.tolist(),
         "gold": [bench.gold(*pair) for pair in _answers(bench, record)],
+        "requests": list(rollout.prompt_index),
         "disagreement": record.scores_BM.std(1, correction=0).tolist() if record.scores_BM.shape[1] > 1 else [],
         "lengths": rollout.response_lengths_B.tolist(),
         "repeated": [repeated_share(response) for response in rollout.responses],
@@ -203,12 +204,26 @@ def _samples(bench: Bench, record: PPORecord) -> list[dict[str, Any]]:
 
 
 def _fitted(history: Sequence[Observation], target: Literal["gold", "proxy"]) -> LawResult | None:
-    """Gao's law for RL over the looks of a run; None where the run has too few different KLs."""
+    """Gao's law for RL over the looks of a run; None where the run has too few different KLs. A gain is over the same
+    request's first answers, so that what the start happened to sample is in the intervals."""
+    import numpy as np
+
     from components.rlhf.overoptimization_laws import fit_overoptimization
 
-    values = [getattr(o, target).value for o in history]
+    def values(look: Observation) -> dict[int, float]:
+        by_request: dict[int, list[float]] = {}
+        for request, value in zip(look.requests, getattr(look, f"{target}_values"), strict=True):
+            by_request.setdefault(request, []).append(value)
+        return {request: float(np.mean(found)) for request, found in by_request.items()}
+
+    start = values(history[0])
+    points = [
+        (look.kl, value - start[request], request)
+        for look in history
+        for request, value in values(look).items()
+        if request in start
+    ]
     try:
-        fit = fit_overoptimization([o.kl for o in history], [v - values[0] for v in values], "rl")
+        return fit_overoptimization(*map(list, zip(*points, strict=True)), "rl").result()
     except ValueError:
         return None
-    return fit.result()

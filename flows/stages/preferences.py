@@ -39,7 +39,7 @@ def sample_answers(
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
     from components.rlhf.judgements import batch_id, make_items
-    from components.rlhf.prompts import answer_text, chat_prompts
+    from components.rlhf.prompts import answer_text, chat_prompts, stop_tokens
     from components.rlhf.requests import story_requests
     from components.training.checkpoints import load_model
 
@@ -56,7 +56,7 @@ def sample_answers(
             temperature=temperature,
             num_samples=count,
             seed=seed + 1009 * share,
-            stop_ids=(words.end_id,),
+            stop_ids=stop_tokens(words),
         )
         model, used = loaded[name], 0
         for mine, group in zip(answers, generate(model, prompts, params), strict=True):

@@ -68,7 +68,7 @@ def _result(
 
     from components.rlhf import reward_evaluation as worth
     from components.rlhf.reward_model import score_sequences
-    from components.statistics import wilson
+    from components.statistics import clustered_share_interval
 
     pairs = [*training, *held_out]
     scores = score_sequences(ensemble, [p.chosen for p in pairs] + [p.rejected for p in pairs]).double().numpy()
@@ -78,22 +78,28 @@ def _result(
     right = (margins > 0).tolist()
     unseen = range(len(training), len(pairs))
     about = [judged[pairs[i].index] for i in unseen]
+    requests, unseen_right = [p.prompt for p in about], [right[i] for i in unseen]
+    split = ["training"] * len(training) + ["held out"] * len(held_out)
+    groups = {
+        "source": [p.source or "unknown" for p in about],
+        "annotator": [p.annotator or "unknown" for p in about],
+        "confidence": [worth.confidence_group(p.confidence) for p in about],
+    }
     accuracy_by = {
-        "split": worth.accuracy_by(right, ["training"] * len(training) + ["held out"] * len(held_out)),
-        "source": worth.accuracy_by([right[i] for i in unseen], [p.source or "unknown" for p in about]),
-        "annotator": worth.accuracy_by([right[i] for i in unseen], [p.annotator or "unknown" for p in about]),
-        "confidence": worth.accuracy_by(
-            [right[i] for i in unseen], [worth.confidence_group(p.confidence) for p in about]
-        ),
+        "split": worth.accuracy_by(right, split, [judged[p.index].prompt for p in pairs]),
+        **{kind: worth.accuracy_by(unseen_right, names, requests) for kind, names in groups.items()},
     }
     if not held_out:
         return RewardModelResult(len(training), num_too_long, guard, None, accuracy_by)
     lengths = [[len(answer) - p.num_prompt for answer in (p.chosen, p.rejected)] for p in held_out]
     unseen_chosen, unseen_rejected = chosen[len(training) :], rejected[len(training) :]
     found = HeldOutWorth(
-        accuracy=wilson(sum(right[i] for i in unseen), len(held_out)),
-        calibration=worth.calibration(margins[len(training) :]),
-        length=worth.length_bias(unseen_chosen, unseen_rejected, [c for c, _ in lengths], [r for _, r in lengths]),
+        accuracy=clustered_share_interval(unseen_right, requests),
+        num_held_out=len(held_out),
+        calibration=worth.calibration(margins[len(training) :], requests),
+        length=worth.length_bias(
+            unseen_chosen, unseen_rejected, [c for c, _ in lengths], [r for _, r in lengths], requests
+        ),
         score_by_length=tuple(
             (length, float(score))
             for (c, r), *both in zip(lengths, unseen_chosen, unseen_rejected, strict=True)
@@ -152,7 +158,13 @@ def _against_gold(pairs: list[TokenPair], about: list[Preference], chosen: Any, 
     place = {tokens: i for i, tokens in enumerate(names)}
     fours = groups_of_four([[(place[t], gold[t]) for t in answers] for answers in by_prompt.values()])
     best = (
-        best_of_four([[score[names[i]] for i in ids] for ids, _ in fours], [top for _, top in fours]) if fours else None
+        best_of_four(
+            [[score[names[i]] for i in ids] for ids, _, _ in fours],
+            [top for _, top, _ in fours],
+            [prompt for _, _, prompt in fours],
+        )
+        if fours
+        else None
     )
     both = np.array([[score[t], gold[t]] for t in names])
     return GoldAgreement(float(np.corrcoef(both.T)[0, 1]), best)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from worker_pace import measure
 
 from components.model.config import ModelConfig, MoEConfig, count_params, training_flops_per_token
 from components.model.transformer import Transformer
@@ -25,7 +26,6 @@ from components.native import kernels, library
 from components.training.config import OptimizerConfig, TrainConfig
 from components.training.language_model import LMBatch, train
 from components.training.optimizers import Optimizer
-from flows.engine.autotune import measure
 
 VOCAB, LAYERS, ROWS, LENGTH, STEPS = 512, 4, 32, 128, 2
 Step = Callable[[], None]
@@ -235,7 +235,7 @@ def moe_line(rounds: int, d: int = 64) -> str:
 
 
 def workers_lines(widths: list[int], rounds: int) -> Iterator[str]:
-    """Processes side by side against threads within one, as a run measures them (`flows/engine/autotune.py`)."""
+    """Processes side by side against threads within one (`worker_pace.py`)."""
     cores = os.cpu_count() or 1
     one, many = (1, cores), (cores, 1)
     for d in widths:

@@ -11,7 +11,11 @@ from scipy import optimize, stats
 from components.statistics import (
     bootstrap,
     cluster_rows,
+    clustered_difference,
+    clustered_least_squares,
     clustered_mean_interval,
+    clustered_share_interval,
+    jackknife_interval,
     linear_slope_interval,
     mcnemar_p_value,
     mean_interval,
@@ -125,6 +129,83 @@ def test_cluster_bootstrap_is_wider_when_rows_repeat() -> None:
     assert ratio == pytest.approx(math.sqrt(10), rel=0.15)
     assert clustered.n == 20
     assert [list(rows) for rows in cluster_rows(["b", "a", "b"])] == [[0, 2], [1]]
+
+
+def test_a_share_over_clusters_of_one_item_is_wilsons_with_students_quantile() -> None:
+    right = [1] * 13 + [0] * 7
+    got = clustered_share_interval(right, range(20))
+    # Newton's identity of the score interval: |p̂ − p| = q √(p (1 − p) / n_eff) at both ends.
+    quantile = stats.t.ppf(0.975, 19)
+    worth = 19.0  # p (1 − p) over the variance of a mean that divides by n − 1
+    for end in (got.low, got.high):
+        assert abs(0.65 - end) == pytest.approx(quantile * math.sqrt(end * (1 - end) / worth))
+    assert (got.value, got.n) == (0.65, 20)
+
+
+def test_a_share_keeps_a_width_where_all_are_alike_and_counts_clusters_alone() -> None:
+    few, many = clustered_share_interval([1] * 8, [0, 1] * 4), clustered_share_interval([1] * 800, [0, 1] * 400)
+    assert few == many and few.high == 1.0 and few.low < 0.1  # two requests, however many answers
+    assert clustered_share_interval([0] * 30, range(30)).high < 0.15
+    alone = clustered_share_interval([1, 1, 0], ["x"] * 3)
+    assert (alone.low, alone.high, alone.n) == (0.0, 1.0, 1)
+    with pytest.raises(ValueError, match=r"correct\[1\]"):
+        clustered_share_interval([1, 2], "xy")
+
+
+def test_a_difference_within_shared_clusters_is_the_paired_t_test() -> None:
+    rng = np.random.default_rng(0)
+    level = rng.normal(0, 3, 20)
+    later, earlier = level + rng.normal(0.5, 0.3, 20), level + rng.normal(0, 0.3, 20)
+    paired = clustered_difference(later, range(20), earlier, range(20))
+    want = mean_interval(later - earlier)
+    assert (paired.value, paired.low, paired.high) == pytest.approx((want.value, want.low, want.high))
+    # Of clusters that are not shared it is that of independent samples, up to n/(n − 1) and degrees of freedom.
+    apart = clustered_difference(later, range(20), earlier, range(20, 40))
+    spread = math.sqrt(np.var(later, ddof=1) / 20 + np.var(earlier, ddof=1) / 20)
+    assert (apart.high - apart.low) / 2 == pytest.approx(stats.t.ppf(0.975, 39) * spread, rel=0.03)
+    assert clustered_difference([1.0, 2.0], "xx", [0.0], "x").high == math.inf
+
+
+def test_clustered_least_squares_is_the_sandwich_of_liang_and_zeger() -> None:
+    rng = np.random.default_rng(2)
+    design, groups = np.stack([np.ones(40), rng.normal(size=40)], 1), [i // 5 for i in range(40)]
+    y = design @ [1.0, -2.0] + np.repeat(rng.normal(size=8), 5) + rng.normal(0, 0.2, 40)
+    found = clustered_least_squares(design, y, groups)
+    weights, *_ = np.linalg.lstsq(design, y, rcond=None)
+    bread = np.linalg.inv(design.T @ design)
+    scores = [design[np.array(groups) == g].T @ (y - design @ weights)[np.array(groups) == g] for g in range(8)]
+    covariance = 8 / 7 * bread @ sum(np.outer(s, s) for s in scores) @ bread
+    for x, weight, variance in zip(found, weights, np.diag(covariance), strict=True):
+        half = stats.t.ppf(0.975, 7) * math.sqrt(variance)
+        assert (x.value, x.low, x.high, x.n) == pytest.approx((weight, weight - half, weight + half, 8))
+    with pytest.raises(ValueError, match="depend on each other"):
+        clustered_least_squares([[1, 1], [1, 1]], [0, 1], "xy")
+
+
+def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
+    x = np.random.default_rng(1).normal(size=12)
+    left_out = [np.delete(x, i).mean() for i in range(12)]
+    got, want = jackknife_interval(float(x.mean()), left_out), mean_interval(x)
+    assert (got.value, got.low, got.high, got.n) == pytest.approx((want.value, want.low, want.high, 12))
+    assert jackknife_interval(0.3, [0.2]).low == -math.inf
+
+
+def clustered_pairs(rng: np.random.Generator, clusters: int, each: int = 5) -> tuple[np.ndarray, list[int]]:
+    """0/1 items of mean 0.7 whose chance differs from cluster to cluster: correlation within clusters 0.2."""
+    chance = rng.beta(0.7 * 4, 0.3 * 4, clusters)
+    return rng.random(clusters * each) < np.repeat(chance, each), [c for c in range(clusters) for _ in range(each)]
+
+
+def test_a_share_over_clusters_holds_the_truth_where_items_taken_as_independent_do_not() -> None:
+    rng, trials = np.random.default_rng(5), 400
+    held = {"clusters": 0, "items": 0}
+    for _ in range(trials):
+        right, labels = clustered_pairs(rng, 16)
+        held["clusters"] += clustered_share_interval(right, labels).contains(0.7)
+        held["items"] += wilson(int(right.sum()), right.size).contains(0.7)
+    # Binomial 99.9% limits round 0.95 of 400.
+    assert 0.91 <= held["clusters"] / trials <= 0.985
+    assert held["items"] / trials < 0.9
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def _training(life: Life) -> None:
 
 REWARD_MODEL = {
     "agreement_with_gold": 0.79,
+    "num_held_out": 300,
     "accuracy_by": {
         "split": {
             "held out": {"value": 0.737, "low": 0.684, "high": 0.784, "n": 300},
@@ -93,8 +94,20 @@ REWARD_MODEL = {
     },
     "calibration": {
         "bins": [
-            {"low": 0.5, "high": 0.6, "predicted": 0.55, "chosen": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}},
-            {"low": 0.6, "high": 0.7, "predicted": 0.66, "chosen": {"value": 0.7, "low": 0.6, "high": 0.8, "n": 100}},
+            {
+                "low": 0.5,
+                "high": 0.6,
+                "predicted": 0.55,
+                "chosen": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100},
+                "num_pairs": 100,
+            },
+            {
+                "low": 0.6,
+                "high": 0.7,
+                "predicted": 0.66,
+                "chosen": {"value": 0.7, "low": 0.6, "high": 0.8, "n": 100},
+                "num_pairs": 100,
+            },
         ],
         "ece": 0.06,
         "ece_if_perfect": 0.03,
@@ -283,10 +296,11 @@ def _emergence_and_moe(life: Life) -> None:
     ]
     life.stage("analyse_emergence", 150, scaling_points=points)
     balanced = [0.16, 0.14, 0.13, 0.13, 0.12, 0.12, 0.11, 0.09]
-    collapsed = {0: [0.35, 0.25, 0.15, 0.1, 0.08, 0.04, 0.02, 0.01], 1: [0.96, 0.02, 0.01, 0.01, 0.0, 0.0, 0.0, 0.0]}
+    spread, collapsed = [0.35, 0.25, 0.15, 0.1, 0.08, 0.04, 0.02, 0.01], [0.96, 0.02, 0.01, 0.01, 0.0, 0.0, 0.0, 0.0]
     rows = []
-    for seed, losses in enumerate(((1.741, 1.678, 1.713), (1.778, 1.702, 1.801))):
-        loads = (None, balanced, collapsed[seed])
+    losses_by_seed = (1.741, 1.678, 1.713), (1.778, 1.702, 1.801), (1.760, 1.691, 1.790), (1.752, 1.680, 1.783)
+    for seed, losses in enumerate(losses_by_seed):  # verdicts are over seeds: two would not do
+        loads = (None, balanced, collapsed if seed else spread)
         for variant, value, load in zip(("dense", "moe_balanced", "moe_unbalanced"), losses, loads, strict=True):
             details: dict[str, Any] = {"loss_low": value - 0.01, "loss_high": value + 0.01, "n": 20_000}
             if load:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.statistics import Interval
+from components.statistics import mean_interval
 from dashboards import formatting
 from dashboards.facts.alignment import grpo_facts
-from dashboards.facts.effects import Missing, average, difference
+from dashboards.facts.effects import Missing, difference
 from dashboards.facts.reasoning import equal_rival
 from dashboards.facts.scores import scores_of
 from dashboards.facts.training import data_facts
@@ -62,11 +62,6 @@ def test_difference_of_proportions_is_newcombes(report: LifeReport) -> None:
         pytest.approx(0.3339, abs=5e-5),
         70,
     )
-
-
-def test_average_of_intervals_shrinks_like_independent_estimates() -> None:
-    x = average([Interval(1.0, 0.7, 1.4, 10), Interval(3.0, 2.6, 3.3, 20)])
-    assert (x.value, x.low, x.high, x.n) == (2.0, pytest.approx(1.75), pytest.approx(2.25), 30)
 
 
 def test_answers_are_compared_item_by_item(life) -> None:
@@ -134,7 +129,8 @@ def test_a_forecast_counts_only_when_it_was_stored_before_it_was_scored(life) ->
     assert scaling.effects[1].verdict == "not seen in this run"
 
 
-def test_two_seeds_without_evaluation_intervals_do_not_pass_for_evidence(life) -> None:
+@pytest.mark.parametrize("windows", [1, 3998])
+def test_two_seeds_do_not_pass_for_evidence_however_much_they_were_evaluated_on(life, windows: int) -> None:
     points = [
         {
             "sweep": "moe",
@@ -142,8 +138,8 @@ def test_two_seeds_without_evaluation_intervals_do_not_pass_for_evidence(life) -
             "seed": seed,
             "num_params": 9,
             "loss": loss,
-            # One held-out window alone: its interval has no ends.
-            "details_json": {"loss_low": None, "loss_high": None} | ({"max_share": share} if share else {}),
+            "details_json": {"n": windows, "loss_low": loss - 1e-3, "loss_high": loss + 1e-3}
+            | ({"max_share": share} if share else {}),
         }
         for variant, seed, loss, share in (
             ("dense", 0, 1.741, None),
@@ -162,6 +158,10 @@ def test_two_seeds_without_evaluation_intervals_do_not_pass_for_evidence(life) -
     assert effect.interval.low == pytest.approx(0.0695 - 12.706 * 0.0065, abs=1e-4)  # t with one degree of freedom
     assert effect.verdict == "not seen in this run"
     assert "lower in 2 of 2 seeds" in effect.numbers
+    assert effect.interval.n == 2 and "over 2 seeds" in effect.method
+    balance = collect(life.home).effects["moe_balance"]
+    assert balance.interval is not None
+    assert balance.interval == mean_interval([0.35 - 0.15, 0.96 - 0.17])
 
 
 def test_the_rival_of_a_tree_spends_no_fewer_tokens(home: Home) -> None:
@@ -293,5 +293,5 @@ def test_skipped_steps_and_overfitting_are_told_when_there_were_any(life) -> Non
     parts = {part.slug: dict(part.tables[-1].rows) for part in collect(life.home).sections if part.tables}
     assert parts["pretraining"]["steps skipped, loss or gradient not finite"] == "13; rolled back 1 times"
     assert not any("skipped" in name for name in parts["finetuning"])
-    assert parts["finetuning"]["lowest held-out loss on conversations (kept)"] == "0.410 after 300 steps"
-    assert parts["finetuning"]["last held-out loss on conversations"] == "0.520 after 800 steps: overfitting by 0.110"
+    assert parts["finetuning"]["lowest loss on validation conversations (kept)"] == "0.410 after 300 steps"
+    assert parts["finetuning"]["last loss on validation conversations"] == "0.520 after 800 steps: overfitting by 0.110"

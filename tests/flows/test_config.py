@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 import flows.settings
-from components.model.config import ModelConfig
 from flows.config import load_config
 from flows.settings import ConfigError, merge, parse_overrides, parse_value, profile_names
 
@@ -181,9 +180,3 @@ def test_the_hub_is_reached_only_when_a_setting_names_it() -> None:
 
     assert not uses_hub('name = "hub", kind = "text", path = "hub/*.txt"')
     assert uses_hub('name = "x", kind = "hub", path = "owner/name", revision = "main"')
-
-
-def test_workers_are_measured_at_the_width_of_the_models_that_train() -> None:
-    assert load_config("smoke", ["model.d_model=96"]).width == 96
-    base = ["base.model=owner/model", f"base.revision={'ab' * 20}"]
-    assert load_config("smoke", ["model.d_model=96", *base]).width == ModelConfig().d_model

@@ -71,11 +71,11 @@ def make_world(folder: Path) -> dict[str, Artifact]:
     model = Transformer(cfg, 0)
     pairs = []
     for i in range(48):
-        a, b = story(rng), story(rng)
-        margin = gold_score(requests[i], a) - gold_score(requests[i], b)
+        a, b, request = story(rng), story(rng), requests[i % 12]  # four pairs of each
+        margin = gold_score(request, a) - gold_score(request, b)
         if margin:
             better, worse = (a, b) if margin > 0 else (b, a)
-            pairs.append(Preference(requests[i], better, worse, f"p{i}", gold_margin=abs(margin), source="gold"))
+            pairs.append(Preference(request, better, worse, f"p{i}", gold_margin=abs(margin), source="gold"))
 
     def preferences(out: Path) -> None:
         write_preferences(out / PREFERENCES, pairs)

@@ -153,6 +153,17 @@ def test_leaderboard_has_wilsons_interval(home: Home) -> None:
     assert vote["low"] == pytest.approx(0.722467, abs=2e-6)
 
 
+def test_leaderboard_has_no_interval_for_items_that_share_a_prompt(home: Home) -> None:
+    """Preference pairs of one request hang together: as independent items they would look surer than they are."""
+    common = {"run_id": "r1", "key": PPO, "stage": "e", "model": "reward model", "strategy": "gold", "correct": True}
+    for suite, prompts in (("preference pairs", "aabb"), ("items", "abcd")):
+        items = [{**common, "suite": suite, "item_id": str(i), "prompt": prompt} for i, prompt in enumerate(prompts)]
+        home.tables.write("evals", f"{PPO[:-1]}{len(suite) % 10}", items)
+    shared, apart = (rows(home, f"FROM leaderboard WHERE suite = '{suite}'") for suite in ("preference pairs", "items"))
+    assert (shared[0]["n"], shared[0]["accuracy"], shared[0]["low"], shared[0]["high"]) == (4, 1.0, None, None)
+    assert apart[0]["low"] == pytest.approx(0.5101, abs=1e-4)  # Wilson (1927) for 4 of 4
+
+
 def test_leaderboard_of_ungraded_items_has_no_accuracy(home: Home) -> None:
     common = {"run_id": "r1", "key": PPO, "stage": "e", "suite": "open", "model": "m", "strategy": "s"}
     home.tables.write("evals", PPO, [{**common, "item_id": "1", "score": 0.5}])

@@ -23,9 +23,11 @@ class GoldAgreement:
 
 @dataclass(frozen=True)
 class HeldOutWorth:
-    """A reward model on the pairs it was not trained on. score_by_length: (tokens, score) of answers."""
+    """A reward model on the num_held_out pairs it was not trained on; intervals are over the n requests of these pairs.
+    score_by_length: (tokens, score) of answers."""
 
     accuracy: Annotated[Interval, Spread("n")]
+    num_held_out: int
     calibration: Calibration
     length: LengthBias
     score_by_length: tuple[tuple[float, float], ...]

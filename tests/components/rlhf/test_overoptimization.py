@@ -26,6 +26,7 @@ from components.rlhf.ppo import PPOState, ppo
 from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.reward_model import RewardModel
 from components.rlhf.rollouts import repeated_share
+from components.statistics import clustered_mean_interval, mean_interval
 from components.training.config import OptimizerConfig
 
 
@@ -62,6 +63,26 @@ def test_the_difference_of_means_is_welchs() -> None:
     interval = difference_of_means(a, b, 0.95)
     expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     assert (interval.value, interval.low, interval.high) == pytest.approx((-0.5, expected.low, expected.high))
+
+
+def test_the_intervals_of_a_look_are_over_requests() -> None:
+    rng = np.random.default_rng(1)
+    requests = [request for request in range(12) for _ in range(8)]
+    gold = np.repeat(rng.normal(0, 1, 12), 8) + rng.normal(0, 0.1, 96)
+    look = observe(0, 0.0, gold, gold, requests=requests)
+    assert look.gold == look.proxy == clustered_mean_interval(gold, requests)
+    alone = observe(0, 0.0, gold, gold)
+    each = mean_interval(gold)
+    assert alone.gold is not None and (alone.gold.low, alone.gold.high) == pytest.approx((each.low, each.high))
+    assert look.gold.high - look.gold.low > 2 * (alone.gold.high - alone.gold.low)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("gold", "said"), [([0, 2.0, 1.0], "over-optimisation"), ([0, 1.0, -1.0], "reward hacking")])
+def test_the_alarm_calls_hacking_what_fell_below_the_start_alone(gold: list[float], said: str) -> None:
+    alarm = check(_history([0, 1, 2], gold, noise=0.5, seed=0))
+    assert alarm is not None and alarm.start is not None
+    assert alarm.message().startswith(said)
+    assert ("below the start" in alarm.message()) and ("not yet" in alarm.message()) == (gold[-1] > 0)
 
 
 def test_scores_of_different_answers_are_refused() -> None:

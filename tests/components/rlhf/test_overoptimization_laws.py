@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from components.rlhf.best_of_n import best_of_n_kl, best_of_n_value, best_of_n_weights
-from components.rlhf.overoptimization_laws import bootstrap_overoptimization, fit_overoptimization
+from components.rlhf.overoptimization_laws import fit_overoptimization
+from components.statistics import mean_interval
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -15,10 +16,10 @@ def test_the_laws_are_recovered_with_intervals_that_cover(seed: int) -> None:
     rng = np.random.default_rng(seed)
     kl = np.linspace(0.1, 40, 30)
     d = np.sqrt(kl)
-    bon = fit_overoptimization(kl, d * (1.0 - 0.12 * d) + rng.normal(0, 0.02, 30), "best_of_n", confidence=0.999)
+    bon = fit_overoptimization(kl, d * (1.0 - 0.12 * d) + rng.normal(0, 0.02, 30), range(30), "best_of_n", 0.999)
     assert bon.alpha.contains(1.0) and bon.beta.contains(0.12) and bon.r_squared > 0.9
     assert bon.peak_kl == pytest.approx((1.0 / 0.24) ** 2, rel=0.1) and not bon.extrapolated
-    rl = fit_overoptimization(kl, d * (1.0 - 0.5 * np.log(d)) + rng.normal(0, 0.02, 30), "rl", confidence=0.999)
+    rl = fit_overoptimization(kl, d * (1.0 - 0.5 * np.log(d)) + rng.normal(0, 0.02, 30), range(30), "rl", 0.999)
     assert rl.alpha.contains(1.0) and rl.beta.contains(0.5)
     assert rl.peak_kl == pytest.approx(math.exp(2 * (1.0 / 0.5 - 1)), rel=0.1)
     # The peak is where the law itself is highest.
@@ -29,23 +30,28 @@ def test_the_laws_are_recovered_with_intervals_that_cover(seed: int) -> None:
 
 def test_a_law_without_a_peak_in_sight_says_so() -> None:
     kl = np.linspace(0.1, 4, 12)
-    fit = fit_overoptimization(kl, np.sqrt(kl) * 1.0, "best_of_n")
+    fit = fit_overoptimization(kl, np.sqrt(kl) * 1.0, range(12), "best_of_n")
     assert fit.extrapolated
     with pytest.raises(ValueError, match="at least 3"):
-        fit_overoptimization([0, 0, 1, 2], [0, 0, 1, 1], "rl")
+        fit_overoptimization([0, 0, 1, 2], [0, 0, 1, 1], range(4), "rl")
 
 
-def test_the_bootstrap_covers_the_law_that_the_items_follow_on_average() -> None:
+def test_a_request_is_one_observation_of_the_law_however_often_it_was_seen() -> None:
+    """Where each has a gain at every KL, α and β are Student's t over the requests' own fits, done here one by one."""
     rng = np.random.default_rng(4)
     kl = np.array([best_of_n_kl(n) for n in (1, 2, 4, 8, 16, 32, 64)])
     d = np.sqrt(kl)
-    items = d * (1.0 - 0.2 * d) + rng.normal(0, 0.4, (80, 1)) * d + rng.normal(0, 0.2, (80, 7))
-    fit = bootstrap_overoptimization(kl, items, "best_of_n", seed=0)
-    assert fit is not None and fit.alpha.n == 80
-    assert fit.alpha.contains(1.0) and fit.beta.contains(0.2)
-    # Items share their slope, so α is as uncertain as its mean over 80: ± 1.96 · 0.4 / √80.
-    assert fit.alpha.high - fit.alpha.low == pytest.approx(2 * 1.96 * 0.4 / math.sqrt(80), rel=0.3)
-    assert bootstrap_overoptimization([0.0, 1.0, 1.0], items[:, :3], "best_of_n", seed=0) is None
+    items = d * (1.0 - 0.2 * d) + rng.normal(0, 0.4, (16, 1)) * d + rng.normal(0, 0.2, (16, 7))
+    points = np.tile(kl, 16), items.ravel(), [request for request in range(16) for _ in kl]
+    fit = fit_overoptimization(*points, "best_of_n")
+    own = [np.linalg.lstsq(np.stack([d, -(d**2)], 1), row, rcond=None)[0] for row in items]
+    for found, weights in zip((fit.alpha, fit.beta), np.transpose(own), strict=True):
+        by_hand = mean_interval(weights)
+        assert found.n == 16
+        assert (found.value, found.low, found.high) == pytest.approx((by_hand.value, by_hand.low, by_hand.high))
+    # The same requests seen four times make it no surer.
+    often = fit_overoptimization(np.tile(points[0], 4), np.tile(points[1], 4), points[2] * 4, "best_of_n")
+    assert (often.alpha.low, often.alpha.high) == pytest.approx((fit.alpha.low, fit.alpha.high))
     assert fit.result().alpha == fit.alpha
 
 

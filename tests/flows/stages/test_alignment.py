@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_alignment import CASES, JUDGED, PPO, make_world
+from toy_alignment import CASES, JUDGED, JUDGING, PPO, make_world
 
+import components.reasoning.tasks as tasks
+import components.rlhf.grpo as grpo_module
 import components.rlhf.overoptimization as watching
+from components.data.tokenizer import Tokenizer
+from components.inference.sampling import SamplingParams
 from components.model.config import forward_flops_per_token
 from components.reasoning.tasks import SuiteConfig, prompt
 from components.rlhf import prompts
@@ -23,7 +27,7 @@ from components.rlhf.overoptimization import Alarm
 from components.rlhf.overoptimization_config import WatchConfig
 from components.rlhf.requests import story_requests
 from components.rlhf.verifier_task_config import VerifierTaskConfig
-from components.statistics import Interval
+from components.statistics import Interval, clustered_share_interval
 from components.training.config import NonFiniteConfig, OptimizerConfig
 from flows.config import load_config
 from flows.engine.work import Work
@@ -103,10 +107,14 @@ def test_the_reward_model_reports_its_worth_and_a_row_for_each_pair_it_did_not_s
     case = next(name for name in CASES if name.startswith("reward model"))
     work, result = run(case, tmp_path, world)
     rows, held_out = work.table_rows()["evals"], result.held_out
-    assert len(rows) == held_out.accuracy.n == result.accuracy_by["split"]["held out"].n > 3
-    assert sum(row["correct"] for row in rows) == round(held_out.accuracy.value * held_out.accuracy.n)
+    requests = {row["prompt"] for row in rows}
+    assert len(rows) == held_out.num_held_out > len(requests)
+    assert held_out.accuracy.n == result.accuracy_by["split"]["held out"].n == len(requests) > 3
+    assert sum(row["correct"] for row in rows) == round(held_out.accuracy.value * len(rows))
+    prompts_of = [row["prompt"] for row in rows]
+    assert held_out.accuracy == clustered_share_interval([bool(row["correct"]) for row in rows], prompts_of)
     assert result.accuracy_by["source"].keys() == {"gold"}
-    assert sum(b.chosen.n for b in held_out.calibration.bins) == held_out.accuracy.n
+    assert sum(b.num_pairs for b in held_out.calibration.bins) == len(rows)
     assert result.disagreement > 0
     assert -1 <= held_out.gold.agreement_with_gold <= 1
 
@@ -217,3 +225,53 @@ def test_updates_that_were_not_finite_are_told_in_the_log_the_metrics_and_the_fa
     assert said.count("updates skipped") == 2 and "step 3: back to the last snapshot" in said
     kept = load_file(tmp_path / "out" / "model.safetensors")
     assert all(x.isfinite().all() for x in kept.values())
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if not name.startswith("reward model")] + ["best of n"])
+def test_an_answer_ends_at_every_token_that_ends_one(
+    case: str, world: tuple[Store, dict[str, Artifact]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tokenizer may have several, as those of imported models do; here a common token is made one of them."""
+    store, made = world
+    read = Tokenizer.load
+
+    def with_one_more(folder: Path) -> Tokenizer:
+        words = read(folder)
+        words.stop_ids |= {_often(words)}
+        return words
+
+    monkeypatch.setattr(Tokenizer, "load", with_one_more)
+    sampled: list[SamplingParams] = []
+    check = SamplingParams.__post_init__
+    monkeypatch.setattr(SamplingParams, "__post_init__", lambda self: (sampled.append(self), check(self))[1])
+    if case == "best of n":
+        (tmp_path / "out").mkdir()
+        work = Work(tmp_path / "out", tmp_path / "state", store=store)
+        best_of_n.fn(work, best_of=(1, 2), judging=JUDGING, seed=3, **{name: made[name] for name in JUDGED})
+    else:
+        run(case, tmp_path, world)
+    words = with_one_more(store.path(made["tokenizer"]))
+    assert sampled and {params.stop_ids for params in sampled} == {tuple(sorted(words.stop_ids))}
+    assert len(words.stop_ids) == 3
+
+
+def _often(words: Tokenizer) -> int:
+    return words.encode(" the")[0]
+
+
+def test_a_verified_answer_may_end_with_any_of_them(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GRPO pays for a right answer that came to an end, by whatever token, and for no answer that was cut off."""
+    paid: list[float] = []
+
+    def loop(state: Any, reference: Any, reward: Any, prompts: Any, stop_ids: Any, config: Any, seed: int) -> Any:
+        words = Tokenizer.load(world[0].path(world[1]["tokenizer"]))
+        answer = words.encode("7")
+        paid.extend(reward(0, [*answer, *end]) for end in ([], [words.end_id], [words.eos_id]))
+        return iter(())
+
+    monkeypatch.setattr(tasks, "is_correct", lambda problem, text: text == "7")
+    monkeypatch.setattr(grpo_module, "grpo", loop)
+    run("grpo", tmp_path, world)
+    assert paid == [0.0, 1.0, 1.0]
