@@ -23,6 +23,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_jsonable_python
 
+from components.cost.hardware import find_hardware
+
 PROFILES = Path(__file__).parent / "profiles"
 
 
@@ -35,9 +37,10 @@ class ComputeConfig:
     workers: int = -1
     threads_per_worker: int = 1
     device: str = "cpu"
-    hardware: str = "cpu-core"  # name in the `hardware` table, for the cost rows
-    watts_per_core: float = 10.0  # share of a server's draw for one busy core; sets energy in the cost rows
-    usd_per_core_hour: float = 0.04  # about what clouds ask for one virtual core
+    hardware: str = "cpu-core"  # name in the `hardware` table, whose power sets the energy of the cost rows
+    usd_per_core_hour: float = (
+        0.0408  # of a busy core, or of an accelerator; the default: a core's in the table `prices`
+    )
     checkpoint_seconds: float = 20.0  # a killed stage loses at most about this much work
     grace_seconds: float = 5.0  # what stages have to save their state when a run is ended by SIGTERM or Ctrl-C
     stage_timeout_seconds: float = 0.0  # a stage that runs longer is ended and has failed; 0: no limit
@@ -49,6 +52,7 @@ class ComputeConfig:
             raise ValueError("threads_per_worker must be 1 or more")
         if not self.usd_per_core_hour >= 0:
             raise ValueError(f"usd_per_core_hour is {self.usd_per_core_hour}: give a number of at least 0")
+        find_hardware(self.hardware)
 
 
 class Settings(BaseModel):
