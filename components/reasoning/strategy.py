@@ -11,6 +11,7 @@ samples included.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,8 +100,8 @@ class Trial:
     """Items that strategies answer, and how a model is asked. Completions that several strategies read are generated
     once, when the first of them asks.
 
-    num_samples, temperature, seed: of `samples`; num_direct_samples: of `direct_samples`. max_tokens: limit of a worked
-    answer; max_direct_tokens: of an answer given at once.
+    num_samples, temperature, seed: of `samples`; num_direct_samples: of `direct_samples`; max_attempts: of `attempts`.
+    max_tokens: limit of a worked answer; max_direct_tokens: of an answer given at once.
     """
 
     generate: Generate
@@ -111,6 +112,7 @@ class Trial:
     max_direct_tokens: int = 8
     seed: int = 0
     num_direct_samples: int = 1
+    max_attempts: int = 0
 
     @cached_property
     def direct(self) -> list[TextCompletion]:
@@ -132,15 +134,38 @@ class Trial:
         """`num_direct_samples` answers to each item, given at once."""
         return self._drawn([item.direct for item in self.items], self.num_direct_samples, self.max_direct_tokens)
 
+    @cached_property
+    def attempts(self) -> Samples:
+        """The samples, and to items that none of them answers rightly further ones, a round of as many again at a time,
+        until one is right or an item has `max_attempts`."""
+        began = time.perf_counter()
+        drawn = [list(group) for group in self.samples.completions]
+        for turn in itertools.count(1):
+            short = [
+                (item, group)
+                for item, group in zip(self.items, drawn, strict=True)
+                if len(group) < self.max_attempts and not any(item.verify(done.text) for done in group)
+            ]
+            if not short:
+                break
+            params = self._sampling(self.num_samples, self.max_tokens, self.seed * 1009 + turn)
+            found = self.generate([TextPrompt(item.worked) for item, _ in short], params)
+            for (_, group), more in zip(short, found, strict=True):
+                group += more
+        seconds = self.samples.seconds + time.perf_counter() - began
+        return Samples(self.samples.items, tuple(tuple(group) for group in drawn), seconds)
+
     def pool(self, name: Pool) -> Samples:
         """The samples of that name."""
         return self.samples if name == "worked" else self.direct_samples
 
     def _drawn(self, texts: list[str], count: int, max_tokens: int) -> Samples:
         began = time.perf_counter()
-        params = SamplingParams(max_tokens=max_tokens, temperature=self.temperature, num_samples=count, seed=self.seed)
-        groups = self.generate([TextPrompt(text) for text in texts], params)
+        groups = self.generate([TextPrompt(text) for text in texts], self._sampling(count, max_tokens, self.seed))
         return Samples(tuple(self.items), tuple(tuple(group) for group in groups), time.perf_counter() - began)
+
+    def _sampling(self, count: int, max_tokens: int, seed: int) -> SamplingParams:
+        return SamplingParams(max_tokens=max_tokens, temperature=self.temperature, num_samples=count, seed=seed)
 
     def _greedy(self, texts: list[str], max_tokens: int) -> list[TextCompletion]:
         params = SamplingParams(max_tokens=max_tokens, temperature=0.0)

@@ -125,19 +125,27 @@ def search_puzzles(
     generate = text_generator(network, words)
     puzzles = puzzle_suite(config.puzzle, config.seed, config.num_puzzles)
     items = [puzzle_item(puzzle) for puzzle in puzzles]
-    rounds = 2 + len(config.trees)
-    trial = Trial(generate, items, config.num_samples, config.temperature, seed=config.seed)
+    rounds = 3 + len(config.trees)
+    trial = Trial(
+        generate,
+        items,
+        config.num_samples,
+        config.temperature,
+        seed=config.seed,
+        max_attempts=config.max_attempts,
+    )
     answered = list(run_strategies([GREEDY], trial))
     work.progress(1, rounds, strategy="samples")
     answered += run_strategies(at_sizes(config.num_samples, self_consistency, best_of_k), trial)
+    work.progress(2, rounds, strategy="samples until one is right")
+    paid = answered[0].total_tokens + trial.attempts.total_tokens
     # A fine grid, so that one of these costs about what a tree does, at whatever prices the run measures.
-    sizes = [size for size in fine_sizes(config.num_samples) if size > 1]
+    sizes = [size for size in fine_sizes(max(config.max_attempts, config.num_samples)) if size > 1]
     answered += run_strategies(map(until_right, sizes), trial)
-    paid = answered[0].total_tokens + trial.samples.total_tokens
     tasks = [puzzle_task(puzzle) for puzzle in puzzles]
     trees: list[Answered] = []
     for index, tree_config in enumerate(config.trees):
-        work.progress(2 + index, rounds, strategy=f"tree, {tree_config.search}")
+        work.progress(3 + index, rounds, strategy=f"tree, {tree_config.search}")
         trees += run_strategies([tree_of_thought(tasks, tree_config)], trial)
     tokens = paid + sum(tree.total_tokens for tree in trees)
     work.usage(tokens=tokens, flops=tokens * forward_flops_per_token(network.cfg, network.cfg.context_length))

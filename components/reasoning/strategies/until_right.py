@@ -6,20 +6,26 @@ from components.reasoning.strategy import Outcome, Samples, Strategy, outcome_of
 
 
 def until_right(size: int) -> Strategy:
-    """At most each item's first `size` samples."""
+    """At most `size` samples to each item."""
     return Strategy(
         f"until_right@{size}",
         "until_right",
-        lambda trial: attempts(trial.samples, size),
+        lambda trial: first_right(trial.attempts, size),
         size=size,
         needs_verifier=True,
     )
 
 
-def attempts(samples: Samples, size: int) -> list[Outcome]:
-    """Of each item's first `size` samples those up to the first that is right; the last of them answers."""
+def first_right(attempts: Samples, size: int) -> list[Outcome]:
+    """Of each item's first `size` attempts those up to the first that is right; the last of them answers.
+
+    Raises ValueError where an item has fewer, and none is right.
+    """
     outcomes = []
-    for item, group in samples.first(size):
-        last = next((i for i, done in enumerate(group) if item.verify(done.text)), size - 1)
+    for item, group in zip(attempts.items, attempts.completions, strict=True):
+        last = next((i for i, done in enumerate(group) if item.verify(done.text)), len(group))
+        if last == len(group) < size:
+            raise ValueError(f"until one of {size} samples is right; {len(group)} were drawn")
+        last = min(last, size - 1)
         outcomes.append(outcome_of(item, group[last], group[: last + 1], {"attempts": last + 1}))
     return outcomes

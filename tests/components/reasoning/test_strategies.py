@@ -28,7 +28,7 @@ from components.reasoning.strategies.direct import DIRECT
 from components.reasoning.strategies.direct_vote import direct_vote
 from components.reasoning.strategies.greedy import GREEDY
 from components.reasoning.strategies.self_consistency import self_consistency, votes
-from components.reasoning.strategies.until_right import attempts, until_right
+from components.reasoning.strategies.until_right import first_right, until_right
 from components.reasoning.strategy import Outcome, Samples, Strategy, Trial, outcome_of
 from components.reasoning.tasks import Problem
 from storage.home import Home
@@ -175,12 +175,31 @@ def test_only_the_same_items_are_compared() -> None:
 
 def test_until_one_is_right_solves_what_best_of_k_does_and_pays_for_no_sample_after_it() -> None:
     drawn = samples(("7", -0.2), ("1+1=2", -5.0), ("9", -0.3), ("2", -0.1))
-    (outcome,) = attempts(drawn, 4)
+    (outcome,) = first_right(drawn, 4)
     assert (outcome.correct, outcome.completion_tokens, outcome.prompt_tokens) == (True, 1 + 5, 10)
-    (outcome,) = attempts(samples(("7", -0.2), ("88", -0.1)), 2)
+    (outcome,) = first_right(samples(("7", -0.2), ("88", -0.1)), 2)
     assert (outcome.correct, outcome.completion_tokens, outcome.details["attempts"]) == (False, 3, 2)
     for size in (1, 2, 3, 4):
-        assert attempts(drawn, size)[0].correct == choices(drawn, size)[0].correct
+        assert first_right(drawn, size)[0].correct == choices(drawn, size)[0].correct
+    with pytest.raises(ValueError, match="2 were drawn"):
+        first_right(samples(("7", -0.2), ("88", -0.1)), 3)
+
+
+def test_only_what_is_not_yet_right_is_tried_again_and_other_samples_come() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def generate(prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:
+        asked.append((len(prompts), params.seed))
+        found = [said("7")] * (params.num_samples - 1)
+        late = said("3" if len(asked) == 3 else "7")
+        return [[*found, said("2") if prompt.user == EASY.worked else late] for prompt in prompts]
+
+    trial = Trial(generate, [EASY, HARD], num_samples=2, seed=5, max_attempts=8)
+    easy, hard = until_right(8).answer(trial)
+    assert (easy.correct, easy.completion_tokens, hard.correct, hard.completion_tokens) == (True, 2, True, 6)
+    assert asked == [(2, 5), (1, 5 * 1009 + 1), (1, 5 * 1009 + 2)]
+    assert trial.attempts.total_tokens == (10 + 2) + (10 + 6)
+    assert not until_right(5).answer(trial)[1].correct
 
 
 def test_sizes_lie_close_enough_for_one_to_cost_what_another_strategy_does() -> None:
