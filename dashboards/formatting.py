@@ -93,6 +93,16 @@ def dollars(value: float | None) -> str:
     return f"${value:.{digits}f}"
 
 
+def dollar_interval(x: Interval | None) -> str:
+    """ "$0.00031 [$0.00030, $0.00033]"."""
+    return MISSING if x is None else f"{dollars(x.value)} [{dollars(x.low)}, {dollars(x.high)}]"
+
+
+def count_interval(x: Interval | None) -> str:
+    """ "8.11M [7.9M, 8.32M]"."""
+    return MISSING if x is None else f"{count(x.value)} [{count(x.low)}, {count(x.high)}]"
+
+
 def energy(joules: float | None) -> str:
     """ "12.4 Wh"."""
     if joules is None:

@@ -81,6 +81,6 @@ PARTS: tuple[Part[Any], ...] = (
         recurrent_figure,
     ),
     Part("reasoning", "Reasoning at inference", "Reasoning", reasoning_facts, reasoning_section, reasoning_figure),
-    Part("tree", "Tree of Thought at equal tokens", "Tree of Thought", tree_facts, tree_section, tree_figure),
+    Part("tree", "Tree of Thought at equal dollars", "Tree of Thought", tree_facts, tree_section, tree_figure),
     Part("cost", "Cost of training and of serving", "Cost", cost_facts, cost_section, cost_figure),
 )

@@ -63,6 +63,9 @@ class Settings(BaseModel):
     name: str = "life"
     seed: int = 0
     compute: ComputeConfig = Field(default_factory=ComputeConfig)
+    # Settings that were chosen so that effects show, by dotted path, each with the reason: the report lists them. What
+    # overrides such a setting removes its entry.
+    chosen: Mapping[str, str] = Field(default_factory=dict)
 
 
 class ConfigError(ValueError):
@@ -105,13 +108,20 @@ def load(profile: str | Path, overrides: Sequence[str], model: type[C]) -> C:
     takes, and the nearest right name.
     """
     sources = read_profile(profile)
+    sources.append(parse_overrides(overrides, model))
     merged: dict[str, Any] = {}
     for source in sources:
-        merged = merge(merged, source.data)
+        merged = merge(_without_overridden(merged, source), source.data)
     merged.setdefault("name", Path(profile).stem)
-    command_line = parse_overrides(overrides, model)
-    merged = merge(merged, command_line.data)
-    return check(merged, [*sources, command_line], model)
+    return check(merged, sources, model)
+
+
+def _without_overridden(merged: dict[str, Any], source: Source) -> dict[str, Any]:
+    """`merged` without the reasons for settings that the source sets, wholly or in part, to something else."""
+    chosen = merged.get("chosen")
+    if not isinstance(chosen, Mapping):
+        return merged
+    return merged | {"chosen": {path: why for path, why in chosen.items() if not source.holds(path.split("."))}}
 
 
 def check(data: Mapping[str, Any], sources: Sequence[Source], model: type[C]) -> C:
@@ -125,6 +135,10 @@ def check(data: Mapping[str, Any], sources: Sequence[Source], model: type[C]) ->
         return sources[0].name if sources else "settings"
 
     problems = [f"{where(path)}: {text}" for path, text in unknown_settings(model, data, ())]
+    chosen = data.get("chosen")
+    for path in chosen if isinstance(chosen, Mapping) else ():
+        if annotation_at(model, path.split(".")) is None:
+            problems.append(f"{where(('chosen', path))}: chosen: there is no setting {path}")
     if problems:
         raise ConfigError("\n".join(problems))
     try:
