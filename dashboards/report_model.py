@@ -10,6 +10,7 @@ from typing import Any
 
 from dashboards.blocks import Section
 from dashboards.claims import Earlier, Training
+from dashboards.facts.alignment import HACKING_SIGNS, PROXY_GAIN
 from dashboards.facts.chosen import ChosenSetting, chosen_settings
 from dashboards.facts.effects import Effect, Missing, not_measured
 from dashboards.facts.reasoning import TITLES
@@ -29,6 +30,8 @@ HEADLINES = {
     "moe_balance": "The balancing loss keeps the experts in use",
     "cost": "What it costs, to raise and to serve",
 }
+# What is said in place of a headline where nobody knows the true preference.
+WITHOUT_GOLD = {"ppo_gain": PROXY_GAIN[0], "reward_hacking": HACKING_SIGNS[0]}
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,9 @@ class LifeReport:
     def headlines(self) -> tuple[Effect, ...]:
         """The ten lines that matter first."""
         found = self.effects
+        instead = {slug: found[other] for slug, other in WITHOUT_GOLD.items() if other in found}
         return tuple(
-            found.get(slug) or not_measured(slug, title, "this part is not in the run")
+            found.get(slug) or instead.get(slug) or not_measured(slug, title, "this part is not in the run")
             for slug, title in HEADLINES.items()
         )
 

@@ -85,7 +85,7 @@ def evaluate_reasoning(
         chosen = [dataclasses.asdict(policy) for policy in policies]
         (work.out / "policies.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
     per_token = forward_flops_per_token(network.cfg, network.cfg.context_length)
-    tokens = sum(one.total_tokens for one in (*answered, *samples))
+    tokens = sum(one.total_tokens for one in answered) + sum(pool.total_tokens for pool in samples)
     work.usage(tokens=tokens, flops=tokens * per_token)
     strategies = []
     answered += run_strategies(thinking, trial)
