@@ -351,7 +351,8 @@ def _from_file(config: PreferencesConfig, raw: Mapping[str, str], words: Any, co
         if reason:
             left_out.append(LeftOut("preferences", config.path, found.lines[index], reason, p.prompt[:MAX_EXCERPT]))
         else:
-            pairs.append(p)
+            # A file that another life wrote may tell gold's margin: of what this one learns it says nothing.
+            pairs.append(dataclasses.replace(p, gold_margin=None))
     return pairs, left_out, {"num_ties": found.ties, "formats": dict(found.formats)}
 
 

@@ -61,16 +61,8 @@ def test_the_reward_model_by_group_and_by_length(rlhf: Section) -> None:
 
 
 def test_mitigations_and_dpo_are_named_and_only_the_free_run_is_the_positive_control(life) -> None:
-    hacked = {
-        "proxy": 2.0,
-        "proxy_low": 1.9,
-        "proxy_high": 2.1,
-        "gold": -1.0,
-        "gold_low": -1.2,
-        "gold_high": -0.8,
-        "n": 100,
-        "kl": 9.0,
-    }
+    proxy = {"proxy": 2.0, "proxy_low": 1.9, "proxy_high": 2.1, "n": 100, "kl": 9.0}
+    hacked = proxy | {"gold": -1.0, "gold_low": -1.2, "gold_high": -0.8}
     kept = hacked | {"gold": 1.0, "gold_low": 0.8, "gold_high": 1.2}
     life.stage("ppo[worst]", 1, kept | {"kl_coef": 0.0, "mitigation": "worst", "alarm": False})
     penalised = {"kl_coef": 0.0, "mitigation": "KL penalty", "stopped": True, "alarm": True}
@@ -100,7 +92,16 @@ def test_mitigations_and_dpo_are_named_and_only_the_free_run_is_the_positive_con
 def test_the_coefficient_is_not_chosen_by_the_answers_that_the_verdict_rests_on(life) -> None:
     """Of two that earn nothing, the one that looked better while training is on trial, not the luckier in the end."""
     for kl_coef, seen, gold in ((0.1, 0.3, -0.05), (0.4, 0.1, 0.25)):
-        judged = {"proxy": 1.0, "gold": gold, "gold_low": gold - 0.2, "gold_high": gold + 0.2, "n": 16, "kl": 1.0}
+        judged = {
+            "proxy": 1.0,
+            "proxy_low": 0.9,
+            "proxy_high": 1.1,
+            "gold": gold,
+            "gold_low": gold - 0.2,
+            "gold_high": gold + 0.2,
+            "n": 16,
+            "kl": 1.0,
+        }
         label, curve = f"ppo[kl_coef={kl_coef}]", life.curve("gold", 10, lambda x, top=seen: top * x, every=5)
         life.stage(label, 1, judged | {"kl_coef": kl_coef, "mitigation": "KL penalty"}, metrics=curve)
     life.end()

@@ -208,9 +208,7 @@ def test_the_strongest_for_the_same_dollars_may_be_a_cheaper_one(life) -> None:
     life.end()
     greedy, two, four = scores_of(read_run(life.home), "puzzles")
     assert strongest_at(two.usd, [greedy, two, four]) is greedy
-    assert (
-        strongest_at(1.5 * two.usd, [greedy, two, four]) is four
-    )  # none of its family is nearer: it favours the rival
+    assert strongest_at(1.5 * two.usd, [greedy, two, four]) is four  # none of its family is nearer
     assert strongest_at(two.usd, []) is None
 
 
