@@ -85,7 +85,7 @@ def _decision(compared: TrainOrThink | None, verdict: str) -> str:
     if compared is None:
         return ""
     sides = [
-        f"{name}, {formatting.percent_interval(finite(accuracy))} at {formatting.dollars(known(usd))} per thousand"
+        f"{name}, {formatting.percent_interval(finite(accuracy))} at {formatting.dollars(_million(usd), 3)} per million"
         for name, accuracy, usd in (
             (compared.train_further, compared.trained_accuracy, compared.trained_usd_per_thousand),
             (compared.think_longer, compared.thinking_accuracy, compared.thinking_usd_per_thousand),
@@ -99,6 +99,11 @@ def _decision(compared: TrainOrThink | None, verdict: str) -> str:
         )
         ends = f" (between {low} and {high}, by the intervals of the prices)"
     return f"Train further ({sides[0]}) or think longer ({sides[1]}): {verdict}{ends}."
+
+
+def _million(usd_per_thousand: float | None) -> float | None:
+    usd = known(usd_per_thousand)
+    return None if usd is None else 1000 * usd
 
 
 def _lines(rows: RunRows) -> tuple[CostLine, ...]:

@@ -80,7 +80,7 @@ def _chain_of_thought(scores: Sequence[Score], model: str) -> Effect:
         title,
         gap,
         "points",
-        f"{_percent(worked)} against {_percent(rival)}{beside}",
+        f"{_percent(worked)} against the best that direct answers reach for it, {_percent(rival)}{beside}",
         "the best of a direct answer and votes of direct answers that the same dollars buy; paired items, Tango's 95% "
         "interval; seen when it lies above 0",
     )

@@ -52,8 +52,8 @@ class Score:
 
     @property
     def spent(self) -> str:
-        """ "$0.00043 per thousand": what a thousand items cost."""
-        return f"{formatting.dollars(None if self.usd is None else 1000 * self.usd)} per thousand"
+        """ "$0.43 per million": what a million items cost."""
+        return f"{formatting.dollars(None if self.usd is None else 1e6 * self.usd, 3)} per million"
 
     @property
     def by_difficulty(self) -> dict[int, Interval]:

@@ -42,12 +42,12 @@ STRATEGY_COLORS = {
 
 
 def _spent(score: Score) -> float:
-    """Dollars per thousand items; generated tokens per item in a run without prices."""
-    return score.tokens or 0.0 if score.usd is None else 1000 * score.usd
+    """Dollars per million items; generated tokens per item in a run without prices."""
+    return score.tokens or 0.0 if score.usd is None else 1e6 * score.usd
 
 
 def _axis(scores: Sequence[Score]) -> str:
-    return "generated tokens per item" if scores[0].usd is None else "dollars per thousand items"
+    return "generated tokens per item" if scores[0].usd is None else "dollars per million items"
 
 
 def _frontier(axes: Axes, scores: Sequence[Score]) -> None:

@@ -55,12 +55,12 @@ def _scores(scores: Iterable[Score]) -> Table:
             labels.label(labels.MODELS, s.model),
             s.label + (" (verified)" if s.verified else ""),
             formatting.percent_interval(s.accuracy),
-            formatting.dollars(None if s.usd is None else 1000 * s.usd),
+            formatting.dollars(None if s.usd is None else 1e6 * s.usd, 3),
             formatting.count(None if s.tokens is None else round(s.tokens)),
             formatting.count(None if s.prompt_tokens is None else round(s.prompt_tokens)),
             f"{s.accuracy.n:,}",
         )
         for s in scores
     )
-    columns = ("model", "strategy", "accuracy [95%]", "per thousand", "generated", "read", "n")
+    columns = ("model", "strategy", "accuracy [95%]", "per million items", "generated", "read", "n")
     return Table("Accuracy against dollars", columns, "<<>>>>>", rows)

@@ -254,7 +254,7 @@ def test_adaptive_thinking_is_held_against_the_cheapest_that_is_as_accurate(
 def test_direct_answers_may_vote_with_the_dollars_of_a_chain(life) -> None:
     votes = (("direct_vote@8", 0.3, 24), ("direct_vote@16", 0.55, 48))
     effect = chains(life, ("direct", 0.1, 3), *votes, ("cot", 0.6, 46))["chain_of_thought"]
-    assert "against vote of direct answers, k=16 55" in effect.numbers
+    assert "for it, vote of direct answers, k=16 55" in effect.numbers
     assert effect.interval is not None and effect.interval.value == pytest.approx(0.05, abs=0.01)
 
 
