@@ -49,12 +49,10 @@ class Earlier:
     seen: tuple[int, ...]
 
     def __str__(self) -> str:
-        """ "seen in 3 of 4 earlier trainings: seeds 0, 1, 3"."""
+        """ "seen in 3 of 4 earlier trainings: seeds 0, 1, 3"; "seen in 0 of 1 earlier training: not in seed 2"."""
         number = len(self.seeds)
-        trainings = f"{number} earlier training{'s' if number > 1 else ''}"
-        if not self.seen:
-            return f"seen in none of {trainings}: {_seeds(self.seeds)} did not show it"
-        return f"seen in {len(self.seen)} of {trainings}: {_seeds(self.seen)}"
+        where = _seeds(self.seen) if self.seen else f"not in {_seeds(self.seeds)}"
+        return f"seen in {len(self.seen)} of {number} earlier training{'s' if number > 1 else ''}: {where}"
 
 
 def _seeds(seeds: tuple[int, ...]) -> str:

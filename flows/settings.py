@@ -138,7 +138,9 @@ def check(data: Mapping[str, Any], sources: Sequence[Source], model: type[C]) ->
     chosen = data.get("chosen")
     for path in chosen if isinstance(chosen, Mapping) else ():
         if annotation_at(model, path.split(".")) is None:
-            problems.append(f"{where(('chosen', path))}: chosen: there is no setting {path}")
+            holder = next(source for source in reversed(sources) if source.holds(("chosen", path)))
+            place = holder.where(("chosen", *path.split(".")))  # a quoted key is found by its parts
+            problems.append(f"{place}: chosen: there is no setting {path}")
     if problems:
         raise ConfigError("\n".join(problems))
     try:

@@ -187,3 +187,27 @@ def test_workers_are_measured_at_the_width_of_the_models_that_train() -> None:
     assert load_config("smoke", ["model.d_model=96"]).width == 96
     base = ["base.model=owner/model", f"base.revision={'ab' * 20}"]
     assert load_config("smoke", ["model.d_model=96", *base]).width == ModelConfig().d_model
+
+
+def test_a_reason_for_a_setting_goes_when_the_setting_is_overridden(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(
+        '[chosen]\n"ppo.kl_coef" = "why"\n"ppo.inner.lr" = "because"\n"ppo.inner" = "so"\n[ppo]\nkl_coef = 0.2\n'
+    )
+    extended = 'extends = "base.toml"\n[ppo.inner]\nlr = 0.5\n'
+    assert set(load(tmp_path, extended).chosen) == {"ppo.kl_coef"}  # a part of ppo.inner is another one, too
+    assert set(load(tmp_path, extended, "ppo.kl_coef=0.3").chosen) == set()
+    assert set(load(tmp_path, 'extends = "base.toml"\n').chosen) == {"ppo.kl_coef", "ppo.inner.lr", "ppo.inner"}
+
+
+def test_a_reason_for_a_setting_that_is_not_there_is_named_with_its_line(tmp_path: Path) -> None:
+    text = '[chosen]\n"ppo.kl_coeff" = "why"\n'
+    assert mistake(tmp_path, text).endswith("mine.toml:2: chosen: there is no setting ppo.kl_coeff")
+    assert "chosen" in mistake(tmp_path, "chosen = 3\n")
+
+
+def test_what_the_default_life_declares_is_what_it_sets() -> None:
+    """A reason stands beside a setting that the profile or a default gives a value of its own."""
+    chosen = load_config("laptop").chosen
+    assert len(chosen) >= 5 and all(len(reason) > 20 for reason in chosen.values())
+    assert "ppo.num_iterations" not in load_config("laptop", ["ppo.num_iterations=5"]).chosen
+    assert "ppo.num_iterations" not in load_config("smoke").chosen  # its own 2 are not what the reason speaks of
