@@ -60,6 +60,11 @@ class _Field:
     has_default: bool
     default: Any
 
+    def told(self, facts: Mapping[str, Any]) -> bool:
+        """Whether the facts hold a value of the field; a count that several intervals share is none of one alone."""
+        shared = {self.marker.names(self.name)["n"]} if isinstance(self.marker, Spread) else set()
+        return any(facts.get(name) is not None for name in self.facts - shared)
+
     @property
     def facts(self) -> frozenset[str]:
         """Names of the facts that the field is written as."""
@@ -125,7 +130,7 @@ def from_facts(kind: type[Result], facts: Mapping[str, Any]) -> Result:
 def _record(kind: type[Result], facts: Mapping[str, Any], place: str) -> Result:
     values: dict[str, Any] = {}
     for field in _fields(kind):
-        if field.has_default and field.default is None and not any(facts.get(name) is not None for name in field.facts):
+        if field.has_default and field.default is None and not field.told(facts):
             values[field.name] = None
         elif isinstance(field.marker, Spread):
             parts = {part: _fact(facts, name, place) for part, name in field.marker.names(field.name).items()}

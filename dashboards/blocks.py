@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from components.statistics import Interval
 from dashboards import formatting
+from dashboards.facts.chosen import ChosenSetting
 from dashboards.facts.effects import Effect
 
 
@@ -42,6 +43,12 @@ def body(meaning: str, tables: Iterable[Table], effects: tuple[Effect, ...] = ()
 def listing(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
     """Name and value a row; what is missing is left out."""
     return Table(title, ("what", "value"), "<>", tuple(pair for pair in pairs if pair[1] != formatting.MISSING))
+
+
+def chosen_table(chosen: Iterable[ChosenSetting]) -> Table:
+    """The settings that were chosen so that effects show."""
+    rows = tuple((one.setting, one.value, one.reason) for one in chosen)
+    return Table("Settings that were chosen so that effects show", ("setting", "value", "why"), "<<<", rows)
 
 
 def effect_of(effects: tuple[Effect, ...], slug: str) -> Effect | None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from dashboards.report_model import LifeReport
+from dashboards.run_data import RunRows
 from storage.fingerprint import digest
 from storage.home import Home
 from storage.queries import query
 
-NOT_OF_THE_TRAINING = ("seed", "name", "compute")  # settings that replications of one life may differ in
+if TYPE_CHECKING:
+    from dashboards.report_model import LifeReport
+
+# Settings that replications of one life may differ in, and what is only told about the others.
+NOT_OF_THE_TRAINING = ("seed", "name", "compute", "chosen")
 
 
 def settings_digest(config: Mapping[str, Any]) -> str:
@@ -21,24 +25,68 @@ def settings_digest(config: Mapping[str, Any]) -> str:
     return digest(_finite({name: value for name, value in config.items() if name not in NOT_OF_THE_TRAINING}))[:16]
 
 
+@dataclass(frozen=True)
+class Training:
+    """Which training a run is: trainings of equal settings and code differ in the seed alone."""
+
+    seed: int
+    settings: str
+    code: str
+
+
+def training_of(home: Home, rows: RunRows) -> Training:
+    """Of a run. Its code is that of the artifacts which it made or found."""
+    made = [record for stage in rows.made() if (record := home.store.record(stage.key)) is not None]
+    code = digest(sorted({f"{one.stage} {name} {sha}" for one in made for name, sha in one.code.items()}))
+    return Training(rows.seed, settings_digest(rows.config), code[:16])
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What other trainings of a home said of a claim: the seeds that put it on trial, and those that showed it."""
+
+    seeds: tuple[int, ...]
+    seen: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """ "seen in 3 of 4 earlier trainings: seeds 0, 1, 3"; "seen in 0 of 1 earlier training: not in seed 2"."""
+        number = len(self.seeds)
+        where = _seeds(self.seen) if self.seen else f"not in {_seeds(self.seeds)}"
+        return f"seen in {len(self.seen)} of {number} earlier training{'s' if number > 1 else ''}: {where}"
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+_EARLIER = """
+    SELECT claim, seed, verdict FROM verdicts
+    WHERE settings = $settings AND code = $code AND seed <> $seed AND side IS NOT NULL AND verdict <> 'not measured'
+    ORDER BY claim, seed"""
+
+
+def earlier_verdicts(home: Home, training: Training) -> dict[str, Earlier]:
+    """By claim what the home's trainings of other seeds said, with the same settings and code."""
+    found: dict[str, list[tuple[int, bool]]] = {}
+    for row in query(home, _EARLIER, vars(training)).to_pylist():
+        found.setdefault(row["claim"], []).append((row["seed"], row["verdict"] == "seen"))
+    return {
+        claim: Earlier(tuple(seed for seed, _ in said), tuple(seed for seed, seen in said if seen))
+        for claim, said in found.items()
+    }
+
+
 def write_claims(home: Home, report: LifeReport) -> None:
     """Write one row per claim of the report. Raises as `Tables.write` does."""
-    home.tables.write("claims", report.run.run_id, list(claim_rows(home, report)))
+    home.tables.write("claims", report.run.run_id, list(claim_rows(report)))
 
 
-def claim_rows(home: Home, report: LifeReport) -> Iterator[dict[str, Any]]:
+def claim_rows(report: LifeReport) -> Iterator[dict[str, Any]]:
     """Rows of `claims`."""
-    run_id = report.run.run_id
-    sql = "SELECT config_json FROM runs WHERE run_id = $run AND event = 'started'"
-    config = json.loads(query(home, sql, {"run": run_id}).to_pylist()[0]["config_json"] or "{}")
-    made = (home.store.record(stage.key) for stage in report.stages if stage.status in ("ran", "cached"))
-    code = digest(sorted({f"{one.stage} {name} {sha}" for one in made if one for name, sha in one.code.items()}))
     common = {
-        "run_id": run_id,
-        "seed": int(config.get("seed", 0)),
+        "run_id": report.run.run_id,
         "profile": report.run.profile,
-        "settings": settings_digest(config),
-        "code": code[:16],
+        **vars(report.training),
         "time": datetime.datetime.now(datetime.UTC),
     }
     for effect in report.effects.values():

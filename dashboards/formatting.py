@@ -83,16 +83,26 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def dollars(value: float | None) -> str:
-    """ "$0.0021", "$12.40", "$1.2M": two digits that count below a dollar."""
+def dollars(value: float | None, significant: int = 2) -> str:
+    """ "$0.0021", "$12.40", "$1.2M": `significant` digits below a dollar."""
     if value is None:
         return MISSING
     if value == 0:
         return "$0"
     if abs(value) >= 10_000:
         return f"${count(value)}"
-    digits = 2 if abs(value) >= 1 else min(1 - math.floor(math.log10(abs(value))), 10)
+    digits = 2 if abs(value) >= 1 else min(significant - 1 - math.floor(math.log10(abs(value))), 10)
     return f"${value:.{digits}f}"
+
+
+def dollar_interval(x: Interval | None) -> str:
+    """ "$0.000313 [$0.000304, $0.000322]"."""
+    return MISSING if x is None else " ".join((dollars(x.value, 3), f"[{dollars(x.low, 3)}, {dollars(x.high, 3)}]"))
+
+
+def count_interval(x: Interval | None) -> str:
+    """ "8.11M [7.9M, 8.32M]"."""
+    return MISSING if x is None else f"{count(x.value)} [{count(x.low)}, {count(x.high)}]"
 
 
 def energy(joules: float | None) -> str:

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dashboards import formatting
-from dashboards.blocks import Table
+from dashboards.blocks import Table, chosen_table
 from dashboards.facts.effects import Effect
 from dashboards.facts.texts import Text
 from dashboards.report_model import LifeReport
@@ -45,6 +45,9 @@ def render_html(report: LifeReport) -> str:
             run=report.run,
             num_stages={state: states.count(state) for state in ("ran", "cached", "failed")},
             headlines=report.headlines,
+            scope=report.scope,
+            before=report.before,
+            chosen=chosen_table(report.chosen) if report.chosen else None,
             sections=report.sections,
             figures=report.figures,
             texts=_by_stage(report.texts),

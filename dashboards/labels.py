@@ -20,7 +20,9 @@ STRATEGIES = {
     "greedy": "greedy",
     "cot": "chain of thought",
     "self_consistency": "self-consistency",
+    "direct_vote": "vote of direct answers",
     "best_of": "best of k",
+    "until_right": "until one is right",
     "adaptive": "adaptive",
     "tree_of_thought": "Tree of Thought",
 }

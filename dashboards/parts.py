@@ -66,7 +66,14 @@ PARTS: tuple[Part[Any], ...] = (
     Part("data", "Data and tokenizer", "Data", data_facts, data_section, data_figure),
     Part("pretraining", "Pretraining", "Pretraining", pretraining_facts, pretraining_section, pretraining_figure),
     Part("finetuning", "Fine-tuning", "Fine-tuning", finetuning_facts, finetuning_section, finetuning_figure),
-    Part("rlhf", "RLHF: preference, proxy and gold", "RLHF", alignment_facts, alignment_section, alignment_figure),
+    Part(
+        "rlhf",
+        "RLHF: preferences and their reward",
+        "RLHF",
+        alignment_facts,
+        alignment_section,
+        alignment_figure,
+    ),
     Part("grpo", "GRPO: rewards that can be checked", "GRPO", grpo_facts, grpo_section, grpo_figure),
     Part("forgetting", "Forgetting", "Forgetting", forgetting_facts, forgetting_section, forgetting_figure),
     Part("scaling", "Scaling law", "Scaling", scaling_facts, scaling_section, scaling_figure),
@@ -81,6 +88,6 @@ PARTS: tuple[Part[Any], ...] = (
         recurrent_figure,
     ),
     Part("reasoning", "Reasoning at inference", "Reasoning", reasoning_facts, reasoning_section, reasoning_figure),
-    Part("tree", "Tree of Thought at equal tokens", "Tree of Thought", tree_facts, tree_section, tree_figure),
+    Part("tree", "Tree of Thought at equal dollars", "Tree of Thought", tree_facts, tree_section, tree_figure),
     Part("cost", "Cost of training and of serving", "Cost", cost_facts, cost_section, cost_figure),
 )

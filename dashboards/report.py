@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dashboards.claims import earlier_verdicts, training_of
 from dashboards.report_model import LifeReport, build
 from dashboards.run_data import read_run
 from storage.durable import write_bytes
@@ -16,7 +17,9 @@ def collect(home: Home, run_id: str | None = None) -> LifeReport:
     Raises:
         dashboards.run_data.UnknownRun: no such run; names those that are there.
     """
-    return build(read_run(home, run_id))
+    rows = read_run(home, run_id)
+    training = training_of(home, rows)
+    return build(rows, training, earlier_verdicts(home, training))
 
 
 def write_page(life: LifeReport, path: str | Path) -> Path:

@@ -9,7 +9,11 @@ from functools import cached_property
 from typing import Any
 
 from dashboards.blocks import Section
+from dashboards.claims import Earlier, Training
+from dashboards.facts.alignment import HACKING_SIGNS, PROXY_GAIN
+from dashboards.facts.chosen import ChosenSetting, chosen_settings
 from dashboards.facts.effects import Effect, Missing, not_measured
+from dashboards.facts.reasoning import TITLES
 from dashboards.facts.texts import Text, chosen_texts
 from dashboards.figures.canvas import Figure
 from dashboards.parts import PARTS
@@ -17,9 +21,7 @@ from dashboards.run_data import RunRows, StageRow
 
 # The ten lines that matter first, in the order of a life, with the title of those that may not be there at all.
 HEADLINES = {
-    "chain_of_thought": "Chain of thought beats a direct answer",
-    "self_consistency": "A vote of samples beats one sample",
-    "tree_of_thought": "Tree of Thought beats sampling at equal tokens",
+    **TITLES,
     "ppo_gain": "PPO with a KL penalty raises the true preference",
     "reward_hacking": "Without a penalty the proxy is hacked",
     "grpo": "GRPO raises accuracy by exact rewards",
@@ -28,6 +30,8 @@ HEADLINES = {
     "moe_balance": "The balancing loss keeps the experts in use",
     "cost": "What it costs, to raise and to serve",
 }
+# What is said in place of a headline where nobody knows the true preference.
+WITHOUT_GOLD = {"ppo_gain": PROXY_GAIN[0], "reward_hacking": HACKING_SIGNS[0]}
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,39 @@ class RunHead:
 
 @dataclass(frozen=True)
 class LifeReport:
-    """A life, part by part. `facts`: by slug of `dashboards.parts.PARTS`; a part without rows is `Missing`, which says
-    why."""
+    """A life, part by part: one training, of which it speaks alone.
+
+    Attributes:
+        facts: by slug of `dashboards.parts.PARTS`; a part without rows is `Missing`, which says why.
+        training: which training it is.
+        earlier: by claim what the home's trainings of other seeds said.
+        chosen: settings that were chosen so that effects show.
+    """
 
     run: RunHead
     stages: tuple[StageRow, ...]
     facts: Mapping[str, Any]
     texts: tuple[Text, ...]
+    training: Training
+    earlier: Mapping[str, Earlier]
+    chosen: tuple[ChosenSetting, ...]
+
+    @property
+    def scope(self) -> str:
+        """What the report speaks of, and what it does not."""
+        said = (
+            f"One training, seed {self.training.seed}. Its intervals are over items, requests or windows: they say how "
+            "sure the numbers of this training are, not whether another one shows the same."
+        )
+        others = sorted({seed for one in self.earlier.values() for seed in one.seeds})
+        if others:
+            return f"{said} Beside each claim stands what seeds {', '.join(map(str, others))} said before, if anything."
+        profile = f" {self.run.profile}" if self.run.profile else ""
+        return f"{said} This home holds no other: `lifespan replicate{profile} --seeds 5` trains with further seeds."
+
+    def before(self, effect: Effect) -> str:
+        """What the home's other trainings said of a claim; "" where none did."""
+        return str(self.earlier[effect.slug]) if effect.slug in self.earlier else ""
 
     @property
     def effects(self) -> dict[str, Effect]:
@@ -62,8 +92,9 @@ class LifeReport:
     def headlines(self) -> tuple[Effect, ...]:
         """The ten lines that matter first."""
         found = self.effects
+        instead = {slug: found[other] for slug, other in WITHOUT_GOLD.items() if other in found}
         return tuple(
-            found.get(slug) or not_measured(slug, title, "this part is not in the run")
+            found.get(slug) or instead.get(slug) or not_measured(slug, title, "this part is not in the run")
             for slug, title in HEADLINES.items()
         )
 
@@ -86,10 +117,11 @@ class LifeReport:
         return {slug: figure for slug, figure in drawn.items() if figure is not None}
 
 
-def build(rows: RunRows) -> LifeReport:
-    """The report of a run from its rows."""
+def build(rows: RunRows, training: Training, earlier: Mapping[str, Earlier]) -> LifeReport:
+    """The report of a run from its rows, and from what other trainings said."""
     facts = {part.slug: part.facts(rows) for part in PARTS}
-    return LifeReport(_head(rows), rows.stages, facts, chosen_texts(rows))
+    chosen = chosen_settings(rows.config)
+    return LifeReport(_head(rows), rows.stages, facts, chosen_texts(rows), training, earlier, chosen)
 
 
 def _head(rows: RunRows) -> RunHead:

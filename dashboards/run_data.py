@@ -68,7 +68,7 @@ class StageRow:
 @dataclass(frozen=True)
 class RunRows:
     """All that a report needs of one run. `read_series`: the points of a metric, from the key of its stage and its
-    name."""
+    name. `config`: its settings."""
 
     run_id: str
     name: str
@@ -88,6 +88,12 @@ class RunRows:
     scaling_fits: tuple[Row, ...] = ()
     forecasts: tuple[Row, ...] = ()
     forgetting: tuple[Row, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+        return int(self.config.get("seed", 0))
 
     def made(self) -> Iterator[StageRow]:
         """The stages that have an artifact."""
@@ -253,6 +259,7 @@ def read_run(home: Home, run_id: str | None = None) -> RunRows:
         scaling_fits=table("scaling_fits", " ORDER BY sweep, law, parameter"),
         forecasts=table("forecasts", " ORDER BY made_at, target"),
         forgetting=table("forgetting", " ORDER BY position, unit, evaluation"),
+        config=parsed(first["config_json"]),
     )
 
 

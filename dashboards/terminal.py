@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from dashboards import formatting
-from dashboards.blocks import Section, Table
+from dashboards.blocks import Section, Table, chosen_table
 from dashboards.facts.effects import Effect, Verdict
 from dashboards.report_model import LifeReport
 
@@ -30,9 +30,12 @@ LOOK: dict[Verdict, tuple[str, str]] = {  # verdict -> mark, style
 
 def render_terminal(report: LifeReport, longest_table: int = 14) -> RenderableType:
     """The whole report. Tables of more than `longest_table` rows are cut; the page has all of them."""
-    parts: list[RenderableType] = [_head(report), _headlines(report.headlines)]
+    parts: list[RenderableType] = [_head(report), Padding(Text(report.scope, "italic"), (1, 0, 0, 1))]
+    parts += [_headlines(report)]
+    if report.chosen:
+        parts += [Fitted(chosen_table(report.chosen), longest_table)]
     for section in report.sections:
-        parts += _section(section, longest_table)
+        parts += _section(report, section, longest_table)
     return Group(*parts)
 
 
@@ -52,17 +55,19 @@ def _head(report: LifeReport) -> RenderableType:
     return Padding(line, (1, 0, 0, 0))
 
 
-def _headlines(effects: tuple[Effect, ...]) -> RenderableType:
+def _headlines(report: LifeReport) -> RenderableType:
     table = RichTable(box=box.SIMPLE_HEAD, show_header=False, expand=True, padding=(0, 1))
     table.add_column(width=1)
     table.add_column(ratio=1)
-    for effect in effects:
+    for effect in report.headlines:
         mark, style = LOOK[effect.verdict]
-        line = Text(effect.title, "bold")
+        line = Text(effect.here, "bold")
         line.append(f"  {effect.verdict}", style)
         line.append(f"\n{effect.numbers}", "default not bold" if effect.verdict != "not measured" else "dim not bold")
         if effect.difference:
             line.append(f"\n{_evidence(effect)}", "cyan not bold")
+        if before := report.before(effect):
+            line.append(f"\n{before}", "dim not bold")
         table.add_row(Text(mark, style), line)
     return table
 
@@ -71,7 +76,7 @@ def _evidence(effect: Effect) -> str:
     return ", ".join(text for text in (effect.difference, effect.size) if text)
 
 
-def _section(section: Section, longest: int) -> Iterator[RenderableType]:
+def _section(report: LifeReport, section: Section, longest: int) -> Iterator[RenderableType]:
     yield Rule(Text(section.title, "bold"), align="left", style="dim")
     if section.missing:
         yield Padding(Text(section.missing, "yellow"), (0, 0, 1, 1))
@@ -80,7 +85,9 @@ def _section(section: Section, longest: int) -> Iterator[RenderableType]:
     for effect in section.effects:
         mark, style = LOOK[effect.verdict]
         detail = _evidence(effect) or effect.numbers
-        yield Padding(Text.assemble((f"{mark} ", style), f"{effect.title}: ", (detail, "cyan")), (0, 0, 0, 1))
+        before = f"; {before}" if (before := report.before(effect)) else ""
+        line = Text.assemble((f"{mark} ", style), f"{effect.here}: ", (detail, "cyan"), (before, "dim"))
+        yield Padding(line, (0, 0, 0, 1))
     if section.tables:
         yield Fitted(section.tables[0], longest)
 

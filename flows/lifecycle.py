@@ -146,7 +146,7 @@ def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:
         reasoning.evaluate_reasoning.submit(
             run,
             label=f"evaluate_reasoning[{name}]",
-            config=replace(cfg.reasoning, num_samples=1) if name == "base" else cfg.reasoning,
+            config=replace(cfg.reasoning, num_samples=1, num_direct_samples=1) if name == "base" else cfg.reasoning,
             adaptive=None if name == "base" else cfg.adaptive,
             suite=cfg.suite,
             name=name,

@@ -23,6 +23,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from components.cost.hardware import find_hardware
+
 PROFILES = Path(__file__).parent / "profiles"
 MOST_WORKERS = 8  # more than a life has stages ready at a time
 
@@ -41,9 +43,10 @@ class ComputeConfig:
     # Two workers of one thread train faster than one of two up to d256 (docs/log.md).
     threads_per_worker: int = 1
     device: str = "cpu"
-    hardware: str = "cpu-core"  # name in the `hardware` table, for the cost rows
-    watts_per_core: float = 10.0  # share of a server's draw for one busy core; sets energy in the cost rows
-    usd_per_core_hour: float = 0.04  # about what clouds ask for one virtual core
+    hardware: str = "cpu-core"  # name in the `hardware` table, whose power sets the energy of the cost rows
+    usd_per_core_hour: float = (
+        0.0408  # of a busy core, or of an accelerator; the default: a core's in the table `prices`
+    )
     checkpoint_seconds: float = 20.0  # a killed stage loses at most about this much work
     grace_seconds: float = 5.0  # what stages have to save their state when a run is ended by SIGTERM or Ctrl-C
     stage_timeout_seconds: float = 0.0  # a stage that runs longer is ended and has failed; 0: no limit
@@ -55,6 +58,7 @@ class ComputeConfig:
             raise ValueError("threads_per_worker must be 1 or more")
         if not self.usd_per_core_hour >= 0:
             raise ValueError(f"usd_per_core_hour is {self.usd_per_core_hour}: give a number of at least 0")
+        find_hardware(self.hardware)
 
     @property
     def numerics(self) -> dict[str, str | int]:
@@ -77,6 +81,9 @@ class Settings(BaseModel):
     name: str = "life"
     seed: int = 0
     compute: ComputeConfig = Field(default_factory=ComputeConfig)
+    # Settings that were chosen so that effects show, by dotted path, each with the reason: the report lists them. What
+    # overrides such a setting removes its entry.
+    chosen: Mapping[str, str] = Field(default_factory=dict)
 
 
 class ConfigError(ValueError):
@@ -119,13 +126,20 @@ def load(profile: str | Path, overrides: Sequence[str], model: type[C]) -> C:
     takes, and the nearest right name.
     """
     sources = read_profile(profile)
+    sources.append(parse_overrides(overrides, model))
     merged: dict[str, Any] = {}
     for source in sources:
-        merged = merge(merged, source.data)
+        merged = merge(_without_overridden(merged, source), source.data)
     merged.setdefault("name", Path(profile).stem)
-    command_line = parse_overrides(overrides, model)
-    merged = merge(merged, command_line.data)
-    return check(merged, [*sources, command_line], model)
+    return check(merged, sources, model)
+
+
+def _without_overridden(merged: dict[str, Any], source: Source) -> dict[str, Any]:
+    """`merged` without the reasons for settings that the source sets, wholly or in part, to something else."""
+    chosen = merged.get("chosen")
+    if not isinstance(chosen, Mapping):
+        return merged
+    return merged | {"chosen": {path: why for path, why in chosen.items() if not source.holds(path.split("."))}}
 
 
 def check(data: Mapping[str, Any], sources: Sequence[Source], model: type[C]) -> C:
@@ -139,6 +153,12 @@ def check(data: Mapping[str, Any], sources: Sequence[Source], model: type[C]) ->
         return sources[0].name if sources else "settings"
 
     problems = [f"{where(path)}: {text}" for path, text in unknown_settings(model, data, ())]
+    chosen = data.get("chosen")
+    for path in chosen if isinstance(chosen, Mapping) else ():
+        if annotation_at(model, path.split(".")) is None:
+            holder = next(source for source in reversed(sources) if source.holds(("chosen", path)))
+            place = holder.where(("chosen", *path.split(".")))  # a quoted key is found by its parts
+            problems.append(f"{place}: chosen: there is no setting {path}")
     if problems:
         raise ConfigError("\n".join(problems))
     try:

@@ -58,8 +58,8 @@ reasoning | cost | report"""),
         flops: floating-point operations, counted from the model's shape
         seconds: wall clock
         cpu_seconds: processor time of all threads
-        energy_joules: cpu_seconds × watts per core
-        usd: US dollars, seconds × threads × price of a core
+        energy_joules: paid seconds × the hardware's power × the data centre's overhead (PUE 1.56)
+        usd: US dollars, paid seconds × price; paid are cpu_seconds on a CPU, seconds on an accelerator
         hardware: name in `hardware`"""),
     "evals": ("one item, answered by one model with one strategy", f"""
         run_id: {_RUN}

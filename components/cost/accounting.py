@@ -1,11 +1,18 @@
-"""What work has cost, or will cost: FLOPs and time to energy and dollars."""
+"""What work has cost, or will cost: FLOPs and time to energy and dollars.
+
+Everything that accounts goes through `spent`: the ledger of a run's stages (`stage_cost`), plans (`expected_training`),
+and the price of serving (`components.cost.inference`), which divides the same rent by measured rates. A second of a CPU
+is one in which a core was busy, so that a crowded machine makes nothing dearer; a second of an accelerator is one in
+which it was held.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from components.cost.hardware import Hardware, Price
+from components.cost.hardware import Hardware, Price, find_hardware, find_price
 
 # Average over data centres: Uptime Institute, Global Data Center Survey 2024.
 AVERAGE_PUE = 1.56
@@ -55,6 +62,26 @@ def spent(
         energy_joules=hardware.power_watts * device_seconds * pue,
         usd=device_seconds / 3600.0 * price.usd_per_hour,
         mfu=flops / (hardware.peak_flops * device_seconds) if device_seconds else math.nan,
+    )
+
+
+def device_seconds(device: str, seconds: float, cpu_seconds: float) -> float:
+    """Seconds that are paid for, of work that took `seconds` of wall-clock and `cpu_seconds` of busy cores.
+
+    The latter on a CPU, the former on an accelerator, which is held all the time. `device`: as torch names it.
+    """
+    return cpu_seconds if device.partition(":")[0] == "cpu" else seconds
+
+
+def stage_cost(usage: Mapping[str, float], device: str, hardware: str, usd_per_hour: float) -> Cost:
+    """Cost of a stage from its usage: tokens, flops, seconds and cpu_seconds. `hardware`: its name in the table;
+    `usd_per_hour`: rent of one device (a core, on a CPU). Raises ValueError for hardware that is not in the table."""
+    return spent(
+        usage["tokens"],
+        usage["flops"],
+        device_seconds(device, usage["seconds"], usage["cpu_seconds"]),
+        find_hardware(hardware),
+        replace(find_price(hardware), usd_per_hour=usd_per_hour),
     )
 
 

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 Kind = Literal["cpu", "gpu", "tpu"]
 
 
@@ -154,6 +152,8 @@ def measure_cpu_core(base: Hardware | None = None, size: int = 768, seconds: flo
     Peak: the best of repeated fp32 products of two (size, size) matrices. Bandwidth: the best of repeated copies of
     64 MB, counting the read and the write. Takes about twice `seconds`; the thread count is restored.
     """
+    import torch  # here: settings are checked against the table, and reading a profile should take a second
+
     base = base or find_hardware("cpu-core")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

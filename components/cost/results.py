@@ -12,11 +12,13 @@ from components.statistics import Interval
 
 @dataclass(frozen=True)
 class ServingResult:
-    """Tokens per second on this machine; decode_tokens_per_second is that of the largest batch."""
+    """Tokens per second of a busy core on this machine, at the largest batch, with 95% intervals over `rounds`;
+    request_seconds: core seconds of a typical request. decode_by_batch: output tokens per second by batch."""
 
-    decode_tokens_per_second: float
+    decode_tokens_per_second: Annotated[Interval, Spread("rounds")]
+    prefill_tokens_per_second: Annotated[Interval, Spread("rounds")]
+    request_seconds: Annotated[Interval, Spread("rounds")]
     decode_by_batch: Mapping[str, float]
-    prefill_tokens_per_second: float
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,21 @@ class StrategyPrice:
 
 @dataclass(frozen=True)
 class TrainOrThink:
-    """Training further and answering once, against thinking longer with what there is. break_even_questions: from which
-    number of questions on training costs less in all; None: never."""
+    """Training further and answering once, against the best that the model before it does by thinking longer.
+
+    break_even_questions: from which number of questions on training costs less in all, with the ends that the intervals
+    of the prices give it (None: never). as_accurate: the thinking model's 95% interval reaches the trained model's
+    accuracy; where it does not, the two do not buy the same.
+    """
 
     think_longer: str
     train_further: str
+    thinking_usd_per_thousand: float
+    trained_usd_per_thousand: float
     break_even_questions: float | None
-    trained_is_as_accurate: bool
+    break_even_low: float | None
+    break_even_high: float | None
+    as_accurate: bool
     trained_accuracy: Annotated[Interval, Spread()]
     thinking_accuracy: Annotated[Interval, Spread()]
 
@@ -68,14 +78,15 @@ class Decision:
 
 @dataclass(frozen=True)
 class CostResult:
-    """break_even_tokens: output tokens after which serving, prompts included, has cost as much as training; None where
-    serving costs nothing."""
+    """training_usd: of what went into the model. Prices with their 95% intervals over `rounds` of timing.
+    break_even_tokens: output tokens after which serving, prompts included, has cost as much as training, with the ends
+    that the interval of the price gives it; None where serving costs nothing."""
 
     training_usd: float
-    price_per_million_input_tokens: float
-    price_per_million_output_tokens: float
+    price_per_million_input_tokens: Annotated[Interval, Spread("rounds")]
+    price_per_million_output_tokens: Annotated[Interval, Spread("rounds")]
     decode_tokens_per_second: float
-    break_even_tokens: float | None
     lifetime: tuple[LifetimeCost, ...]
     comparisons: tuple[StrategyPrice, ...]
     decision: Decision
+    break_even_tokens: Annotated[Interval | None, Spread("rounds")] = None

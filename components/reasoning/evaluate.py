@@ -48,19 +48,29 @@ class Answered:
 def run_strategies(strategies: Iterable[Strategy], trial: Trial) -> Iterator[Answered]:
     """Let each strategy answer all items, and yield it when it is done.
 
-    Samples are drawn once for all strategies; each is charged the share of that time that its size has of them.
+    Samples are drawn once for all strategies; each is charged the share of that time that it has of their tokens.
     """
     for strategy in strategies:
-        share = trial.samples.seconds * strategy.size / trial.num_samples if strategy.size else 0.0
+        pool = trial.pool(strategy.pool) if strategy.size else None
         began = time.perf_counter()
         outcomes = strategy.answer(trial)
-        yield Answered(strategy, tuple(trial.items), tuple(outcomes), time.perf_counter() - began + share)
+        seconds = time.perf_counter() - began
+        if pool:
+            used = sum(outcome.completion_tokens for outcome in outcomes)
+            seconds += pool.seconds * used / max(1, pool.generated_tokens)
+        yield Answered(strategy, tuple(trial.items), tuple(outcomes), seconds)
 
 
 def at_sizes(num_samples: int, *families: Callable[[int], Strategy]) -> Iterator[Strategy]:
     """Each family at 1, 2, 4, … up to `num_samples`; at 1 only the first, since with one sample all are the same."""
     for size in (2**power for power in range(num_samples.bit_length())):
         yield from (family(size) for family in (families if size > 1 else families[:1]))
+
+
+def fine_sizes(num_samples: int) -> list[int]:
+    """1, 2, 3, 4, 6, 8, 12, 16, 24, … up to `num_samples`, which is the last of them."""
+    powers = [2**power for power in range(num_samples.bit_length())]
+    return sorted({size for power in powers for size in (power, power * 3 // 2) if size <= num_samples} | {num_samples})
 
 
 def eval_rows(answered: Answered, suite: str, model: str) -> list[dict[str, Any]]:
@@ -121,13 +131,3 @@ def compare(a: Answered, b: Answered) -> PairedDifference:
     if [item.item_id for item in a.items] != [item.item_id for item in b.items]:
         raise ValueError(f"{a.strategy.name} and {b.strategy.name} answered different items: they cannot be paired")
     return paired_difference(a.correct, b.correct)
-
-
-def strongest_at_tokens(rivals: Iterable[Answered], tokens: float, at_least: float = 0.9) -> Answered | None:
-    """The most accurate of `rivals` that spend at least `at_least` of `tokens`; of each family the cheapest such, so
-    that a coarse grid of sizes favours the rival. None where all spend less."""
-    nearest: dict[str, Answered] = {}
-    for rival in sorted(rivals, key=lambda r: r.tokens):
-        if rival.tokens >= at_least * tokens:
-            nearest.setdefault(rival.strategy.family, rival)
-    return max(nearest.values(), key=lambda r: sum(r.correct), default=None)

@@ -4,20 +4,25 @@ A strategy is one file of `components/reasoning/strategies/`: a function from a 
 the `Strategy` record that names it. An evaluation takes records; their fields are columns of the table `evals`.
 
 All work on the seam of `inference.text` and ask for the completions of all items in one call. Tokens are counted as
-they would be paid: a prompt once for all samples that share it, and every generated token, discarded samples included.
+they are computed and would be paid: a prompt once for all samples of an item that share it (the engine reads it once
+and keeps it, `components.inference.slots`), again by every other kind of request, and every generated token, discarded
+samples included.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from components.inference.sampling import SamplingParams
 from components.inference.text import Generate, TextCompletion, TextPrompt
 from components.reasoning.items import Item
+
+Pool = Literal["worked", "direct"]  # samples that are worked in steps, or given at once
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Strategy:
 
     name: unique in an evaluation, as reports and the column `strategy` show it. family: what strategies of different
     sizes have in common. size: samples per item, None where no fixed number of samples is drawn. needs_verifier: it
-    asks what is right while it answers. greedy: it answers once, without sampling.
+    asks what is right while it answers. greedy: it answers once, without sampling. pool: which samples of the trial it
+    reads, where it has a size.
     """
 
     name: str
@@ -35,6 +41,7 @@ class Strategy:
     size: int | None = None
     needs_verifier: bool = False
     greedy: bool = False
+    pool: Pool = "worked"
 
     def columns(self) -> dict[str, Any]:
         """As columns of the table `evals`."""
@@ -63,17 +70,22 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Samples:
-    """Independent worked answers to each item; votes and choices of every size are read from them. seconds: of
-    wall-clock that drawing them took."""
+    """Independent answers to each item; votes and choices of every size are read from them. seconds: of wall-clock that
+    drawing them took."""
 
     items: tuple[Item, ...]
     completions: tuple[tuple[TextCompletion, ...], ...]
     seconds: float = 0.0
 
     @property
+    def generated_tokens(self) -> int:
+        """Tokens that were generated for all of them."""
+        return sum(done.num_tokens for group in self.completions for done in group)
+
+    @property
     def total_tokens(self) -> int:
         """Tokens that drawing them took, generated and read, a prompt once for its samples."""
-        return sum(group[0].prompt_tokens + sum(done.num_tokens for done in group) for group in self.completions)
+        return self.generated_tokens + sum(group[0].prompt_tokens for group in self.completions)
 
     def first(self, size: int) -> list[tuple[Item, tuple[TextCompletion, ...]]]:
         """Each item with its first `size` samples. Raises ValueError where fewer were drawn."""
@@ -88,8 +100,8 @@ class Trial:
     """Items that strategies answer, and how a model is asked. Completions that several strategies read are generated
     once, when the first of them asks.
 
-    num_samples, temperature, seed: of `samples`. max_tokens: limit of a worked answer; max_direct_tokens: of an answer
-    given at once.
+    num_samples, temperature, seed: of `samples`; num_direct_samples: of `direct_samples`; max_attempts: of `attempts`.
+    max_tokens: limit of a worked answer; max_direct_tokens: of an answer given at once.
     """
 
     generate: Generate
@@ -99,6 +111,8 @@ class Trial:
     max_tokens: int = 96
     max_direct_tokens: int = 8
     seed: int = 0
+    num_direct_samples: int = 1
+    max_attempts: int = 0
 
     @cached_property
     def direct(self) -> list[TextCompletion]:
@@ -113,12 +127,45 @@ class Trial:
     @cached_property
     def samples(self) -> Samples:
         """`num_samples` answers to each item, worked in steps."""
+        return self._drawn([item.worked for item in self.items], self.num_samples, self.max_tokens)
+
+    @cached_property
+    def direct_samples(self) -> Samples:
+        """`num_direct_samples` answers to each item, given at once."""
+        return self._drawn([item.direct for item in self.items], self.num_direct_samples, self.max_direct_tokens)
+
+    @cached_property
+    def attempts(self) -> Samples:
+        """The samples, and to items that none of them answers rightly further ones, a round of as many again at a time,
+        until one is right or an item has `max_attempts`."""
         began = time.perf_counter()
-        params = SamplingParams(
-            max_tokens=self.max_tokens, temperature=self.temperature, num_samples=self.num_samples, seed=self.seed
-        )
-        groups = self.generate([TextPrompt(item.worked) for item in self.items], params)
+        drawn = [list(group) for group in self.samples.completions]
+        for turn in itertools.count(1):
+            short = [
+                (item, group)
+                for item, group in zip(self.items, drawn, strict=True)
+                if len(group) < self.max_attempts and not any(item.verify(done.text) for done in group)
+            ]
+            if not short:
+                break
+            params = self._sampling(self.num_samples, self.max_tokens, self.seed * 1009 + turn)
+            found = self.generate([TextPrompt(item.worked) for item, _ in short], params)
+            for (_, group), more in zip(short, found, strict=True):
+                group += more
+        seconds = self.samples.seconds + time.perf_counter() - began
+        return Samples(self.samples.items, tuple(tuple(group) for group in drawn), seconds)
+
+    def pool(self, name: Pool) -> Samples:
+        """The samples of that name."""
+        return self.samples if name == "worked" else self.direct_samples
+
+    def _drawn(self, texts: list[str], count: int, max_tokens: int) -> Samples:
+        began = time.perf_counter()
+        groups = self.generate([TextPrompt(text) for text in texts], self._sampling(count, max_tokens, self.seed))
         return Samples(tuple(self.items), tuple(tuple(group) for group in groups), time.perf_counter() - began)
+
+    def _sampling(self, count: int, max_tokens: int, seed: int) -> SamplingParams:
+        return SamplingParams(max_tokens=max_tokens, temperature=self.temperature, num_samples=count, seed=seed)
 
     def _greedy(self, texts: list[str], max_tokens: int) -> list[TextCompletion]:
         params = SamplingParams(max_tokens=max_tokens, temperature=0.0)

@@ -1,4 +1,4 @@
-"""What every policy is judged with: the fine-tuned model, the reward models, and gold on one scale.
+"""What every policy is judged with: the fine-tuned model, the reward models, and gold on one scale where it is known.
 
 Shape suffixes: B answers, M reward models, A positions of an answer, T positions of prompt and answer.
 """
@@ -6,6 +6,7 @@ Shape suffixes: B answers, M reward models, A positions of an answer, T position
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,31 +32,38 @@ from components.training.checkpoints import load_model
 @dataclass(frozen=True)
 class Bench:
     """requests: those that policies are trained on; held_out: those that none is trained on. gold_mean, gold_std: of
-    the fine-tuned model's answers to `requests`."""
+    the fine-tuned model's answers to `requests`; None where the preferences are not gold's: the scorer then says what
+    stories its author wanted, not what those want whose preferences were learned."""
 
     reference: Transformer
     words: Tokenizer
     proxy: Ensemble
     requests: list[str]
     held_out: list[str]
-    gold_mean: float
-    gold_std: float
+    gold_mean: float | None
+    gold_std: float | None
 
     @classmethod
     def open(cls, sft: Path, reward_model: Path, gold_scale: Path, tokenizer: Path) -> Bench:
-        """From the folders of the artifacts and the JSON file {mean, std} of gold's scale."""
-        scale = json.loads(gold_scale.read_text(encoding="utf-8"))
+        """From the folders of the artifacts and the JSON file {mean, std} of gold's scale, which only preferences that
+        are gold's have."""
+        scale = json.loads(gold_scale.read_text(encoding="utf-8")) if gold_scale.exists() else {}
         return cls(
             load_model(sft),
             Tokenizer.load(tokenizer),
             load_reward_model(reward_model),
             *story_requests(),
-            scale["mean"],
-            scale["std"],
+            scale.get("mean"),
+            scale.get("std"),
         )
 
-    def gold(self, request: str, answer: str) -> float:
-        """In standard deviations of the fine-tuned model's answers, whose mean is 0."""
+    def golds(self, pairs: Iterable[tuple[str, str]]) -> list[float] | None:
+        """Of (request, answer) pairs, in standard deviations of the fine-tuned model's answers, whose mean is 0; None
+        where gold is not known."""
+        return None if self.gold_mean is None else [self._gold(*pair) for pair in pairs]
+
+    def _gold(self, request: str, answer: str) -> float:
+        assert self.gold_mean is not None and self.gold_std is not None
         return (gold_score(request, answer) - self.gold_mean) / self.gold_std
 
     def judge(self, policy: Transformer, config: JudgingConfig, seed: int) -> tuple[PolicyJudgement, int]:
@@ -72,12 +80,12 @@ class Bench:
             stop_ids=stop_tokens(self.words),
         )
 
-        def answered(model: Transformer) -> tuple[list[Completion], Tensor, list[float]]:
-            """Answers with their scores by the reward models [B, M], and gold."""
+        def answered(model: Transformer) -> tuple[list[Completion], Tensor, list[float] | None]:
+            """Answers with their scores by the reward models [B, M], and gold where it is known."""
             answers = [group[0] for group in generate(model, prompts, params)]
             scores_BM = ensemble_scores(self.proxy, [[*p, *c.tokens] for p, c in zip(prompts, answers, strict=True)])
-            golds = [self.gold(t, answer_text(self.words, c.tokens)) for t, c in zip(texts, answers, strict=True)]
-            return answers, scores_BM, golds
+            told = ((text, answer_text(self.words, c.tokens)) for text, c in zip(texts, answers, strict=True))
+            return answers, scores_BM, self.golds(told)
 
         answers, scores_BM, golds = answered(policy)
         start_answers, start_BM, start = answered(self.reference)
@@ -90,9 +98,9 @@ class Bench:
                 - token_stats(self.reference, tokens_BT, mask_BA, temperature).log_probs_BA
             )
         judged = PolicyJudgement(
-            proxy=float(scores_BM.mean() - start_BM.mean()),
+            proxy=clustered_mean_interval((scores_BM - start_BM).mean(1).double().numpy(), texts),
             disagreement=float(scores_BM.std(1, correction=0).mean()),
-            gold=clustered_mean_interval(np.subtract(golds, start), texts),
+            gold=None if golds is None or start is None else clustered_mean_interval(np.subtract(golds, start), texts),
             num_answers=len(answers),
             kl=float((log_ratio_BA * mask_BA).sum(1).mean()),
             length=float(np.mean([len(c.tokens) for c in answers])),

@@ -85,11 +85,6 @@ def story_facts(prompt: str, story: str) -> StoryFacts:
     )
 
 
-def known_gold_score(prompt: str, story: str) -> float | None:
-    """`gold_score` where the prompt is a story request, else None: of other prompts nobody knows what is wanted."""
-    return gold_score(prompt, story) if _REQUEST.search(prompt) else None
-
-
 def gold_score(prompt: str, story: str, weights: GoldWeights | None = None) -> float:
     """Points of a story for a request; a pure function of the two texts."""
     w, facts = weights or GoldWeights(), story_facts(prompt, story)

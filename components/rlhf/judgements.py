@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -226,10 +226,8 @@ def judged(
 # -- what they say -------------------------------------------------------------------------------------------------
 
 
-def preferences_from(
-    items: Sequence[Item], judgements: Iterable[Judgement], gold: Callable[[str, str], float | None]
-) -> tuple[list[Preference], int]:
-    """A preference for each two answers that a judgement ranks apart, and how many it ties. `gold` may be unknown."""
+def preferences_from(items: Sequence[Item], judgements: Iterable[Judgement]) -> tuple[list[Preference], int]:
+    """A preference for each two answers that a judgement ranks apart, and how many it ties."""
     by_id = {item.item_id: item for item in items}
     made: list[Preference] = []
     ties = 0
@@ -243,8 +241,6 @@ def preferences_from(
                 continue
             better, worse = (first, second) if one.ranks[first] < one.ranks[second] else (second, first)
             a, b = item.answers[better], item.answers[worse]
-            scores = gold(item.prompt, a.text), gold(item.prompt, b.text)
-            margin = None if scores[0] is None or scores[1] is None else scores[0] - scores[1]
             made.append(
                 Preference(
                     item.prompt,
@@ -254,7 +250,6 @@ def preferences_from(
                     one.annotator,
                     a.finished,
                     b.finished,
-                    gold_margin=margin,
                     source="people",
                     confidence=None if one.confidence is None else (one.confidence - 1) / 2,
                     context=item.context,

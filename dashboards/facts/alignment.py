@@ -1,8 +1,10 @@
 """RLHF (reward model, PPO, best-of-n) and GRPO.
 
 Proxy and gold are in standard deviations of the fine-tuned model's scores. Those of a finished policy are what it earns
-over that model on the same held-out requests: a gold below 0 is a policy that people would like less than the one it
-started from. The curves are of answers to the requests that it trains on, where that model's mean is 0.
+over that model on the same held-out requests: a gold below 0 is a policy that is liked less than the one it started
+from. Where the preferences are not those of the gold scorer (people, a model, a file) there is no gold: nothing is said
+of a true preference then, and what is left are the proxy, agreement on held-out pairs and signs of hacking. The curves
+are of answers to the requests that it trains on, where that model's mean is 0.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from components.rlhf.results.dpo import DPOResult
 from components.rlhf.results.grpo import GRPOResult
 from components.rlhf.results.policy import PolicyJudgement
 from components.rlhf.results.ppo import PPOResult
+from components.rlhf.results.preferences import PreferencesResult
 from components.statistics import Interval
 from dashboards import formatting, labels
 from dashboards.facts.effects import Effect, Missing, decided, difference, not_measured, raises, readable
@@ -23,6 +26,9 @@ from dashboards.facts.rewards import LawFacts, RewardModelFacts, laws_of, reward
 from dashboards.facts.scores import best, paired, pick, scores_of
 from dashboards.run_data import RunRows, Series, StageRow, finite, known
 
+CALIBRATED = (0.8, 1.25)  # slopes of a confidence that can be taken at its word
+PROXY_GAIN = "proxy_gain", "PPO with a KL penalty raises the reward that it is trained on"
+HACKING_SIGNS = "hacking_signs", "Without a penalty the signs of reward hacking show"
 # What the watch sees beside proxy, gold and KL.
 WATCHED = {
     "entropy": "policy/entropy",
@@ -42,7 +48,7 @@ class PolicyFacts:
 
     label: str
     kl_coef: float | None
-    proxy: float | None
+    proxy: Interval | None
     gold: Interval | None
     kl: float | None
     alarm: bool | None
@@ -85,18 +91,25 @@ class PolicyFacts:
 class BestOfN:
     n: int
     kl: float | None
-    proxy: float | None
+    proxy: Interval | None
     gold: Interval | None
 
 
 @dataclass(frozen=True)
 class AlignmentFacts:
+    """source: whose preferences were learned; `has_gold`: the gold scorer's, so that the true preference is known."""
+
     reward_model: RewardModelFacts | None
     policies: tuple[PolicyFacts, ...]
     best_of_n: tuple[BestOfN, ...]
     people: PeopleFacts | None
     laws: tuple[LawFacts, ...]
     effects: tuple[Effect, ...]
+    source: str = "gold"
+
+    @property
+    def has_gold(self) -> bool:
+        return self.source == "gold"
 
 
 @readable
@@ -108,17 +121,18 @@ def alignment_facts(rows: RunRows) -> AlignmentFacts | Missing:
     sampled = _best_of_n(best_of_n)
     if reward_model is None and not policies and not sampled:
         return Missing(rows.why_missing("rlhf", "RLHF"))
-    effects = (
-        _reward_model_effect(reward_model),
-        _gain_effect(policies),
-        _hacking_effect(policies),
-        _best_of_n_effect(sampled),
-        *_remedy_effects(policies),
+    collected = rows.result_of("collect_preferences", PreferencesResult)
+    source = collected.source if collected else "gold"
+    about_policies = (
+        (_gain_effect(policies), _hacking_effect(policies), _best_of_n_effect(sampled), *_remedy_effects(policies))
+        if source == "gold"
+        else (_proxy_effect(policies), _signs_effect(policies))
     )
+    effects = (_reward_model_effect(reward_model), _calibration_effect(reward_model), *about_policies)
     fitted = tuple(law for policy in policies for law in policy.laws)
     if best_of_n:
         fitted += laws_of(best_of_n.law, "best of n", "best of n")
-    return AlignmentFacts(reward_model, policies, sampled, people_facts(rows.judgements), fitted, effects)
+    return AlignmentFacts(reward_model, policies, sampled, people_facts(rows.judgements), fitted, effects, source)
 
 
 def _order(policy: PolicyFacts) -> tuple[bool, bool, float, str]:
@@ -152,7 +166,7 @@ def _policy(rows: RunRows, stage: StageRow, mitigation: str, judged: PolicyJudge
     return PolicyFacts(
         label=stage.label,
         kl_coef=None,
-        proxy=known(judged.proxy),
+        proxy=finite(judged.proxy),
         gold=finite(judged.gold),
         kl=known(judged.kl),
         alarm=None,
@@ -173,7 +187,7 @@ def _policy(rows: RunRows, stage: StageRow, mitigation: str, judged: PolicyJudge
 
 def _best_of_n(result: BestOfNResult | None) -> tuple[BestOfN, ...]:
     rows = result.rows if result else ()
-    found = [BestOfN(row.n, known(row.kl), known(row.proxy), finite(row.gold_interval)) for row in rows]
+    found = [BestOfN(row.n, known(row.kl), finite(row.proxy), finite(row.gold)) for row in rows]
     return tuple(sorted(found, key=lambda row: row.n))
 
 
@@ -198,6 +212,86 @@ def _reward_model_effect(model: RewardModelFacts | None) -> Effect:
     )
 
 
+def _calibration_effect(model: RewardModelFacts | None) -> Effect:
+    slug, title = "reward_model_calibration", "The reward model's confidence can be taken at its word"
+    x = model.calibration_slope if model else None
+    if model is None or x is None:
+        return not_measured(slug, title, "needs held-out pairs of two requests or more, some right and some wrong")
+    sure = max(model.bins, key=lambda entry: entry.predicted, default=None)
+    at_most = (
+        f"where it is surest it predicted {formatting.percent(sure.predicted, 0)}, and "
+        f"{formatting.percent_interval(sure.chosen)} were chosen; "
+        if sure
+        else ""
+    )
+    flat = "; that is flat: it is right as often where it is sure as where it is not" if x.contains(0.0) else ""
+    low, high = CALIBRATED
+    return Effect(
+        slug,
+        title,
+        decided(low <= x.low and x.high <= high),
+        x,
+        "slope",
+        f"{at_most}slope {formatting.decimal_interval(x, 2)} (1: calibrated, 0: flat){flat}",
+        "slope of the log-odds of being right on those that it gives, held-out pairs, t interval over requests; seen "
+        f"when it lies within {low} to {high}",
+        side="covers",
+        margin=1.0,
+    )
+
+
+def _proxy_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
+    """Without gold: what the policy was trained on, which is no more than that."""
+    slug, title = PROXY_GAIN
+    held = [p for p in policies if p.kl_coef and p.proxy]
+    if not held:
+        return not_measured(slug, title, "no PPO run with a KL coefficient above 0 and a proxy with its interval")
+    policy = min(held, key=lambda p: p.kl_coef or 0.0)
+    assert policy.proxy is not None
+    return raises(
+        slug,
+        title,
+        policy.proxy,
+        "SFT sd",
+        f"KL coefficient {policy.kl_coef:g}: proxy {formatting.signed(policy.proxy.value)}, {_signs(policy)}",
+        "the reward model's score over the fine-tuned model's on the same held-out requests, 95% interval over "
+        "requests; seen when it lies above 0. The policy was trained on that score: whether its answers are preferred "
+        "is not known",
+    )
+
+
+def _signs_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
+    """Without gold: whether the signs spoke against the policy that nothing held back."""
+    slug, title = HACKING_SIGNS
+    free = _free(policies)
+    if free is None or free.suspicion is None or free.proxy is None:
+        return not_measured(slug, title, "no PPO run with KL coefficient 0 under the watch")
+    return Effect(
+        slug,
+        title,
+        decided(free.suspicion),
+        numbers=f"proxy {formatting.signed(free.proxy.value)}, {_signs(free)}; "
+        + (free.suspicion_reason or "no sign was beyond its threshold"),
+        method="signs that the proxy's gain is not what it was meant to be: the reward models disagree about it, "
+        "longer answers account for it, or the answers degenerate; seen when the watch raised its alarm by them",
+        side="above",
+    )
+
+
+def _signs(policy: PolicyFacts) -> str:
+    watched = dict(policy.watched)
+    entropy = watched.get("entropy")
+    change = (
+        f", entropy {formatting.decimal(entropy.values[0], 2)} → {formatting.decimal(entropy.values[-1], 2)} nats"
+        if entropy
+        else ""
+    )
+    return (
+        f"KL {formatting.decimal(policy.kl, 1)}, {formatting.decimal(policy.length, 0)} tokens, "
+        f"{formatting.percent(policy.repeated, 0)} repeated{change}"
+    )
+
+
 def _gain_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
     slug, title = "ppo_gain", "PPO with a KL penalty raises the true preference"
     held = [(p, p.gold) for p in policies if p.kl_coef and p.gold]
@@ -212,7 +306,7 @@ def _gain_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
         title,
         gold,
         "SFT sd",
-        f"KL coefficient {policy.kl_coef:g}{among}: proxy {formatting.signed(policy.proxy)}, "
+        f"KL coefficient {policy.kl_coef:g}{among}: proxy {_signed(policy.proxy)}, "
         f"gold {formatting.signed(gold.value)}",
         "gold over the fine-tuned model's on the same held-out requests; seen when the 95% interval over requests lies "
         "above 0",
@@ -224,14 +318,14 @@ def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
     free = _free(policies)
     if free is None or free.gold is None or free.proxy is None:
         return not_measured(slug, title, "no PPO run with KL coefficient 0 and both scores")
-    seen = free.gold.high < 0.0 < free.proxy
+    seen = free.gold.high < 0.0 < free.proxy.value
     return Effect(
         slug,
         title,
         decided(seen),
         free.gold,
         "SFT sd",
-        f"proxy {formatting.signed(free.proxy)} while gold {formatting.signed(free.gold.value)}, "
+        f"proxy {_signed(free.proxy)} while gold {formatting.signed(free.gold.value)}, "
         f"KL {formatting.decimal(free.kl, 1)}; {_alarm_and_verdict(free, seen)}",
         "gold against the fine-tuned model's on the same held-out requests; seen when the proxy rose and gold's 95% "
         "interval over requests lies below 0",
@@ -266,12 +360,16 @@ def _remedy_effects(policies: tuple[PolicyFacts, ...]) -> tuple[Effect, ...]:
                 difference(policy.gold, free.gold),
                 "SFT sd",
                 f"gold {formatting.signed(free.gold.value)} → {formatting.signed(policy.gold.value)}, "
-                f"proxy {formatting.signed(free.proxy)} → {formatting.signed(policy.proxy)}",
+                f"proxy {_signed(free.proxy)} → {_signed(policy.proxy)}",
                 "gold against the run without a KL penalty, two 95% intervals taken as independent (Newcombe); seen "
                 "when the difference lies above 0",
             )
         )
     return tuple(found)
+
+
+def _signed(x: Interval | None) -> str:
+    return formatting.signed(x.value if x else None)
 
 
 def _free(policies: tuple[PolicyFacts, ...]) -> PolicyFacts | None:
@@ -290,7 +388,7 @@ def _best_of_n_effect(rows: tuple[BestOfN, ...]) -> Effect:
         title,
         gold,
         "SFT sd",
-        f"n={row.n}: proxy {formatting.signed(row.proxy)}, gold {formatting.signed(gold.value)}",
+        f"n={row.n}: proxy {_signed(row.proxy)}, gold {formatting.signed(gold.value)}",
         "gold over one sample of the fine-tuned model; seen when the 95% interval over requests lies above 0",
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from components.cost.results import CostResult, LifetimeCost, TrainOrThink
 from components.stage_results import to_facts
+from components.statistics import Interval
 from dashboards import formatting
 from dashboards.facts.effects import Effect, Missing, readable
 from dashboards.run_data import RunRows, finite, known
@@ -16,7 +17,8 @@ from dashboards.run_data import RunRows, finite, known
 @dataclass(frozen=True)
 class CostLine:
     """What a stage cost when its artifact was made. `cached`: paid by an earlier run. `seconds` is wall clock,
-    `energy_joules` and `usd` as the cost model has it. None: not recorded."""
+    `cpu_seconds` of busy cores, `energy_joules` and `usd` as `components.cost.accounting` has them. None: not
+    recorded."""
 
     label: str
     group: str
@@ -24,6 +26,7 @@ class CostLine:
     tokens: float | None
     flops: float | None
     seconds: float | None
+    cpu_seconds: float | None
     energy_joules: float | None
     usd: float | None
 
@@ -31,14 +34,16 @@ class CostLine:
 @dataclass(frozen=True)
 class CostFacts:
     """`break_even_tokens`: output tokens after which serving, the prompts of typical requests included, has cost as
-    much as training. comparisons: each strategy of a model with its price, by name of the fact."""
+    much as training; like the price it has the interval of the timing. comparisons: each strategy of a model with its
+    price, by name of the fact."""
 
     lines: tuple[CostLine, ...]
     hardware: str
     training_usd: float | None
-    price_per_million: float | None
+    price_per_million: Interval | None
+    prompt_price_per_million: Interval | None
     decode_tokens_per_second: float | None
-    break_even_tokens: float | None
+    break_even_tokens: Interval | None
     lifetime: tuple[LifetimeCost, ...]
     comparisons: tuple[Mapping[str, Any], ...]
     decision: str
@@ -58,13 +63,14 @@ def cost_facts(rows: RunRows) -> CostFacts | Missing:
     if not lines and result is None:
         return Missing(rows.why_missing("cost", "The cost"))
     training = known(result.training_usd) if result else None
-    price = known(result.price_per_million_output_tokens) if result else None
-    even = known(result.break_even_tokens) if result else None
+    price = finite(result.price_per_million_output_tokens) if result else None
+    even = finite(result.break_even_tokens) if result else None
     return CostFacts(
         lines,
         hardware=", ".join(sorted({str(row["hardware"]) for row in rows.costs if row["hardware"]})),
         training_usd=training,
         price_per_million=price,
+        prompt_price_per_million=finite(result.price_per_million_input_tokens) if result else None,
         decode_tokens_per_second=known(result.decode_tokens_per_second) if result else None,
         break_even_tokens=even,
         lifetime=tuple(sorted(result.lifetime, key=lambda p: p.tokens)) if result else (),
@@ -79,13 +85,25 @@ def _decision(compared: TrainOrThink | None, verdict: str) -> str:
     if compared is None:
         return ""
     sides = [
-        name + (f", accuracy {formatting.percent_interval(accuracy)}" if finite(accuracy) else "")
-        for name, accuracy in (
-            (compared.train_further, compared.trained_accuracy),
-            (compared.think_longer, compared.thinking_accuracy),
+        f"{name}, {formatting.percent_interval(finite(accuracy))} at {formatting.dollars(_million(usd), 3)} per million"
+        for name, accuracy, usd in (
+            (compared.train_further, compared.trained_accuracy, compared.trained_usd_per_thousand),
+            (compared.think_longer, compared.thinking_accuracy, compared.thinking_usd_per_thousand),
         )
     ]
-    return f"Train further ({sides[0]}) or think longer ({sides[1]}): {verdict}."
+    ends = ""
+    if compared.break_even_questions is not None:
+        low, high = (
+            "never" if x is None else formatting.count(round(x))
+            for x in (compared.break_even_low, compared.break_even_high)
+        )
+        ends = f" (between {low} and {high}, by the intervals of the prices)"
+    return f"Train further ({sides[0]}) or think longer ({sides[1]}): {verdict}{ends}."
+
+
+def _million(usd_per_thousand: float | None) -> float | None:
+    usd = known(usd_per_thousand)
+    return None if usd is None else 1000 * usd
 
 
 def _lines(rows: RunRows) -> tuple[CostLine, ...]:
@@ -96,7 +114,7 @@ def _lines(rows: RunRows) -> tuple[CostLine, ...]:
     lines = []
     for stage in rows.made():
         if paid := by_key.pop(stage.key, None):
-            columns = ("tokens", "flops", "seconds", "energy_joules", "usd")
+            columns = ("tokens", "flops", "seconds", "cpu_seconds", "energy_joules", "usd")
             sums = {name: _sum([row[name] for row in paid]) for name in columns}
             lines.append(CostLine(stage.label, stage.group, stage.status == "cached", **sums))
     return tuple(lines)
@@ -107,7 +125,9 @@ def _sum(values: Sequence[float | None]) -> float | None:
     return float(sum(known)) if known else None
 
 
-def _cost_effect(lines: Sequence[CostLine], training: float | None, price: float | None, even: float | None) -> Effect:
+def _cost_effect(
+    lines: Sequence[CostLine], training: float | None, price: Interval | None, even: Interval | None
+) -> Effect:
     """A quantity, not a claim: what the life cost, and when serving will have cost as much."""
     slug, title = "cost", "What it costs, to raise and to serve"
     parts = []
@@ -115,12 +135,12 @@ def _cost_effect(lines: Sequence[CostLine], training: float | None, price: float
         parts.append(f"whole life {formatting.dollars(usd)}")
         if (joules := total(lines, "energy_joules")) is not None:
             parts[-1] += f", {formatting.energy(joules)}"
-        if (seconds := total(lines, "seconds")) is not None:
-            parts[-1] += f", {formatting.duration(seconds)} of stages"
+        if (seconds := total(lines, "cpu_seconds")) is not None:
+            parts[-1] += f", {formatting.duration(seconds)} of a core"
     elif training is not None:
         parts.append(f"training {formatting.dollars(training)}")
     if price is not None:
-        parts.append(f"serving {formatting.dollars(price)} a million output tokens")
+        parts.append(f"serving {formatting.dollar_interval(price)} per million output tokens")
     if even is not None:
-        parts.append(f"serving has cost as much as training after {formatting.count(even)} tokens")
+        parts.append(f"serving has cost as much as training after {formatting.count_interval(even)} tokens")
     return Effect(slug, title, "measured" if parts else "not measured", numbers="; ".join(parts) or "no cost rows")

@@ -14,7 +14,7 @@ from dashboards.run_data import RunRows, UnreadableFacts
 
 Verdict = Literal["seen", "not seen in this run", "measured", "not measured"]
 Facts = TypeVar("Facts")
-Unit = Literal["points", "nats", "bits", "SFT sd", "share", ""]
+Unit = Literal["points", "nats", "bits", "SFT sd", "share", "slope", "% of the dollars", ""]
 Side = Literal["above", "below", "covers", ""]
 
 
@@ -26,7 +26,7 @@ class Effect:
         slug: short name, stable between runs.
         title: the claim that is on trial, without a number.
         verdict: "measured" marks a quantity that claims nothing; "not measured", that rows are missing.
-        interval: the difference on trial in `unit` ("points": a share, shown times 100).
+        interval: the difference on trial in `unit` ("points" and "% …": a share, shown times 100).
         numbers: the two sides in words, "6.7% → 80.3%"; or why nothing was measured.
         method: what the interval is over, and what it must do for the verdict "seen".
         side: what the interval must do, so that several trainings can be put on the same trial: lie "above" or "below"
@@ -48,14 +48,23 @@ class Effect:
         return self.verdict == "seen"
 
     @property
+    def here(self) -> str:
+        """The claim as one training can make it; a quantity that claims nothing keeps its title."""
+        if self.verdict == "measured":
+            return self.title
+        first = self.title.split(" ", 1)[0]
+        name = (not first[1:].islower() and len(first) > 1) or self.title.startswith("Tree of Thought")
+        return f"In this training, {self.title if name else self.title[:1].lower() + self.title[1:]}"
+
+    @property
     def difference(self) -> str:
         """ "+73.6 points [68.1, 78.2]"; empty without an interval."""
         x = self.interval
         if x is None:
             return ""
-        if self.unit == "points":
+        if self.unit in ("points", "% of the dollars"):
             scaled = Interval(100 * x.value, 100 * x.low, 100 * x.high, x.n)
-            return _with_unit(scaled, "points", 1)
+            return _with_unit(scaled, self.unit, 1)
         return _with_unit(x, self.unit, 2 if self.unit == "SFT sd" else 3)
 
     @property

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from components.statistics import PairedDifference
 from dashboards import formatting
-from dashboards.facts.effects import Effect, Missing, decided, not_measured, raises
-from dashboards.facts.scores import Score, paired, pick, scores_of
+from dashboards.facts.effects import Effect, Missing, decided, not_measured, raises, readable
+from dashboards.facts.scores import EQUAL, Score, best, paired, pick, saved_share, scores_of, strongest_at
 from dashboards.run_data import RunRows
 
-WORSE_BY_AT_MOST = 0.03  # the adaptive controller may lose this much accuracy for its savings
-FEWER_TOKENS = 0.9  # a rival with less than this share of the tree's tokens is no equal
+WORSE_BY_AT_MOST = 0.03  # accuracy that the adaptive controller may lose for its savings
+TITLES = {
+    "chain_of_thought": "Chain of thought beats direct answers that cost as much",
+    "self_consistency": "A vote beats the best single answer that its dollars buy",
+    "tree_of_thought": "Tree of Thought beats sampling at equal dollars",
+}
+NO_PRICES = "needs the prices of serving, which `lifespan run --only account_costs` measures"
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class ReasoningFacts:
         return sorted(mine, key=lambda s: s.k or 0)
 
 
+@readable
 def reasoning_facts(rows: RunRows) -> ReasoningFacts | Missing:
     scores = scores_of(rows, "chains")
     if not scores:
@@ -37,13 +44,9 @@ def reasoning_facts(rows: RunRows) -> ReasoningFacts | Missing:
     effects = (
         _chain_of_thought(scores, model),
         _self_consistency(scores, model, votes),
-        _adaptive(scores, model, votes),
+        _adaptive(scores, model),
     )
     return ReasoningFacts(scores, model, effects)
-
-
-def _tokens(score: Score) -> str:
-    return formatting.count(None if score.tokens is None else round(score.tokens))
 
 
 def _main_model(scores: Sequence[Score]) -> str:
@@ -52,65 +55,125 @@ def _main_model(scores: Sequence[Score]) -> str:
     return max(sorted(strategies), key=lambda model: (strategies[model], model == "sft"))
 
 
+def _percent(score: Score) -> str:
+    return f"{score.label} {formatting.percent(score.accuracy.value)} at {score.spent}"
+
+
 def _chain_of_thought(scores: Sequence[Score], model: str) -> Effect:
-    slug, title = "chain_of_thought", "Chain of thought beats a direct answer"
-    worked, direct = pick(scores, model, "cot"), pick(scores, model, "direct")
-    gap = paired(worked, direct) if worked and direct else None
-    if worked is None or direct is None or gap is None:
+    slug, title = "chain_of_thought", TITLES["chain_of_thought"]
+    worked = pick(scores, model, "cot")
+    rivals = [s for s in scores if s.model == model and s.family in ("direct", "direct_vote")]
+    if worked is None or not rivals:
         return not_measured(slug, title, f"needs the strategies cot and direct of the model {model} on common items")
+    if worked.usd is None:
+        return not_measured(slug, title, NO_PRICES)
+    if max(r.usd or 0.0 for r in rivals) < EQUAL * worked.usd:
+        return not_measured(slug, title, "no vote of direct answers cost as much: more `reasoning.num_direct_samples`")
+    rival = strongest_at(worked.usd, rivals)
+    gap = paired(worked, rival) if rival else None
+    if rival is None or gap is None:
+        return not_measured(slug, title, f"the strategies of the model {model} share no items")
+    once = pick(scores, model, "direct")
+    beside = f"; one direct answer {formatting.percent(once.accuracy.value)}" if once and once is not rival else ""
     return raises(
         slug,
         title,
         gap,
         "points",
-        f"{formatting.percent(direct.accuracy.value)} → {formatting.percent(worked.accuracy.value)} for "
-        f"{_tokens(direct)} → {_tokens(worked)} tokens per item",
-        "paired items, Tango's 95% interval; seen when it lies above 0",
+        f"{_percent(worked)} against the best that direct answers reach for it, {_percent(rival)}{beside}",
+        "the best of a direct answer and votes of direct answers that the same dollars buy; paired items, Tango's 95% "
+        "interval; seen when it lies above 0",
     )
 
 
 def _self_consistency(scores: Sequence[Score], model: str, votes: Sequence[Score]) -> Effect:
-    slug, title = "self_consistency", "A vote of samples beats one sample"
-    many = votes[-1] if votes and (votes[-1].k or 0) > 1 else None
-    one = votes[0] if votes and votes[0].k == 1 else pick(scores, model, "cot")
-    gap = paired(many, one) if many and one else None
-    if many is None or one is None or gap is None:
-        return not_measured(slug, title, "needs self_consistency@k with k above 1 beside one sample on common items")
-    greedy = pick(scores, model, "cot")
-    beside = f"; greedy {formatting.percent(greedy.accuracy.value)}" if greedy and greedy is not one else ""
-    against = "one sample" if one.k == 1 else "greedy"
-    return raises(
+    """Every vote beside the best answer without one that costs no more: a greedy chain, as a rule."""
+    slug, title = "self_consistency", TITLES["self_consistency"]
+    single = [s for s in scores if s.model == model and not s.verified and (s.greedy or s.k == 1)]
+    larger = [vote for vote in votes if (vote.k or 0) > 1]
+    if not larger or not single:
+        return not_measured(slug, title, "needs self_consistency@k with k above 1 beside single answers")
+    if larger[-1].usd is None:
+        return not_measured(slug, title, NO_PRICES)
+    compared = [
+        (vote, rival, gap)
+        for vote in larger
+        if (rival := best([s for s in single if (s.usd or 0.0) <= (vote.usd or 0.0)], model))
+        and (gap := paired(vote, rival)) is not None
+    ]
+    rival_is = "the most accurate single answer, greedy included, that costs no more"
+    return _widest(slug, title, compared, "votes", rival_is)
+
+
+Compared = tuple[Score, Score, PairedDifference]
+
+
+def _widest(slug: str, title: str, compared: Sequence[Compared], what: str, rival_is: str) -> Effect:
+    """The widest gap of several strategies, each against its own rival: seen where it lies above 0 and McNemar's test
+    holds for all that were tried (Bonferroni), since the best of them is looked at."""
+    if not compared:
+        return not_measured(slug, title, "the strategies share no items")
+    mine, rival, gap = max(compared, key=lambda c: c[2].value)
+    among = f"; the widest gap of {len(compared)} {what}" if len(compared) > 1 else ""
+    clear = gap.p_value * len(compared) < 0.05
+    return Effect(
         slug,
         title,
+        decided(gap.low > 0.0 and clear),
         gap,
         "points",
-        f"{against} {formatting.percent(one.accuracy.value)} → vote of {many.k} "
-        f"{formatting.percent(many.accuracy.value)}{beside}",
-        "paired items, Tango's 95% interval; seen when it lies above 0",
+        f"{_percent(mine)} against {_percent(rival)}{among}",
+        f"against {rival_is}; paired items, Tango's 95% interval; seen when it lies above 0 and McNemar's test holds "
+        f"for all {what} tried",
+        side="above",
     )
 
 
-def _adaptive(scores: Sequence[Score], model: str, votes: Sequence[Score]) -> Effect:
-    slug, title = "adaptive", "Thinking adaptively saves tokens at little loss"
+def _adaptive(scores: Sequence[Score], model: str) -> Effect:
+    slug, title = "adaptive", "Thinking adaptively costs less than any fixed strategy of its accuracy"
     chosen = next((s for s in scores if s.model == model and s.family == "adaptive"), None)
-    full = votes[-1] if votes else None
-    gap = paired(chosen, full) if chosen and full else None
-    if chosen is None or full is None or gap is None or not chosen.tokens or not full.tokens:
-        return not_measured(slug, title, "needs the strategies adaptive and self_consistency@k on common items")
-    saved = 1.0 - chosen.tokens / full.tokens
+    fixed = [s for s in scores if s.model == model and not s.verified and s.family != "adaptive"]
+    if chosen is None or not fixed:
+        return not_measured(slug, title, "needs the strategy adaptive beside fixed ones on common items")
+    if chosen.usd is None:
+        return not_measured(slug, title, NO_PRICES)
+    greedy = pick(fixed, model, "cot")
+    alike = _share_alike(chosen, greedy) if greedy else 0.0
+    if alike == 1.0:
+        return Effect(
+            slug,
+            title,
+            "not seen in this run",
+            numbers=f"the thresholds that tuning chose make it the greedy chain of thought on every item: "
+            f"{_percent(chosen)}",
+            method="it does on every item what one fixed strategy does, so there is nothing to compare",
+            side="above",
+        )
+    good = [s for s in fixed if s.accuracy.value >= chosen.accuracy.value]
+    rival = (
+        min(good, key=lambda s: s.usd or 0.0) if good else max(fixed, key=lambda s: (s.accuracy.value, -(s.usd or 0.0)))
+    )
+    gap, saved = paired(chosen, rival), saved_share(chosen, rival)
+    if gap is None or saved is None:
+        return not_measured(slug, title, f"adaptive and {rival.label} share no items with dollars")
+    beside = f"; it answers {formatting.percent(alike, 0)} of the items with the greedy chain" if greedy else ""
     return raises(
         slug,
         title,
-        gap,
-        "points",
-        f"{formatting.percent(chosen.accuracy.value)} at {_tokens(chosen)} tokens against "
-        f"{formatting.percent(full.accuracy.value)} at {_tokens(full)}: "
-        f"{formatting.percent(abs(saved), 0)} {'fewer' if saved >= 0 else 'more'}",
-        f"accuracy minus that of the full vote, paired; seen when the 95% interval lies above "
-        f"−{100 * WORSE_BY_AT_MOST:.0f} points and fewer tokens are spent",
-        margin=-WORSE_BY_AT_MOST,
-        also=saved > 0.0,
+        saved,
+        "% of the dollars",
+        f"{_percent(chosen)} against {_percent(rival)}{beside}",
+        "dollars saved against the cheapest fixed strategy that is at least as accurate, or else the most accurate "
+        "one; paired items, t interval; seen when it lies above 0 and the interval of the accuracies' difference above "
+        f"−{100 * WORSE_BY_AT_MOST:.0f} points",
+        also=gap.low > -WORSE_BY_AT_MOST,
     )
+
+
+def _share_alike(a: Score, b: Score) -> float:
+    """Share of the items on which a generated and read what b did, with the same verdict."""
+    same = [one == b.answers.get(item) for item, one in a.answers.items()]
+    return sum(same) / len(same)
 
 
 @dataclass(frozen=True)
@@ -128,6 +191,7 @@ def _is_tree(score: Score) -> bool:
     return score.family == "tree_of_thought"
 
 
+@readable
 def tree_facts(rows: RunRows) -> TreeFacts | Missing:
     scores = scores_of(rows, "puzzles")
     if not scores:
@@ -137,36 +201,28 @@ def tree_facts(rows: RunRows) -> TreeFacts | Missing:
 
 
 def equal_rival(tree: Score, scores: Sequence[Score]) -> Score | None:
-    """The strongest other strategy at the tree's tokens: of each family the cheapest that spends no fewer (within
-    10%), so that a coarse grid favours the rival; None where all spend fewer."""
-    nearest: dict[str, Score] = {}
-    for s in sorted(scores, key=lambda s: s.tokens or 0.0):
-        if not _is_tree(s) and tree.tokens and s.tokens and s.tokens >= FEWER_TOKENS * tree.tokens:
-            nearest.setdefault(s.family, s)
-    return max(nearest.values(), key=lambda s: s.accuracy.value, default=None)
+    """The strongest other strategy for the tree's dollars; None where all cost less, or dollars are not known."""
+    rivals = [s for s in scores if not _is_tree(s)]
+    if tree.usd is None or max((s.usd or 0.0 for s in rivals), default=0.0) < EQUAL * tree.usd:
+        return None
+    return strongest_at(tree.usd, rivals)
 
 
 def _tree_effect(scores: Sequence[Score]) -> Effect:
-    slug, title = "tree_of_thought", "Tree of Thought beats sampling at equal tokens"
-    rivals = [(tree, equal_rival(tree, scores)) for tree in scores if _is_tree(tree)]
+    slug, title = "tree_of_thought", TITLES["tree_of_thought"]
+    trees = [s for s in scores if _is_tree(s)]
+    if not trees:
+        return not_measured(slug, title, "no tree was searched")
+    if trees[0].usd is None:
+        return not_measured(slug, title, NO_PRICES)
     compared = [
-        (tree, rival, gap) for tree, rival in rivals if rival is not None and (gap := paired(tree, rival)) is not None
+        (tree, rival, gap)
+        for tree in trees
+        if (rival := equal_rival(tree, scores)) is not None and (gap := paired(tree, rival)) is not None
     ]
     if not compared:
-        why = "no other strategy spent as many tokens on the same items" if rivals else "no tree was searched"
+        why = "no other strategy cost as much on the same items: more `puzzles.max_attempts`"
         return not_measured(slug, title, why)
-    tree, rival, gap = max(compared, key=lambda c: c[2].value)
-    among = f"; the widest gap of {len(compared)} trees" if len(compared) > 1 else ""
-    # The best of m trees is looked at, so each must clear an interval of its own: Bonferroni on McNemar's p value.
-    clear = gap.p_value * len(compared) < 0.05
-    return Effect(
-        slug,
-        title,
-        decided(gap.low > 0.0 and clear),
-        gap,
-        "points",
-        f"{tree.label} {formatting.percent(tree.accuracy.value)} at {_tokens(tree)} tokens against "
-        f"{rival.label} {formatting.percent(rival.accuracy.value)} at {_tokens(rival)}{among}",
-        "paired items, Tango's 95% interval; seen when it lies above 0 and McNemar's test holds for all trees tried",
-        side="above",
+    return _widest(
+        slug, title, compared, "trees", "the strongest other strategy for the same dollars, with the same verifier"
     )

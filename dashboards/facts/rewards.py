@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from components.rlhf.calibration_slope import calibration_slope
 from components.rlhf.results.policy import Laws
+from components.rlhf.results.preferences import PreferencesResult
 from components.rlhf.results.reward_model import RewardModelResult
 from components.statistics import Interval
 from dashboards.run_data import RunRows, finite, known
@@ -30,9 +32,10 @@ class Bin:
 
 @dataclass(frozen=True)
 class RewardModelFacts:
-    """`accuracy` on held-out pairs against their noisy labels; `agreement_with_gold` against the true preference, over
-    held-out answers. `score_by_length`: (tokens, score) of held-out answers. `disagreement`: of an ensemble. skipped:
-    updates whose loss was not finite."""
+    """`accuracy` on held-out pairs against their noisy labels; `agreement_with_gold` over held-out answers, where the
+    preferences are gold's. `calibration_slope`: 1 where its confidence can be taken at its word, 0 where it is flat.
+    `score_by_length`: (tokens, score) of held-out answers. `disagreement`: of an ensemble. skipped: updates whose loss
+    was not finite."""
 
     accuracy: Interval | None
     agreement_with_gold: float | None
@@ -50,6 +53,7 @@ class RewardModelFacts:
     score_by_length: tuple[tuple[float, float], ...] = ()
     disagreement: float | None = None
     skipped: int = 0
+    calibration_slope: Interval | None = None
 
 
 def reward_model_facts(rows: RunRows) -> RewardModelFacts | None:
@@ -57,15 +61,17 @@ def reward_model_facts(rows: RunRows) -> RewardModelFacts | None:
     result = rows.result_of("train_reward_model", RewardModelResult)
     if result is None:
         return None
-    judged = [row["agrees_with_gold"] for row in rows.preferences if row["agrees_with_gold"] is not None]
+    collected = rows.result_of("collect_preferences", PreferencesResult)
+    pairs = [row for row in rows.evals if row["suite"] == "preference pairs" and row["score"] is not None]
     facts = RewardModelFacts(
         accuracy=None,
         agreement_with_gold=None,
         num_pairs=len(rows.preferences),
-        label_agreement=sum(judged) / len(judged) if judged else None,
+        label_agreement=known(collected.label_agreement) if collected else None,
         groups=tuple(Group(kind, name, x) for kind, by in result.accuracy_by.items() for name, x in by.items()),
         disagreement=known(result.disagreement),
         skipped=result.guard.skipped_steps,
+        calibration_slope=calibration_slope([row["score"] for row in pairs], [row["prompt"] for row in pairs]),
     )
     found = result.held_out
     if found is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from components.statistics import Interval
 from dashboards.facts.alignment import AlignmentFacts, GrpoFacts, PolicyFacts
 from dashboards.facts.rewards import LawFacts, RewardModelFacts
 from dashboards.figures.canvas import (
@@ -31,44 +33,50 @@ if TYPE_CHECKING:
 def alignment_figure(facts: AlignmentFacts) -> Figure | None:
     """Proxy and gold against KL for every coefficient; the outcome by coefficient; best of n."""
     panels = [
-        _proxy_and_gold(i, p) for i, p in enumerate(facts.policies) if p.kl_curve and p.proxy_curve and p.gold_curve
+        _proxy_and_gold(i, p)
+        for i, p in enumerate(facts.policies)
+        if p.kl_curve and p.proxy_curve and (p.gold_curve or not facts.has_gold)
     ]
     panels += [_watched(free) for free in facts.policies[:1] if free.kl_coef == 0.0 and _moving(free)]
-    measured = [(p, p.gold) for p in facts.policies if p.gold is not None and p.proxy is not None]
+    measured = [p for p in facts.policies if p.proxy is not None and (p.gold is not None or not facts.has_gold)]
     if len(measured) > 1:
         with panel("rlhf-end", "Where each policy ended", "SFT standard deviations", "") as drawn:
             places = list(range(len(measured)))
             drawn.axes.axvline(0.0, color=MUTED, linewidth=1)
-            drawn.axes.plot([p.proxy or 0.0 for p, _ in measured], places, "s", color=BLUE, label="proxy")
-            gold = [g for _, g in measured]
-            around = [g.value - g.low for g in gold], [g.high - g.value for g in gold]
-            drawn.axes.errorbar(
-                [g.value for g in gold], places, xerr=around, fmt="o", capsize=2.5, color=GOLD, label="gold, 95%"
-            )
-            drawn.axes.set_yticks(places, [p.name for p, _ in measured])
+            _ends(drawn.axes, [p.proxy for p in measured if p.proxy], "s", BLUE, "proxy, 95%")
+            _ends(drawn.axes, [p.gold for p in measured if p.gold], "o", GOLD, "gold, 95%")
+            drawn.axes.set_yticks(places, [p.name for p in measured])
             drawn.axes.set_ylim(len(places) - 0.5, -0.5)
         panels.append(drawn.svg)
-    rows = [(r, r.gold) for r in facts.best_of_n if r.gold is not None]
+    rows = [r for r in facts.best_of_n if r.proxy is not None and (r.gold is not None or not facts.has_gold)]
     if rows:
         with panel("rlhf-best-of-n", "Best of n", "n samples", "SFT standard deviations") as drawn:
-            n = [r.n for r, _ in rows]
-            proxies = [(r.n, r.proxy) for r, _ in rows if r.proxy is not None]
-            drawn.axes.plot([x for x, _ in proxies], [y for _, y in proxies], "s", color=BLUE, label="proxy")
-            gold = [g for _, g in rows]
-            with_interval(
-                drawn.axes, n, [g.value for g in gold], [g.low for g in gold], [g.high for g in gold], GOLD,
-                label="gold, 95%",
-            )  # fmt: skip
+            n = [r.n for r in rows]
+            for name, color, found in (
+                ("proxy", BLUE, [r.proxy for r in rows if r.proxy]),
+                ("gold", GOLD, [r.gold for r in rows if r.gold]),
+            ):
+                if found:
+                    middle, low, high = ([getattr(x, part) for x in found] for part in ("value", "low", "high"))
+                    with_interval(drawn.axes, n, middle, low, high, color, label=f"{name}, 95%")
             _best_of_n_laws(drawn.axes, facts, n[-1])
             _ticks_at(drawn.axes, n)
         panels.append(drawn.svg)
     panels += _reward_model(facts.reward_model) if facts.reward_model else []
+    what = "Proxy (what the policy is paid for) and gold (the true preference)" if facts.has_gold else "The proxy"
     caption = (
-        "Proxy (what the policy is paid for) and gold (what people would prefer) as the policy moves away from the "
-        "fine-tuned model, with the fitted laws of over-optimisation. Calibration: on the diagonal, what the reward "
-        "model predicts is what happens."
+        f"{what} as the policy moves away from the fine-tuned model, with the fitted laws of over-optimisation. "
+        "Calibration: on the diagonal, what the reward model predicts is what happens."
     )
     return Figure("rlhf", caption, tuple(panels)) if panels else None
+
+
+def _ends(axes: Axes, found: Sequence[Interval], marker: str, color: str, label: str) -> None:
+    """Where the policies ended, one under the other; nothing where it is not known."""
+    if found:
+        around = [x.value - x.low for x in found], [x.high - x.value for x in found]
+        places = list(range(len(found)))
+        axes.errorbar([x.value for x in found], places, xerr=around, fmt=marker, capsize=2.5, color=color, label=label)
 
 
 def _moving(policy: PolicyFacts) -> list[tuple[str, Series]]:
@@ -147,7 +155,7 @@ def _proxy_and_gold(index: int, policy: PolicyFacts) -> str:
             x, middle, low, high = ([point[i] for point in band] for i in range(4))
             with_interval(drawn.axes, x, middle, low, high, color, markersize=3.5, label="gold, 95%")
             _looks(drawn.axes, [point[:2] for point in band], laws.get("gold"), color, "")
-        else:
+        elif policy.gold_curve:
             _looks(drawn.axes, _common(policy.kl_curve, policy.gold_curve), laws.get("gold"), color, "gold")
     return drawn.svg
 
@@ -155,7 +163,10 @@ def _proxy_and_gold(index: int, policy: PolicyFacts) -> str:
 def _best_of_n_laws(axes: Axes, facts: AlignmentFacts, most: int) -> None:
     """The fitted laws over n, from where a single sample stands."""
     single = facts.best_of_n[0]
-    starts = {"proxy": (single.proxy, BLUE), "gold": (single.gold.value if single.gold else None, GOLD)}
+    starts = {
+        name: (x.value if x else None, color)
+        for name, x, color in (("proxy", single.proxy, BLUE), ("gold", single.gold, GOLD))
+    }
     grid = [most ** (i / 40) for i in range(41)]
     for law in facts.laws:
         start, color = starts[law.target]

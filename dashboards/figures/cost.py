@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from dashboards import formatting
@@ -15,7 +13,8 @@ def cost_figure(facts: CostFacts) -> Figure | None:
     """Cost by part of the life, and training against serving."""
     panels = [svg for svg in (_breakdown(facts), _lifetime(facts)) if svg]
     caption = (
-        "Left: what each part of the life cost when it was made. Right: training is paid for once, serving per token."
+        "Left: what each part of the life cost when it was made. Right: training is paid for once, serving per token; "
+        "the band is the break-even's 95% interval."
     )
     return Figure("cost", caption, tuple(panels)) if panels else None
 
@@ -65,11 +64,12 @@ def _lifetime(facts: CostFacts) -> str:
         log_axis(drawn.axes, "y")
         drawn.axes.yaxis.set_major_formatter(lambda value, _: f"${value:,g}")
         even = facts.break_even_tokens
-        if even is not None and math.isfinite(even) and even > 0:
-            drawn.axes.axvline(even, color=MUTED, linewidth=1.2)
+        if even is not None and even.value > 0:
+            drawn.axes.axvspan(even.low, even.high, color=MUTED, alpha=0.25, linewidth=0)
+            drawn.axes.axvline(even.value, color=MUTED, linewidth=1.2)
             drawn.axes.annotate(
-                f"break-even\n{formatting.count(even)} tokens",
-                (even, drawn.axes.get_ylim()[0]),
+                f"break-even\n{formatting.count(even.value)} tokens",
+                (even.value, drawn.axes.get_ylim()[0]),
                 xytext=(5, 8),
                 textcoords="offset points",
                 fontsize=8.5,

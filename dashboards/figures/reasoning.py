@@ -1,11 +1,11 @@
-"""Accuracy against tokens: strategies on chains, and trees against sampling on puzzles."""
+"""Accuracy against dollars: strategies on chains, and trees against sampling on puzzles."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dashboards import labels
+from dashboards import formatting, labels
 from dashboards.facts.reasoning import ReasoningFacts, TreeFacts
 from dashboards.facts.scores import Score
 from dashboards.figures.canvas import (
@@ -35,21 +35,32 @@ STRATEGY_COLORS = {
     "adaptive": GREEN,
     "greedy": MUTED,
     "best_of": GOLD,
+    "until_right": PURPLE,
+    "direct_vote": SERIES[-2],
     "tree_of_thought": RED,
 }
+
+
+def _spent(score: Score) -> float:
+    """Dollars per million items; generated tokens per item in a run without prices."""
+    return score.tokens or 0.0 if score.usd is None else 1e6 * score.usd
+
+
+def _axis(scores: Sequence[Score]) -> str:
+    return "generated tokens per item" if scores[0].usd is None else "dollars per million items"
 
 
 def _frontier(axes: Axes, scores: Sequence[Score]) -> None:
     """Points with intervals; the members of a family with growing k are joined."""
     families: dict[str, list[Score]] = {}
     for s in scores:
-        if s.tokens:
+        if _spent(s):
             families.setdefault(s.family, []).append(s)
     spare = iter(SERIES * 4)
     for family, members in families.items():
-        members.sort(key=lambda s: s.tokens or 0.0)
+        members.sort(key=_spent)
         color = STRATEGY_COLORS.get(family) or next(spare)
-        x = [s.tokens or 0.0 for s in members]
+        x = [_spent(s) for s in members]
         joined = len(members) > 1
         with_interval(
             axes,
@@ -63,16 +74,18 @@ def _frontier(axes: Axes, scores: Sequence[Score]) -> None:
             label=labels.label(labels.STRATEGIES, family),
         )
         for s in members:
-            if s.k:
+            if s.k and s.k & (s.k - 1) == 0:  # of a fine grid the powers of two
                 axes.annotate(
                     str(s.k),
-                    (s.tokens or 0.0, s.accuracy.value),
+                    (_spent(s), s.accuracy.value),
                     xytext=(4, -10),
                     textcoords="offset points",
                     fontsize=8,
                     color=color,
                 )
     log_axis(axes, "x", (1.0, 2.0, 5.0))
+    if scores[0].usd is not None:
+        axes.xaxis.set_major_formatter(lambda value, _: formatting.dollars(value))
     percent_axis(axes)
     axes.set_ylim(bottom=0.0, top=min(1.05, 1.12 * max(s.accuracy.high for s in scores)))
 
@@ -82,12 +95,12 @@ def reasoning_figure(facts: ReasoningFacts) -> Figure | None:
     panels: list[str] = []
     models = [facts.model, *sorted({s.model for s in facts.scores} - {facts.model})]
     for model in models:
-        mine = [s for s in facts.scores if s.model == model and s.tokens]
+        mine = [s for s in facts.scores if s.model == model and _spent(s)]
         if len(mine) > 2 or (mine and model == facts.model):
             with panel(
                 f"reasoning-{len(panels)}",
                 labels.heading(labels.MODELS, model),
-                "generated tokens per item",
+                _axis(mine),
                 "accuracy",
                 (4.7, 3.6),
             ) as drawn:
@@ -96,7 +109,7 @@ def reasoning_figure(facts: ReasoningFacts) -> Figure | None:
             panels.append(drawn.svg)
     if levels := _difficulty(facts):
         panels.insert(1, levels)
-    caption = "Accuracy with 95% intervals against the tokens spent on an answer; small numbers are the samples k."
+    caption = "Accuracy with 95% intervals against what an answer costs; small numbers are the samples k."
     return Figure("reasoning", caption, tuple(panels)) if panels else None
 
 
@@ -134,13 +147,13 @@ def _difficulty(facts: ReasoningFacts) -> str:
 
 def tree_figure(facts: TreeFacts) -> Figure | None:
     """The frontier of trees and of sampling on the same puzzles."""
-    mine = [s for s in facts.scores if s.model == facts.model and s.tokens]
+    mine = [s for s in facts.scores if s.model == facts.model and _spent(s)]
     if not mine:
         return None
     with panel(
         "tree",
         f"Puzzles, {labels.label(labels.MODELS, facts.model)}",
-        "generated tokens per puzzle, judging included",
+        _axis(mine),
         "solved",
         (5.6, 3.4),
     ) as drawn:
@@ -148,6 +161,6 @@ def tree_figure(facts: TreeFacts) -> Figure | None:
         drawn.axes.legend(loc="upper left")
     return Figure(
         "tree",
-        "Strategies at the same place on the axis spent the same number of tokens. Bars are 95% intervals.",
+        "Strategies at the same place on the axis cost the same, prompts and judging included. Bars are 95% intervals.",
         (drawn.svg,),
     )

@@ -11,49 +11,42 @@ from dashboards.facts.rewards import LawFacts, RewardModelFacts
 
 def alignment_section(facts: AlignmentFacts) -> Section:
     """Policies side by side, best of n, the laws, and what the reward model is worth."""
-    gain, hack = effect_of(facts.effects, "ppo_gain"), effect_of(facts.effects, "reward_hacking")
-    meaning = said(
-        gain,
-        "Held near the fine-tuned model, the policy earns more of what people really prefer.",
-        "Held near the fine-tuned model, the policy earned no more of the true preference.",
-    )
-    if hack is not None and hack.verdict != "not measured":
-        meaning += (
-            " Left free, it learns to please the reward model and displeases people: reward hacking."
-            if hack.seen
-            else " Left free, it did not fall below where it started."
-        )
+    meaning = _meaning(facts) if facts.has_gold else _without_gold(facts)
     if not any(p.mitigation not in ("", "KL penalty", "DPO") for p in facts.policies):
         meaning += " `lifespan run remedies` shows what else could hold it back."
+    gold = ("gold [95%]",) if facts.has_gold else ()
     policies = Table(
         "Policies and what held them back (SFT standard deviations)",
-        ("policy", "proxy", "gold [95%]", "KL, nats", "tokens", "repeated", "n", "alarm", "without gold"),
-        "<>>>>>><<",
+        (
+            *("policy", "proxy [95%]", *gold, "KL, nats", "tokens", "repeated", "n", "alarm"),
+            *(["without gold"] if facts.has_gold else []),
+        ),
+        f"<>{'>' * len(gold)}>>>><{'<' * len(gold)}",
         tuple(
             (
                 p.name,
-                formatting.signed(p.proxy),
-                formatting.decimal_interval(p.gold, 2, plus=True),
+                formatting.decimal_interval(p.proxy, 2, plus=True),
+                *(formatting.decimal_interval(p.gold, 2, plus=True) for _ in gold),
                 formatting.decimal(p.kl, 1),
                 formatting.decimal(p.length, 0),
                 formatting.percent(p.repeated, 0),
-                counted(p.gold),
+                counted(p.proxy),
                 _alarm(p.alarm, p.alarm_step, p.stopped_at is not None),
-                _alarm(p.suspicion, None, False),
+                *(_alarm(p.suspicion, None, False) for _ in gold),
             )
             for p in facts.policies
         ),
     )
     reasons = Table(
         "What the over-optimisation monitor reported",
-        ("policy", "used gold", "message"),
+        ("policy", "by", "message"),
         "<<<",
         tuple(
-            (p.name, asked, reason)
+            (p.name, by, reason)
             for p in facts.policies
-            for asked, raised, reason in (
-                ("yes", p.alarm, p.alarm_reason),
-                ("no", p.suspicion, p.suspicion_reason),
+            for by, raised, reason in (
+                *((("gold", p.alarm, p.alarm_reason),) if facts.has_gold else ()),
+                ("signs", p.suspicion, p.suspicion_reason),
             )
             if raised and reason
         ),
@@ -67,14 +60,14 @@ def alignment_section(facts: AlignmentFacts) -> Section:
     )
     best_of_n = Table(
         "Best of n by the reward model (SFT standard deviations)",
-        ("n", "KL, nats", "proxy", "gold [95%]"),
-        ">>>>",
+        ("n", "KL, nats", "proxy [95%]", *gold),
+        f">>>{'>' * len(gold)}",
         tuple(
             (
                 str(r.n),
                 formatting.decimal(r.kl, 2),
-                formatting.signed(r.proxy),
-                formatting.decimal_interval(r.gold, 2, plus=True),
+                formatting.decimal_interval(r.proxy, 2, plus=True),
+                *(formatting.decimal_interval(r.gold, 2, plus=True) for _ in gold),
             )
             for r in facts.best_of_n
         ),
@@ -103,6 +96,33 @@ def alignment_section(facts: AlignmentFacts) -> Section:
     return body(meaning, tables, facts.effects)
 
 
+_WHOSE = {"people": "people's judgements", "model": "a model's verdicts", "file": "a file"}
+
+
+def _meaning(facts: AlignmentFacts) -> str:
+    meaning = said(
+        effect_of(facts.effects, "ppo_gain"),
+        "Held near the fine-tuned model, the policy earned more of the true preference.",
+        "Held near the fine-tuned model, the policy earned no more of the true preference.",
+    )
+    hack = effect_of(facts.effects, "reward_hacking")
+    if hack is None or hack.verdict == "not measured":
+        return meaning
+    return meaning + (
+        " Left free, it learned to please the reward model and lost true preference: reward hacking."
+        if hack.seen
+        else " Left free, it did not fall below where it started."
+    )
+
+
+def _without_gold(facts: AlignmentFacts) -> str:
+    return (
+        f"The preferences came from {_WHOSE.get(facts.source, facts.source)}, so nobody knows which of the policies' "
+        "answers are better. What can be told: the reward that they were trained on (the proxy), how often it agrees "
+        "with held-out pairs, and signs of hacking. To know more, judge the policies' own answers."
+    )
+
+
 def _peak(law: LawFacts) -> str:
     """Where the fitted law turns down, and whether any policy went that far."""
     if law.peak_kl is None:
@@ -127,6 +147,7 @@ def _reward_model(model: RewardModelFacts) -> list[Table]:
         ("best of four found", formatting.percent_interval(model.best_of_four)),
         ("correlation with gold, held out", formatting.decimal(model.agreement_with_gold, 2)),
         ("calibration error", formatting.MISSING if model.ece is None else error),
+        ("calibration slope (1: calibrated, 0: flat)", formatting.decimal_interval(model.calibration_slope, 2)),
         ("correlation with length", formatting.signed(model.length_correlation)),
         ("score per token of length", formatting.decimal_interval(model.length_slope, 3, plus=True)),
         ("accuracy where the longer answer was chosen", formatting.percent_interval(model.accuracy_longer)),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dashboards import formatting
-from dashboards.blocks import Section, Table, body, listing
+from dashboards.blocks import Section, Table, body, counted, listing
 from dashboards.facts.cost import CostFacts, CostLine, total
 
 
@@ -20,6 +20,7 @@ def cost_section(facts: CostFacts) -> Section:
             formatting.count(total(lines, "tokens")),
             formatting.count(total(lines, "flops")),
             formatting.duration(total(lines, "seconds")),
+            formatting.duration(total(lines, "cpu_seconds")),
             formatting.energy(total(lines, "energy_joules")),
             formatting.dollars(total(lines, "usd")),
         )
@@ -31,22 +32,49 @@ def cost_section(facts: CostFacts) -> Section:
         if len(fresh) < len(facts.lines):
             rows.append(row("of which this run paid", fresh))
     spent = Table(
-        "By part of the life", ("part", "tokens", "FLOPs", "time", "energy", "dollars"), "<>>>>>", tuple(rows)
+        "By part of the life",
+        ("part", "tokens", "FLOPs", "wall time", "core time", "energy", "dollars"),
+        "<>>>>>>",
+        tuple(rows),
     )
     pairs = [
-        ("training", formatting.dollars(facts.training_usd)),
-        ("per million output tokens", formatting.dollars(facts.price_per_million)),
-        ("decode tokens per second", formatting.count(facts.decode_tokens_per_second)),
-        ("break-even, output tokens", formatting.count(facts.break_even_tokens)),
+        ("per million prompt tokens [95%]", formatting.dollar_interval(facts.prompt_price_per_million)),
+        ("per million output tokens [95%]", formatting.dollar_interval(facts.price_per_million)),
+        ("rounds of timing", counted(facts.price_per_million)),
+        ("decode tokens per core second", formatting.count(facts.decode_tokens_per_second)),
+        ("break-even, output tokens [95%]", formatting.count_interval(facts.break_even_tokens)),
         ("hardware", facts.hardware or formatting.MISSING),
     ]
     meaning = "Training is paid for once, answers every time"
     if facts.break_even_tokens is not None:
         meaning += (
-            f": after {formatting.count(facts.break_even_tokens)} output tokens serving has cost as much as training"
+            f": after {formatting.count_interval(facts.break_even_tokens)} output tokens serving has cost as much as "
+            "training"
         )
-    tables = (spent, listing("Serving", pairs), _comparisons(facts.comparisons))
+    tables = (spent, _sum(facts), listing("Serving", pairs), _comparisons(facts.comparisons))
     return body(f"{meaning}. {facts.decision}".rstrip(), tables, facts.effects)
+
+
+def _sum(facts: CostFacts) -> Table:
+    """What is added up: seconds at a price, and which of them the break-even calls training."""
+    whole, cores = total(facts.lines, "usd"), total(facts.lines, "cpu_seconds")
+    hourly = None if whole is None or not cores else 3600 * whole / cores
+    rest = None if whole is None or facts.training_usd is None else whole - facts.training_usd
+    return listing(
+        "What is added up",
+        (
+            ("core time of all stages", formatting.duration(cores)),
+            ("price per core hour", formatting.dollars(hourly)),
+            ("the model: from data to fine-tuning; what the break-even calls training", _usd(facts.training_usd)),
+            ("all else: alignment, sweeps, evaluations", _usd(rest)),
+            ("whole life", _usd(whole)),
+        ),
+    )
+
+
+def _usd(value: float | None) -> str:
+    """Dollars with digits enough to be added up."""
+    return formatting.MISSING if value is None else f"${value:.6f}" if abs(value) < 10 else formatting.dollars(value)
 
 
 def _comparisons(entries: tuple[Mapping[str, Any], ...]) -> Table:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from dashboards import formatting, labels
 from dashboards.blocks import Section, Table, body, effect_of, said
+from dashboards.facts.prices import CONVENTION
 from dashboards.facts.reasoning import ReasoningFacts, TreeFacts
 from dashboards.facts.scores import Score
 
@@ -14,7 +15,8 @@ def reasoning_section(facts: ReasoningFacts) -> Section:
     """Accuracy of every strategy against its tokens, and by number of operations."""
     meaning = said(
         effect_of(facts.effects, "chain_of_thought"),
-        "The same weights answer far better when they may write the steps down: thinking costs tokens, not training.",
+        "For the same dollars this model answers better when it may write the steps down: thinking costs tokens, not "
+        "training.",
         "Writing the steps down did not help this model.",
     )
     levels = sorted({level for s in facts.scores if s.model == facts.model for level in s.by_difficulty})
@@ -34,33 +36,31 @@ def reasoning_section(facts: ReasoningFacts) -> Section:
             for s in shown
         ),
     )
-    scores = Table("Accuracy against tokens", _SCORE_COLUMNS, "<<>>>>", _score_rows(facts.scores))
-    return body(meaning, (scores, difficulty), facts.effects)
+    return body(f"{meaning} {CONVENTION}", (_scores(facts.scores), difficulty), facts.effects)
 
 
 def tree_section(facts: TreeFacts) -> Section:
     """Trees beside the strategies that sample whole answers."""
     meaning = said(
         effect_of(facts.effects, "tree_of_thought"),
-        "Searching over partial solutions solves more puzzles than spending the same tokens on whole ones.",
-        "Searching over partial solutions solved no more puzzles than spending the same tokens on whole ones.",
+        "Searching over partial solutions solves more puzzles than spending the same dollars on whole ones.",
+        "Searching over partial solutions solved no more puzzles than spending the same dollars on whole ones.",
     )
-    table = Table("Accuracy against tokens", _SCORE_COLUMNS, "<<>>>>", _score_rows(facts.scores))
-    return body(meaning, (table,), facts.effects)
+    return body(f"{meaning} {CONVENTION}", (_scores(facts.scores),), facts.effects)
 
 
-_SCORE_COLUMNS = ("model", "strategy", "accuracy [95%]", "n", "tokens per item", "prompt tokens")
-
-
-def _score_rows(scores: Iterable[Score]) -> tuple[tuple[str, ...], ...]:
-    return tuple(
+def _scores(scores: Iterable[Score]) -> Table:
+    rows = tuple(
         (
             labels.label(labels.MODELS, s.model),
-            s.label,
+            s.label + (" (verified)" if s.verified else ""),
             formatting.percent_interval(s.accuracy),
-            f"{s.accuracy.n:,}",
+            formatting.dollars(None if s.usd is None else 1e6 * s.usd, 3),
             formatting.count(None if s.tokens is None else round(s.tokens)),
             formatting.count(None if s.prompt_tokens is None else round(s.prompt_tokens)),
+            f"{s.accuracy.n:,}",
         )
         for s in scores
     )
+    columns = ("model", "strategy", "accuracy [95%]", "per million items", "generated", "read", "n")
+    return Table("Accuracy against dollars", columns, "<<>>>>>", rows)

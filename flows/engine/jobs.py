@@ -10,6 +10,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from components.cost.accounting import stage_cost
 from components.stage_results import to_facts
 from flows.engine.stage import Stage
 from flows.engine.wire import Job, arrived, artifacts_from_json, input_keys
@@ -104,9 +105,8 @@ def write_rows(
     who = {"run_id": job.run_id, "key": job.key, "stage": stage.name, "group": stage.group}
     if len(work.points):
         home.tables.write("metrics", job.key, work.points.table(job.run_id, job.key, stage.name))
-    energy = spent["cpu_seconds"] * execution.watts_per_core
-    usd = spent["seconds"] / 3600 * execution.threads_per_worker * execution.usd_per_core_hour
-    cost = {**spent, "energy_joules": energy, "usd": usd, "hardware": execution.hardware}
+    paid = stage_cost(spent, execution.device, execution.hardware, execution.usd_per_core_hour)
+    cost = {**spent, "energy_joules": paid.energy_joules, "usd": paid.usd, "hardware": execution.hardware}
     for table, rows in {**work.table_rows(), "costs": [cost]}.items():
         if table not in SCHEMAS:
             raise ValueError(f"{job.stage} wrote rows for {table!r}; tables: {', '.join(SCHEMAS)}")

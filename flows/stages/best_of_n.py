@@ -63,22 +63,20 @@ def best_of_n(
         for prompt, group in zip(prompts, groups, strict=True)
     ]
     golds = [
-        [bench.gold(text, answer_text(bench.words, c.tokens)) for c in group]
+        bench.golds((text, answer_text(bench.words, c.tokens)) for c in group)
         for text, group in zip(texts, groups, strict=True)
     ]
     kls = [best_of_n_kl(n) for n in best_of]
     # Gains over one sample, item by item: requests differ in how well they are answered to begin with.
-    gained = {
-        "proxy": np.array([[best_of_n_value(s, s, n) - s.mean() for n in best_of] for s in scores]),
-        "gold": np.array(
-            [[best_of_n_value(s, g, n) - np.mean(g) for n in best_of] for s, g in zip(scores, golds, strict=True)]
-        ),
-    }
+    gained = {"proxy": np.array([[best_of_n_value(s, s, n) - s.mean() for n in best_of] for s in scores])}
+    if known := [g for g in golds if g is not None]:
+        gained["gold"] = np.array(
+            [[best_of_n_value(s, g, n) - np.mean(g) for n in best_of] for s, g in zip(scores, known, strict=True)]
+        )
     rows = []
     for place, n in enumerate(best_of):
-        gold = clustered_mean_interval(gained["gold"][:, place], texts)
-        proxy = float(gained["proxy"][:, place].mean())
-        rows.append(BestOfNRow(n, gold.n, kls[place], proxy, gold.value, gold.low, gold.high))
+        each = {name: clustered_mean_interval(gained_IN[:, place], texts) for name, gained_IN in gained.items()}
+        rows.append(BestOfNRow(n, kls[place], each["proxy"], each.get("gold")))
     (work.out / "best_of_n.json").write_text(json.dumps([to_facts(row) for row in rows]), encoding="utf-8")
 
     def law(gained_IN: Any) -> LawResult | None:
@@ -88,7 +86,7 @@ def best_of_n(
         except ValueError:  # too few sizes
             return None
 
-    laws = Laws(gold=law(gained["gold"]), proxy=law(gained["proxy"]))
+    laws = Laws(gold=law(gained["gold"]) if known else None, proxy=law(gained["proxy"]))
     requests = len(bench.held_out)
     work.rows("scaling_fits", fit_rows("best_of_n", laws, f"least squares; Student's t over {requests} requests"))
     return BestOfNResult(tuple(rows), requests, len(texts), laws)

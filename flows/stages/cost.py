@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 import time
 
-from components.cost.results import CostResult, Decision, LifetimeCost, ServingResult, StrategyPrice, TrainOrThink
+from components.cost.results import CostResult, LifetimeCost, ServingResult, StrategyPrice
 from components.cost.settings import CostConfig
 from components.model.config import forward_flops_per_token
 from components.reasoning.results.strategies import ReasoningResult
 from components.stage_results import from_facts, to_facts
+from components.statistics import Interval
 from flows.engine.stage import stage
 from flows.engine.work import Work
 from storage.artifacts import Artifact
@@ -21,9 +20,10 @@ SERVING = "serving.json"
 
 @stage(produces="eval_report", group="cost", seconds=15)
 def measure_serving(work: Work, *, config: CostConfig, model: Artifact, tokenizer: Artifact) -> ServingResult:
-    """Tokens/s of prefill and of decoding at several batch sizes, on this machine with the model itself."""
+    """Tokens per core second of prefill and of decoding, on this machine with the model itself, by batch size."""
     import torch
 
+    from components.cost.serving import Shape, measure, rate, typical
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
@@ -34,30 +34,37 @@ def measure_serving(work: Work, *, config: CostConfig, model: Artifact, tokenize
     length = min(config.prompt_tokens, network.cfg.context_length // 2)
     budget = min(config.output_tokens, network.cfg.context_length - length)
     draw = torch.Generator().manual_seed(0)
+    largest = max(config.serving_batches)
     rates: dict[int, float] = {}
-    prefill = 0.0
-    for batch in config.serving_batches:
+    for batch in sorted(config.serving_batches):
+        shape = Shape(batch, length, budget)
         prompts = torch.randint(len(words.special_ids), words.vocab_size, (batch, length), generator=draw).tolist()
-        # The first token is the prompt's: what the others take is decoding alone, since prompts have a price of theirs.
-        seconds: dict[int, list[float]] = {1: [], budget: []}
-        for _ in range(3):
-            for num_tokens, taken in seconds.items():
-                began = time.perf_counter()
-                generate(network, prompts, SamplingParams(max_tokens=num_tokens), max_batch=batch)
-                taken.append(time.perf_counter() - began)
-        first, whole = (statistics.median(taken) for taken in seconds.values())
-        # On a busy machine the difference may come out below nothing. A token that is decoded takes no less than one
-        # that is read, so this share of the whole is then the least that decoding took.
-        decoding = whole - first if whole > first else whole * (budget - 1) / (length + budget - 1)
-        rates[batch] = batch * (budget - 1) / decoding
-        if batch == max(config.serving_batches):
-            prefill = batch * length / first
-        processed = 3 * batch * (2 * length + 1 + budget)
+
+        def seconds(num_tokens: int, prompts: list[list[int]] = prompts) -> float:
+            began = time.process_time()
+            generate(network, prompts, SamplingParams(max_tokens=num_tokens), max_batch=len(prompts))
+            return time.process_time() - began
+
+        rounds = measure(
+            seconds,
+            shape,
+            (config.prompt_tokens, config.output_tokens),
+            config.serving_precision,
+            config.serving_seconds if batch == largest else 0.0,
+        )
+        decode = rate(typical([one.decode for one in rounds]))
+        rates[batch] = decode.value
+        processed = len(rounds) * batch * (2 * length + 1 + budget)
         work.usage(tokens=processed, flops=processed * forward_flops_per_token(network.cfg, length + budget))
-    measured = {"decode_tokens_per_second": rates, "prefill_tokens_per_second": prefill}
-    (work.out / SERVING).write_text(json.dumps(measured), encoding="utf-8")
+    result = ServingResult(
+        decode_tokens_per_second=decode,
+        prefill_tokens_per_second=rate(typical([one.prefill for one in rounds])),
+        request_seconds=typical([one.request(config.prompt_tokens, config.output_tokens) for one in rounds]),
+        decode_by_batch={str(batch): rates[batch] for batch in config.serving_batches},
+    )
+    (work.out / SERVING).write_text(json.dumps(to_facts(result), indent=1), encoding="utf-8")
     work.log(0, {f"decode_tokens_per_second/batch_{batch}": rate for batch, rate in rates.items()})
-    return ServingResult(rates[max(rates)], {str(batch): rate for batch, rate in rates.items()}, prefill)
+    return result
 
 
 @stage(produces="cost_report", group="cost", seconds=3)
@@ -74,75 +81,57 @@ def account_costs(
     """Training against lifetime inference, the break-even, and ways to answer at what they cost per question.
 
     `spent`: every artifact that went into the model; `aligned`: the model that was trained further, against which
-    thinking longer with the model before it is held. A worker's price is that of its threads, as in the table `costs`.
+    thinking longer with the model before it is held. All at the price of a busy core, as in the table `costs`.
     """
+    from components.cost.accounting import stage_cost
+    from components.cost.deciding import measured_price, per_item, train_or_think
     from components.cost.hardware import HARDWARE, PRICES
-    from components.cost.inference import measured_prices
-    from components.cost.lifetime import Option, break_even
 
     work.rows("hardware", [device.to_row() for device in HARDWARE])
     work.rows("prices", [price.to_row() for price in PRICES])
-    usd_per_hour = usd_per_core_hour * work.execution.threads_per_worker
-    per_second = usd_per_hour / 3600
-    training = sum(float(artifact.facts["usage"]["seconds"]) for artifact in spent) * per_second
+
+    def paid(artifact: Artifact) -> float:
+        used = artifact.facts["usage"]
+        return stage_cost(used, work.execution.device, work.execution.hardware, usd_per_core_hour).usd
+
+    training, further = sum(map(paid, spent)), paid(aligned)
     speed = from_facts(ServingResult, serving.facts)
-    prices = measured_prices(speed.prefill_tokens_per_second, speed.decode_tokens_per_second, usd_per_hour)
+    prices = measured_price(speed, usd_per_core_hour)
     # An output token of a typical request, with its share of the prompt.
-    served = prices.request(config.prompt_tokens, config.output_tokens) / config.output_tokens
-    further = float(aligned.facts["usage"]["seconds"]) * per_second
-    options, comparisons = {}, []
-    for row in [row for report in reasoning for row in from_facts(ReasoningResult, report.facts).strategies]:
-        extra = further if row.model == "grpo" else 0.0
-        per_item = prices.request(row.prompt_tokens, row.completion_tokens)
-        name = f"{row.model} {row.strategy}"
-        options[name] = (row, Option(name, extra, per_item))
-        comparisons.append(
-            StrategyPrice(
-                name=name,
-                accuracy=row.accuracy,
-                low=row.low,
-                high=row.high,
-                n=row.n,
-                usd_per_thousand=per_item * 1000,
-                extra_training_usd=extra,
-                prompt_tokens=row.prompt_tokens,
-                tokens_per_item=row.completion_tokens,
-                needs_verifier=bool(row.needs_verifier),
-            )
-        )
-    # The decision this life can inform: train further and answer once, or think longer with what there is?
-    decision = Decision("no strategy of both models was measured")
-    trained = [o for o in options.values() if (o[0].model, o[0].strategy) == ("grpo", "cot")]
-    votes = ("sft", "self_consistency")
-    thinking = [o for o in options.values() if (o[0].model, o[0].strategy_family) == votes]
-    if trained and thinking:
-        train_row, train_option = trained[0]
-        think_row, think_option = max(thinking, key=lambda pair: pair[0].accuracy)
-        even = break_even(think_option, train_option)
-        decision = Decision(
-            verdict=(
-                f"{even.then} costs less in all from {even.units:,.0f} questions on"
-                if math.isfinite(even.units)
-                else f"{even.first} costs less in all however many are asked"
-            ),
-            compared=TrainOrThink(
-                think_longer=think_option.name,
-                train_further=train_option.name,
-                break_even_questions=even.units if math.isfinite(even.units) else None,
-                trained_is_as_accurate=train_row.accuracy >= think_row.accuracy,
-                trained_accuracy=train_row.interval,
-                thinking_accuracy=think_row.interval,
-            ),
-        )
+    served = usd_per_core_hour / 3600 / config.output_tokens
+    request = speed.request_seconds
+    even = None
+    if served:
+        value, low, high = (training / (served * x) for x in (request.value, request.high, request.low))
+        even = Interval(value, low, high, request.n)
+    rows = [row for report in reasoning for row in from_facts(ReasoningResult, report.facts).strategies]
+    trained = next((row for row in rows if (row.model, row.strategy) == ("grpo", "cot")), None)
     result = CostResult(
         training_usd=training,
         price_per_million_input_tokens=prices.input,
         price_per_million_output_tokens=prices.output,
-        decode_tokens_per_second=speed.decode_tokens_per_second,
-        break_even_tokens=training / served,
-        lifetime=tuple(LifetimeCost(tokens, training, tokens * served) for tokens in config.lifetime_tokens),
-        comparisons=tuple(comparisons),
-        decision=decision,
+        decode_tokens_per_second=speed.decode_tokens_per_second.value,
+        break_even_tokens=even,
+        lifetime=tuple(
+            LifetimeCost(tokens, training, tokens * served * request.value) for tokens in config.lifetime_tokens
+        ),
+        comparisons=tuple(
+            StrategyPrice(
+                name=f"{row.model} {row.strategy}",
+                accuracy=row.accuracy,
+                low=row.low,
+                high=row.high,
+                n=row.n,
+                usd_per_thousand=1000 * per_item(row, prices.value),
+                extra_training_usd=further if row.model == "grpo" else 0.0,
+                prompt_tokens=row.prompt_tokens,
+                tokens_per_item=row.completion_tokens,
+                needs_verifier=bool(row.needs_verifier),
+            )
+            for row in rows
+        ),
+        # The decision this life can inform: train further and answer once, or think longer with what there is?
+        decision=train_or_think(trained, [row for row in rows if row.model == "sft"], further, prices),
     )
     (work.out / "cost.json").write_text(json.dumps(to_facts(result), indent=1), encoding="utf-8")
     return result

@@ -45,8 +45,8 @@ def ppo(
     tokenizer: Artifact,
     replay: list[Artifact],
 ) -> PPOResult:
-    """PPO against the reward model; gold is watched, never trained on. `mitigation` names the run in the report;
-    `replay`: token shards, where config.replay_coef asks for them."""
+    """PPO against the reward model; gold is watched where it is known, never trained on. `mitigation` names the run in
+    the report; `replay`: token shards, where config.replay_coef asks for them."""
     from components.rlhf import ppo as algorithm
     from components.rlhf.bench import Bench
     from components.rlhf.overoptimization import alarm_now, best_observation, first_alarm
@@ -86,8 +86,8 @@ def ppo(
             seen.append(_look(bench, record))
             history.append(_observation(seen[-1]))
             gold = history[-1].gold
-            assert gold is not None
-            metrics = metrics | {"gold": gold.value, "gold_low": gold.low, "gold_high": gold.high}
+            if gold is not None:
+                metrics = metrics | {"gold": gold.value, "gold_low": gold.low, "gold_high": gold.high}
             if stopping and best_observation(history, watch.gold) is history[-1]:
                 best = sampling
             alarm = alarm or alarm_now(history, watch.gold, watch.false_alarm_rate)
@@ -104,7 +104,8 @@ def ppo(
             * forward_flops_per_token(bench.reference.cfg, bench.reference.cfg.context_length)
         )
         work.usage(tokens=metrics["tokens"], flops=flops)
-        shown = {"reward": metrics["objective/score"], "gold": history[-1].gold.value}  # type: ignore[union-attr]
+        latest = history[-1].gold
+        shown = {"reward": metrics["objective/score"]} | ({} if latest is None else {"gold": latest.value})
         work.progress(step, config.num_iterations, **shown, **skips(step, metrics, state.guard))
         if alarm and stopping:
             state.policy.load_state_dict(best)
@@ -163,7 +164,7 @@ def _look(bench: Bench, record: PPORecord) -> dict[str, Any]:
         "step": record.iteration + 1,
         "kl": max(0.0, metrics["objective/kl"]),
         "proxy": record.scores_B.tolist(),
-        "gold": [bench.gold(*pair) for pair in _answers(bench, record)],
+        "gold": bench.golds(_answers(bench, record)),
         "requests": list(rollout.prompt_index),
         "disagreement": record.scores_BM.std(1, correction=0).tolist() if record.scores_BM.shape[1] > 1 else [],
         "lengths": rollout.response_lengths_B.tolist(),
@@ -190,22 +191,26 @@ def _answers(bench: Bench, record: PPORecord) -> list[tuple[str, str]]:
 
 
 def _samples(bench: Bench, record: PPORecord) -> list[dict[str, Any]]:
-    shown = list(zip(_answers(bench, record), record.rollout.responses, record.scores_B.tolist(), strict=True))
+    answers = _answers(bench, record)[:SAMPLES]
+    golds = bench.golds(answers)
+    shown = list(zip(answers, record.rollout.responses, record.scores_B.tolist(), strict=False))
     return [
         {
             "step": record.iteration + 1,
             "prompt": text,
             "completion": answer,
-            "scores_json": json.dumps({"proxy": score, "gold": bench.gold(text, answer)}),
+            "scores_json": json.dumps({"proxy": score} | ({} if golds is None else {"gold": golds[place]})),
             "tokens": len(tokens),
         }
-        for (text, answer), tokens, score in shown[:SAMPLES]
+        for place, ((text, answer), tokens, score) in enumerate(shown)
     ]
 
 
 def _fitted(history: Sequence[Observation], target: Literal["gold", "proxy"]) -> LawResult | None:
-    """Gao's law for RL over the looks of a run; None where the run has too few different KLs. A gain is over the same
-    request's first answers, so that what the start happened to sample is in the intervals."""
+    """Gao's law for RL over the looks of a run; None where the run has too few different KLs, or no such scores. A gain is
+    over the same request's first answers, so that what the start happened to sample is in the intervals."""
+    if getattr(history[0], target) is None:
+        return None
     import numpy as np
 
     from components.rlhf.overoptimization_laws import fit_overoptimization

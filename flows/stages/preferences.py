@@ -108,10 +108,7 @@ def collect_preferences(
     `judgements`: marks of the annotators' journals, and `raw`: the digest of the file: what people wrote is known by
     its bytes, so other judgements are other preferences. `judge`: the model that judges, if one does.
     """
-    import numpy as np
-
     from components.data.tokenizer import Tokenizer
-    from components.rlhf.gold import known_gold_score
     from components.rlhf.preferences import write_preferences
 
     prompts, groups = _read_answers(work.open(answers) / ANSWERS)
@@ -130,12 +127,8 @@ def collect_preferences(
         reasons = "; ".join(dict.fromkeys(one.reason for one in left_out)) or "nothing but ties and skips"
         raise ValueError(f"preferences.source = {config.source!r} gave no pair of answers: {reasons}")
     write_preferences(work.out / PREFERENCES, pairs)
-    # The scale is the fine-tuned model's: answers of the base model would make every policy look better.
-    every = [(text, a) for text, group in zip(prompts, groups, strict=True) for a in group]
-    of_sft = [(text, a) for text, a in every if a.model == "sft"] or every
-    scored = (known_gold_score(text, a.text) for text, a in of_sft)
-    golds = np.array([score for score in scored if score is not None])
-    (work.out / GOLD_SCALE).write_text(json.dumps({"mean": golds.mean(), "std": golds.std()}), encoding="utf-8")
+    if config.source == "gold":
+        extra |= _gold_scale(work, pairs, prompts, groups)
     work.rows(
         "preferences",
         [
@@ -154,16 +147,25 @@ def collect_preferences(
             for p in pairs
         ],
     )
-    known = [p.agrees_with_gold for p in pairs if p.agrees_with_gold is not None]
-    return PreferencesResult(
-        source=config.source,
-        num_pairs=len(pairs),
-        num_left_out=len(left_out),
-        label_agreement=sum(known) / len(known) if known else None,
-        gold_mean=float(golds.mean()),
-        gold_std=float(golds.std()),
-        **extra,
-    )
+    return PreferencesResult(source=config.source, num_pairs=len(pairs), num_left_out=len(left_out), **extra)
+
+
+def _gold_scale(
+    work: Work, pairs: list[Preference], prompts: list[str], groups: list[list[Candidate]]
+) -> dict[str, float]:
+    """Write the scale of gold, and say it, and how many labels agree with gold. The scale is the fine-tuned model's:
+    answers of the base model would make every policy look better."""
+    import numpy as np
+
+    from components.rlhf.gold import gold_score
+
+    every = [(text, a) for text, group in zip(prompts, groups, strict=True) for a in group]
+    of_sft = [(text, a) for text, a in every if a.model == "sft"] or every
+    golds = np.array([gold_score(text, a.text) for text, a in of_sft])
+    mean, std = float(golds.mean()), float(golds.std())
+    (work.out / GOLD_SCALE).write_text(json.dumps({"mean": mean, "std": std}), encoding="utf-8")
+    agree = [p.agrees_with_gold for p in pairs if p.agrees_with_gold is not None]
+    return {"label_agreement": sum(agree) / len(agree), "gold_mean": mean, "gold_std": std}
 
 
 _Collected = tuple[list["Preference"], list["LeftOut"], dict[str, Any]]
@@ -187,7 +189,6 @@ def _by_people(
     groups: list[list[Candidate]],
 ) -> _Collected:
     """What annotators said; raises Waiting until every prompt has its `overlap` of judgements."""
-    from components.rlhf.gold import known_gold_score
     from components.rlhf.judgements import Judgement, batch_id, make_items, preferences_from, progress
     from storage.annotations import Annotations
 
@@ -206,7 +207,7 @@ def _by_people(
         raise Waiting(
             _still_missing(stored, len(items), config.overlap, progress(items, stored, config.overlap), active)
         )
-    pairs, ties = preferences_from(items, taken, known_gold_score)
+    pairs, ties = preferences_from(items, taken)
     skipped = sum(one.ranks is None for one in taken)
     return pairs, left_out, {"batch": batch, "num_judgements": len(taken), "num_ties": ties, "num_skipped": skipped}
 
@@ -240,7 +241,6 @@ def _by_model(
 
     import numpy as np
 
-    from components.rlhf.gold import known_gold_score
     from components.rlhf.judge import judge_pairs
     from components.rlhf.preferences import MAX_EXCERPT, LeftOut, Preference, defect, pair_id
 
@@ -275,8 +275,6 @@ def _by_model(
         else:
             better, worse = (a, b) if verdict.outcome == 1 else (b, a)
             prompt = prompts[index]
-            scores = known_gold_score(prompt, better.text), known_gold_score(prompt, worse.text)
-            margin = None if scores[0] is None or scores[1] is None else scores[0] - scores[1]
             pairs.append(
                 Preference(
                     prompt,
@@ -286,7 +284,6 @@ def _by_model(
                     f"model:{name}",
                     better.finished,
                     worse.finished,
-                    gold_margin=margin,
                     source="model",
                 )
             )
@@ -354,7 +351,8 @@ def _from_file(config: PreferencesConfig, raw: Mapping[str, str], words: Any, co
         if reason:
             left_out.append(LeftOut("preferences", config.path, found.lines[index], reason, p.prompt[:MAX_EXCERPT]))
         else:
-            pairs.append(p)
+            # A file that another life wrote may tell gold's margin: of what this one learns it says nothing.
+            pairs.append(dataclasses.replace(p, gold_margin=None))
     return pairs, left_out, {"num_ties": found.ties, "formats": dict(found.formats)}
 
 

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from typing import TYPE_CHECKING
 
 from components.reasoning.adaptive_config import AdaptiveConfig
 from components.reasoning.puzzle_study_config import PuzzleStudyConfig
 from components.reasoning.reasoning_config import ReasoningConfig
-from components.reasoning.results.strategies import (
-    PuzzleSearchResult,
-    ReasoningResult,
-    StrategyResult,
-    TreeComparison,
-)
+from components.reasoning.results.strategies import PuzzleSearchResult, ReasoningResult, StrategyResult
 from components.reasoning.tasks import SuiteConfig
 from components.stage_results import to_facts
 from flows.engine.stage import stage
@@ -65,7 +59,9 @@ def evaluate_reasoning(
     from components.reasoning.strategies.best_of_k import best_of_k
     from components.reasoning.strategies.chain_of_thought import CHAIN_OF_THOUGHT
     from components.reasoning.strategies.direct import DIRECT
+    from components.reasoning.strategies.direct_vote import direct_vote
     from components.reasoning.strategies.self_consistency import self_consistency
+    from components.reasoning.strategies.until_right import until_right
     from components.reasoning.strategy import Trial
     from components.training.checkpoints import load_model
 
@@ -73,13 +69,15 @@ def evaluate_reasoning(
     generate = text_generator(network, words)
     items = [chain_item(problem) for problem in suite.problems()]
     limits = {"max_tokens": config.max_tokens, "max_direct_tokens": config.max_direct_tokens}
-    trial = Trial(generate, items, config.num_samples, config.temperature, seed=config.seed, **limits)
+    counts = {"num_samples": config.num_samples, "num_direct_samples": config.num_direct_samples}
+    trial = Trial(generate, items, temperature=config.temperature, seed=config.seed, **limits, **counts)
     answered = list(run_strategies([DIRECT, CHAIN_OF_THOUGHT], trial))
     work.progress(1, 3, strategy="samples")
-    samples = trial.samples
+    samples = [trial.samples, trial.direct_samples]
     work.progress(2, 3, strategy="votes")
     # Votes of all sizes, best-of-k and the adaptive controller are read from one set of samples.
-    thinking = [*at_sizes(config.num_samples, self_consistency, best_of_k)]
+    thinking = [*at_sizes(config.num_samples, self_consistency, best_of_k, until_right)]
+    thinking += [vote for vote in at_sizes(config.num_direct_samples, direct_vote) if vote.size != 1]
     if adaptive is not None:
         table = controller.policy_table(controller.drawn_from(trial), adaptive)
         policies = controller.tuned(table, adaptive.tolerance)
@@ -87,7 +85,7 @@ def evaluate_reasoning(
         chosen = [dataclasses.asdict(policy) for policy in policies]
         (work.out / "policies.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
     per_token = forward_flops_per_token(network.cfg, network.cfg.context_length)
-    tokens = sum(one.total_tokens for one in answered) + samples.total_tokens
+    tokens = sum(one.total_tokens for one in answered) + sum(pool.total_tokens for pool in samples)
     work.usage(tokens=tokens, flops=tokens * per_token)
     strategies = []
     answered += run_strategies(thinking, trial)
@@ -105,21 +103,21 @@ def evaluate_reasoning(
 def search_puzzles(
     work: Work, *, config: PuzzleStudyConfig, model: Artifact, tokenizer: Artifact
 ) -> PuzzleSearchResult:
-    """Tree of Thought against greedy, votes and best-of-k (with the exact verifier) on the same puzzles.
+    """Tree of Thought, greedy, votes, best-of-k, and samples until one is right, on the same puzzles.
 
-    A tree's tokens are all that it generated, the judge's verdicts included.
+    The exact verifier that ends a tree serves the last two as well. A tree's tokens include those of its judge.
     """
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
     from components.model.config import forward_flops_per_token
-    from components.reasoning.evaluate import at_sizes, compare, eval_rows, run_strategies
-    from components.reasoning.evaluate import strongest_at_tokens as strongest
+    from components.reasoning.evaluate import at_sizes, eval_rows, fine_sizes, run_strategies
     from components.reasoning.items import puzzle_item
     from components.reasoning.puzzles import puzzle_suite
     from components.reasoning.strategies.best_of_k import best_of_k
     from components.reasoning.strategies.greedy import GREEDY
     from components.reasoning.strategies.self_consistency import self_consistency
     from components.reasoning.strategies.tree_of_thought import puzzle_task, tree_of_thought
+    from components.reasoning.strategies.until_right import until_right
     from components.reasoning.strategy import Trial
     from components.training.checkpoints import load_model
 
@@ -127,45 +125,35 @@ def search_puzzles(
     generate = text_generator(network, words)
     puzzles = puzzle_suite(config.puzzle, config.seed, config.num_puzzles)
     items = [puzzle_item(puzzle) for puzzle in puzzles]
-    rounds = 2 + len(config.trees)
-    trial = Trial(generate, items, config.num_samples, config.temperature, seed=config.seed)
-    rivals = list(run_strategies([GREEDY], trial))
+    rounds = 3 + len(config.trees)
+    trial = Trial(
+        generate,
+        items,
+        config.num_samples,
+        config.temperature,
+        seed=config.seed,
+        max_attempts=config.max_attempts,
+    )
+    answered = list(run_strategies([GREEDY], trial))
     work.progress(1, rounds, strategy="samples")
-    rivals += run_strategies(at_sizes(config.num_samples, self_consistency, best_of_k), trial)
-    paid = rivals[0].total_tokens + trial.samples.total_tokens
-    per_sample = next(one.tokens for one in rivals if one.strategy == self_consistency(1))
+    answered += run_strategies(at_sizes(config.num_samples, self_consistency, best_of_k), trial)
+    work.progress(2, rounds, strategy="samples until one is right")
+    paid = answered[0].total_tokens + trial.attempts.total_tokens
+    # A fine grid, so that one of these costs about what a tree does, at whatever prices the run measures.
+    sizes = [size for size in fine_sizes(max(config.max_attempts, config.num_samples)) if size > 1]
+    answered += run_strategies(map(until_right, sizes), trial)
     tasks = [puzzle_task(puzzle) for puzzle in puzzles]
     trees: list[Answered] = []
     for index, tree_config in enumerate(config.trees):
-        work.progress(2 + index, rounds, strategy=f"tree, {tree_config.search}")
+        work.progress(3 + index, rounds, strategy=f"tree, {tree_config.search}")
         trees += run_strategies([tree_of_thought(tasks, tree_config)], trial)
-    # Powers of two are too coarse for "at equal tokens": the choice that spends just what each tree did, too.
-    sizes = sorted({min(config.num_samples, math.ceil(tree.tokens / per_sample)) for tree in trees})
-    known = {one.strategy for one in rivals}
-    rivals += run_strategies([choice for choice in map(best_of_k, sizes) if choice not in known], trial)
     tokens = paid + sum(tree.total_tokens for tree in trees)
     work.usage(tokens=tokens, flops=tokens * forward_flops_per_token(network.cfg, network.cfg.context_length))
-    strategies, comparisons = [], []
-    for one in [*rivals, *trees]:
+    strategies = []
+    for one in [*answered, *trees]:
         work.rows("evals", eval_rows(one, "puzzles", "puzzles"))
-        strategies.append(summary_of(one, "puzzles"))
-    for tree in trees:
-        rival = strongest(rivals, tree.tokens)
-        if rival is not None:
-            gap = compare(tree, rival)
-            comparisons.append(
-                TreeComparison(
-                    tree=tree.strategy.name,
-                    rival=rival.strategy.name,
-                    tree_tokens=tree.tokens,
-                    rival_tokens=rival.tokens,
-                    difference=gap.value,
-                    low=gap.low,
-                    high=gap.high,
-                    n=gap.n,
-                )
-            )
-    result = PuzzleSearchResult(tuple(strategies), tuple(comparisons))
+        strategies.append(summary_of(one, "puzzles").named_by(one.strategy))
+    result = PuzzleSearchResult(tuple(strategies))
     (work.out / "search.json").write_text(json.dumps(to_facts(result), indent=1), encoding="utf-8")
     work.progress(rounds, rounds)
     return result

@@ -10,7 +10,7 @@ from components.rlhf.reward_model_config import RewardModelConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
 from flows.stages.counting import skips
-from flows.stages.files import PREFERENCES
+from flows.stages.files import GOLD_SCALE, PREFERENCES
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def train_reward_model(
         rm.calibrate(member, [tokens for pair in training for tokens in (pair.chosen, pair.rejected)])
     ensemble = rm.Ensemble(tuple(state.members))
     rm.save_reward_model(work.out, ensemble)
-    return _result(work, ensemble, judged, training, held_out, len(too_long), state.guard.counts())
+    # Preferences that are not gold's have no scale of gold: what they ought to be nobody knows.
+    by_gold = (work.open(preferences) / GOLD_SCALE).exists()
+    return _result(work, ensemble, judged, training, held_out, len(too_long), state.guard.counts(), by_gold)
 
 
 def _result(
@@ -62,6 +64,7 @@ def _result(
     held_out: list[TokenPair],
     num_too_long: int,
     guard: GuardCounts,
+    by_gold: bool,
 ) -> RewardModelResult:
     """The reward model on pairs it has not seen, with a row of `evals` for each of them."""
     import numpy as np
@@ -105,7 +108,7 @@ def _result(
             for (c, r), *both in zip(lengths, unseen_chosen, unseen_rejected, strict=True)
             for length, score in zip((c, r), both, strict=True)
         )[:400],
-        gold=_against_gold(held_out, about, unseen_chosen, unseen_rejected),
+        gold=(_against_gold(held_out, about, unseen_chosen, unseen_rejected) if by_gold else GoldAgreement(None, None)),
     )
     work.rows(
         "evals",
@@ -136,11 +139,11 @@ def _disagreement(ensemble: Ensemble, sequences: list[tuple[int, ...]]) -> float
 
 
 def _against_gold(pairs: list[TokenPair], about: list[Preference], chosen: Any, rejected: Any) -> GoldAgreement:
-    """Held-out answers against the true preference, which a person's labels only show through their noise: correlation,
-    and how often the best of four answers to a request is found."""
+    """Held-out answers against gold, which the labels only show through their noise: correlation, and how often the
+    best of four answers to a request is found."""
     import numpy as np
 
-    from components.rlhf.gold import known_gold_score
+    from components.rlhf.gold import gold_score
     from components.rlhf.reward_evaluation import best_of_four, groups_of_four
 
     score: dict[tuple[int, ...], float] = {}
@@ -148,9 +151,8 @@ def _against_gold(pairs: list[TokenPair], about: list[Preference], chosen: Any, 
     by_prompt: dict[str, list[tuple[int, ...]]] = {}
     for pair, p, c, r in zip(pairs, about, chosen, rejected, strict=True):
         for tokens, text, x in ((pair.chosen, p.chosen, c), (pair.rejected, p.rejected, r)):
-            known = known_gold_score(p.prompt, text)
-            if known is not None and tokens not in gold:
-                gold[tokens], score[tokens] = known, float(x)
+            if tokens not in gold:
+                gold[tokens], score[tokens] = gold_score(p.prompt, text), float(x)
                 by_prompt.setdefault(p.prompt, []).append(tokens)
     if len(gold) < 3:
         return GoldAgreement(None, None)

@@ -17,7 +17,7 @@ from storage.home import Home
 sys.path.insert(0, str(Path(__file__).parent))
 
 from smoke_life import SmokeLife
-from written_life import START, Life, RealRows, accuracy_facts, compared_run, with_bars
+from written_life import START, Life, RealRows, accuracy_facts, compared_run, judged_pairs, with_bars
 
 TRUE_E = 0.718
 LAW = {"E": 0.72, "A": 9.0, "B": 900.0, "alpha": 0.26, "beta": 0.58}
@@ -148,8 +148,9 @@ def _rlhf(life: Life) -> None:
         }
         for i in range(1500)
     ]
-    life.stage("collect_preferences", 5, preferences=pairs)
-    life.stage("train_reward_model", 12, {**accuracy_facts("accuracy", 221, 300), "n": 300, **REWARD_MODEL})
+    life.stage("collect_preferences", 5, {"label_agreement": 0.82}, preferences=pairs)
+    facts = {**accuracy_facts("accuracy", 221, 300), "n": 300, **REWARD_MODEL}
+    life.stage("train_reward_model", 12, facts, evals=judged_pairs(lambda odds: odds))
     for kl_coef, (proxy, gold, kl) in POLICIES.items():
         hacked = kl_coef == 0.0
 
@@ -162,6 +163,8 @@ def _rlhf(life: Life) -> None:
             {
                 "kl_coef": kl_coef,
                 "proxy": proxy,
+                "proxy_low": proxy - 0.1,
+                "proxy_high": proxy + 0.1,
                 "gold": gold,
                 "gold_low": gold - 0.13,
                 "gold_high": gold + 0.13,
@@ -200,6 +203,8 @@ def _rlhf(life: Life) -> None:
             "items": 400,
             "kl": math.log(n) - (n - 1) / n,
             "proxy": 1.3 * gold,
+            "proxy_low": 1.3 * gold - 0.1,
+            "proxy_high": 1.3 * gold + 0.1,
             "gold": gold,
             "gold_low": gold - 0.1,
             "gold_high": gold + 0.1,
@@ -371,6 +376,8 @@ CHAINS = [
     ("base", "direct", 0.01, 3),
     ("base", "cot", 0.02, 20),
     ("sft", "direct", 0.06, 3),
+    ("sft", "direct_vote@8", 0.07, 24),
+    ("sft", "direct_vote@16", 0.08, 48),
     ("sft", "cot", 0.63, 46),
     ("sft", "self_consistency@1", 0.42, 47),
     ("sft", "self_consistency@2", 0.56, 94),
@@ -407,9 +414,15 @@ def _reasoning(life: Life) -> None:
     ]
     facts = {
         "training_usd": 0.0183,
+        "price_per_million_input_tokens": 0.25,
         "price_per_million_output_tokens": 0.35,
+        "price_per_million_output_tokens_low": 0.34,
+        "price_per_million_output_tokens_high": 0.36,
         "decode_tokens_per_second": 16_000,
         "break_even_tokens": 52_300,
+        "break_even_tokens_low": 51_000,
+        "break_even_tokens_high": 53_700,
+        "rounds": 12,
         "lifetime": lifetime,
     }
     life.stage("account_costs", 4, facts)

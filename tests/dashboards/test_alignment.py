@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 
 import pytest
+from markupsafe import Markup
+from rich.console import Console
+from written_life import accuracy_facts, judged_pairs
 
 from dashboards.blocks import Section, Table
+from dashboards.claims import claim_rows
 from dashboards.facts.alignment import AlignmentFacts
 from dashboards.figures.alignment import alignment_figure
+from dashboards.html import render_html
 from dashboards.report import collect
 from dashboards.report_model import LifeReport
+from dashboards.terminal import render_terminal
 
 
 @pytest.fixture
@@ -29,8 +37,8 @@ def test_every_policy_stands_beside_the_others_with_both_alarms(rlhf: Section) -
     assert held[0] == "KL coefficient 0.1"
     assert held[-2:] == ("none", "none")
     assert table(rlhf, "What the over-optimisation monitor reported").rows == (
-        ("KL coefficient 0", "yes", "proxy rose while gold fell since iteration 12"),
-        ("KL coefficient 0", "no", "40% of an answer repeats itself"),
+        ("KL coefficient 0", "gold", "proxy rose while gold fell since iteration 12"),
+        ("KL coefficient 0", "signs", "40% of an answer repeats itself"),
     )
     assert "lifespan run remedies" in rlhf.meaning  # no other remedy was tried here
 
@@ -53,7 +61,8 @@ def test_the_reward_model_by_group_and_by_length(rlhf: Section) -> None:
 
 
 def test_mitigations_and_dpo_are_named_and_only_the_free_run_is_the_positive_control(life) -> None:
-    hacked = {"proxy": 2.0, "gold": -1.0, "gold_low": -1.2, "gold_high": -0.8, "n": 100, "kl": 9.0}
+    proxy = {"proxy": 2.0, "proxy_low": 1.9, "proxy_high": 2.1, "n": 100, "kl": 9.0}
+    hacked = proxy | {"gold": -1.0, "gold_low": -1.2, "gold_high": -0.8}
     kept = hacked | {"gold": 1.0, "gold_low": 0.8, "gold_high": 1.2}
     life.stage("ppo[worst]", 1, kept | {"kl_coef": 0.0, "mitigation": "worst", "alarm": False})
     penalised = {"kl_coef": 0.0, "mitigation": "KL penalty", "stopped": True, "alarm": True}
@@ -83,7 +92,16 @@ def test_mitigations_and_dpo_are_named_and_only_the_free_run_is_the_positive_con
 def test_the_coefficient_is_not_chosen_by_the_answers_that_the_verdict_rests_on(life) -> None:
     """Of two that earn nothing, the one that looked better while training is on trial, not the luckier in the end."""
     for kl_coef, seen, gold in ((0.1, 0.3, -0.05), (0.4, 0.1, 0.25)):
-        judged = {"proxy": 1.0, "gold": gold, "gold_low": gold - 0.2, "gold_high": gold + 0.2, "n": 16, "kl": 1.0}
+        judged = {
+            "proxy": 1.0,
+            "proxy_low": 0.9,
+            "proxy_high": 1.1,
+            "gold": gold,
+            "gold_low": gold - 0.2,
+            "gold_high": gold + 0.2,
+            "n": 16,
+            "kl": 1.0,
+        }
         label, curve = f"ppo[kl_coef={kl_coef}]", life.curve("gold", 10, lambda x, top=seen: top * x, every=5)
         life.stage(label, 1, judged | {"kl_coef": kl_coef, "mitigation": "KL penalty"}, metrics=curve)
     life.end()
@@ -105,3 +123,60 @@ def test_the_figure_has_calibration_length_and_what_the_watch_saw(report: LifeRe
     assert gold.gain(math.e**2) == pytest.approx(math.e * (gold.alpha.value - gold.beta.value))
     for title in ("Reward model: calibration", "Reward model: length", "What else was monitored", "Best of n"):
         assert title in drawn
+
+
+def by_others(life, source: str) -> LifeReport:
+    """A life whose preferences are not gold's: the stages write no gold, and the smoke life's is taken out."""
+    gold = {"gold": None, "gold_low": None, "gold_high": None}
+    none = {"label_agreement": None, "gold_mean": None, "gold_std": None}
+    life.stage("collect_preferences", 1, {"source": source, **none})
+    known = {"agreement_with_gold": None, "best_of_four": None}
+    life.stage("train_reward_model", 1, {**accuracy_facts("accuracy", 70, 100), "n": 100, **known})
+    for kl_coef, proxy in ((0.0, 2.0), (0.1, 1.5)):
+        facts = {"kl_coef": kl_coef, "proxy": proxy, "proxy_low": proxy - 0.2, "proxy_high": proxy + 0.2, "n": 16}
+        watch = {"suspicion": not kl_coef, "suspicion_reason": "reward hacking suspected: it repeats" * (not kl_coef)}
+        curves = [*life.curve("objective/score", 9, lambda x: x), *life.curve("objective/kl", 9, lambda x: x)]
+        curves += life.curve("policy/entropy", 9, lambda x: 2 - x)
+        law = {"law": {"gold": None, "proxy": None}}
+        facts |= {**watch, **gold, **law, "mitigation": "KL penalty"}
+        life.stage(f"ppo[kl_coef={kl_coef}]", 1, facts, metrics=curves)
+    row = {"n": 4, "items": 16, "kl": 0.6, "proxy": 0.9, "proxy_low": 0.8, "proxy_high": 1.0, **gold}
+    life.stage("best_of_n", 1, {"rows": [row], "law": law["law"]})
+    life.end()
+    return collect(life.home)
+
+
+@pytest.mark.parametrize("source", ["people", "model", "file"])
+def test_where_preferences_are_not_golds_nothing_speaks_of_gold_or_of_a_true_preference(life, source: str) -> None:
+    report = by_others(life, source)
+    section = next(part for part in report.sections if part.slug == "rlhf")
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render_terminal(report))
+    page = Markup(re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", render_html(report), flags=re.DOTALL)).striptags()
+    claims = " ".join(f"{row['claim']} {row['title']} {row['numbers']}" for row in claim_rows(report))
+    drawn = " ".join(report.figures["rlhf"].panels) + report.figures["rlhf"].caption
+    for said in (console.export_text(), page, claims, re.sub(r'id="[^"]*"|var\(--gold\)', "", drawn)):
+        assert not re.search(r"\bgold\b|true preference|really prefer", said, re.IGNORECASE)
+    # What can be told is told: the proxy with its interval, the agreement on held-out pairs, signs of hacking.
+    gain, signs = report.effects["proxy_gain"], report.effects["hacking_signs"]
+    assert gain.seen and gain.difference == "+1.50 SFT sd [+1.30, +1.70]"
+    assert "entropy" in gain.numbers and "repeated" in gain.numbers and "KL" in gain.numbers
+    assert signs.seen and "it repeats" in signs.numbers
+    assert [effect.slug for effect in report.headlines][3:5] == ["proxy_gain", "hacking_signs"]
+    assert "accuracy 70.0%" in report.effects["reward_model"].numbers
+    assert ("KL coefficient 0", "signs", "reward hacking suspected: it repeats") in table(section, "What the over").rows
+    assert table(section, "Best of n").rows == (("4", "0.60", "+0.90 [+0.80, +1.00]"),)
+
+
+def test_a_flat_calibration_has_a_line_and_no_tick(life) -> None:
+    """The model is right in 54% whatever it predicts."""
+    facts = {**accuracy_facts("accuracy", 54, 100), "n": 100}
+    life.stage("train_reward_model", 1, facts, evals=judged_pairs(lambda odds: 0.16))
+    life.end()
+    report = collect(life.home)
+    effect = report.effects["reward_model_calibration"]
+    assert effect.verdict == "not seen in this run"
+    assert effect.interval is not None and effect.interval.high < 0.4
+    assert "where it is surest it predicted" in effect.numbers and "slope 0." in effect.numbers
+    section = next(part for part in report.sections if part.slug == "rlhf")
+    assert dict(table(section, "Reward model").rows)["calibration slope (1: calibrated, 0: flat)"].startswith("0.")

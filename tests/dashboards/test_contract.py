@@ -14,6 +14,7 @@ from smoke_life import SmokeLife
 from written_life import Life, RealRows, stages_by_name
 
 from components.stage_results import fact_names, from_facts, to_facts
+from dashboards.claims import Training
 from dashboards.facts.effects import Missing
 from dashboards.facts.texts import chosen_texts
 from dashboards.facts.training import data_facts
@@ -67,7 +68,7 @@ def test_every_stage_of_the_life_returns_a_result_and_its_facts_are_read_back_as
 
 
 def test_every_stage_and_metric_that_the_report_reads_is_written(rows: Recorded, real: RealRows) -> None:
-    build(rows)
+    build(rows, Training(0, "s", "c"), {})
     assert rows.stages_read - {stage.stage for stage in rows.made()} == set(NOT_IN_SMOKE)
     # A policy that was not trained with rewards has no looks; everything else is there.
     unwritten = {name for name in rows.metrics_read - real.metrics if name[0] != "dpo"}
@@ -76,7 +77,7 @@ def test_every_stage_and_metric_that_the_report_reads_is_written(rows: Recorded,
 
 
 def test_no_part_of_a_real_life_is_missing_and_the_data_is_accounted_for(rows: Recorded, smoke: SmokeLife) -> None:
-    report = build(rows)
+    report = build(rows, Training(0, "s", "c"), {})
     parts = getattr(report, "facts", vars(report)).values()
     assert [part.reason for part in parts if isinstance(part, Missing)] == []
     data = data_facts(rows)

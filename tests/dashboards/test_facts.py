@@ -11,14 +11,17 @@ from hypothesis import strategies as st
 from components.statistics import mean_interval
 from dashboards import formatting
 from dashboards.facts.alignment import grpo_facts
-from dashboards.facts.effects import Missing, difference
+from dashboards.facts.effects import Effect, Missing, difference
 from dashboards.facts.reasoning import equal_rival
-from dashboards.facts.scores import scores_of
+from dashboards.facts.scores import scores_of, strongest_at
 from dashboards.facts.training import data_facts
 from dashboards.report import collect
 from dashboards.report_model import HEADLINES, LifeReport
 from dashboards.run_data import UnknownRun, read_run
 from storage.home import Home
+
+TREE = "tree_of_thought[depth,judge,4]"
+MODEL_REST_WHOLE = ("the m", "all e", "whole")  # beginnings of the rows that are added up
 
 
 def test_a_whole_life_shows_its_effects_and_gives_each_an_interval(report: LifeReport) -> None:
@@ -75,12 +78,14 @@ def test_answers_are_compared_item_by_item(life) -> None:
                 "strategy": strategy,
                 "item_id": str(i),
                 "correct": i in right,
+                "prompt_tokens": 20,
                 "completion_tokens": 5,
             }
             for i in range(100)
         ]
 
     life.stage("evaluate_reasoning[sft]", evals=[*rows("direct", range(60)), *rows("cot", range(70))])
+    life.stage("account_costs", 1, {"price_per_million_input_tokens": 0.1, "price_per_million_output_tokens": 0.3})
     life.end()
     effect = collect(life.home).effects["chain_of_thought"]
     assert effect.interval is not None
@@ -99,7 +104,8 @@ def test_answers_are_compared_item_by_item(life) -> None:
     ],
 )
 def test_hacking_needs_a_proxy_that_rose_and_a_gold_that_fell(life, proxy, gold, low, high, verdict) -> None:
-    facts = {"kl_coef": 0.0, "proxy": proxy, "gold": gold, "gold_low": low, "gold_high": high, "n": 100}
+    facts = {"kl_coef": 0.0, "gold": gold, "gold_low": low, "gold_high": high, "n": 100}
+    facts |= {"proxy": proxy, "proxy_low": proxy - 0.1, "proxy_high": proxy + 0.1}
     life.stage("ppo[kl_coef=0.0]", 1, facts)
     life.end()
     effects = collect(life.home).effects
@@ -164,16 +170,124 @@ def test_two_seeds_do_not_pass_for_evidence_however_much_they_were_evaluated_on(
     assert balance.interval == mean_interval([0.35 - 0.15, 0.96 - 0.17])
 
 
-def test_the_rival_of_a_tree_spends_no_fewer_tokens(home: Home) -> None:
-    scores = scores_of(read_run(home), "puzzles")
-    tree = next(s for s in scores if s.strategy == "tree_of_thought[depth,judge,4]")
+def test_the_rival_of_a_tree_costs_no_less_and_its_prompts_are_paid(life) -> None:
+    """A tree that reads 2,000 tokens of prompts to write 100: at equal generated tokens it would win, at equal dollars
+    it meets a rival that may try seven times as often."""
+    answers = [
+        row
+        for strategy, p, tokens, prompt in (
+            ("best_of@2", 0.4, 100, 18),
+            ("until_right@4", 0.9, 700, 18),
+            ("greedy", 0.2, 50, 18),
+            (TREE, 0.8, 100, 2000),
+        )
+        for row in life.answers("puzzles", "puzzles", strategy, p, tokens, prompt_tokens=prompt)
+    ]
+    life.stage("search_puzzles", 70, evals=answers)
+    life.stage("account_costs", 1, {"price_per_million_input_tokens": 0.1, "price_per_million_output_tokens": 0.3})
+    life.end()
+    scores = scores_of(read_run(life.home), "puzzles")
+    tree = next(s for s in scores if s.strategy == TREE)
+    assert tree.usd == pytest.approx((0.1 * 2000 + 0.3 * tree.tokens) / 1e6)
     rival = equal_rival(tree, scores)
-    assert rival is not None
-    assert rival.strategy == "best_of@2"
-    assert rival.tokens is not None
-    assert tree.tokens is not None
-    assert rival.tokens >= 0.9 * tree.tokens
-    assert equal_rival(tree, [s for s in scores if s.k != 2]) is None
+    assert rival is not None and rival.strategy == "until_right@4" and rival.verified
+    assert rival.usd is not None and rival.usd >= 0.9 * tree.usd
+    assert equal_rival(tree, [s for s in scores if s.k != 4]) is None  # the others cost less: they are no equals
+    effect = collect(life.home).effects["tree_of_thought"]
+    assert effect.verdict == "not seen in this run" and effect.interval is not None and effect.interval.value < 0
+
+
+def test_the_strongest_for_the_same_dollars_may_be_a_cheaper_one(life) -> None:
+    rows = [
+        row
+        for strategy, p, tokens in (("greedy", 0.6, 50), ("best_of@2", 0.5, 100), ("best_of@4", 0.9, 200))
+        for row in life.answers("puzzles", "puzzles", strategy, p, tokens)
+    ]
+    life.stage("search_puzzles", 1, evals=rows)
+    life.stage("account_costs", 1, {"price_per_million_input_tokens": 0.1, "price_per_million_output_tokens": 0.3})
+    life.end()
+    greedy, two, four = scores_of(read_run(life.home), "puzzles")
+    assert strongest_at(two.usd, [greedy, two, four]) is greedy
+    assert strongest_at(1.5 * two.usd, [greedy, two, four]) is four  # none of its family is nearer
+    assert strongest_at(two.usd, []) is None
+
+
+def chains(life, *strategies: tuple[str, float, float]) -> dict[str, Effect]:
+    """Effects of a fine-tuned model that answered so: strategy, accuracy, generated tokens per item."""
+    rows = [row for name, p, tokens in strategies for row in life.answers("chains", "sft", name, p, tokens)]
+    life.stage("evaluate_reasoning[sft]", evals=rows)
+    life.stage("account_costs", 1, {"price_per_million_input_tokens": 0.1, "price_per_million_output_tokens": 0.3})
+    life.end()
+    return collect(life.home).effects
+
+
+def test_a_vote_that_beats_one_sample_and_not_greedy_is_not_seen(life) -> None:
+    votes = (("self_consistency@1", 0.4, 47), ("self_consistency@2", 0.5, 94), ("self_consistency@4", 0.6, 188))
+    effect = chains(life, ("cot", 0.6, 46), *votes)["self_consistency"]
+    assert effect.verdict == "not seen in this run"
+    assert "chain of thought 60" in effect.numbers and "widest gap of 2 votes" in effect.numbers
+
+
+def test_an_adaptive_controller_that_is_greedy_is_called_so(life) -> None:
+    effect = chains(life, ("direct", 0.1, 3), ("cot", 0.6, 46), ("adaptive", 0.6, 46))["adaptive"]
+    assert effect.verdict == "not seen in this run"
+    assert "the greedy chain of thought on every item" in effect.numbers
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "tokens", "rival", "verdict"),
+    [
+        (0.66, 90, "self-consistency, k=4", "seen"),  # greedy is less accurate, the vote costs twice as much
+        (0.6, 60, "chain of thought", "not seen in this run"),  # greedy is as accurate, and cheaper
+        (0.75, 300, "self-consistency, k=4", "not seen in this run"),  # more accurate than all, and dearer
+    ],
+)
+def test_adaptive_thinking_is_held_against_the_cheapest_that_is_as_accurate(
+    life, accuracy: float, tokens: float, rival: str, verdict: str
+) -> None:
+    fixed = (("direct", 0.1, 3), ("cot", 0.6, 46), ("self_consistency@4", 0.67, 188))
+    effect = chains(life, *fixed, ("adaptive", accuracy, tokens))["adaptive"]
+    assert f"against {rival} " in effect.numbers
+    assert effect.verdict == verdict
+
+
+def test_direct_answers_may_vote_with_the_dollars_of_a_chain(life) -> None:
+    votes = (("direct_vote@8", 0.3, 24), ("direct_vote@16", 0.55, 48))
+    effect = chains(life, ("direct", 0.1, 3), *votes, ("cot", 0.6, 46))["chain_of_thought"]
+    assert "for it, vote of direct answers, k=16 55" in effect.numbers
+    assert effect.interval is not None and effect.interval.value == pytest.approx(0.05, abs=0.01)
+
+
+def test_without_direct_answers_of_its_dollars_a_chain_is_not_compared(life) -> None:
+    effect = chains(life, ("direct", 0.1, 3), ("cot", 0.6, 46))["chain_of_thought"]
+    assert effect.verdict == "not measured" and "num_direct_samples" in effect.numbers
+
+
+def test_without_prices_nothing_is_called_equal(life) -> None:
+    rows = [row for name in ("direct", "cot", "adaptive") for row in life.answers("chains", "sft", name, 0.5, 9)]
+    life.stage("evaluate_reasoning[sft]", evals=rows)
+    life.end()
+    effects = collect(life.home).effects
+    for slug in ("chain_of_thought", "adaptive"):
+        assert effects[slug].verdict == "not measured" and "account_costs" in effects[slug].numbers
+
+
+def test_what_the_stages_cost_adds_up_to_the_whole(report: LifeReport) -> None:
+    """Core seconds at a price are the dollars of each part, the parts are the whole, and training is a part of it."""
+    section = next(part for part in report.sections if part.slug == "cost")
+    tables = {table.title: table for table in section.tables}
+    added = dict(tables["What is added up"].rows)
+    model, rest, whole = (
+        float(value.removeprefix("$").replace("−", "-"))
+        for name, value in added.items()
+        if name[:5] in MODEL_REST_WHOLE
+    )
+    assert model + rest == pytest.approx(whole, abs=2e-6)
+    assert "core time" in tables["By part of the life"].columns
+    listed = dict(tables["Serving"].rows)
+    assert listed["per million output tokens [95%]"] == "$0.35 [$0.34, $0.36]"
+    assert listed["break-even, output tokens [95%]"] == "52.3k [51k, 53.7k]"
+    assert "52.3k [51k, 53.7k]" in section.meaning
 
 
 def test_cached_stages_bring_their_rows_along_and_cost_this_run_nothing(life) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 from collections import Counter
@@ -12,6 +13,9 @@ from rich.console import Console
 from written_life import Life, RealRows
 
 from dashboards.blocks import Table
+from dashboards.claims import Earlier, Training
+from dashboards.facts.chosen import ChosenSetting
+from dashboards.facts.effects import Effect
 from dashboards.html import queries, render_html
 from dashboards.report import collect, write_report
 from dashboards.report_model import LifeReport
@@ -138,10 +142,10 @@ def test_the_terminal_leads_with_ten_lines_and_fits_its_width(report: LifeReport
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(render_terminal(report))
     shown = console.export_text()
-    ten = shown.split("Data and tokenizer")[0]
+    ten = " ".join(shown.split("Data and tokenizer")[0].split())
     for effect in report.headlines:
-        assert effect.title in ten
-    assert "[+49.7, +60.9]" in ten  # an interval is no markup
+        assert effect.here in ten
+    assert report.headlines[0].difference in ten  # an interval is no markup
     assert all(len(line) <= 80 for line in shown.splitlines())
 
 
@@ -170,3 +174,45 @@ def test_a_report_is_written_whole(life, tmp_path) -> None:
     path = write_report(_small(life), "run-1", tmp_path / "deep" / "report.html")
     assert path.read_text(encoding="utf-8").endswith("</body></html>\n")
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_one_life_speaks_of_one_training_and_tells_what_other_seeds_said(home: Home, report: LifeReport) -> None:
+    earlier = {"grpo": Earlier((1, 2, 3, 4), (1, 3, 4)), "ppo_gain": Earlier((1,), ())}
+    told = dataclasses.replace(report, training=Training(7, "s", "c"), earlier=earlier)
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(render_terminal(told))
+    page = Page(render_html(told)).text
+    for shown in (" ".join(console.export_text().split()), " ".join(page.split())):
+        assert "One training, seed 7." in shown and "what seeds 1, 2, 3, 4 said before" in shown
+        assert shown.count("seen in 3 of 4 earlier trainings: seeds 1, 3, 4") == 2  # in ten lines, and in its part
+        assert "seen in 0 of 1 earlier training: not in seed 1" in shown
+        for effect in told.effects.values():
+            assert effect.here in shown
+            assert effect.verdict == "measured" or effect.here.startswith("In this training, ")
+    alone = " ".join(Page(render_html(report)).text.split())
+    assert "This home holds no other: lifespan replicate laptop --seeds 5 trains with further seeds." in alone
+    assert "earlier training" not in alone
+
+
+@pytest.mark.parametrize(
+    ("title", "here"),
+    [
+        ("Chain of thought beats", "In this training, chain of thought beats"),
+        ("A vote beats", "In this training, a vote beats"),
+        ("GRPO raises", "In this training, GRPO raises"),
+        ("Tree of Thought beats", "In this training, Tree of Thought beats"),
+    ],
+)
+def test_a_title_is_lowered_unless_it_begins_with_a_name(title: str, here: str) -> None:
+    assert Effect("x", title, "seen").here == here
+
+
+def test_settings_chosen_for_effect_stand_in_page_and_terminal(report: LifeReport) -> None:
+    chosen = (ChosenSetting("ppo.num_iterations", "30", "after 20 nothing has <happened>"),)
+    told = dataclasses.replace(report, chosen=chosen)
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(render_terminal(told))
+    for shown in (console.export_text(), Page(render_html(told)).text):
+        assert "Settings that were chosen so that effects show" in shown
+        assert "ppo.num_iterations" in shown and "after 20 nothing has <happened>" in shown
+    assert "Settings that were chosen" not in render_html(report)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from dashboards.claims import settings_digest
+from dashboards.claims import Earlier, Training, earlier_verdicts, settings_digest
 from dashboards.replication import NothingToCompare, render_markdown, render_terminal, replication
 from storage.home import Home
 
@@ -120,3 +120,22 @@ def test_the_digest_knows_the_settings_and_not_the_seed() -> None:
     same = {**settings, "seed": 4, "name": "b", "compute": {"workers": 1}}
     assert settings_digest(settings) == settings_digest(same)
     assert settings_digest(settings) != settings_digest({**settings, "ppo": {"kl_coef": 0.2, "limit": math.inf}})
+
+
+def test_earlier_trainings_are_those_of_other_seeds_that_put_the_claim_on_trial(home: Home) -> None:
+    write(
+        home,
+        claim(0, 0.4),
+        claim(1, 0.05),  # its interval holds 0
+        claim(2, None),  # could not measure it
+        claim(3, 0.3),
+        claim(4, 0.5),  # this training itself, in an earlier run
+        claim(5, 0.5, code="older"),
+        claim(6, 0.5, settings="others"),
+        claim(0, 0.4, claim="cost", side=None, verdict="measured"),
+    )
+    found = earlier_verdicts(home, Training(4, "s", "c"))
+    assert found == {"grpo": Earlier((0, 1, 3), (0, 3))}
+    assert str(found["grpo"]) == "seen in 2 of 3 earlier trainings: seeds 0, 3"
+    assert str(Earlier((2,), ())) == "seen in 0 of 1 earlier training: not in seed 2"
+    assert earlier_verdicts(home, Training(4, "s", "other")) == {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import importlib
 import json
+import math
 import pkgutil
 import random
 from collections.abc import Callable, Mapping
@@ -269,6 +270,19 @@ class Life:
 def accuracy_facts(name: str, successes: int, n: int) -> dict[str, float]:
     x = wilson(successes, n)
     return {name: x.value, f"{name}_low": x.low, f"{name}_high": x.high}
+
+
+def judged_pairs(truth: Callable[[float], float]) -> list[dict[str, Any]]:
+    """Held-out pairs of 30 requests with the margins that a reward model gave them, right as often as the log-odds
+    `truth(margin)` say."""
+    rows = []
+    for number in range(900):
+        odds = 0.2 + 3 * (number % 30) / 30
+        right = (number // 30 + 0.5) / 30 < 1 / (1 + math.exp(-truth(odds)))
+        request = f"request {(number * 7 + number // 30) % 30}"
+        named = {"suite": "preference pairs", "strategy": "gold", "item_id": f"p{number}", "prompt": request}
+        rows.append({**named, "correct": right, "score": odds if right else -odds})
+    return rows
 
 
 def with_bars(name: str, value: float, half: float, n: int) -> dict[str, float]:

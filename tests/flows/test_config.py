@@ -180,3 +180,27 @@ def test_the_hub_is_reached_only_when_a_setting_names_it() -> None:
 
     assert not uses_hub('name = "hub", kind = "text", path = "hub/*.txt"')
     assert uses_hub('name = "x", kind = "hub", path = "owner/name", revision = "main"')
+
+
+def test_a_reason_for_a_setting_goes_when_the_setting_is_overridden(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(
+        '[chosen]\n"ppo.kl_coef" = "why"\n"ppo.inner.lr" = "because"\n"ppo.inner" = "so"\n[ppo]\nkl_coef = 0.2\n'
+    )
+    extended = 'extends = "base.toml"\n[ppo.inner]\nlr = 0.5\n'
+    assert set(load(tmp_path, extended).chosen) == {"ppo.kl_coef"}  # a part of ppo.inner is another one, too
+    assert set(load(tmp_path, extended, "ppo.kl_coef=0.3").chosen) == set()
+    assert set(load(tmp_path, 'extends = "base.toml"\n').chosen) == {"ppo.kl_coef", "ppo.inner.lr", "ppo.inner"}
+
+
+def test_a_reason_for_a_setting_that_is_not_there_is_named_with_its_line(tmp_path: Path) -> None:
+    text = '[chosen]\n"ppo.kl_coeff" = "why"\n'
+    assert mistake(tmp_path, text).endswith("mine.toml:2: chosen: there is no setting ppo.kl_coeff")
+    assert "chosen" in mistake(tmp_path, "chosen = 3\n")
+
+
+def test_what_the_default_life_declares_is_what_it_sets() -> None:
+    """A reason stands beside a setting that the profile or a default gives a value of its own."""
+    chosen = load_config("laptop").chosen
+    assert len(chosen) >= 5 and all(len(reason) > 20 for reason in chosen.values())
+    assert "ppo.num_iterations" not in load_config("laptop", ["ppo.num_iterations=5"]).chosen
+    assert "ppo.num_iterations" not in load_config("smoke").chosen  # its own 2 are not what the reason speaks of

@@ -98,7 +98,7 @@ def test_advice_is_from_what_the_run_measured(lived: tuple[Home, SmokeLife], mon
     assert f"1,000,000 questions like those of run {result.run_id}" in text
     assert "best_of@" not in text and "least lifetime dollars" in text and "at the speeds of this run" in text
     # at the price that the strategies of answering are accounted with
-    assert "Training and serving on cpu-core, 0.04 $/h (compute.usd_per_core_hour of the run)" in text
+    assert "Training and serving on cpu-core, 0.0408 $/h (compute.usd_per_core_hour of the run)" in text
     # A model of this size answers nothing; the law is of a few seconds, and says so.
     assert "None reaches 90% with its whole interval" in advised("--accuracy", "0.9")
     assert re.search(r"Extrapolated: .*\([ND] is", text) or "All within the fitted range" in text

@@ -38,7 +38,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
         "serve": {"prefill_tokens_per_second": 5000.0, "decode_tokens_per_second": 250.0},
         "cost": {
             "price_per_million_input_tokens": 1.0, "price_per_million_output_tokens": 20.0,
+            "price_per_million_output_tokens_low": 19.0, "price_per_million_output_tokens_high": 21.0,
             "training_usd": 3.0, "break_even_tokens": 150_000.0,
+            "break_even_tokens_low": 142_000.0, "break_even_tokens_high": 158_000.0,
         },
     }  # fmt: skip
 
@@ -189,9 +191,12 @@ def test_cost_against_accuracy(home: Home) -> None:
     assert [row[3] for row in found] == [True, True, False, True]
 
 
-def test_equal_tokens_takes_the_largest_of_each_family_that_fits(home: Home) -> None:
-    assert table(home, "equal_tokens", "family strategy", tokens="80") == [("vote", "vote@4"), ("direct", "direct")]
-    assert table(home, "equal_tokens", "strategy", tokens="9.5") == []
+def test_equal_dollars_takes_the_dearest_of_each_family_that_fits_and_prices_prompts_in(home: Home) -> None:
+    # 100 tokens in at 1 $/M and 80 out at 20 $/M: vote@4 costs $1,700 per million; without its prompts $1,600.
+    found = table(home, "equal_dollars", "family strategy usd_per_million", usd="1700.5")
+    assert found == [("vote", "vote@4", pytest.approx(1700)), ("direct", "direct", pytest.approx(300))]
+    assert table(home, "equal_dollars", "strategy", usd="1650")[0] == ("vote@2",)
+    assert table(home, "equal_dollars", "strategy", usd="299") == []
 
 
 def test_reward_hacking_shows_gains_against_the_first_look(home: Home) -> None:
@@ -220,7 +225,7 @@ def test_forgetting_knows_which_way_is_worse(home: Home) -> None:
 
 def test_serving_price(home: Home) -> None:
     (row,) = ask(home, "serving_price")
-    assert list(row.values()) == [1.0, 20.0, 5000.0, 250.0, 3.0, 150_000.0]
+    assert list(row.values()) == [1.0, 20.0, 19.0, 21.0, 5000.0, 250.0, 3.0, 150_000.0, 142_000.0, 158_000.0]
 
 
 def test_scaling_laws_and_forecasts(home: Home) -> None:
@@ -236,7 +241,7 @@ def test_scaling_laws_and_forecasts(home: Home) -> None:
         ("leaderboard", {"best": "up"}, "parameter best: got 'up', takes low, high"),
         ("leaderboard", {"limit": "2.5"}, "parameter limit: got '2.5', takes a whole number"),
         ("leaderboard", {"limit": str(2**63)}, "takes a whole number"),
-        ("equal_tokens", {"tokens": "many"}, "takes a number"),
+        ("equal_dollars", {"usd": "many"}, "takes a number"),
         ("what_changed", {}, r"what_changed needs -p before=… \(run: the earlier run"),
         ("curve", {"run": "2026112"}, f"more than one run begins with '2026112': {NEW}, {OLD}"),
         ("curve", {"run": "x"}, f"no run begins with 'x'; the newest are {NEW}, {OLD}"),

@@ -54,20 +54,5 @@ class ReasoningResult:
 
 
 @dataclass(frozen=True)
-class TreeComparison:
-    """Accuracy of a tree minus that of the strongest other strategy at its tokens per puzzle, on the same n puzzles."""
-
-    tree: str
-    rival: str
-    tree_tokens: float
-    rival_tokens: float
-    difference: float
-    low: float
-    high: float
-    n: int
-
-
-@dataclass(frozen=True)
 class PuzzleSearchResult:
     strategies: tuple[StrategyResult, ...]
-    comparisons: tuple[TreeComparison, ...]

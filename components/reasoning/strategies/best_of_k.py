@@ -1,4 +1,4 @@
-"""The best of k: of sampled chains of thought, the first that the exact verifier accepts."""
+"""The best of k: k samples are drawn at once, and the first that the exact verifier accepts is the answer."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ def best_of_k(size: int) -> Strategy:
 
 
 def choices(samples: Samples, size: int) -> list[Outcome]:
-    """Of each item's first `size` samples the first that is right, or the first of all where none is.
-
-    details["sequential_tokens"]: what it would take to sample one after the other and stop at the first that the
-    verifier accepts.
-    """
+    """Of each item's first `size` samples the first that is right, or the first of all where none is."""
     outcomes = []
     for item, group in samples.first(size):
-        right = next((i for i, done in enumerate(group) if item.verify(done.text)), None)
-        chosen, last = (0, size - 1) if right is None else (right, right)
-        sequential_tokens = sum(done.num_tokens for done in group[: last + 1])
-        details = {"chosen": chosen, "sequential_tokens": sequential_tokens}
-        outcomes.append(outcome_of(item, group[chosen], group, details))
+        chosen = next((i for i, done in enumerate(group) if item.verify(done.text)), 0)
+        outcomes.append(outcome_of(item, group[chosen], group, {"chosen": chosen}))
     return outcomes

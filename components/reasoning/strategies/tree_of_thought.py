@@ -1,8 +1,9 @@
 """Tree of Thought (Yao et al. 2023): propose steps, value where they lead, search with pruning and backtracking.
 
 All items are searched side by side: a round is one call for proposals and one for verdicts, whatever their number.
-Tokens are counted as they would be paid: every proposal and every verdict; a step that was listed, not sampled, counts
-as if it had been generated. The tree that was grown is returned node by node.
+Tokens are counted as they are computed and would be paid. Generated are every sampled step, the result of every listed
+one, and every verdict. Read are the prompt of a state, once for all its proposals, which go in one call and share it;
+the beginning of each listed step; and the questions to the judge. The tree that was grown is returned node by node.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ def _expand(generate: Generate, work: list[tuple[Tree[S], list[int]]], config: T
         parent = tree.nodes[index]
         parent.status = "expanded"
         tree.expansions += 1
-        for text, done, spent in steps:
+        for text, done in steps:
             state = tree.task.advance(parent.state, text)
             # What was reached before, at this depth, by other steps or by the same ones has the same future.
             if state is None or (parent.depth + 1, state) in tree.known:
@@ -200,7 +201,7 @@ def _expand(generate: Generate, work: list[tuple[Tree[S], list[int]]], config: T
                 text=parent.text + text,
                 value=0.0,
                 log_prob=parent.log_prob + done.log_prob,
-                num_tokens=spent,
+                num_tokens=done.num_tokens,
                 path_tokens=parent.path_tokens + done.num_tokens,
                 round=turn,
             )
@@ -219,8 +220,8 @@ def _expand(generate: Generate, work: list[tuple[Tree[S], list[int]]], config: T
 
 def _propose(
     generate: Generate, parents: list[tuple[Tree[S], int]], config: TreeConfig, turn: int
-) -> list[list[tuple[str, TextCompletion, int]]]:
-    """Next steps of each parent: text, completion, and the tokens it counts. The trees are charged here."""
+) -> list[list[tuple[str, TextCompletion]]]:
+    """Next steps of each parent: text and completion. The trees are charged here."""
     prompts, owners = [], []
     for number, (tree, index) in enumerate(parents):
         state = tree.nodes[index].state
@@ -237,14 +238,13 @@ def _propose(
         num_samples=max(1, config.proposals),
         seed=config.seed * 1009 + turn,
     )
-    steps: list[list[tuple[str, TextCompletion, int]]] = [[] for _ in parents]
+    steps: list[list[tuple[str, TextCompletion]]] = [[] for _ in parents]
     for prompt, number, group in zip(prompts, owners, generate(prompts, params), strict=True):
         tree = parents[number][0]
-        tree.prompt_tokens += group[0].prompt_tokens - group[0].prefill_tokens
+        tree.prompt_tokens += group[0].prefill_tokens if steps[number] else group[0].prompt_tokens
         for done in group:
-            spent = done.num_tokens + done.prefill_tokens
-            tree.completion_tokens += spent
-            steps[number].append((prompt.prefill + done.text, done, spent))
+            tree.completion_tokens += done.num_tokens
+            steps[number].append((prompt.prefill + done.text, done))
     return steps
 
 

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from components.rlhf.results.policy import Laws
+from components.stage_results import Spread
 from components.statistics import Interval
 
 
 @dataclass(frozen=True)
 class BestOfNRow:
     """The reward model's favourite of n samples: KL in nats, and its gain over one sample in standard deviations of the
-    fine-tuned model's scores; the interval of gold is over `items` requests."""
+    fine-tuned model's scores, with the interval over `items` requests. gold is None where the preferences are not
+    gold's."""
 
     n: int
-    items: int
     kl: float
-    proxy: float
-    gold: float
-    gold_low: float
-    gold_high: float
-
-    @property
-    def gold_interval(self) -> Interval:
-        """The gain in gold."""
-        return Interval(self.gold, self.gold_low, self.gold_high, self.items)
+    proxy: Annotated[Interval, Spread("items")]
+    gold: Annotated[Interval | None, Spread("items")] = None
 
 
 @dataclass(frozen=True)

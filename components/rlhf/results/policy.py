@@ -13,20 +13,21 @@ from components.statistics import Interval
 class PolicyJudgement:
     """A policy on requests that no policy was trained on, beside the fine-tuned model's answers to the same requests.
 
-    proxy, gold: gain over the fine-tuned model, in standard deviations of its scores; gold's interval is over the n
-    requests. disagreement: standard deviation over the ensemble, mean over answers. kl: nats per answer. length: tokens
+    proxy, gold: gain over the fine-tuned model, in standard deviations of its scores, with the interval over the n
+    requests; gold is None where the preferences are not gold's, since nobody then knows which answers are better.
+    disagreement: standard deviation over the ensemble, mean over answers. kl: nats per answer. length: tokens
     per answer. repeated: share of 3-grams that stood before in the same answer. finished: share of answers that ended
     before the length limit.
     """
 
-    proxy: float
+    proxy: Annotated[Interval, Spread("n")]
     disagreement: float
-    gold: Annotated[Interval, Spread("n")]
     num_answers: int
     kl: float
     length: float
     repeated: float
     finished: float
+    gold: Annotated[Interval | None, Spread("n")] = None
 
 
 @dataclass(frozen=True)

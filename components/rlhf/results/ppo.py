@@ -12,9 +12,9 @@ from components.training.results.guard import GuardCounts
 
 @dataclass(frozen=True)
 class PPOResult:
-    """mitigation: what held the policy back. alarm: over-optimisation was seen with gold, at iteration alarm_step;
-    suspicion: it would have been seen without. best_step: the look that was trusted most. stopped: the alarm ended the
-    training and the policy of best_step was kept."""
+    """mitigation: what held the policy back. alarm: over-optimisation was seen, with gold where that is known, at
+    iteration alarm_step; suspicion: by the signs alone. best_step: the look that was trusted most. stopped: the alarm
+    ended the training and the policy of best_step was kept."""
 
     mitigation: str
     kl_coef: float

@@ -20,17 +20,17 @@ class AnswersResult:
 
 @dataclass(frozen=True)
 class PreferencesResult:
-    """label_agreement: share of pairs that agree with gold, where gold is known. gold_mean, gold_std: of the fine-tuned
-    model's answers. What only one source of preferences can tell is None for the others: people's batch, num_judgements
-    and num_skipped; a model's name (judge), num_asked and num_swayed_by_position; a file's formats; num_ties, which all
-    but gold count."""
+    """label_agreement: share of pairs that agree with gold; gold_mean, gold_std: of the fine-tuned model's answers. All
+    three are None unless the preferences are gold's: of others nobody knows what they ought to be. What only one source
+    of preferences can tell is None for the others: people's batch, num_judgements and num_skipped; a model's name
+    (judge), num_asked and num_swayed_by_position; a file's formats; num_ties, which all but gold count."""
 
     source: str
     num_pairs: int
     num_left_out: int
-    label_agreement: float | None
-    gold_mean: float
-    gold_std: float
+    label_agreement: float | None = None
+    gold_mean: float | None = None
+    gold_std: float | None = None
     batch: str | None = None
     num_judgements: int | None = None
     num_skipped: int | None = None

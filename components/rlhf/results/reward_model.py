@@ -14,8 +14,8 @@ from components.training.results.guard import GuardCounts
 
 @dataclass(frozen=True)
 class GoldAgreement:
-    """Against the true preference, on held-out answers: correlation of score and gold (agreement_with_gold), and how
-    often the best of four answers is found. None where gold is unknown or the answers are too few."""
+    """Against gold, on held-out answers: correlation of score and gold (agreement_with_gold), and how often the best of
+    four answers is found. None where the preferences are not gold's or the answers are too few."""
 
     agreement_with_gold: float | None
     best_of_four: Interval | None

@@ -4,8 +4,9 @@ import math
 
 import pytest
 
-from components.cost.accounting import expected_training, mfu, spent
-from components.cost.hardware import Hardware, Price, find_hardware
+from components.cost.accounting import AVERAGE_PUE, expected_training, mfu, spent, stage_cost
+from components.cost.hardware import Hardware, Price, find_hardware, find_price
+from flows.settings import ComputeConfig
 
 # 1 PFLOP/s, 500 W, $3.60 an hour: $0.001 a second.
 DEVICE = Hardware("toy", "gpu", 1e15, 1e12, 80e9, 500.0, "test", "2026-01-01")
@@ -53,3 +54,24 @@ def test_bad_input_is_named() -> None:
         expected_training(1e9, 1e9, DEVICE, RENT, mfu=40)
     with pytest.raises(ValueError, match="flops"):
         spent(1, math.nan, 1, DEVICE, RENT)
+
+
+def test_a_stage_is_accounted_as_a_plan_is() -> None:
+    """One model: the same device seconds cost the same energy and dollars in the ledger and in a plan."""
+    core, price = find_hardware("cpu-core"), find_price("cpu-core")
+    planned = expected_training(1e6, 1e8, core, price, mfu=0.5)
+    usage = {"tokens": 1e8, "flops": 6e14, "seconds": 99.0, "cpu_seconds": planned.device_seconds}
+    assert stage_cost(usage, "cpu", "cpu-core", price.usd_per_hour) == planned
+    assert planned.energy_joules == pytest.approx(280 / 64 * planned.device_seconds * AVERAGE_PUE)
+
+
+def test_a_core_is_paid_while_it_is_busy_and_an_accelerator_while_it_is_held() -> None:
+    usage = {"tokens": 1.0, "flops": 1.0, "seconds": 60.0, "cpu_seconds": 20.0}
+    assert stage_cost(usage, "cpu", "cpu-core", 3.6).usd == pytest.approx(0.020)
+    assert stage_cost(usage, "cuda:1", "h100-sxm", 3.6).usd == pytest.approx(0.060)
+
+
+def test_a_core_costs_what_the_table_of_prices_says() -> None:
+    assert ComputeConfig().usd_per_core_hour == find_price("cpu-core").usd_per_hour
+    with pytest.raises(ValueError, match="did you mean 'h100-sxm'"):
+        ComputeConfig(hardware="h100-smx")

@@ -16,8 +16,8 @@ from components.reasoning.evaluate import (
     at_sizes,
     compare,
     eval_rows,
+    fine_sizes,
     run_strategies,
-    strongest_at_tokens,
     summarize,
 )
 from components.reasoning.items import Item, chain_item, puzzle_item
@@ -25,8 +25,10 @@ from components.reasoning.puzzles import SignPuzzle
 from components.reasoning.strategies.best_of_k import best_of_k, choices
 from components.reasoning.strategies.chain_of_thought import CHAIN_OF_THOUGHT
 from components.reasoning.strategies.direct import DIRECT
+from components.reasoning.strategies.direct_vote import direct_vote
 from components.reasoning.strategies.greedy import GREEDY
 from components.reasoning.strategies.self_consistency import self_consistency, votes
+from components.reasoning.strategies.until_right import first_right, until_right
 from components.reasoning.strategy import Outcome, Samples, Strategy, Trial, outcome_of
 from components.reasoning.tasks import Problem
 from storage.home import Home
@@ -134,9 +136,9 @@ def test_best_of_k_is_right_when_any_is() -> None:
     drawn = samples(("7", -0.2), ("1+1=2", -5.0), ("9", -0.3), ("2", -0.1))
     assert [choices(drawn, size)[0].correct for size in (1, 2, 3)] == [False, True, True]
     (outcome,) = choices(drawn, 4)
-    assert (outcome.details["chosen"], outcome.completion_tokens, outcome.details["sequential_tokens"]) == (1, 8, 6)
+    assert (outcome.details["chosen"], outcome.completion_tokens) == (1, 8)
     (outcome,) = choices(samples(("7", -0.2), ("88", -0.1)), 2)
-    assert (outcome.details["chosen"], outcome.answer, outcome.details["sequential_tokens"]) == (0, "7", 3)
+    assert (outcome.details["chosen"], outcome.answer) == (0, "7")
     with pytest.raises(ValueError, match="1 to 4 were drawn"):
         choices(drawn, 5)
 
@@ -171,17 +173,52 @@ def test_only_the_same_items_are_compared() -> None:
         compare(at_once(EASY, "2"), at_once(HARD, "3"))
 
 
-def test_the_rival_at_equal_tokens_is_the_strongest_that_spends_enough() -> None:
-    def answered(strategy: Strategy, tokens: int, right: bool) -> Answered:
-        return at_once(EASY, ("2" if right else "7").rjust(tokens), strategy.name, strategy.family)
+def test_until_one_is_right_solves_what_best_of_k_does_and_pays_for_no_sample_after_it() -> None:
+    drawn = samples(("7", -0.2), ("1+1=2", -5.0), ("9", -0.3), ("2", -0.1))
+    (outcome,) = first_right(drawn, 4)
+    assert (outcome.correct, outcome.completion_tokens, outcome.prompt_tokens) == (True, 1 + 5, 10)
+    (outcome,) = first_right(samples(("7", -0.2), ("88", -0.1)), 2)
+    assert (outcome.correct, outcome.completion_tokens, outcome.details["attempts"]) == (False, 3, 2)
+    for size in (1, 2, 3, 4):
+        assert first_right(drawn, size)[0].correct == choices(drawn, size)[0].correct
+    with pytest.raises(ValueError, match="2 were drawn"):
+        first_right(samples(("7", -0.2), ("88", -0.1)), 3)
 
-    cheap, dear = answered(best_of_k(2), 5, True), answered(best_of_k(8), 20, True)
-    vote = answered(self_consistency(8), 11, False)
-    assert strongest_at_tokens([cheap, dear, vote], tokens=10) is dear
-    assert strongest_at_tokens([cheap, vote], tokens=10) is vote
-    assert strongest_at_tokens([cheap], tokens=10) is None
-    nearer = answered(best_of_k(4), 12, False)  # of a family the cheapest that spends enough, even if it is worse
-    assert strongest_at_tokens([dear, nearer], tokens=10) is nearer
+
+def test_only_what_is_not_yet_right_is_tried_again_and_other_samples_come() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def generate(prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:
+        asked.append((len(prompts), params.seed))
+        found = [said("7")] * (params.num_samples - 1)
+        late = said("3" if len(asked) == 3 else "7")
+        return [[*found, said("2") if prompt.user == EASY.worked else late] for prompt in prompts]
+
+    trial = Trial(generate, [EASY, HARD], num_samples=2, seed=5, max_attempts=8)
+    easy, hard = until_right(8).answer(trial)
+    assert (easy.correct, easy.completion_tokens, hard.correct, hard.completion_tokens) == (True, 2, True, 6)
+    assert asked == [(2, 5), (1, 5 * 1009 + 1), (1, 5 * 1009 + 2)]
+    assert trial.attempts.total_tokens == (10 + 2) + (10 + 6)
+    assert not until_right(5).answer(trial)[1].correct
+
+
+def test_sizes_lie_close_enough_for_one_to_cost_what_another_strategy_does() -> None:
+    assert fine_sizes(16) == [1, 2, 3, 4, 6, 8, 12, 16]
+    assert fine_sizes(48) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48]
+    assert fine_sizes(20)[-2:] == [16, 20]
+
+
+def test_direct_answers_vote_on_samples_of_their_own_and_each_pays_for_what_it_read() -> None:
+    """Three direct samples of one token, four worked ones of two: the clock of each pool is shared by tokens."""
+    answers = {EASY.direct: [said("7"), said("2"), said("2")], EASY.worked: [said("=2")] * 4}
+    trial = Trial(scripted(answers), [EASY], num_samples=4, num_direct_samples=3)
+    trial.samples, trial.direct_samples = (
+        replace(trial.samples, seconds=8.0),
+        replace(trial.direct_samples, seconds=3.0),
+    )
+    vote, choice, until = run_strategies([direct_vote(3), best_of_k(4), until_right(4)], trial)
+    assert (vote.correct, vote.tokens, vote.prompt_tokens) == ([True], 3, 10)
+    assert [round(one.seconds) for one in (vote, choice, until)] == [3, 8, 2]
 
 
 def test_puzzles_are_items_too() -> None:

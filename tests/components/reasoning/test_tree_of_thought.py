@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -34,12 +35,13 @@ class PerfectPlayer:
 
     def __call__(self, prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:
         self.calls += 1
+        # The engine reads a state's prompt once, however many of its requests stand in a call.
+        self.prompted += sum(len(user) for user, _ in groupby(prompt.user for prompt in prompts))
         return [self._answer(prompt, params.num_samples) for prompt in prompts]
 
     def _answer(self, prompt: TextPrompt, count: int) -> list[TextCompletion]:
         start, numbers = re.search(r"from (\d+) with ([\d ]*\d)", prompt.user).groups()  # type: ignore[union-attr]
         state = SignPuzzle(int(start), tuple(map(int, numbers.split())))
-        self.prompted += len(prompt.user)
         if not prompt.stop:
             yes = self.opinion if self.opinion is not None else float(solvable(state)) * 0.98 + 0.01
             word = "yes" if yes >= 0.5 else "no"
@@ -51,7 +53,8 @@ class PerfectPlayer:
             texts = [step_text(state.start, int(prompt.prefill[len(str(state.start)) : -1]))[len(prompt.prefill) :]]
         if self.wrong_sums:
             texts = [re.sub(r"=\d+;", "=0;", text) for text in texts]
-        self.generated += sum(map(len, texts)) + len(prompt.prefill) * count
+        self.generated += sum(map(len, texts))
+        self.prompted += len(prompt.prefill)
         asked = len(prompt.user) + len(prompt.prefill)
         return [TextCompletion(text, len(text), -1.0, True, asked, len(prompt.prefill)) for text in texts]
 

@@ -83,9 +83,9 @@ def test_what_another_has_in_hand_comes_last_but_is_never_refused() -> None:
 def test_a_ranking_becomes_every_pair_that_it_ranks_apart() -> None:
     one = item(0)
     said = [word(one, "ann", (2, 1, 2)), word(one, "bob", None)]
-    made, ties = preferences_from([one], said, lambda prompt, text: {"a0.1": 3.0, "a0.0": 1.0}.get(text))
+    made, ties = preferences_from([one], said)
     assert [(p.chosen, p.rejected, p.annotator, p.gold_margin) for p in made] == [
-        ("a0.1", "a0.0", "ann", 2.0),
+        ("a0.1", "a0.0", "ann", None),  # what people ought to prefer nobody knows
         ("a0.1", "a0.2", "ann", None),
     ]
     assert ties == 1 and {p.source for p in made} == {"people"}
@@ -93,7 +93,7 @@ def test_a_ranking_becomes_every_pair_that_it_ranks_apart() -> None:
 
 def test_the_last_word_counts() -> None:
     one = item(0, k=2)
-    made, _ = preferences_from([one], [word(one, "ann", (1, 2)), word(one, "ann", (2, 1))], lambda p, t: None)
+    made, _ = preferences_from([one], [word(one, "ann", (1, 2)), word(one, "ann", (2, 1))])
     assert [p.chosen for p in made] == ["a0.1"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,19 @@ from components.rlhf.grpo_config import GRPOConfig
 from components.rlhf.judging_config import JudgingConfig
 from components.rlhf.overoptimization import Alarm
 from components.rlhf.overoptimization_config import WatchConfig
+from components.rlhf.preferences import read_preferences, write_preferences
 from components.rlhf.requests import story_requests
 from components.rlhf.verifier_task_config import VerifierTaskConfig
+from components.stage_results import from_facts, to_facts
 from components.statistics import Interval, clustered_share_interval
 from components.training.config import NonFiniteConfig, OptimizerConfig
 from flows.config import load_config
 from flows.engine.work import Work
 from flows.lifecycle import life
 from flows.stages.best_of_n import best_of_n
-from flows.stages.files import GOLD_SCALE
+from flows.stages.files import GOLD_SCALE, PREFERENCES
 from flows.stages.grpo import passes_per_token
-from storage.artifacts import Artifact, Store
+from storage.artifacts import Artifact, Record, Store
 from storage.home import Home
 
 ONE = Interval(1.0, 0.5, 1.5, 8)
@@ -126,7 +129,8 @@ def test_a_policy_is_judged_against_the_fine_tuned_model_on_the_same_requests(
     bench = open_bench(*world)
     for num_eval, requests in ((4, 4), (40, len(bench.held_out))):
         judged, num_tokens = bench.judge(bench.reference, JudgingConfig(num_eval=num_eval, max_tokens=6), seed=1)
-        assert (judged.proxy, judged.kl, judged.gold) == (0.0, 0.0, Interval(0.0, 0.0, 0.0, requests))
+        nothing = Interval(0.0, 0.0, 0.0, requests)
+        assert (judged.proxy, judged.kl, judged.gold) == (nothing, 0.0, nothing)
         assert judged.num_answers == num_eval
         assert num_tokens == 2 * round(judged.length * num_eval) > 0  # of the policy and of the fine-tuned model
 
@@ -145,11 +149,53 @@ def test_what_best_of_n_gains_is_over_requests_not_over_their_repeats(
         inputs = {name: made[name] for name in JUDGED}
         result = best_of_n.fn(work, best_of=(1, 2, 4, 8), judging=judging, seed=3, **inputs)
         first = result.rows[0]
-        assert [first.proxy, first.gold, first.gold_low, first.gold_high] == pytest.approx([0.0] * 4)
-        assert {row.items for row in result.rows} == {result.n} == {requests}
+        for x in (first.proxy, first.gold):
+            assert [x.value, x.low, x.high] == pytest.approx([0.0] * 3)
+        assert {x.n for row in result.rows for x in (row.proxy, row.gold)} == {result.n} == {requests}
         assert result.law.proxy.alpha.n == requests
         results.append(result)
     assert [one.num_groups for one in results] == [requests, 3 * requests]
+
+
+@pytest.fixture
+def by_people(world: tuple[Store, dict[str, Artifact]], tmp_path: Path) -> tuple[Store, dict[str, Artifact]]:
+    """The world, with the same pairs from people: they have no scale of gold."""
+    store, made = world
+    with store.writing("e" * 64) as out:
+        pairs, _ = read_preferences(store.path(made["preferences"]) / PREFERENCES)
+        write_preferences(out / PREFERENCES, [dataclasses.replace(p, gold_margin=None, source="people") for p in pairs])
+        artifact = Artifact("preferences", "e" * 64, {})
+        sealed = store.seal(out, Record(artifact, "preferences", {}, {}, {}, "toy"))
+    return store, made | {"preferences": sealed}
+
+
+def test_without_a_scale_of_gold_no_stage_scores_by_it(
+    by_people: tuple[Store, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    """The prompts are story requests, which the scorer could score: it is not asked."""
+    for case in CASES:
+        if case.startswith("grpo"):
+            continue
+        work, result = run(case, tmp_path / case[:3], by_people)
+        assert not [name for _, name, *_ in work.metrics() if name.startswith("gold")]
+        facts = to_facts(result)
+        assert not [name for name in facts if name.startswith("gold") and facts[name] is not None]
+        assert all("gold" not in row["scores_json"] for row in work.table_rows().get("samples", []))
+        if case.startswith("reward model"):
+            assert (result.held_out.gold.agreement_with_gold, result.held_out.gold.best_of_four) == (None, None)
+            assert result.held_out.accuracy.n > 3
+        else:
+            assert result.judged.gold is None and result.judged.proxy.n > 1
+            assert from_facts(type(result), json.loads(json.dumps(facts))) == result
+        if case.startswith("ppo"):
+            assert result.law.gold is None and "gold" not in result.alarm_reason
+    store, made = by_people
+    work = Work(tmp_path / "best", tmp_path / "state", store=store)
+    work.out.mkdir()
+    judging = JudgingConfig(num_eval=64, max_tokens=6)
+    best = best_of_n.fn(work, best_of=(1, 2), judging=judging, seed=3, **{name: made[name] for name in JUDGED})
+    assert [row.gold for row in best.rows] == [None, None] and best.law.gold is None
+    assert best.rows[1].proxy.value > 0
 
 
 def test_grpo_watches_problems_of_every_difficulty(

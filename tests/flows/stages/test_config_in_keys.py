@@ -48,7 +48,15 @@ def test_a_strategy_is_in_the_key_of_the_evaluations_that_use_it() -> None:
     held = {stage.name: modules_in_key(stage, "reasoning.strategies.") for stage in stages()}
     users = {name: {one.rpartition(".")[2] for one in strategies} for name, strategies in held.items() if strategies}
     assert users == {
-        "evaluate_reasoning": {"direct", "chain_of_thought", "self_consistency", "best_of_k", "adaptive"},
-        "search_puzzles": {"greedy", "self_consistency", "best_of_k", "tree_of_thought"},
+        "evaluate_reasoning": {
+            "direct",
+            "direct_vote",
+            "chain_of_thought",
+            "self_consistency",
+            "best_of_k",
+            "until_right",
+            "adaptive",
+        },
+        "search_puzzles": {"greedy", "self_consistency", "best_of_k", "until_right", "tree_of_thought"},
         "measure_forgetting": {"direct", "chain_of_thought"},
     }

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import components.inference.engine as engine
+from components.cost.accounting import stage_cost
 from components.cost.results import ServingResult
 from components.cost.settings import CostConfig
 from components.data.tokenizer import Tokenizer
@@ -19,6 +20,7 @@ from components.model.transformer import Transformer
 from components.reasoning.strategies.chain_of_thought import CHAIN_OF_THOUGHT
 from components.reasoning.strategies.self_consistency import self_consistency
 from components.stage_results import to_facts
+from components.statistics import Interval
 from components.training.checkpoints import save_model
 from flows.engine.work import Work
 from flows.settings import ComputeConfig
@@ -37,7 +39,13 @@ class Folders:
 
 
 def spent(kind: str, seconds: float, **facts: Any) -> Artifact:
-    return Artifact(kind, kind, {"usage": {"seconds": seconds}, **facts})
+    """Of an artifact that took `seconds` of a core, and on a crowded machine three times as long."""
+    usage = {"tokens": 0.0, "flops": 0.0, "seconds": 3 * seconds, "cpu_seconds": seconds}
+    return Artifact(kind, kind, {"usage": usage, **facts})
+
+
+def about(value: float, share: float = 0.1) -> Interval:
+    return Interval(value, value * (1 - share), value * (1 + share), 5)
 
 
 ROW = {"low": 0.4, "high": 0.6, "n": 100, "prompt_tokens": 10.0, "by_difficulty": {}}
@@ -51,7 +59,7 @@ STRATEGIES = [
     },
     {**ROW, **CHAIN_OF_THOUGHT.columns(), "model": "grpo", "accuracy": 0.49, "completion_tokens": 20.0},
 ]
-SERVING = spent("serving", 1.0, **to_facts(ServingResult(100.0, {"1": 100.0}, 1000.0)))
+SERVING = spent("serving", 1.0, **to_facts(ServingResult(about(100.0), about(1000.0), about(0.63), {"1": 100.0})))
 
 
 def account(folder: Path, threads: int = 1, usd_per_core_hour: float = 3.6) -> dict[str, Any]:
@@ -80,18 +88,35 @@ def test_a_life_is_accounted_by_hand(tmp_path: Path) -> None:
     assert facts["break_even_tokens"] == pytest.approx(6000)
     assert facts["lifetime"] == [{"tokens": 600.0, "training_usd": 0.063, "inference_usd": pytest.approx(0.0063)}]
     decision = facts["decision"]
-    # $0.012 of GRPO against 60 tokens a question.
+    # $0.012 of GRPO against 60 tokens a question, whose price lies between 1/110 and 1/90 of $0.001.
     assert decision["break_even_questions"] == pytest.approx(20)
+    assert (decision["break_even_low"], decision["break_even_high"]) == (pytest.approx(18), pytest.approx(22))
     assert decision["verdict"] == "grpo cot costs less in all from 20 questions on"
     assert (decision["trained_accuracy"], decision["thinking_accuracy_low"]) == (0.49, 0.4)
 
 
-def test_a_core_has_one_price_and_a_worker_as_many_as_threads(tmp_path: Path) -> None:
+def test_the_interval_of_the_price_is_carried_into_the_break_even(tmp_path: Path) -> None:
+    facts = account(tmp_path / "one")
+    ends = [facts[f"price_per_million_output_tokens{end}"] for end in ("_low", "_high")]
+    assert ends == [pytest.approx(1000 / 110), pytest.approx(1000 / 90)]
+    assert facts["break_even_tokens_low"] == pytest.approx(6000 / 1.1)
+    assert facts["break_even_tokens_high"] == pytest.approx(6000 / 0.9)
+    assert facts["rounds"] == 5
+    free = account(tmp_path / "free", usd_per_core_hour=0.0)
+    assert "break_even_tokens" not in free and free["decision"]["break_even_questions"] is None
+
+
+def test_dollars_are_those_of_the_ledger_whatever_the_clock_said_and_however_many_threads(tmp_path: Path) -> None:
+    """The stage reckons with the sum of what `execute` writes into `costs`: core seconds, once for all threads."""
     one, dearer, four = account(tmp_path / "one"), account(tmp_path / "dearer", 1, 36.0), account(tmp_path / "four", 4)
+    ledger = sum(
+        stage_cost(spent(kind, seconds).facts["usage"], "cpu", "cpu-core", 3.6).usd
+        for kind, seconds in (("base", 50.0), ("sft", 13.0))
+    )
+    assert one["training_usd"] == pytest.approx(ledger)
     for name in ("training_usd", "price_per_million_output_tokens"):
         assert dearer[name] == pytest.approx(10 * one[name])
-        assert four[name] == pytest.approx(4 * one[name])
-    assert four["break_even_tokens"] == pytest.approx(one["break_even_tokens"])
+        assert four[name] == pytest.approx(one[name])
 
 
 def measured(folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float]) -> dict[str, Any]:
@@ -103,7 +128,7 @@ def measured(folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[i
         clock.now += seconds(params.max_tokens)
 
     monkeypatch.setattr(engine, "generate", generate)
-    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(cost, "time", SimpleNamespace(process_time=lambda: clock.now))
     Tokenizer.train(["one two three"], 280).save(folder / "words")
     (folder / "model").mkdir()
     cfg = ModelConfig(vocab_size=280, d_model=16, num_layers=1, num_heads=1, context_length=64)

@@ -16,6 +16,7 @@ from components.data.stories import story
 from components.data.tokenizer import Tokenizer
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
+from components.rlhf import judge
 from components.rlhf.gold import gold_score
 from components.rlhf.judgements import Item, judged
 from components.rlhf.preferences import read_preferences
@@ -135,6 +136,14 @@ def test_the_scale_of_gold_is_the_fine_tuned_models_whoever_else_answers(place: 
     assert (facts["gold_mean"], facts["gold_std"]) == pytest.approx((scale["mean"], scale["std"]))
 
 
+def without_gold(folder: Path, facts: dict[str, Any], work: Any) -> None:
+    """Neither a scale by which policies could be scored, nor a fact or a row that says what gold would prefer."""
+    assert not (folder / files.GOLD_SCALE).exists()
+    assert not {"gold_mean", "gold_std", "label_agreement"} & facts.keys()
+    rows = work.table_rows()["preferences"]
+    assert {(row["gold_margin"], row["agrees_with_gold"]) for row in rows} == {(None, None)}
+
+
 def test_people_judge_and_the_stage_waits_for_them(place: Path) -> None:
     config = replace(CONFIG, source="people", overlap=2)
     with pytest.raises(Waiting, match=r"12 of 12 judgements are missing \(6 prompts, each for 2 annotators\)") as wait:
@@ -157,6 +166,17 @@ def test_people_judge_and_the_stage_waits_for_them(place: Path) -> None:
     assert len(pairs) == facts["num_pairs"] == 11 * 6
     assert {(p.source, p.annotator) for p in pairs} == {("people", "ann"), ("people", "bob")}
     assert {row["source"] for row in work.table_rows()["preferences"]} == {"people"}
+    without_gold(place / "people2", facts, work)
+
+
+def test_what_a_model_prefers_has_no_gold_either(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts that the scorer could score, judged by a model that always likes the first answer better."""
+    verdict = judge.Verdict(1.0, ("1", "2"))
+    monkeypatch.setattr(judge, "judge_pairs", lambda pairs, *_: [verdict] * len(pairs))
+    config = replace(CONFIG, source="model", judge_question="{prompt} {first} {second}?")
+    facts, work = collect(place, "model2", config, judge={"sft": Artifact("checkpoint", "sft")})
+    assert facts["num_pairs"] > 3
+    without_gold(place / "model2", facts, work)
 
 
 def test_a_model_judges_and_what_it_does_not_decide_is_told(place: Path) -> None:
@@ -172,7 +192,7 @@ def test_a_model_judges_and_what_it_does_not_decide_is_told(place: Path) -> None
 def test_a_file_is_read_and_what_does_not_fit_is_quarantined_by_line(place: Path) -> None:
     path = place / "mine.jsonl"
     rows = [
-        {"prompt": "Any question", "chosen": "yes", "rejected": "no"},
+        {"prompt": "Any question", "chosen": "yes", "rejected": "no", "gold_margin": 1.5},
         {"prompt": "word " * 400, "chosen": "yes", "rejected": "no"},
         {"prompt": "Any question", "chosen": "yes"},
         {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
@@ -181,7 +201,8 @@ def test_a_file_is_read_and_what_does_not_fit_is_quarantined_by_line(place: Path
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = replace(CONFIG, source="file", path=str(path))
     facts, work = collect(place, "file0", config, raw=preferences.file_digest(config))
-    assert (facts["num_pairs"], facts["num_left_out"], facts["label_agreement"]) == (1, 3, None)
+    assert (facts["num_pairs"], facts["num_left_out"]) == (1, 3)
+    without_gold(place / "file0", facts, work)
     bad = {row["line"]: row["reason"] for row in work.table_rows()["quarantine"]}
     assert "the prompt alone" in bad[2] and "context holds 128" in bad[2]
     assert bad[3] == "rejected is missing" and "system" in bad[4]
