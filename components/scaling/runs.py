@@ -42,19 +42,19 @@ class FactsRun:
         self.guard = Guard(self.config.training().non_finite)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         training = self.config.training()
-        per_row = self.config.context_length + 1
-        stream = facts_stream(self.facts, training.num_steps * training.batch_size * per_row + per_row, self.seed + 1)
-        self._rows = torch.from_numpy(stream)
+        # Rows start at a separator, where the oracle's entropy is exact, and none of the stream is used twice: each takes
+        # as many whole records as hold its inputs and the target after the last of them.
+        record = self.facts.record_length
+        stride = -(-(self.config.context_length + 1) // record) * record
+        stream = facts_stream(self.facts, training.num_steps * training.batch_size * stride, self.seed + 1)
+        self._rows = torch.from_numpy(stream).view(-1, stride)[:, : self.config.context_length + 1]
         held_out = facts_stream(self.facts, self.config.eval_tokens, EVAL_SEED)
         self.held_out = list(_windows(torch.from_numpy(held_out), self.config.context_length))
         self.oracle_loss = float(oracle_losses(self.facts, held_out)[1:].mean())
 
     def _batch(self, step: int) -> LMBatch:
-        size, length = self.config.batch_size, self.config.context_length
-        record = self.facts.record_length
-        # Rows start at a separator, where the oracle's entropy is exact; none of the stream is used twice.
-        starts = torch.arange(step * size, (step + 1) * size) * (-(-(length + 1) // record) * record)
-        rows = self._rows[(starts[:, None] + torch.arange(length + 1)) % len(self._rows)]
+        size = self.config.batch_size
+        rows = self._rows[step * size : (step + 1) * size]
         return LMBatch(rows[:, :-1], rows[:, 1:])
 
     def records(self, start_step: int = 0) -> Iterator[tuple[StepRecord, float | None]]:

@@ -10,7 +10,7 @@ import torch
 from components.model.config import count_params
 from components.model.transformer import Transformer
 from components.reasoning.tasks import extract_answer
-from components.scaling.facts import FactsConfig, irreducible_loss
+from components.scaling.facts import SEPARATOR, FactsConfig, facts_stream, irreducible_loss
 from components.scaling.runs import (
     ALPHABET,
     FactsRun,
@@ -95,8 +95,13 @@ def test_a_width_that_heads_do_not_divide_is_named() -> None:
         FactsRunConfig(checkpoints=(200, 100))
 
 
-def test_rows_never_use_a_part_of_the_stream_twice() -> None:
+def test_rows_never_use_a_part_of_the_stream_twice_and_each_starts_at_a_record() -> None:
     run = FactsRun(RUN, FACTS, 0)
-    rows = torch.cat([run._batch(step).tokens_BT for step in range(2)])
-    assert (rows[:, 0] == 0).all()  # each starts at a separator
-    assert len({tuple(row) for row in rows.tolist()}) == len(rows)
+    num_steps = RUN.training().num_steps
+    rows = torch.cat([run._batch(step).tokens_BT for step in range(num_steps)])
+    assert (rows[:, 0] == SEPARATOR).all()  # to the last step: rows of a stream that has run out start within a record
+    needed = num_steps * RUN.batch_size
+    assert len(rows) == needed
+    # 61 tokens take 16 records of 4: the last row is a stretch of its own of the stream, not its beginning again.
+    stream = torch.from_numpy(facts_stream(FACTS, needed * 64, 1))
+    assert torch.equal(rows, torch.stack([stream[64 * row : 64 * row + 60] for row in range(needed)]))
