@@ -42,8 +42,8 @@ class FactsRun:
         self.guard = Guard(self.config.training().non_finite)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         training = self.config.training()
-        # Rows start at a separator, where the oracle's entropy is exact, and none of the stream is used twice: each takes
-        # as many whole records as hold its inputs and the target after the last of them.
+        # Rows start at a separator, where the oracle's entropy is exact, and none of the stream is used twice: each
+        # takes as many whole records as hold its inputs and the target after the last of them.
         record = self.facts.record_length
         stride = -(-(self.config.context_length + 1) // record) * record
         stream = facts_stream(self.facts, training.num_steps * training.batch_size * stride, self.seed + 1)

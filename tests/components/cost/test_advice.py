@@ -82,7 +82,7 @@ def test_a_loss_below_the_irreducible_one_is_an_error_and_without_one_the_sweeps
     law = ChinchillaLaw(E=1.5, A=50.0, B=80.0, alpha=0.35, beta=0.3)
     sizes, tokens = (1e4, 3e4, 1e5, 3e5), (1e6, 3e6, 1e7)
     points = [ScalingPoint(n, d, float(law.loss(n, d)), f"{n}/{d}") for n in sizes for d in tokens]
-    fit = fit_chinchilla(points, ChinchillaFitConfig(resamples=0))
+    fit = fit_chinchilla(points, ChinchillaFitConfig(method="none"))
     sweep = SweepReach(1e4, 3e5, 1e6, 1e7, min(p.loss for p in points), 1e9)
     speeds = CoreSpeeds(0.05, 1e5, 9000, 300)
     with pytest.raises(ValueError, match=r"--loss is 1 nats per token: .* only losses above 1\.[45]"):

@@ -20,7 +20,7 @@ from components.scaling.points import ScalingPoint, point_arrays
 
 HOFFMANN = ChinchillaLaw(math.exp(0.5267228), math.exp(6.0073404), math.exp(6.0179186), 0.33917084, 0.2849083)
 BESIROGLU = ChinchillaLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
-POINT_ONLY = ChinchillaFitConfig(resamples=0)
+POINT_ONLY = ChinchillaFitConfig(method="none")
 
 
 def simulate(law: ChinchillaLaw, noise: float, seed: int, sizes: int = 9, lengths: int = 8) -> list[ScalingPoint]:

@@ -55,6 +55,6 @@ def test_score_by_hand() -> None:
 
 
 def test_a_fit_without_samples_cannot_forecast() -> None:
-    fit = fit_chinchilla(sweep(0), ChinchillaFitConfig(resamples=0))
+    fit = fit_chinchilla(sweep(0), ChinchillaFitConfig(method="none"))
     with pytest.raises(ValueError, match="bootstrap samples"):
         make_forecast(fit, 1e10, 1e11, "t", 0)
