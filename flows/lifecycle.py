@@ -235,9 +235,11 @@ def scaling_graph(cfg: RunConfig, run: Graph) -> None:
         )
         for width in sweep.widths
     ]
-    fit = scaling.fit_scaling_law.submit(run, facts=sweep.facts, resamples=sweep.resamples, seed=seed, runs=runs)
-    larger = replace(sweep.run, d_model=sweep.forecast_width)
-    forecast = scaling.forecast_loss.submit(run, config=larger, facts=sweep.facts, seed=seed, fit=fit)
+    fit = scaling.fit_scaling_law.submit(
+        run, facts=sweep.facts, steps=sweep.steps, resamples=sweep.resamples, seed=seed, runs=runs
+    )
+    larger = sweep.forecast_run()
+    forecast = scaling.forecast_loss.submit(run, config=larger, facts=sweep.facts, seed=seed, fit=fit, runs=runs)
     scaling.train_forecast_run.submit(run, config=larger, facts=sweep.facts, seed=seed, forecast=forecast)
     for variant, config in cfg.moe.variants().items():
         for moe_seed in cfg.moe.seeds:

@@ -51,7 +51,7 @@ class ChinchillaFitConfig:
     method: Method = "auto"
     resamples: int = 1000
     walkers: int = 64
-    steps: int = 4000
+    steps: int = 6000
     confidence: float = 0.95
     seed: int = 0
 

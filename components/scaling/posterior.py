@@ -31,7 +31,7 @@ from components.statistics import cluster_rows
 
 FloatArray = NDArray[np.float64]
 
-R_HAT_GATE = 1.1
+R_HAT_GATE = 1.2
 _TOP_OF_E = 1.02  # of the lowest loss: noise may put a point under the floor
 _SIGMA_BOUNDS = (1e-5, 0.5)
 
@@ -53,7 +53,7 @@ def sample_posterior(
     start_S5: FloatArray,
     fixed_E: float | None = None,
     walkers: int = 64,
-    steps: int = 4000,
+    steps: int = 6000,
     seed: int = 0,
 ) -> Posterior:
     """Posteriors of sweeps that share N, D and runs (those of `design`) and have the losses `loss_Sn`.

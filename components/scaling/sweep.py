@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from components.model.config import ModelConfig, MoEConfig
 from components.scaling.facts import FactsConfig
@@ -65,18 +65,26 @@ class FactsRunConfig:
 
 @dataclass(frozen=True)
 class ScalingConfig:
-    """The dense sweep: every width of `widths` is one run; `forecast_width` is trained after its loss was forecast."""
+    """The dense sweep: every width of `widths` is one run; `forecast_width` is trained on `forecast_tokens` after its
+    loss was forecast. `steps`: of the posterior's ensemble behind the law's intervals (fewer than 10 runs);
+    `resamples`: of the bootstrap otherwise, and of Kaplan's law."""
 
     facts: FactsConfig = field(default_factory=FactsConfig)
     run: FactsRunConfig = field(default_factory=FactsRunConfig)
     widths: tuple[int, ...] = (16, 32, 48, 64)
     forecast_width: int = 96
+    forecast_tokens: int = 1_600_000
+    steps: int = 6000
     resamples: int = 1000
 
     def __post_init__(self) -> None:
         for width in (*self.widths, self.forecast_width):
             if width % self.run.head_dim:
                 raise ValueError(f"width {width} is not a multiple of run.head_dim ({self.run.head_dim}): change one")
+
+    def forecast_run(self) -> FactsRunConfig:
+        """The larger run, read at its end alone."""
+        return replace(self.run, d_model=self.forecast_width, checkpoints=(self.forecast_tokens,))
 
 
 @dataclass(frozen=True)
@@ -92,8 +100,6 @@ class MoEComparisonConfig:
 
     def variants(self) -> dict[str, FactsRunConfig]:
         """The runs to compare, by name."""
-        from dataclasses import replace
-
         width = self.run.model(2).hidden
         experts = MoEConfig(
             num_experts=self.num_experts,
