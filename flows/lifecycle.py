@@ -270,12 +270,15 @@ def architecture_graph(cfg: RunConfig, run: Graph, shards: Artifact) -> None:
 
 
 def emergence_graph(cfg: RunConfig, run: Graph) -> None:
-    """One training a size, and the comparison of the sharp with the smooth metric."""
-    sizes = [
-        scaling.train_on_chains.submit(run, label=f"emerge[d{width}]", config=cfg.emergence, width=width, seed=cfg.seed)
+    """Several trainings a size, and the comparison of the sharp with the smooth metric."""
+    trained = [
+        scaling.train_on_chains.submit(
+            run, label=f"emerge[d{width},{seed}]", config=cfg.emergence, width=width, seed=seed
+        )
         for width in cfg.emergence.widths
+        for seed in cfg.emergence.seeds(cfg.seed)
     ]
-    scaling.analyse_emergence.submit(run, config=cfg.emergence, runs=sizes)
+    scaling.analyse_emergence.submit(run, config=cfg.emergence, runs=trained)
 
 
 def run_lifecycle(

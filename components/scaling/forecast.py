@@ -12,9 +12,7 @@ import numpy as np
 from components.model.config import ParamConvention
 from components.scaling.chinchilla_fit import ChinchillaFit
 from components.scaling.points import ScalingPoint
-
-AS_LARGEST = "as the largest run"
-LAST_TWO = "line through the last two"
+from components.scaling.results.sweep import AS_LARGEST, LAST_TWO
 
 
 @dataclass(frozen=True)

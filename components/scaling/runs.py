@@ -193,8 +193,19 @@ def evaluation_chains(config: EmergenceConfig) -> list[tuple[str, str]]:
     raise AssertionError("the generator is endless")
 
 
+def computed_tokens(worked: str) -> list[bool]:
+    """Of each token of a worked answer and of the newline after it: whether it has to be computed, as the digits of
+    each running value are. Signs, the operations still to be done and the first expression are copied from the question."""
+    marks: list[bool] = []
+    for done, expression in enumerate(worked.split("=")):
+        digits = len(expression) - len(expression.lstrip("0123456789"))
+        marks += [*[done > 0] * digits, *[False] * (len(expression) - digits), False]
+    return marks
+
+
 def score_chains(model: Transformer, items: list[tuple[str, str]]) -> tuple[list[int], list[list[float]]]:
-    """For each item: exact match of the greedy answer, and log-probabilities (nats) of the right answer's tokens."""
+    """For each item: exact match of the greedy answer, and log-probabilities (nats) of the right answer's tokens, the
+    newline that ends it included."""
     newline = ALPHABET.index("\n")
     params = SamplingParams(max_tokens=90, temperature=0.0, stop_ids=(newline,))
     prompts = [[newline, *encode_chain(question)] for question, _ in items]

@@ -116,8 +116,10 @@ class MoEComparisonConfig:
 
 @dataclass(frozen=True)
 class EmergenceConfig:
-    """Models of growing width on symbolic chains, one character a token, each trained alike."""
+    """Models of growing width on symbolic chains, one character a token, each trained alike `trainings` times with
+    other seeds: when a model learns to calculate is a matter of luck as well as of size."""
 
+    trainings: int = 3
     widths: tuple[int, ...] = (8, 12, 16, 24, 32, 48)
     num_layers: int = 4
     max_difficulty: int = 4
@@ -128,3 +130,13 @@ class EmergenceConfig:
             num_steps=1200, batch_size=16, context_length=64, schedule=ScheduleConfig("linear", warmup_steps=50)
         )
     )
+
+    def __post_init__(self) -> None:
+        if self.trainings < 1:
+            raise ValueError(f"trainings is {self.trainings}: give a number of at least 1")
+        if len(set(self.widths)) < 2:
+            raise ValueError(f"widths are {self.widths}: emergence needs at least two sizes")
+
+    def seeds(self, seed: int) -> tuple[int, ...]:
+        """Seeds of the trainings of the life with that seed; no two lives share one."""
+        return tuple(seed * self.trainings + training for training in range(self.trainings))

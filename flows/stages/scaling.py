@@ -259,9 +259,16 @@ def train_experts(work: Work, *, variant: str, config: FactsRunConfig, facts: Fa
 
 @stage(produces="scaling_run", group="emergence", seconds=35)
 def train_on_chains(work: Work, *, config: EmergenceConfig, width: int, seed: int) -> ChainsResult:
-    """One size of the emergence sweep: trained on chains, then scored sharply and smoothly on the same items."""
+    """One training of one size of the emergence sweep, scored sharply and smoothly on the items that all share."""
     from components.model.transformer import Transformer
-    from components.scaling.runs import chain_batches, emergence_model, evaluation_chains, score_chains
+    from components.scaling.emergence import EmergenceRow
+    from components.scaling.runs import (
+        chain_batches,
+        computed_tokens,
+        emergence_model,
+        evaluation_chains,
+        score_chains,
+    )
     from components.training.guard import Guard
     from components.training.language_model import LMBatch, train
     from components.training.optimizers import Optimizer
@@ -279,10 +286,12 @@ def train_on_chains(work: Work, *, config: EmergenceConfig, width: int, seed: in
     records = train(model, optimizer, config.train, batch, start, guard=guard)
     for _ in follow(work, records, model, optimizer, config.train.num_steps, guard):
         pass
-    exact, log_probs = score_chains(model.eval(), evaluation_chains(config))
+    items = evaluation_chains(config)
+    exact, log_probs = score_chains(model.eval(), items)
     num_params = count_params(model.cfg).non_embedding
-    answers = {"num_params": num_params, "exact_match": exact, "token_log_probs": log_probs}
-    (work.out / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
+    computed = [computed_tokens(worked) for _, worked in items]
+    answers = EmergenceRow(num_params, exact, log_probs, computed, seed)
+    (work.out / "answers.json").write_text(json.dumps(vars(answers)), encoding="utf-8")
     return ChainsResult(num_params, sum(exact) / len(exact), len(exact))
 
 
@@ -300,14 +309,22 @@ def analyse_emergence(work: Work, *, config: EmergenceConfig, runs: list[Artifac
             {
                 "sweep": "emergence",
                 "variant": f"{point.num_params:.0f}",
-                "seed": 0,
                 "num_params": int(point.num_params),
                 "num_params_kind": "non_embedding",
                 "tokens": tokens,
                 "flops": 6.0 * point.num_params * tokens,
                 "loss": -point.log_prob.value,
                 "details_json": json.dumps(
-                    to_facts(EmergenceDetails(point.accuracy, point.log_prob.value, point.expected.value))
+                    to_facts(
+                        EmergenceDetails(
+                            trainings=point.trainings,
+                            exact_match=point.accuracy,
+                            log_prob_computed=point.log_prob.value,
+                            log_prob_copied=point.copied_log_prob,
+                            sampled_match=point.sampled.value,
+                            expected_match=point.expected.value,
+                        )
+                    )
                 ),
             }
             for point in analysis.points

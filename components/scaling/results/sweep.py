@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Forecasts without a law, as `method` of the table `forecasts` names them.
+AS_LARGEST = "as the largest run"
+LAST_TWO = "line through the last two"
+
 
 @dataclass(frozen=True)
 class FactsRunResult:

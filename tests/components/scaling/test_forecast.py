@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from components.scaling.chinchilla_fit import ChinchillaFitConfig, fit_chinchilla
-from components.scaling.forecast import AS_LARGEST, LAST_TWO, Forecast, make_forecast, rival_forecasts, score_forecast
+from components.scaling.forecast import Forecast, make_forecast, rival_forecasts, score_forecast
 from components.scaling.laws import ChinchillaLaw
 from components.scaling.points import ScalingPoint
+from components.scaling.results.sweep import AS_LARGEST, LAST_TWO
 
 LAW = ChinchillaLaw(E=1.8, A=480.0, B=2000.0, alpha=0.35, beta=0.36)
 NOISE = 0.01

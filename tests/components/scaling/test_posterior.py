@@ -28,7 +28,7 @@ def sweep(seed: int, noise: float = 0.01) -> list[ScalingPoint]:
 
 @pytest.mark.parametrize("fixed_E", [None, 0.7])
 def test_the_density_is_that_of_the_model_written_out(fixed_E: float | None) -> None:
-    """Against scipy's multivariate normal and priors, up to one constant, with the run effects left in as covariance."""
+    """Against scipy's multivariate normal and priors, up to one constant, with the run effects as a covariance."""
     points = sweep(0)
     arrays = point_arrays(points, 5, "test")
     x, y = (np.log(column) - np.log(column).mean() for column in (arrays.num_params, arrays.tokens))
@@ -46,11 +46,7 @@ def test_the_density_is_that_of_the_model_written_out(fixed_E: float | None) -> 
 
     told = [(0.7, 0.3, 0.8, 0.4, 0.3, 0.012, 0.008), (0.7, 0.5, 0.4, 0.2, 0.6, 0.03, 0.002)]
     at = np.array(
-        [
-            [e if fixed_E else e + a + b, math.log(al), math.log(be), math.log(al * a), math.log(be * b)]
-            + [math.log(s), math.log(t / s)]
-            for e, al, be, a, b, s, t in told
-        ]
+        [[e if fixed_E else e + a + b, *np.log([al, be, al * a, be * b, s, t / s])] for e, al, be, a, b, s, t in told]
     )
     density = log_posterior(arrays, arrays.loss[None], fixed_E)(at[None])[0]
     assert density[0] - density[1] == pytest.approx(written_out(*told[0]) - written_out(*told[1]), rel=1e-9)
@@ -70,13 +66,15 @@ def test_few_runs_get_a_posterior_that_holds_the_truth_and_is_read_back_as_it_wa
     assert len(fit.noise) == len(fit.samples) and 0.003 < np.median(fit.noise[:, 1]) < 0.03
     again = ChinchillaFit.from_json(fit.to_json())
     assert again.law == fit.law and again.intervals == fit.intervals and (again.noise == fit.noise).all()
-    assert fit_chinchilla(sweep(1), ChinchillaFitConfig(walkers=32, steps=1500)).samples.tolist() == fit.samples.tolist()
+    assert (
+        fit_chinchilla(sweep(1), ChinchillaFitConfig(walkers=32, steps=1500)).samples.tolist() == fit.samples.tolist()
+    )
 
 
 def test_a_known_floor_is_kept_by_every_draw() -> None:
     fit = fit_chinchilla(sweep(2), ChinchillaFitConfig(fixed_E=0.72, walkers=32, steps=1000))
     assert fit.samples[:, 2] == pytest.approx(0.72)
-    assert fit.intervals["alpha"].contains(LAW.alpha) and fit.law.E == pytest.approx(0.72)
+    assert fit.intervals["alpha"].contains(LAW.alpha)
 
 
 def test_the_central_draw_is_one_of_the_draws_and_in_their_middle() -> None:

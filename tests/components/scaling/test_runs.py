@@ -15,6 +15,7 @@ from components.scaling.runs import (
     ALPHABET,
     FactsRun,
     chain_batches,
+    computed_tokens,
     emergence_model,
     evaluation_chains,
     held_out_losses_by_window,
@@ -78,6 +79,12 @@ def test_chains_of_the_sweep_are_solved_right_and_never_evaluation_items() -> No
     assert not asked & {question for question, _ in items}
 
 
+def test_only_what_is_calculated_counts_as_computed() -> None:
+    worked = "37+8-6=45-6=39"
+    marked = "".join(c if mark else "." for c, mark in zip(worked + "\n", computed_tokens(worked), strict=True))
+    assert marked == ".......45...39."
+
+
 def test_scores_of_an_untrained_model_are_about_chance() -> None:
     config = EmergenceConfig(num_items=10)
     model = Transformer(emergence_model(config, 16), 0).eval()
@@ -86,6 +93,16 @@ def test_scores_of_an_untrained_model_are_about_chance() -> None:
     mean = np.mean([x for answer in log_probs for x in answer])
     assert mean == pytest.approx(-np.log(len(ALPHABET)), abs=0.3)
     assert all(len(p) == len(worked) + 1 for p, (_, worked) in zip(log_probs, evaluation_chains(config), strict=True))
+
+
+def test_lives_share_no_training_of_the_emergence_sweep() -> None:
+    config = EmergenceConfig(trainings=3)
+    seeds = [seed for life in range(4) for seed in config.seeds(life)]
+    assert sorted(seeds) == list(range(12))
+    with pytest.raises(ValueError, match="trainings is 0"):
+        EmergenceConfig(trainings=0)
+    with pytest.raises(ValueError, match="at least two sizes"):
+        EmergenceConfig(widths=(8,))
 
 
 def test_a_width_that_heads_do_not_divide_is_named() -> None:
