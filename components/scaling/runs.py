@@ -195,7 +195,7 @@ def evaluation_chains(config: EmergenceConfig) -> list[tuple[str, str]]:
 
 def computed_tokens(worked: str) -> list[bool]:
     """Of each token of a worked answer and of the newline after it: whether it has to be computed, as the digits of
-    each running value are. Signs, the operations still to be done and the first expression are copied from the question."""
+    each running value are. Signs, the operations still to be done, and the first expression come from the question."""
     marks: list[bool] = []
     for done, expression in enumerate(worked.split("=")):
         digits = len(expression) - len(expression.lstrip("0123456789"))
