@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -148,13 +149,17 @@ def encode_chain(text: str) -> list[int]:
     return [ALPHABET.index(character) for character in text]
 
 
-def _chain_texts(seed: int, max_difficulty: int, exactly: int | None = None) -> Iterator[tuple[str, str]]:
-    """Endless (question, worked answer) pairs, symbolic only."""
+def _chain_texts(config: EmergenceConfig, seed: int, exactly: int | None = None) -> Iterator[tuple[str, str]]:
+    """Endless (question, worked answer) pairs, symbolic only, whose values stay within `max_value`."""
     rng = random.Random(f"emergence-{seed}")
     while True:
-        problem = chain_problem(rng, exactly or rng.randint(1, max_difficulty))
-        if problem.form == "symbolic":
+        problem = chain_problem(rng, exactly or rng.randint(1, config.max_difficulty))
+        if problem.form == "symbolic" and _largest_value(problem.steps) <= config.max_value:
             yield problem.question, problem.steps
+
+
+def _largest_value(worked: str) -> int:
+    return max(int(re.split("[+-]", expression)[0]) for expression in worked.split("="))
 
 
 def emergence_model(config: EmergenceConfig, width: int) -> ModelConfig:
@@ -175,7 +180,7 @@ def chain_batches(config: EmergenceConfig, seed: int) -> Tensor:
     held_out = {question for question, _ in evaluation_chains(config)}
     needed = config.train.num_steps * config.train.batch_size * (config.train.context_length + 1)
     tokens: list[int] = []
-    for question, answer in _chain_texts(seed, config.max_difficulty):
+    for question, answer in _chain_texts(config, seed):
         if question not in held_out:
             tokens += encode_chain(f"{question}{answer}\n")
         if len(tokens) >= needed:
@@ -186,7 +191,7 @@ def chain_batches(config: EmergenceConfig, seed: int) -> Tensor:
 def evaluation_chains(config: EmergenceConfig) -> list[tuple[str, str]]:
     """`num_items` chains of `difficulty` operations; every size answers the same."""
     found: dict[str, str] = {}
-    for question, answer in _chain_texts(-1, config.max_difficulty, config.difficulty):
+    for question, answer in _chain_texts(config, -1, config.difficulty):
         found.setdefault(question, answer)
         if len(found) == config.num_items:
             return list(found.items())

@@ -117,13 +117,18 @@ class MoEComparisonConfig:
 @dataclass(frozen=True)
 class EmergenceConfig:
     """Models of growing width on symbolic chains, one character a token, each trained alike `trainings` times with
-    other seeds: when a model learns to calculate is a matter of luck as well as of size."""
+    other seeds: when a model learns to calculate is a matter of luck as well as of size.
+
+    Chains of 1 to `max_difficulty` operations whose running values stay within 0..`max_value` (at most 99); evaluated
+    on `num_items` of `difficulty` operations that no training sees. A smaller `max_value` leaves fewer sums to learn.
+    """
 
     trainings: int = 3
     widths: tuple[int, ...] = (8, 12, 16, 24, 32, 48)
     num_layers: int = 4
     max_difficulty: int = 4
     difficulty: int = 4
+    max_value: int = 99
     num_items: int = 300
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
@@ -134,6 +139,8 @@ class EmergenceConfig:
     def __post_init__(self) -> None:
         if self.trainings < 1:
             raise ValueError(f"trainings is {self.trainings}: give a number of at least 1")
+        if not 9 <= self.max_value <= 99:
+            raise ValueError(f"max_value is {self.max_value}: give a number of 9 to 99")
         if len(set(self.widths)) < 2:
             raise ValueError(f"widths are {self.widths}: emergence needs at least two sizes")
 

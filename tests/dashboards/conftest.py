@@ -257,8 +257,8 @@ def _scaling(life: Life) -> None:
     }
     forecasts = [
         {"method": "law", "predicted": predicted, "low": predicted - 0.03, "high": predicted + 0.04},
-        {"method": "as the largest run", "predicted": predicted + 0.15},
-        {"method": "line through the last two", "predicted": predicted - 0.02},
+        {"method": "as the largest run", "predicted": predicted + 0.15, "low": None, "high": None},
+        {"method": "line through the last two", "predicted": predicted - 0.02, "low": None, "high": None},
     ]
     life.stage("train_forecast_run", 40, forecasts=[common | forecast for forecast in forecasts])
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -122,3 +123,17 @@ def test_rows_never_use_a_part_of_the_stream_twice_and_each_starts_at_a_record()
     # 61 tokens take 16 records of 4: the last row is a stretch of its own of the stream, not its beginning again.
     stream = torch.from_numpy(facts_stream(FACTS, needed * 64, 1))
     assert torch.equal(rows, torch.stack([stream[64 * row : 64 * row + 60] for row in range(needed)]))
+
+
+def test_values_of_the_sweep_stay_within_its_bound() -> None:
+    config = EmergenceConfig(
+        max_value=19, num_items=50, train=TrainConfig(num_steps=2, batch_size=8, context_length=48)
+    )
+    text = "".join(ALPHABET[token] for token in chain_batches(config, 0).flatten().tolist())
+    values = [int(number) for number in re.findall(r"(?<![+\-\d])\d+", text.rpartition("\n")[0])]
+    values += [
+        int(number) for _, worked in evaluation_chains(config) for number in re.findall(r"(?<![+\-\d])\d+", worked)
+    ]
+    assert max(values) == 19 and min(values) == 0
+    with pytest.raises(ValueError, match="max_value is 100"):
+        EmergenceConfig(max_value=100)
