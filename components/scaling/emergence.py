@@ -190,8 +190,9 @@ def analyse_emergence(
     low, high = np.quantile(rises, ends)
     scores = [emergence_score(found[metric]) for metric in (0, 1)]
     scores_BM = np.array([[_or_infinite(emergence_score(draw[metric])) for metric in (0, 1)] for draw in drawn_BMZ])
+    why = "half or more of its steps are 0" if len(sizes) > 2 else "it needs three sizes or more"
     warnings = [
-        f"the emergence score of {name} is undefined: half or more of its steps are 0"
+        f"the emergence score of {name} is undefined: {why}"
         for name, score in zip(("exact match", "the log-probability"), scores, strict=True)
         if score is None
     ]

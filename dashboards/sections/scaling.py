@@ -31,20 +31,20 @@ def scaling_section(facts: ScalingFacts) -> Section:
     )
     forecasts = Table(
         "Forecasts, made before the run",
-        ("by", "parameters", "tokens", "compute", "predicted [95%]", "observed", "error", "in interval"),
-        "<>>>>>><",
+        ("by", "predicted [95%]", "observed", "error", "in interval", "compute", "parameters", "tokens"),
+        "<>>><>>>",
         tuple(
             (
                 f.method,
-                formatting.count(f.num_params),
-                formatting.count(f.tokens),
-                formatting.MISSING if f.extrapolation is None else f"{f.extrapolation:.1f}×",
                 formatting.decimal(f.predicted)
                 if f.low is None or f.high is None
                 else formatting.decimal_interval(Interval(f.predicted, f.low, f.high, 0)),
                 formatting.decimal(f.observed),
                 formatting.MISSING if f.error is None else formatting.signed(f.error, 3),
                 {True: "yes", False: "no", None: formatting.MISSING if f.low is None else "not scored"}[f.inside],
+                formatting.MISSING if f.extrapolation is None else f"{f.extrapolation:.1f}×",
+                formatting.count(f.num_params),
+                formatting.count(f.tokens),
             )
             for f in facts.forecasts
         ),
