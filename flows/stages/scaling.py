@@ -261,7 +261,6 @@ def train_experts(work: Work, *, variant: str, config: FactsRunConfig, facts: Fa
 def train_on_chains(work: Work, *, config: EmergenceConfig, width: int, seed: int) -> ChainsResult:
     """One training of one size of the emergence sweep, scored sharply and smoothly on the items that all share."""
     from components.model.transformer import Transformer
-    from components.scaling.emergence import EmergenceRow
     from components.scaling.runs import (
         chain_batches,
         computed_tokens,
@@ -290,8 +289,15 @@ def train_on_chains(work: Work, *, config: EmergenceConfig, width: int, seed: in
     exact, log_probs = score_chains(model.eval(), items)
     num_params = count_params(model.cfg).non_embedding
     computed = [computed_tokens(worked) for _, worked in items]
-    answers = EmergenceRow(num_params, exact, log_probs, computed, seed)
-    (work.out / "answers.json").write_text(json.dumps(vars(answers)), encoding="utf-8")
+    # As `EmergenceRow` takes them; its module is not imported, so that the analysis is not in the key of the training.
+    answers = {
+        "num_params": num_params,
+        "exact_match": exact,
+        "token_log_probs": log_probs,
+        "computed": computed,
+        "seed": seed,
+    }
+    (work.out / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
     return ChainsResult(num_params, sum(exact) / len(exact), len(exact))
 
 
