@@ -235,9 +235,11 @@ def scaling_graph(cfg: RunConfig, run: Graph) -> None:
         )
         for width in sweep.widths
     ]
-    fit = scaling.fit_scaling_law.submit(run, facts=sweep.facts, resamples=sweep.resamples, seed=seed, runs=runs)
-    larger = replace(sweep.run, d_model=sweep.forecast_width)
-    forecast = scaling.forecast_loss.submit(run, config=larger, facts=sweep.facts, seed=seed, fit=fit)
+    fit = scaling.fit_scaling_law.submit(
+        run, facts=sweep.facts, steps=sweep.steps, resamples=sweep.resamples, seed=seed, runs=runs
+    )
+    larger = sweep.forecast_run()
+    forecast = scaling.forecast_loss.submit(run, config=larger, facts=sweep.facts, seed=seed, fit=fit, runs=runs)
     scaling.train_forecast_run.submit(run, config=larger, facts=sweep.facts, seed=seed, forecast=forecast)
     for variant, config in cfg.moe.variants().items():
         for moe_seed in cfg.moe.seeds:
@@ -268,12 +270,15 @@ def architecture_graph(cfg: RunConfig, run: Graph, shards: Artifact) -> None:
 
 
 def emergence_graph(cfg: RunConfig, run: Graph) -> None:
-    """One training a size, and the comparison of the sharp with the smooth metric."""
-    sizes = [
-        scaling.train_on_chains.submit(run, label=f"emerge[d{width}]", config=cfg.emergence, width=width, seed=cfg.seed)
+    """Several trainings a size, and the comparison of the sharp with the smooth metric."""
+    trained = [
+        scaling.train_on_chains.submit(
+            run, label=f"emerge[d{width},{seed}]", config=cfg.emergence, width=width, seed=seed
+        )
         for width in cfg.emergence.widths
+        for seed in cfg.emergence.seeds(cfg.seed)
     ]
-    scaling.analyse_emergence.submit(run, config=cfg.emergence, runs=sizes)
+    scaling.analyse_emergence.submit(run, config=cfg.emergence, runs=trained)
 
 
 def run_lifecycle(

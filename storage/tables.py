@@ -91,9 +91,10 @@ SCHEMAS: dict[str, pa.Schema] = {
     "scaling_fits": _schema(
         "run_id:str key:str sweep:str law:str parameter:str value:float? low:float? high:float? n:int? method:str?"
     ),
+    # method: law | as the largest run | line through the last two; extrapolation: compute (6ND) over the largest fitted
     "forecasts": _schema(
-        "run_id:str key:str sweep:str target:str num_params:int? tokens:int? predicted:float? low:float? high:float? "
-        "observed:float? made_at:time? scored_at:time?"
+        "run_id:str key:str sweep:str target:str method:str? num_params:int? tokens:int? extrapolation:float? "
+        "predicted:float? low:float? high:float? observed:float? made_at:time? scored_at:time?"
     ),
     # one row a checkpoint and evaluation; checkpoint, before: labels of the stages that made it and what it began from;
     # unit: bits_per_byte | accuracy; change: against the checkpoint at position 0, paired by window or item

@@ -6,7 +6,7 @@ The first half needs no law: every strategy was measured on the same questions, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,11 +97,13 @@ class CoreSpeeds:
 
 @dataclass(frozen=True)
 class TrainingAdvice:
-    """The plan, and in words on which hardware, at which prices and at which speeds it trains and serves."""
+    """The plan, and in words on which hardware, at which prices and at which speeds it trains and serves. warnings:
+    what the fit says against the law that the plan rests on."""
 
     plan: Plan
     train_basis: str
     serve_basis: str
+    warnings: tuple[str, ...] = ()
 
 
 def strategy_costs(rows: Iterable[Mapping[str, Any]]) -> tuple[StrategyCost, ...]:
@@ -142,7 +144,21 @@ def advise_training(
     serve, serve_basis = deployment(request.serve_on, sweep.training_flops_per_second, speeds)
     traffic = Traffic(request.questions, answers.prompt_tokens, answers.answer_tokens)
     fitted = ((sweep.min_params, sweep.max_params), (sweep.min_tokens, sweep.max_tokens))
-    return TrainingAdvice(advise(fit, loss, traffic, train, serve, fitted_range=fitted), train_basis, serve_basis)
+    plan = advise(fit, loss, traffic, train, serve, fitted_range=fitted)
+    return TrainingAdvice(plan, train_basis, serve_basis, tuple(_against(fit, loss)))
+
+
+def _against(fit: ChinchillaFit, loss: float) -> Iterator[str]:
+    """What is to be said against a plan for this loss."""
+    yield from fit.warnings
+    if not len(fit.samples):
+        yield "the fit has no intervals"
+    elif fit.intervals["E"].high >= loss:
+        floor = fit.intervals["E"]
+        yield (
+            f"a loss of {loss:.3f} may be out of reach: the irreducible loss is {floor.value:.3f}, with a "
+            f"{fit.config.confidence:.0%} interval of {floor.low:.3f} to {floor.high:.3f}"
+        )
 
 
 def deployment(name: str, training_flops_per_second: float, speeds: CoreSpeeds) -> tuple[Deployment, str]:

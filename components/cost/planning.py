@@ -15,6 +15,8 @@ from components.scaling.laws import ChinchillaLaw
 from components.scaling.optimum import dollar_costs, flop_costs, lifetime_optimum
 from components.statistics import Interval
 
+FAR = 10.0  # times outside of the fitted N or D, from where on a law's numbers are no more than an extrapolation
+
 
 @dataclass(frozen=True)
 class Deployment:
@@ -40,7 +42,7 @@ class Deployment:
 class PlanRow:
     """One candidate that reaches the target: `training` cost, `life` in dollars, predicted loss with its interval
     where a fit stands behind the law, `outside`: in words, how far N or D is extrapolated beyond the fitted points (""
-    if neither is)."""
+    if neither is); `reach`: the larger of the two factors, 1 within the points."""
 
     name: str
     num_params: float
@@ -49,6 +51,12 @@ class PlanRow:
     training: Cost
     life: LifetimeCost
     outside: str
+    reach: float = 1.0
+
+    @property
+    def far(self) -> bool:
+        """Whether N or D lies more than ten times outside of the fitted points."""
+        return self.reach > FAR
 
     @property
     def tokens_per_param(self) -> float:
@@ -67,6 +75,7 @@ class PlanRow:
             "serving_usd": self.life.serving,
             "total_usd": self.life.total,
             "outside": self.outside,
+            "reach": self.reach,
         }
 
 
@@ -146,6 +155,7 @@ def advise(
                 training=training,
                 life=LifetimeCost(training.usd, num_params * dollars.served),
                 outside=_outside(num_params, tokens, fitted_range),
+                reach=_reach(num_params, tokens, fitted_range),
             )
         )
     ordered = tuple(sorted(rows, key=lambda row: row.life.total))
@@ -157,6 +167,13 @@ def _against_compute_optimal(reference: PlanRow, best: PlanRow, traffic: Traffic
         return None
     options = [Option(r.name, r.life.training, r.life.serving / traffic.requests) for r in (reference, best)]
     return break_even(*options)
+
+
+def _reach(num_params: float, tokens: float, fitted: tuple[tuple[float, float], tuple[float, float]] | None) -> float:
+    if fitted is None:
+        return 1.0
+    (n_low, n_high), (d_low, d_high) = fitted
+    return max(1.0, num_params / n_high, n_low / num_params, tokens / d_high, d_low / tokens)
 
 
 def _outside(num_params: float, tokens: float, fitted: tuple[tuple[float, float], tuple[float, float]] | None) -> str:

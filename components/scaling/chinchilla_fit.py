@@ -6,41 +6,52 @@ linear solve for the rest (variable projection) gives starts; δ is lowered in s
 method with the exact 5x5 Hessian, whose eigenvalues are taken in absolute value where the loss is not convex. All
 starts, and later all bootstrap resamples, go through it as one batch. What counts as converged is the gradient.
 
-Shapes: S problems in the batch, n points, 5 parameters in the order (ln A, ln B, ln E, α, β).
+Intervals come from a bootstrap over runs where there are many, and from the posterior (`posterior.py`) where there are
+few: a bootstrap over four runs holds the truth in 77 to 82 of 100 cases at 95%.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from components.model.config import ParamConvention
 from components.scaling.laws import ChinchillaLaw
+from components.scaling.newton import Problem, grid_starts, minimise
 from components.scaling.points import PointArrays, ScalingPoint, point_arrays
+from components.scaling.posterior import R_HAT_GATE, central_draw, sample_posterior
 from components.statistics import Interval, cluster_rows
 
 FloatArray = NDArray[np.float64]
 
 PARAMETERS = ("A", "B", "E", "alpha", "beta")
 GRADIENT_GATE = 1e-6  # largest gradient component a point, dimensionless (the loss is divided by δ)
-_GRADIENT_TARGET = 1e-9
+MANY_RUNS = 10  # from here on a bootstrap over runs is about as good as the posterior
 _BATCH = 512
-_EXPONENT_BOUNDS = (0.005, 4.0)
+
+Method = Literal["auto", "posterior", "bootstrap", "none"]
 
 
 @dataclass(frozen=True)
 class ChinchillaFitConfig:
     """`delta`: Huber threshold on log loss (Hoffmann: 1e-3); `fixed_E`: a known irreducible loss, which is then not
-    fitted; `resamples`: bootstrap resamples over runs (0 for none); `confidence` of the intervals."""
+    fitted; `confidence` of the intervals.
+
+    `method` of the intervals: "posterior", "bootstrap" over runs, "none", or "auto": the posterior for fewer than 10
+    runs, the bootstrap for more. `resamples`: of the bootstrap; `walkers`, `steps`: of the posterior's ensemble.
+    """
 
     delta: float = 1e-3
     fixed_E: float | None = None
+    method: Method = "auto"
     resamples: int = 1000
+    walkers: int = 64
+    steps: int = 6000
     confidence: float = 0.95
     seed: int = 0
 
@@ -49,26 +60,42 @@ class ChinchillaFitConfig:
             raise ValueError(f"ChinchillaFitConfig.delta must be positive, got {self.delta}")
         if self.fixed_E is not None and not self.fixed_E > 0:
             raise ValueError(f"ChinchillaFitConfig.fixed_E must be positive or left out, got {self.fixed_E}")
-        if self.resamples < 0:
-            raise ValueError(f"ChinchillaFitConfig.resamples must be at least 0, got {self.resamples}")
+        if self.method not in get_args(Method):
+            raise ValueError(f"ChinchillaFitConfig.method is {self.method!r}: takes one of {get_args(Method)}")
+        if self.resamples < 1:
+            raise ValueError(
+                f'ChinchillaFitConfig.resamples must be at least 1, got {self.resamples}: method = "none" fits without '
+                "intervals"
+            )
+
+    def method_for(self, num_runs: int) -> Method:
+        """What "auto" means for so many runs."""
+        if self.method != "auto":
+            return self.method
+        return "posterior" if num_runs < MANY_RUNS else "bootstrap"
 
 
 @dataclass(frozen=True)
 class ChinchillaFit:
     """A fitted law with what is needed to judge it and to predict with intervals.
 
-    `intervals`: for each of A, B, E, alpha, beta. `samples`: shape (resamples, 5), the laws of the bootstrap in the
-    order of PARAMETERS. `residuals`: shape (n,), ln observed - ln predicted. `gradient`: largest component a point at
-    the solution; `converged` says whether it passed the gate. `warnings`: what is not identified, in words.
+    `law`: the minimum of the Huber loss; with a posterior, the draw nearest to the middle of all. `intervals`: for each
+    of A, B, E, alpha, beta. `samples`: shape (draws, 5), laws of the posterior or of the bootstrap in the order of
+    PARAMETERS. `noise`: shape (draws, 2), standard deviations of ln loss between runs and between points of a run, of
+    each draw of a posterior; (0, 2) otherwise. `residuals`: shape (n,), ln observed - ln predicted. `gradient`: largest
+    component a point at the minimum; `r_hat`: of the posterior, 1 otherwise; `converged`: whether both passed their
+    gates. `config.method` says what was done. `warnings`: what is not identified, in words.
     """
 
     law: ChinchillaLaw
     intervals: Mapping[str, Interval]
     samples: FloatArray
+    noise: FloatArray
     residuals: FloatArray
     r_squared: float
     objective: float
     gradient: float
+    r_hat: float
     converged: bool
     num_runs: int
     convention: ParamConvention
@@ -76,7 +103,7 @@ class ChinchillaFit:
     warnings: tuple[str, ...] = field(default=())
 
     def predict(self, num_params: float, tokens: float) -> Interval:
-        """Predicted mean loss with its bootstrap interval (the law's uncertainty, without a new run's noise)."""
+        """Predicted mean loss with its interval (the law's uncertainty, without a new run's noise)."""
         value = float(self.law.loss(num_params, tokens))
         low, high = self._quantiles(self.sample_losses(num_params, tokens))
         return Interval(value, low, high, len(self.residuals))
@@ -98,12 +125,12 @@ class ChinchillaFit:
         return Interval(self.law.params_exponent, *self._quantiles(drawn), len(self.residuals))
 
     def sample_losses(self, num_params: float, tokens: float) -> FloatArray:
-        """Loss that each bootstrap law predicts; shape (resamples,)."""
+        """Loss that each sampled law predicts; shape (draws,)."""
         a, b, e, alpha, beta = self.samples.T
         return np.asarray(e + a * num_params**-alpha + b * tokens**-beta)
 
     def sample_laws(self) -> list[ChinchillaLaw]:
-        """The bootstrap laws."""
+        """The sampled laws."""
         return [ChinchillaLaw(E=e, A=a, B=b, alpha=al, beta=be) for a, b, e, al, be in self.samples.tolist()]
 
     def _quantiles(self, drawn: FloatArray) -> tuple[float, float]:
@@ -114,20 +141,16 @@ class ChinchillaFit:
         return {
             "law": self.law.to_json(),
             "samples": self.samples.tolist(),
+            "noise": self.noise.tolist(),
             "residuals": self.residuals.tolist(),
             "r_squared": self.r_squared,
             "objective": self.objective,
             "gradient": self.gradient,
+            "r_hat": self.r_hat,
             "converged": self.converged,
             "num_runs": self.num_runs,
             "convention": self.convention,
-            "config": {
-                "delta": self.config.delta,
-                "fixed_E": self.config.fixed_E,
-                "resamples": self.config.resamples,
-                "confidence": self.config.confidence,
-                "seed": self.config.seed,
-            },
+            "config": dict(vars(self.config)),
             "warnings": list(self.warnings),
         }
 
@@ -141,10 +164,12 @@ class ChinchillaFit:
             law=law,
             intervals=_intervals(law, samples, len(residuals), config.confidence),
             samples=samples,
+            noise=np.array(data["noise"], dtype=np.float64).reshape(-1, 2),
             residuals=residuals,
             r_squared=data["r_squared"],
             objective=data["objective"],
             gradient=data["gradient"],
+            r_hat=data["r_hat"],
             converged=data["converged"],
             num_runs=data["num_runs"],
             convention=data["convention"],
@@ -154,7 +179,7 @@ class ChinchillaFit:
 
 
 def fit_chinchilla(points: Sequence[ScalingPoint], config: ChinchillaFitConfig | None = None) -> ChinchillaFit:
-    """Fit the five parameters (four with `fixed_E`) and their cluster-bootstrap intervals over runs.
+    """Fit the five parameters (four with `fixed_E`) with their intervals.
 
     Raises ValueError for too few points, for too few distinct N or D to tell the terms apart, for losses that are not
     finite (naming the row), and for `fixed_E` at or above the lowest loss. What the data do not identify is fitted and
@@ -164,22 +189,34 @@ def fit_chinchilla(points: Sequence[ScalingPoint], config: ChinchillaFitConfig |
     num_free = 4 if config.fixed_E is not None else 5
     arrays = point_arrays(points, num_free + 1, "the Chinchilla law")
     _check_identifiable(arrays, config.fixed_E)
-    problem = _Problem.of(arrays, config.fixed_E)
-
-    ones = np.ones((1, len(points)))
-    starts = _grid_starts(problem, keep=8)
-    theta, objective, gradient = _continued(problem, starts, np.repeat(ones, len(starts), 0), config.delta)
-    best = int(np.argmin(objective))
-    law = problem.law(theta[best])
-
+    problem = Problem.of(arrays, config.fixed_E)
     clusters = cluster_rows(arrays.runs)
-    weights = _resampled_weights(problem, clusters, config)
-    sampled = np.empty((len(weights), 5))
-    for start in range(0, len(weights), _BATCH):
-        chunk = weights[start : start + _BATCH]
-        warm = np.repeat(theta[best][None], len(chunk), 0)
-        sampled[start : start + _BATCH] = _continued(problem, warm, chunk, config.delta)[0]
-    samples = np.array([[getattr(problem.law(t), name) for name in PARAMETERS] for t in sampled]).reshape(-1, 5)
+    config = replace(config, method=config.method_for(len(clusters)))
+
+    starts = grid_starts(problem, keep=8)
+    theta, objective, gradient = minimise(problem, starts, np.ones((len(starts), len(points))), config.delta)
+    best = int(np.argmin(objective))
+    law, slope = problem.law(theta[best]), float(gradient[best])
+    found = [f"not converged: the scaled gradient is {slope:.1e}, above {GRADIENT_GATE:.0e}"] * (slope > GRADIENT_GATE)
+    samples, noise, r_hat = np.empty((0, 5)), np.empty((0, 2)), 1.0
+
+    if config.method == "posterior":
+        start = np.array([[getattr(law, name) for name in PARAMETERS]])
+        drawn = sample_posterior(
+            arrays, arrays.loss[None], start, config.fixed_E, config.walkers, config.steps, config.seed
+        )
+        samples, noise, r_hat = drawn.laws[0], drawn.noise[0], float(drawn.r_hat[0])
+        law = ChinchillaLaw(**dict(zip(PARAMETERS, central_draw(samples, arrays).tolist(), strict=True)))
+        if r_hat > R_HAT_GATE:
+            found.append(f"the posterior has not mixed (R-hat {r_hat:.2f}): raise ChinchillaFitConfig.steps")
+        found += _wide(law, samples, config)
+    else:
+        found += _at_bound(problem, theta[best])
+    if config.method == "bootstrap":
+        thetas = _bootstrapped(problem, theta[best], clusters, config)
+        samples = np.array([[getattr(problem.law(t), name) for name in PARAMETERS] for t in thetas]).reshape(-1, 5)
+        found += _resampled_to_bound(problem, theta[best], thetas)
+        found += _wide(law, samples, config, found) + _few_runs(len(clusters), 3 if problem.free[2] else 2)
 
     log_loss = np.log(arrays.loss)
     residuals = log_loss - np.log(law.loss(arrays.num_params, arrays.tokens))
@@ -188,15 +225,17 @@ def fit_chinchilla(points: Sequence[ScalingPoint], config: ChinchillaFitConfig |
         law=law,
         intervals=_intervals(law, samples, len(points), config.confidence),
         samples=samples,
+        noise=noise,
         residuals=residuals,
         r_squared=1.0 - float(residuals @ residuals) / spread if spread > 0 else math.nan,
         objective=float(objective[best]),
-        gradient=float(gradient[best]),
-        converged=bool(gradient[best] <= GRADIENT_GATE),
+        gradient=slope,
+        r_hat=r_hat,
+        converged=slope <= GRADIENT_GATE and r_hat <= R_HAT_GATE,
         num_runs=len(clusters),
         convention=arrays.convention,
         config=config,
-        warnings=tuple(_warnings(problem, theta[best], float(gradient[best]), sampled, len(clusters))),
+        warnings=tuple(found),
     )
 
 
@@ -222,159 +261,20 @@ def _check_identifiable(arrays: PointArrays, fixed_E: float | None) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """Centred logs of the points and the box that parameters stay in; `x`, `y`, `target`: shape (n,)."""
-
-    x: FloatArray
-    y: FloatArray
-    target: FloatArray
-    x_mean: float
-    y_mean: float
-    lower: FloatArray
-    upper: FloatArray
-
-    @staticmethod
-    def of(arrays: PointArrays, fixed_E: float | None) -> _Problem:
-        x, y, target = np.log(arrays.num_params), np.log(arrays.tokens), np.log(arrays.loss)
-        bottom, top = float(target.min()), float(target.max())
-        lower = np.array([bottom - 20.0, bottom - 20.0, bottom - 10.0, *[_EXPONENT_BOUNDS[0]] * 2])
-        upper = np.array([top + 5.0, top + 5.0, bottom, *[_EXPONENT_BOUNDS[1]] * 2])
-        if fixed_E is not None:
-            lower[2] = upper[2] = math.log(fixed_E)
-        return _Problem(x - x.mean(), y - y.mean(), target, float(x.mean()), float(y.mean()), lower, upper)
-
-    @property
-    def free(self) -> NDArray[np.bool_]:
-        return self.upper > self.lower
-
-    def law(self, theta: FloatArray) -> ChinchillaLaw:
-        """The law in the user's units (undoing the centring)."""
-        a, b, e, alpha, beta = (float(t) for t in theta)
-        return ChinchillaLaw(
-            E=math.exp(e),
-            A=math.exp(a + alpha * self.x_mean),
-            B=math.exp(b + beta * self.y_mean),
-            alpha=alpha,
-            beta=beta,
-        )
+def _bootstrapped(
+    problem: Problem, theta: FloatArray, clusters: list[NDArray[np.int64]], config: ChinchillaFitConfig
+) -> FloatArray:
+    """Parameters fitted to resampled runs, each from the optimum `theta` on; shape (resamples, 5)."""
+    weights = _resampled_weights(problem, clusters, config)
+    sampled = np.empty((len(weights), 5))
+    for start in range(0, len(weights), _BATCH):
+        chunk = weights[start : start + _BATCH]
+        warm = np.repeat(theta[None], len(chunk), 0)
+        sampled[start : start + _BATCH] = minimise(problem, warm, chunk, config.delta)[0]
+    return sampled
 
 
-def _grid_starts(problem: _Problem, keep: int) -> FloatArray:
-    """Best (α, β) of a grid when A, B, E are solved for linearly, with weights 1/L² for relative error. (keep, 5)."""
-    loss = np.exp(problem.target)
-    grid = np.geomspace(0.03, 2.0, 12)
-    starts, errors = [], []
-    floor = 1e-3 * float(loss.min())
-    for alpha in grid:
-        for beta in grid:
-            columns = np.stack([np.exp(-alpha * problem.x), np.exp(-beta * problem.y), np.ones_like(loss)], axis=1)
-            if not problem.free[2]:
-                known = math.exp(problem.lower[2])
-                solved = np.linalg.lstsq(columns[:, :2] / loss[:, None], (loss - known) / loss, rcond=None)[0]
-                coefficients = np.append(np.maximum(solved, floor), known)
-            else:
-                solved = np.linalg.lstsq(columns / loss[:, None], np.ones_like(loss), rcond=None)[0]
-                coefficients = np.maximum(solved, floor)
-            starts.append([*np.log(coefficients), alpha, beta])
-            errors.append(float(np.sum((np.log(columns @ coefficients) - problem.target) ** 2)))
-    chosen = np.argsort(errors)[:keep]
-    return np.clip(np.array(starts)[chosen], problem.lower, problem.upper)
-
-
-def _continued(
-    problem: _Problem, theta: FloatArray, weights: FloatArray, delta: float
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Minimise with δ lowered in steps to `delta`. Returns parameters (S, 5), objectives (S,), gradients (S,)."""
-    steps = [d for d in (0.1, 0.03, 0.01, 0.003, 0.001, 3e-4) if d > 1.5 * delta]
-    for step in [*steps, delta]:
-        last = step == delta
-        theta, objective, gradient = _newton(problem, theta, weights, step, 300 if last else 40)
-    return theta, objective, gradient
-
-
-def _newton(
-    problem: _Problem, theta: FloatArray, weights: FloatArray, delta: float, iterations: int
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    theta = theta.copy()
-    total = weights.sum(axis=1)
-    objective = _objective(problem, theta, weights, delta)
-    damping = np.full(len(theta), 1e-3)
-    gradient = np.full(len(theta), np.inf)
-    running = np.arange(len(theta))
-    for _ in range(iterations):
-        current = theta[running]
-        slope, hessian = _derivatives(problem, current, weights[running], delta)
-        # A parameter that is fixed, or presses against its bound, is taken out of the step.
-        held = ((current <= problem.lower) & (slope > 0)) | ((current >= problem.upper) & (slope < 0)) | ~problem.free
-        slope[held] = 0.0
-        hessian[held] = 0.0
-        np.swapaxes(hessian, 1, 2)[held] = 0.0
-        gradient[running] = np.abs(slope).max(axis=1) / total[running]
-        going = (gradient[running] > _GRADIENT_TARGET) & (damping[running] < 1e12)
-        if not going.any():
-            break
-        running, current, slope, hessian = running[going], current[going], slope[going], hessian[going]
-        values, vectors = np.linalg.eigh(hessian)
-        values = np.abs(values)
-        scale = values.max(axis=1, keepdims=True) + 1e-300
-        curvature = np.maximum(values, 1e-12 * scale) + damping[running, None] * scale
-        step = -(vectors @ ((np.swapaxes(vectors, 1, 2) @ slope[:, :, None]) / curvature[:, :, None]))[:, :, 0]
-        step *= np.minimum(1.0, 1.0 / (np.abs(step).max(axis=1, keepdims=True) + 1e-300))
-        proposed = np.clip(current + step, problem.lower, problem.upper)
-        value = _objective(problem, proposed, weights[running], delta)
-        better = value < objective[running]
-        theta[running[better]] = proposed[better]
-        objective[running[better]] = value[better]
-        damping[running] = np.where(better, np.maximum(damping[running] * 0.1, 1e-15), damping[running] * 6.0 + 1e-12)
-    return theta, objective, gradient
-
-
-def _terms(problem: _Problem, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """ln prediction (S, n) and the shares of the three terms in it (S, n, 3)."""
-    a, b, e, alpha, beta = (theta[:, i, None] for i in range(5))
-    logs = np.stack([a - alpha * problem.x, b - beta * problem.y, np.broadcast_to(e, (len(theta), len(problem.x)))], -1)
-    top = logs.max(axis=-1, keepdims=True)
-    shares = np.exp(logs - top)
-    total = shares.sum(axis=-1, keepdims=True)
-    return (top + np.log(total))[..., 0], shares / total
-
-
-def _objective(problem: _Problem, theta: FloatArray, weights: FloatArray, delta: float) -> FloatArray:
-    """Σ weight · Huber_δ(ln prediction - ln loss) / δ; shape (S,)."""
-    size = np.abs(_terms(problem, theta)[0] - problem.target)
-    huber = np.where(size <= delta, 0.5 * size * size / delta, size - 0.5 * delta)
-    return np.asarray((weights * huber).sum(axis=1))
-
-
-def _derivatives(
-    problem: _Problem, theta: FloatArray, weights: FloatArray, delta: float
-) -> tuple[FloatArray, FloatArray]:
-    """Gradient (S, 5) and exact Hessian (S, 5, 5) of `_objective`.
-
-    With T_k the gradient of term k's log and w_k its share, J = Σ w_k T_k and ∇² ln prediction = Σ w_k T_k T_kᵀ - J Jᵀ,
-    so the Hessian is Σ (ψ' - ψ) J Jᵀ + Σ ψ Σ_k w_k T_k T_kᵀ.
-    """
-    prediction, shares = _terms(problem, theta)
-    residual = prediction - problem.target
-    psi = weights * np.clip(residual / delta, -1.0, 1.0)
-    psi_prime = weights * (np.abs(residual) <= delta) / delta
-    first, second, third = shares[..., 0], shares[..., 1], shares[..., 2]
-    jacobian = np.stack([first, second, third, -problem.x * first, -problem.y * second], axis=-1)
-    gradient = np.einsum("sn,snp->sp", psi, jacobian)
-    hessian = np.swapaxes(jacobian, 1, 2) @ ((psi_prime - psi)[..., None] * jacobian)
-    for log_index, exponent_index, share, coordinate in ((0, 3, first, problem.x), (1, 4, second, problem.y)):
-        pull = psi * share
-        mixed = -(pull @ coordinate)
-        hessian[:, log_index, log_index] += pull.sum(axis=1)
-        hessian[:, log_index, exponent_index] += mixed
-        hessian[:, exponent_index, log_index] += mixed
-        hessian[:, exponent_index, exponent_index] += pull @ (coordinate * coordinate)
-    hessian[:, 2, 2] += (psi * third).sum(axis=1)
-    return gradient, hessian
-
-
-def _resampled_weights(problem: _Problem, clusters: list[NDArray[np.int64]], config: ChinchillaFitConfig) -> FloatArray:
+def _resampled_weights(problem: Problem, clusters: list[NDArray[np.int64]], config: ChinchillaFitConfig) -> FloatArray:
     """How often each point is drawn when whole runs are; shape (resamples, n).
 
     A draw that leaves too few distinct N or D to identify the law is drawn again, as the fit itself would refuse it.
@@ -393,7 +293,7 @@ def _resampled_weights(problem: _Problem, clusters: list[NDArray[np.int64]], con
         else:
             raise ValueError(
                 f"{len(clusters)} runs are too few to resample: hardly any draw keeps {needed} distinct N and D. "
-                "Train more runs, or set ChinchillaFitConfig.resamples to 0"
+                'Train more runs, or set ChinchillaFitConfig.method to "posterior"'
             )
     return weights
 
@@ -413,40 +313,49 @@ def _quantiles(drawn: ArrayLike, confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _warnings(problem: _Problem, theta: FloatArray, gradient: float, sampled: FloatArray, num_runs: int) -> list[str]:
-    found: list[str] = []
-    if gradient > GRADIENT_GATE:
-        found.append(f"not converged: the scaled gradient is {gradient:.1e}, above {GRADIENT_GATE:.0e}")
-    margin = 1e-6
-    consequence = {
-        "A": "the parameter term vanishes: N does not matter in these points",
-        "B": "the data term vanishes: D does not matter in these points",
-        "E": "the irreducible loss is not identified: the points do not bend towards a floor",
-        "alpha": "the exponent of N is not identified",
-        "beta": "the exponent of D is not identified",
-    }
-    for i, name in enumerate(PARAMETERS):
-        if not problem.free[i]:
-            continue
-        if theta[i] <= problem.lower[i] + margin or theta[i] >= problem.upper[i] - margin:
-            found.append(f"{name} lies at its bound: {consequence[name]}")
-            continue
-        if not len(sampled):
-            continue
-        at_bound = float(
-            np.mean((sampled[:, i] <= problem.lower[i] + margin) | (sampled[:, i] >= problem.upper[i] - margin))
-        )
-        if at_bound > 0.025:
-            found.append(f"{name} is poorly identified: {at_bound:.0%} of the resamples put it at its bound")
-        elif name in ("alpha", "beta", "E"):
-            values = np.exp(sampled[:, i]) if name == "E" else sampled[:, i]
-            centre = math.exp(theta[i]) if name == "E" else float(theta[i])
-            low, high = _quantiles(values, 0.95)
-            if high - low > centre:
-                found.append(f"{name} is poorly identified: {centre:.3g}, 95% interval {low:.3g} to {high:.3g}")
-    if len(sampled) and num_runs <= (3 if problem.free[2] else 2):
-        found.append(f"only {num_runs} runs: every resample is the sweep itself, so the intervals have no width")
-    elif len(sampled) and num_runs < 8:
-        # How much too narrow: tests/benchmarks/interval_coverage.py
-        found.append(f"only {num_runs} runs: a bootstrap over so few is too narrow")
+_MARGIN = 1e-6
+_CONSEQUENCE = {
+    "A": "the parameter term vanishes: N does not matter in these points",
+    "B": "the data term vanishes: D does not matter in these points",
+    "E": "the irreducible loss is not identified: the points do not bend towards a floor",
+    "alpha": "the exponent of N is not identified",
+    "beta": "the exponent of D is not identified",
+}
+
+
+def _at_bound(problem: Problem, theta: FloatArray) -> list[str]:
+    held = (theta <= problem.lower + _MARGIN) | (theta >= problem.upper - _MARGIN)
+    return [
+        f"{name} lies at its bound: {_CONSEQUENCE[name]}"
+        for name, at_bound in zip(PARAMETERS, held & problem.free, strict=True)
+        if at_bound
+    ]
+
+
+def _resampled_to_bound(problem: Problem, theta: FloatArray, sampled: FloatArray) -> list[str]:
+    held = (sampled <= problem.lower + _MARGIN) | (sampled >= problem.upper - _MARGIN)
+    already = (theta <= problem.lower + _MARGIN) | (theta >= problem.upper - _MARGIN)
+    return [
+        f"{name} is poorly identified: {share:.0%} of the resamples put it at its bound"
+        for name, share, free in zip(PARAMETERS, held.mean(axis=0), problem.free & ~already, strict=True)
+        if free and share > 0.025
+    ]
+
+
+def _wide(law: ChinchillaLaw, samples: FloatArray, config: ChinchillaFitConfig, told: Sequence[str] = ()) -> list[str]:
+    """Of E and the exponents, those whose interval is wider than their value; none that `told` speaks of already."""
+    found = []
+    for name in ("alpha", "beta") if config.fixed_E is not None else ("E", "alpha", "beta"):
+        value, (low, high) = getattr(law, name), _quantiles(samples[:, PARAMETERS.index(name)], config.confidence)
+        if high - low > value and not any(warning.startswith(f"{name} ") for warning in told):
+            found.append(
+                f"{name} is poorly identified: {value:.3g}, {config.confidence:.0%} interval {low:.3g} to {high:.3g}"
+            )
     return found
+
+
+def _few_runs(num_runs: int, needed: int) -> list[str]:
+    if num_runs <= needed:
+        return [f"only {num_runs} runs: every resample is the sweep itself, so the intervals have no width"]
+    # How much too narrow: tests/benchmarks/interval_coverage.py
+    return [f"only {num_runs} runs: a bootstrap over so few is too narrow"] if num_runs < MANY_RUNS - 2 else []

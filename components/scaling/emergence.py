@@ -2,6 +2,13 @@
 
 Exact match on an answer of L tokens needs all of them right, so a per-token log-probability that improves smoothly
 with size can show as a sudden jump: exact match ≈ p^L with p the geometric-mean probability of a token (eq. 3).
+
+The smooth metric is the log-probability of the tokens that have to be computed. Those that an answer only copies from
+the question are soon certain at every size, and would smooth away whatever happens to the others. What p^L foretells
+is how often a sample at temperature 1 writes the whole right answer, so that is what it is held against, and not the
+greedy answer, which is right far more often.
+
+Shapes: R trainings, n items (the same for all), Z sizes, B bootstrap draws.
 """
 
 from __future__ import annotations
@@ -13,52 +20,59 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from components.statistics import Interval, bootstrap, wilson
+from components.statistics import Interval, wilson
 
 FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class EmergenceRow:
-    """One model size on the evaluation items. `exact_match`: shape (n,), 0 or 1 an item; `token_log_probs`: for each
-    item, the log-probability (nats) of each token of the right answer, given those before it."""
+    """One training on the evaluation items, which are the same, in the same order, for all. `exact_match`: shape (n,),
+    0 or 1 an item, of the greedy answer; `token_log_probs`: for each item, the log-probability (nats) of each token of
+    the right answer, given those before it; `computed`: for each of these tokens, whether it has to be computed."""
 
     num_params: float
     exact_match: Sequence[int] | Sequence[bool]
     token_log_probs: Sequence[Sequence[float]]
+    computed: Sequence[Sequence[bool]]
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        n = len(self.exact_match)
+        n, row = len(self.exact_match), f"the row of {self.num_params:g} parameters, seed {self.seed}"
         if n == 0:
-            raise ValueError(f"the row of {self.num_params:g} parameters has no items")
-        if len(self.token_log_probs) != n:
+            raise ValueError(f"{row} has no items")
+        if not len(self.token_log_probs) == len(self.computed) == n:
             raise ValueError(
-                f"the row of {self.num_params:g} parameters has {n} exact matches and "
-                f"{len(self.token_log_probs)} lists of log-probabilities: one of each an item is needed"
+                f"{row} has {n} exact matches, {len(self.token_log_probs)} lists of log-probabilities and "
+                f"{len(self.computed)} of marks: one of each an item is needed"
             )
-        for item, tokens in enumerate(self.token_log_probs):
+        for item, (tokens, marks) in enumerate(zip(self.token_log_probs, self.computed, strict=True)):
             if not len(tokens):
-                raise ValueError(f"the row of {self.num_params:g} parameters: item {item} has no answer tokens")
+                raise ValueError(f"{row}: item {item} has no answer tokens")
+            if len(tokens) != len(marks):
+                raise ValueError(f"{row}: item {item} has {len(tokens)} tokens and {len(marks)} marks")
             if not all(t <= 0 for t in tokens):  # also false for nan
-                raise ValueError(
-                    f"the row of {self.num_params:g} parameters: item {item} has a log-probability above 0 or nan"
-                )
+                raise ValueError(f"{row}: item {item} has a log-probability above 0 or nan")
+        if not any(any(marks) for marks in self.computed):
+            raise ValueError(f"{row}: no token has to be computed, so nothing can emerge")
 
 
 @dataclass(frozen=True)
 class EmergencePoint:
-    """What one size shows. `accuracy` (sharp), `log_prob` per token in nats (smooth), `expected`: the exact match that
-    independent tokens of this size's mean log-probability would give, mean of p^L over items (eq. 3); `correct_tokens`
-    is p = exp(log_prob)."""
+    """What one size shows, as means over its `trainings`. `accuracy` (sharp): exact match of greedy answers;
+    `accuracies`: of each training.
+    `log_prob` (smooth): of a computed token, in nats; `copied_log_prob`: of all others. `sampled`: probability that a
+    sample at temperature 1 writes the whole right answer; `expected`: the same if all tokens were independent and had
+    this size's mean log-probability, mean of p^L over items (eq. 3)."""
 
     num_params: float
+    trainings: int
+    accuracies: tuple[float, ...]
     accuracy: Interval
     log_prob: Interval
+    copied_log_prob: float
+    sampled: Interval
     expected: Interval
-
-    @property
-    def correct_tokens(self) -> float:
-        return math.exp(self.log_prob.value)
 
 
 @dataclass(frozen=True)
@@ -74,13 +88,18 @@ class Jump:
 
 @dataclass(frozen=True)
 class EmergenceReport:
-    """Points by rising size, with scores and jumps of both metrics. A score is None where it is undefined."""
+    """Points by rising size, with scores and jumps of both metrics. A score is None where it is undefined; an end of a
+    score's interval is infinite where it is undefined in that many draws. `sharper`: sharp minus smooth score, paired.
+    `rise`: of exact match in its largest jump. `expected_error`: mean absolute gap between `sampled` and `expected`."""
 
     points: tuple[EmergencePoint, ...]
-    sharp_score: float | None
-    smooth_score: float | None
+    sharp_score: Interval | None
+    smooth_score: Interval | None
+    sharper: Interval | None
     sharp_jump: Jump
     smooth_jump: Jump
+    rise: Interval
+    trainings: int
     expected_error: float
     warnings: tuple[str, ...]
 
@@ -113,66 +132,146 @@ def largest_jump(sizes: ArrayLike, values: ArrayLike) -> Jump:
 
 
 def analyse_emergence(
-    rows: Sequence[EmergenceRow], seed: int = 0, resamples: int = 500, confidence: float = 0.95
+    rows: Sequence[EmergenceRow], seed: int = 0, resamples: int = 1000, confidence: float = 0.95
 ) -> EmergenceReport:
-    """Compare the sharp metric with the smooth one over model sizes, and with the exact match that p^L foretells.
+    """Compare the sharp metric with the smooth one over model sizes, and sampled answers with what p^L foretells.
 
-    Intervals: Wilson for accuracy, bootstrap over items for the log-probability a token and the expected exact match.
-    `expected_error` is the mean absolute gap between observed and expected accuracy.
+    Intervals: bootstrap over the items, drawn alike for all sizes, and over the trainings of each size where it has
+    several; an accuracy's is at least as wide as Wilson's over the items.
 
-    Raises ValueError for fewer than two sizes or a size given twice.
+    Raises ValueError for fewer than two sizes, for one seed twice at a size, and for unlike numbers of items.
     """
-    ordered = sorted(rows, key=lambda r: r.num_params)
-    sizes = [r.num_params for r in ordered]
-    if len(ordered) < 2:
-        raise ValueError(f"emergence needs at least two model sizes, got {len(ordered)}")
-    if len(set(sizes)) < len(sizes):
-        raise ValueError(f"a model size is given twice: {sizes}. Merge the items of equal sizes first")
-    points = []
-    for row in ordered:
-        sums = np.array([math.fsum(t) for t in row.token_log_probs])
-        lengths = np.array([len(t) for t in row.token_log_probs], dtype=np.float64)
-        pairs = np.stack([sums, lengths], axis=1)
-        points.append(
-            EmergencePoint(
-                row.num_params,
-                wilson(int(np.sum(np.asarray(row.exact_match, dtype=bool))), len(row.exact_match), confidence),
-                bootstrap(_mean_log_prob, pairs, seed, resamples, confidence),
-                bootstrap(_expected_exact_match, pairs, seed, resamples, confidence),
-            )
+    by_size: dict[float, list[EmergenceRow]] = {}
+    for row in sorted(rows, key=lambda row: (row.num_params, row.seed)):
+        by_size.setdefault(row.num_params, []).append(row)
+    sizes = list(by_size)
+    if len(sizes) < 2:
+        raise ValueError(f"emergence needs at least two model sizes, got {len(sizes)}")
+    for size, trained in by_size.items():
+        if len({row.seed for row in trained}) < len(trained):
+            raise ValueError(f"the size of {size:g} parameters is given twice with one seed")
+    if len({len(row.exact_match) for row in rows}) > 1:
+        raise ValueError("every training must answer the same items, but their numbers differ")
+    tables = [np.array([_item_table(row) for row in trained]) for trained in by_size.values()]
+    num_items = tables[0].shape[1]
+    rng = np.random.default_rng(seed)
+    drawn = [
+        _metrics(
+            [table[rng.integers(0, len(table), len(table))] for table in tables],
+            np.bincount(rng.integers(0, num_items, num_items), minlength=num_items).astype(np.float64),
         )
-    accuracy = [p.accuracy.value for p in points]
-    smooth = [p.log_prob.value for p in points]
-    warnings = []
-    sharp_score, smooth_score = emergence_score(accuracy), emergence_score(smooth)
-    if sharp_score is None:
-        warnings.append("the emergence score of exact match is undefined: half or more of its steps are 0")
-    if smooth_score is None:
-        warnings.append("the emergence score of the log-probability is undefined: half or more of its steps are 0")
+        for _ in range(resamples)
+    ]
+    found, drawn_BMZ = _metrics(tables, np.ones(num_items)), np.array(drawn)
+    ends = [0.5 - confidence / 2, 0.5 + confidence / 2]
+    low_MZ, high_MZ = np.quantile(drawn_BMZ, ends, axis=0)
+
+    def interval(metric: int, size: int) -> Interval:
+        return Interval(
+            float(found[metric, size]), float(low_MZ[metric, size]), float(high_MZ[metric, size]), num_items
+        )
+
+    points = tuple(
+        EmergencePoint(
+            num_params=size,
+            trainings=len(by_size[size]),
+            accuracies=tuple(float(x) for x in tables[z][:, :, 0].mean(axis=1)),
+            accuracy=_at_least_wilson(interval(0, z), confidence),
+            log_prob=interval(1, z),
+            copied_log_prob=float(found[2, z]),
+            sampled=interval(3, z),
+            expected=interval(4, z),
+        )
+        for z, size in enumerate(sizes)
+    )
+    sharp_jump = largest_jump(sizes, found[0])
+    at = sizes.index(sharp_jump.below)
+    rises = drawn_BMZ[:, 0, at + 1] - drawn_BMZ[:, 0, at]
+    low, high = np.quantile(rises, ends)
+    scores = [emergence_score(found[metric]) for metric in (0, 1)]
+    scores_BM = np.array([[_or_infinite(emergence_score(draw[metric])) for metric in (0, 1)] for draw in drawn_BMZ])
+    why = "half or more of its steps are 0" if len(sizes) > 2 else "it needs three sizes or more"
+    warnings = [
+        f"the emergence score of {name} is undefined: {why}"
+        for name, score in zip(("exact match", "the log-probability"), scores, strict=True)
+        if score is None
+    ]
     if all(p.accuracy.low <= points[0].accuracy.high for p in points):
         warnings.append("no size is clearly better than the smallest: there is no jump to explain")
+    fewest = min(point.trainings for point in points)
+    if fewest == 1:
+        warnings.append("one training a size: the intervals are over items alone")
     return EmergenceReport(
-        points=tuple(points),
-        sharp_score=sharp_score,
-        smooth_score=smooth_score,
-        sharp_jump=largest_jump(sizes, accuracy),
-        smooth_jump=largest_jump(sizes, smooth),
-        expected_error=float(np.mean([abs(p.accuracy.value - p.expected.value) for p in points])),
+        points=points,
+        sharp_score=_score_interval(scores[0], scores_BM[:, 0], ends, num_items),
+        smooth_score=_score_interval(scores[1], scores_BM[:, 1], ends, num_items),
+        sharper=_sharper(scores, scores_BM, ends, num_items),
+        sharp_jump=sharp_jump,
+        smooth_jump=largest_jump(sizes, found[1]),
+        rise=Interval(sharp_jump.size, float(low), float(high), num_items),
+        trainings=fewest,
+        expected_error=float(np.abs(found[3] - found[4]).mean()),
         warnings=tuple(warnings),
     )
 
 
-def _mean_log_prob(pairs: NDArray[np.generic]) -> float:
-    """Mean log-probability a token over all tokens; `pairs` as below."""
-    array = np.asarray(pairs, dtype=np.float64)
-    return float(array[:, 0].sum() / array[:, 1].sum())
+def _item_table(row: EmergenceRow) -> FloatArray:
+    """Of each item: exact match; sum and number of computed, then of other log-probabilities. Shape (n, 5)."""
+    table = []
+    for right, tokens, marks in zip(row.exact_match, row.token_log_probs, row.computed, strict=True):
+        computed = [t for t, mark in zip(tokens, marks, strict=True) if mark]
+        other = [t for t, mark in zip(tokens, marks, strict=True) if not mark]
+        table.append([float(right), math.fsum(computed), len(computed), math.fsum(other), len(other)])
+    return np.array(table)
 
 
-def _expected_exact_match(pairs: NDArray[np.generic]) -> float:
-    """Mean over items of p^L; `pairs`: shape (n, 2), summed log-probability and length of each answer.
+def _metrics(tables: Sequence[FloatArray], weight_n: FloatArray) -> FloatArray:
+    """Rows: accuracy, log-probability of computed tokens, of others, sampled match, p^L; shape (5, Z). `tables`: for
+    each size (R, n, 5); `weight_n`: how often each item counts."""
+    columns = []
+    for table in tables:
+        exact, computed, num_computed, other, num_other = np.moveaxis(table, -1, 0)
+        length, total = num_computed + num_other, computed + other
+        # p pools all tokens of a training, so that p^L is what its mean foretells and no restatement of each item.
+        mean_R1 = ((total @ weight_n) / (length @ weight_n))[:, None]
+        share = weight_n / weight_n.sum()
+        columns.append(
+            [
+                ((exact @ weight_n) / weight_n.sum()).mean(),
+                ((computed @ weight_n) / (num_computed @ weight_n)).mean(),
+                ((other @ weight_n) / np.maximum(num_other @ weight_n, 1.0)).mean(),
+                (np.exp(total) @ share).mean(),
+                (np.exp(mean_R1 * length) @ share).mean(),
+            ]
+        )
+    return np.array(columns).T
 
-    p pools all tokens, so that this is what the mean log-probability a token foretells, not a restatement of each
-    item's own probability.
-    """
-    array = np.asarray(pairs, dtype=np.float64)
-    return float(np.exp(_mean_log_prob(array) * array[:, 1]).mean())
+
+def _at_least_wilson(x: Interval, confidence: float) -> Interval:
+    """Where all trainings have all or no items right, a bootstrap has no width."""
+    items = wilson(round(x.value * x.n), x.n, confidence)
+    return Interval(x.value, min(x.low, items.low, x.value), max(x.high, items.high, x.value), x.n)
+
+
+def _or_infinite(score: float | None) -> float:
+    return math.inf if score is None else score
+
+
+def _score_interval(score: float | None, drawn_B: FloatArray, ends: Sequence[float], n: int) -> Interval | None:
+    if score is None:
+        return None
+    low, high = np.quantile(drawn_B, ends, method="nearest")
+    return Interval(score, float(low), float(high), n)
+
+
+def _sharper(scores: Sequence[float | None], scores_BM: FloatArray, ends: Sequence[float], n: int) -> Interval | None:
+    sharp, smooth = scores
+    if sharp is None or smooth is None:
+        return None
+    with np.errstate(invalid="ignore"):
+        gap_B = scores_BM[:, 0] - scores_BM[:, 1]
+    # Undefined on both sides says nothing for either: such draws count at both ends.
+    unknown = np.isnan(gap_B)
+    low = np.quantile(np.where(unknown, -math.inf, gap_B), ends[0], method="nearest")
+    high = np.quantile(np.where(unknown, math.inf, gap_B), ends[1], method="nearest")
+    return Interval(sharp - smooth, float(low), float(high), n)

@@ -107,7 +107,8 @@ def _stationary(law: ChinchillaLaw, loss: float, costs: LifetimeCosts) -> float:
     """ln N where c D + K = c · α A N^-α / (β B D^(-β-1)), the last term being -c N dD/dN along the loss."""
     rest = loss - law.E
     edge = math.log(law.A / rest) / law.alpha  # the smallest N that can reach the loss, with endless data
-    log_served = math.log(costs.served / costs.train) if costs.served > 0 else -math.inf
+    # Of logs, since the quotient of a tiny and a large float is 0.
+    log_served = math.log(costs.served) - math.log(costs.train) if costs.served > 0 else -math.inf
 
     def slope(log_gap: float) -> float:
         n_term = rest * math.exp(-law.alpha * math.exp(log_gap))

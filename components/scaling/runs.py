@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -42,19 +43,19 @@ class FactsRun:
         self.guard = Guard(self.config.training().non_finite)
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         training = self.config.training()
-        per_row = self.config.context_length + 1
-        stream = facts_stream(self.facts, training.num_steps * training.batch_size * per_row + per_row, self.seed + 1)
-        self._rows = torch.from_numpy(stream)
+        # Rows start at a separator, where the oracle's entropy is exact, and none of the stream is used twice: each
+        # takes as many whole records as hold its inputs and the target after the last of them.
+        record = self.facts.record_length
+        stride = -(-(self.config.context_length + 1) // record) * record
+        stream = facts_stream(self.facts, training.num_steps * training.batch_size * stride, self.seed + 1)
+        self._rows = torch.from_numpy(stream).view(-1, stride)[:, : self.config.context_length + 1]
         held_out = facts_stream(self.facts, self.config.eval_tokens, EVAL_SEED)
         self.held_out = list(_windows(torch.from_numpy(held_out), self.config.context_length))
         self.oracle_loss = float(oracle_losses(self.facts, held_out)[1:].mean())
 
     def _batch(self, step: int) -> LMBatch:
-        size, length = self.config.batch_size, self.config.context_length
-        record = self.facts.record_length
-        # Rows start at a separator, where the oracle's entropy is exact; none of the stream is used twice.
-        starts = torch.arange(step * size, (step + 1) * size) * (-(-(length + 1) // record) * record)
-        rows = self._rows[(starts[:, None] + torch.arange(length + 1)) % len(self._rows)]
+        size = self.config.batch_size
+        rows = self._rows[step * size : (step + 1) * size]
         return LMBatch(rows[:, :-1], rows[:, 1:])
 
     def records(self, start_step: int = 0) -> Iterator[tuple[StepRecord, float | None]]:
@@ -148,13 +149,17 @@ def encode_chain(text: str) -> list[int]:
     return [ALPHABET.index(character) for character in text]
 
 
-def _chain_texts(seed: int, max_difficulty: int, exactly: int | None = None) -> Iterator[tuple[str, str]]:
-    """Endless (question, worked answer) pairs, symbolic only."""
+def _chain_texts(config: EmergenceConfig, seed: int, exactly: int | None = None) -> Iterator[tuple[str, str]]:
+    """Endless (question, worked answer) pairs, symbolic only, whose values stay within `max_value`."""
     rng = random.Random(f"emergence-{seed}")
     while True:
-        problem = chain_problem(rng, exactly or rng.randint(1, max_difficulty))
-        if problem.form == "symbolic":
+        problem = chain_problem(rng, exactly or rng.randint(1, config.max_difficulty))
+        if problem.form == "symbolic" and _largest_value(problem.steps) <= config.max_value:
             yield problem.question, problem.steps
+
+
+def _largest_value(worked: str) -> int:
+    return max(int(re.split("[+-]", expression)[0]) for expression in worked.split("="))
 
 
 def emergence_model(config: EmergenceConfig, width: int) -> ModelConfig:
@@ -175,7 +180,7 @@ def chain_batches(config: EmergenceConfig, seed: int) -> Tensor:
     held_out = {question for question, _ in evaluation_chains(config)}
     needed = config.train.num_steps * config.train.batch_size * (config.train.context_length + 1)
     tokens: list[int] = []
-    for question, answer in _chain_texts(seed, config.max_difficulty):
+    for question, answer in _chain_texts(config, seed):
         if question not in held_out:
             tokens += encode_chain(f"{question}{answer}\n")
         if len(tokens) >= needed:
@@ -186,15 +191,26 @@ def chain_batches(config: EmergenceConfig, seed: int) -> Tensor:
 def evaluation_chains(config: EmergenceConfig) -> list[tuple[str, str]]:
     """`num_items` chains of `difficulty` operations; every size answers the same."""
     found: dict[str, str] = {}
-    for question, answer in _chain_texts(-1, config.max_difficulty, config.difficulty):
+    for question, answer in _chain_texts(config, -1, config.difficulty):
         found.setdefault(question, answer)
         if len(found) == config.num_items:
             return list(found.items())
     raise AssertionError("the generator is endless")
 
 
+def computed_tokens(worked: str) -> list[bool]:
+    """Of each token of a worked answer and of the newline after it: whether it has to be computed, as the digits of
+    each running value are. Signs, the operations still to be done, and the first expression come from the question."""
+    marks: list[bool] = []
+    for done, expression in enumerate(worked.split("=")):
+        digits = len(expression) - len(expression.lstrip("0123456789"))
+        marks += [*[done > 0] * digits, *[False] * (len(expression) - digits), False]
+    return marks
+
+
 def score_chains(model: Transformer, items: list[tuple[str, str]]) -> tuple[list[int], list[list[float]]]:
-    """For each item: exact match of the greedy answer, and log-probabilities (nats) of the right answer's tokens."""
+    """For each item: exact match of the greedy answer, and log-probabilities (nats) of the right answer's tokens, the
+    newline that ends it included."""
     newline = ALPHABET.index("\n")
     params = SamplingParams(max_tokens=90, temperature=0.0, stop_ids=(newline,))
     prompts = [[newline, *encode_chain(question)] for question, _ in items]

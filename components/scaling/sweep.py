@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from components.model.config import ModelConfig, MoEConfig
 from components.scaling.facts import FactsConfig
@@ -65,18 +65,26 @@ class FactsRunConfig:
 
 @dataclass(frozen=True)
 class ScalingConfig:
-    """The dense sweep: every width of `widths` is one run; `forecast_width` is trained after its loss was forecast."""
+    """The dense sweep: every width of `widths` is one run; `forecast_width` is trained on `forecast_tokens` after its
+    loss was forecast. `steps`: of the posterior's ensemble behind the law's intervals (fewer than 10 runs);
+    `resamples`: of the bootstrap otherwise, and of Kaplan's law."""
 
     facts: FactsConfig = field(default_factory=FactsConfig)
     run: FactsRunConfig = field(default_factory=FactsRunConfig)
     widths: tuple[int, ...] = (16, 32, 48, 64)
     forecast_width: int = 96
+    forecast_tokens: int = 1_600_000
+    steps: int = 6000
     resamples: int = 1000
 
     def __post_init__(self) -> None:
         for width in (*self.widths, self.forecast_width):
             if width % self.run.head_dim:
                 raise ValueError(f"width {width} is not a multiple of run.head_dim ({self.run.head_dim}): change one")
+
+    def forecast_run(self) -> FactsRunConfig:
+        """The larger run, read at its end alone."""
+        return replace(self.run, d_model=self.forecast_width, checkpoints=(self.forecast_tokens,))
 
 
 @dataclass(frozen=True)
@@ -92,8 +100,6 @@ class MoEComparisonConfig:
 
     def variants(self) -> dict[str, FactsRunConfig]:
         """The runs to compare, by name."""
-        from dataclasses import replace
-
         width = self.run.model(2).hidden
         experts = MoEConfig(
             num_experts=self.num_experts,
@@ -110,15 +116,34 @@ class MoEComparisonConfig:
 
 @dataclass(frozen=True)
 class EmergenceConfig:
-    """Models of growing width on symbolic chains, one character a token, each trained alike."""
+    """Models of growing width on symbolic chains, one character a token, each trained alike `trainings` times with
+    other seeds: when a model learns to calculate is a matter of luck as well as of size.
 
+    Chains of 1 to `max_difficulty` operations whose running values stay within 0..`max_value` (at most 99); evaluated
+    on `num_items` of `difficulty` operations that no training sees. A smaller `max_value` leaves fewer sums to learn.
+    """
+
+    trainings: int = 3
     widths: tuple[int, ...] = (8, 12, 16, 24, 32, 48)
     num_layers: int = 4
     max_difficulty: int = 4
     difficulty: int = 4
+    max_value: int = 99
     num_items: int = 300
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
             num_steps=1200, batch_size=16, context_length=64, schedule=ScheduleConfig("linear", warmup_steps=50)
         )
     )
+
+    def __post_init__(self) -> None:
+        if self.trainings < 1:
+            raise ValueError(f"trainings is {self.trainings}: give a number of at least 1")
+        if not 9 <= self.max_value <= 99:
+            raise ValueError(f"max_value is {self.max_value}: give a number of 9 to 99")
+        if len(set(self.widths)) < 2:
+            raise ValueError(f"widths are {self.widths}: emergence needs at least two sizes")
+
+    def seeds(self, seed: int) -> tuple[int, ...]:
+        """Seeds of the trainings of the life with that seed; no two lives share one."""
+        return tuple(seed * self.trainings + training for training in range(self.trainings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dashboards import formatting, labels
-from dashboards.facts.scaling import EmergenceFacts, FittedParameter, ScalingFacts
+from dashboards.facts.scaling import BY_LAW, EmergenceFacts, FittedParameter, ScalingFacts
 from dashboards.figures.canvas import (
     BLUE,
     GREEN,
@@ -57,7 +57,7 @@ def _law(facts: ScalingFacts) -> str:
             )
             if facts.law is not None:
                 axes.plot(grid, [facts.loss(size, d) or 0.0 for d in grid], color=shades[size], linewidth=1.2)
-        for i, f in enumerate(f for f in facts.forecasts if f.tokens):
+        for i, f in enumerate(f for f in facts.forecasts if f.tokens and f.method == BY_LAW):
             if f.low is not None and f.high is not None:
                 with_interval(
                     axes,
@@ -121,18 +121,45 @@ def emergence_figure(facts: EmergenceFacts) -> Figure | None:
     sizes = [p.num_params for p in facts.points]
     panels = []
     with panel("emergence-exact", "Sharp metric", "parameters N", "exact match") as drawn:
-        exact = [p.exact_match for p in facts.points]
+        exact = [p.accuracy for p in facts.points]
+        if facts.report.trainings > 1:
+            dots = [(p.num_params, x) for p in facts.points for x in p.accuracies]
+            drawn.axes.plot([n for n, _ in dots], [x for _, x in dots], ".", color=MUTED, label="one training")
         with_interval(
-            drawn.axes, sizes, [x.value for x in exact], [x.low for x in exact], [x.high for x in exact], BLUE, fmt="o-"
+            drawn.axes,
+            sizes,
+            [x.value for x in exact],
+            [x.low for x in exact],
+            [x.high for x in exact],
+            BLUE,
+            fmt="o-",
+            label="greedy",
         )
+        drawn.axes.plot(
+            sizes, [p.sampled.value for p in facts.points], "s--", color=GREEN, markersize=4, label="sampled"
+        )
+        drawn.axes.plot(sizes, [p.expected.value for p in facts.points], ":", color=ORANGE, label="p^L")
         drawn.axes.set_ylim(0, 1.02)
+        drawn.axes.legend(loc="upper left")
         percent_axis(drawn.axes)
         log_axis(drawn.axes, "x", (1.0, 2.0, 5.0))
     panels.append(drawn.svg)
-    smooth = [(p.num_params, p.log_prob) for p in facts.points if p.log_prob is not None]
-    if smooth:
-        with panel("emergence-smooth", "Smooth metric", "parameters N", "log-probability, nats per token") as drawn:
-            drawn.axes.plot([x for x, _ in smooth], [y for _, y in smooth], "o-", color=GREEN)
-            log_axis(drawn.axes, "x", (1.0, 2.0, 5.0))
-        panels.append(drawn.svg)
+    with panel("emergence-smooth", "Smooth metric", "parameters N", "log-probability, nats per token") as drawn:
+        smooth = [p.log_prob for p in facts.points]
+        with_interval(
+            drawn.axes,
+            sizes,
+            [x.value for x in smooth],
+            [x.low for x in smooth],
+            [x.high for x in smooth],
+            GREEN,
+            fmt="o-",
+            label="computed tokens",
+        )
+        drawn.axes.plot(
+            sizes, [p.copied_log_prob for p in facts.points], "s--", color=MUTED, markersize=4, label="copied"
+        )
+        drawn.axes.legend(loc="lower right")
+        log_axis(drawn.axes, "x", (1.0, 2.0, 5.0))
+    panels.append(drawn.svg)
     return Figure("emergence", "The same models and items under two metrics; bars are 95% intervals.", tuple(panels))

@@ -58,6 +58,8 @@ def print_advice(
 ) -> None:
     """Print both halves of the advice. `training` is None where the run fitted no law."""
 
+    from components.cost.planning import FAR
+
     def show(text: str, style: str | None = None) -> None:
         console.print(text, style=style, markup=False, highlight=False)
 
@@ -69,8 +71,12 @@ def print_advice(
         show(f"run {measured.run_id} has fitted no scaling law: `lifespan run --only fit_scaling_law`")
         return
     console.print(_training_table(training))
-    outside = [f"{row.name} ({row.outside})" for row in training.plan.rows if row.outside]
-    show(f"Extrapolated: {'; '.join(outside)}." if outside else "All within the fitted range of sizes and tokens.")
+    for row in training.plan.rows:
+        reach = f"Extrapolated: for {row.name}, {row.outside}" if row.outside else f"Within the sweep: {row.name}"
+        loud = f". This is more than {FAR:.0f} times outside of what was measured: no basis for a decision"
+        show(f"{reach}{loud if row.far else ''}.", "bold red" if row.far else None)
+    for warning in training.warnings:
+        show(f"The law's fit warns: {warning}.", "yellow")
     show(
         f"The loss of {training.plan.target_loss:.3f} nats per token is on the corpus of the sweep "
         f"({measured.fit.num_runs} runs, {len(measured.fit.residuals)} points); no law here predicts an accuracy from "

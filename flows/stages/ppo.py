@@ -207,8 +207,8 @@ def _samples(bench: Bench, record: PPORecord) -> list[dict[str, Any]]:
 
 
 def _fitted(history: Sequence[Observation], target: Literal["gold", "proxy"]) -> LawResult | None:
-    """Gao's law for RL over the looks of a run; None where the run has too few different KLs, or no such scores. A gain is
-    over the same request's first answers, so that what the start happened to sample is in the intervals."""
+    """Gao's law for RL over the looks of a run; None where the run has too few different KLs, or no such scores. A gain
+    is over the same request's first answers, so that what the start happened to sample is in the intervals."""
     if getattr(history[0], target) is None:
         return None
     import numpy as np
@@ -229,6 +229,7 @@ def _fitted(history: Sequence[Observation], target: Literal["gold", "proxy"]) ->
         if request in start
     ]
     try:
-        return fit_overoptimization(*map(list, zip(*points, strict=True)), "rl").result()
+        kls, gains, requests = zip(*points, strict=True)
+        return fit_overoptimization(kls, gains, requests, "rl").result()
     except ValueError:
         return None

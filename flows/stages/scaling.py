@@ -21,6 +21,7 @@ from flows.stages.training import follow, resume
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
+    from components.scaling.points import ScalingPoint
     from components.scaling.runs import FactsRun
 
 
@@ -89,21 +90,33 @@ def train_on_facts(work: Work, *, config: FactsRunConfig, facts: FactsConfig, se
     return FactsRunResult(points[-1]["num_params"], points[-1]["loss"], run.oracle_loss)
 
 
-@stage(produces="scaling_fit", group="scaling", seconds=5)
-def fit_scaling_law(
-    work: Work, *, facts: FactsConfig, resamples: int, seed: int, runs: list[Artifact]
-) -> ScalingFitResult:
-    """The Chinchilla law of the sweep with intervals, beside the corpus's true irreducible loss; and Kaplan's law."""
-    from components.scaling.chinchilla_fit import ChinchillaFitConfig, fit_chinchilla
-    from components.scaling.kaplan_fit import fit_kaplan
+INTERVALS = {
+    "posterior": "posterior, run effects and noise included",
+    "bootstrap": "Huber, bootstrap over runs",
+}
+
+
+def _swept(work: Work, runs: list[Artifact]) -> list[ScalingPoint]:
+    """The points of the sweep."""
     from components.scaling.points import ScalingPoint
 
-    points = [
+    return [
         ScalingPoint(point["num_params"], point["tokens"], point["loss"], run.key[:12])
         for run in runs
         for point in json.loads((work.open(run) / POINTS).read_text(encoding="utf-8"))
     ]
-    fit = fit_chinchilla(points, ChinchillaFitConfig(resamples=resamples, seed=seed))
+
+
+@stage(produces="scaling_fit", group="scaling", seconds=5)
+def fit_scaling_law(
+    work: Work, *, facts: FactsConfig, steps: int, resamples: int, seed: int, runs: list[Artifact]
+) -> ScalingFitResult:
+    """The Chinchilla law of the sweep with intervals, beside the corpus's true irreducible loss; and Kaplan's law."""
+    from components.scaling.chinchilla_fit import ChinchillaFitConfig, fit_chinchilla
+    from components.scaling.kaplan_fit import fit_kaplan
+
+    points = _swept(work, runs)
+    fit = fit_chinchilla(points, ChinchillaFitConfig(steps=steps, resamples=resamples, seed=seed))
     (work.out / "chinchilla.json").write_text(json.dumps(fit.to_json()), encoding="utf-8")
     truth = irreducible_loss(facts)
     oracle = from_facts(FactsRunResult, runs[0].facts).oracle_loss
@@ -128,7 +141,7 @@ def fit_scaling_law(
             value,
             fit.intervals[name].low,
             fit.intervals[name].high,
-            "huber, cluster bootstrap by run",
+            INTERVALS[fit.config.method],
         )
         for name, value in constants.items()
     ]
@@ -157,18 +170,18 @@ def fit_scaling_law(
 
 @stage(produces="scaling_fit", group="scaling", seconds=2)
 def forecast_loss(
-    work: Work, *, config: FactsRunConfig, facts: FactsConfig, seed: int, fit: Artifact
+    work: Work, *, config: FactsRunConfig, facts: FactsConfig, seed: int, fit: Artifact, runs: list[Artifact]
 ) -> ForecastResult:
-    """What the law says of a run that is not trained yet; sealed with the time at which it was made."""
+    """What the law, and what rivals without a law, say of a run that is not trained yet; sealed with the time."""
     from components.scaling.chinchilla_fit import ChinchillaFit
     from components.scaling.forecast import make_forecast
 
     law = ChinchillaFit.from_json(json.loads((work.open(fit) / "chinchilla.json").read_text(encoding="utf-8")))
     num_params = count_params(config.model(facts.vocab_size)).non_embedding
     tokens = config.training().num_steps * config.tokens_per_step
-    made = make_forecast(law, num_params, tokens, datetime.now(UTC).isoformat(), seed)
+    made = make_forecast(law, _swept(work, runs), num_params, tokens, datetime.now(UTC).isoformat(), seed)
     (work.out / "forecast.json").write_text(json.dumps(made.to_json()), encoding="utf-8")
-    return ForecastResult(num_params, tokens, made.predicted, made.low, made.high)
+    return ForecastResult(num_params, tokens, made.predicted, made.low, made.high, made.extrapolation)
 
 
 @stage(produces="scaling_run", group="scaling", seconds=90)
@@ -183,24 +196,27 @@ def train_forecast_run(
     (work.out / POINTS).write_text(json.dumps(points), encoding="utf-8")
     score = score_forecast(made, points[-1]["loss"])
     last = points[-1]
-    work.rows(
-        "forecasts",
-        [
-            {
-                "sweep": "dense",
-                "target": "loss",
-                "num_params": last["num_params"],
-                "tokens": last["tokens"],
-                "predicted": made.predicted,
-                "low": made.low,
-                "high": made.high,
-                "observed": score.observed,
-                "made_at": datetime.fromisoformat(made.made_at),
-                "scored_at": datetime.now(UTC),
-            }
-        ],
+    common = {
+        "sweep": "dense",
+        "target": "loss",
+        "num_params": last["num_params"],
+        "tokens": last["tokens"],
+        "extrapolation": made.extrapolation,
+        "observed": score.observed,
+        "made_at": datetime.fromisoformat(made.made_at),
+        "scored_at": datetime.now(UTC),
+    }
+    law = {"method": "law", "predicted": made.predicted, "low": made.low, "high": made.high}
+    rivals = [{"method": name, "predicted": said} for name, said in made.rivals.items()]
+    work.rows("forecasts", [common | row for row in (law, *rivals)])
+    return ForecastRunResult(
+        num_params=last["num_params"],
+        loss=score.observed,
+        predicted=made.predicted,
+        inside=score.inside,
+        relative_error=score.relative_error,
+        nearest_rival=min(abs(error) for error in score.rival_errors.values()),
     )
-    return ForecastRunResult(last["num_params"], score.observed, made.predicted, score.inside, score.relative_error)
 
 
 @stage(produces="scaling_run", group="moe", seconds=25)
@@ -243,9 +259,15 @@ def train_experts(work: Work, *, variant: str, config: FactsRunConfig, facts: Fa
 
 @stage(produces="scaling_run", group="emergence", seconds=35)
 def train_on_chains(work: Work, *, config: EmergenceConfig, width: int, seed: int) -> ChainsResult:
-    """One size of the emergence sweep: trained on chains, then scored sharply and smoothly on the same items."""
+    """One training of one size of the emergence sweep, scored sharply and smoothly on the items that all share."""
     from components.model.transformer import Transformer
-    from components.scaling.runs import chain_batches, emergence_model, evaluation_chains, score_chains
+    from components.scaling.runs import (
+        chain_batches,
+        computed_tokens,
+        emergence_model,
+        evaluation_chains,
+        score_chains,
+    )
     from components.training.guard import Guard
     from components.training.language_model import LMBatch, train
     from components.training.optimizers import Optimizer
@@ -263,9 +285,18 @@ def train_on_chains(work: Work, *, config: EmergenceConfig, width: int, seed: in
     records = train(model, optimizer, config.train, batch, start, guard=guard)
     for _ in follow(work, records, model, optimizer, config.train.num_steps, guard):
         pass
-    exact, log_probs = score_chains(model.eval(), evaluation_chains(config))
+    items = evaluation_chains(config)
+    exact, log_probs = score_chains(model.eval(), items)
     num_params = count_params(model.cfg).non_embedding
-    answers = {"num_params": num_params, "exact_match": exact, "token_log_probs": log_probs}
+    computed = [computed_tokens(worked) for _, worked in items]
+    # As `EmergenceRow` takes them; its module is not imported, so that the analysis is not in the key of the training.
+    answers = {
+        "num_params": num_params,
+        "exact_match": exact,
+        "token_log_probs": log_probs,
+        "computed": computed,
+        "seed": seed,
+    }
     (work.out / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
     return ChainsResult(num_params, sum(exact) / len(exact), len(exact))
 
@@ -284,14 +315,22 @@ def analyse_emergence(work: Work, *, config: EmergenceConfig, runs: list[Artifac
             {
                 "sweep": "emergence",
                 "variant": f"{point.num_params:.0f}",
-                "seed": 0,
                 "num_params": int(point.num_params),
                 "num_params_kind": "non_embedding",
                 "tokens": tokens,
                 "flops": 6.0 * point.num_params * tokens,
                 "loss": -point.log_prob.value,
                 "details_json": json.dumps(
-                    to_facts(EmergenceDetails(point.accuracy, point.log_prob.value, point.expected.value))
+                    to_facts(
+                        EmergenceDetails(
+                            trainings=point.trainings,
+                            exact_match=point.accuracy,
+                            log_prob_computed=point.log_prob.value,
+                            log_prob_copied=point.copied_log_prob,
+                            sampled_match=point.sampled.value,
+                            expected_match=point.expected.value,
+                        )
+                    )
                 ),
             }
             for point in analysis.points

@@ -4,6 +4,7 @@ WITH kept AS (SELECT key FROM run_stages WHERE run_id = $run AND status <> 'fail
 SELECT f.sweep, f.law, f.parameter, f.value, f.low, f.high, NULL::DOUBLE AS observed, f.n, f.method
 FROM scaling_fits f WHERE f.key IN (FROM kept)
 UNION ALL
-SELECT sweep, 'forecast', target, predicted, low, high, observed, num_params, 'made before the run: ' || (made_at < scored_at)
+SELECT sweep, 'forecast', target, predicted, low, high, observed, num_params,
+       coalesce(method, 'law') || ', made before the run: ' || (made_at < scored_at)
 FROM forecasts WHERE key IN (FROM kept)
 ORDER BY 1, 2, 3

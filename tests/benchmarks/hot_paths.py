@@ -57,7 +57,7 @@ def law_fit() -> Race:
     log_n, log_d, log_loss = (np.log([getattr(p, f) for p in points]) for f in ("num_params", "tokens", "loss"))
 
     def ours() -> float:
-        fit_chinchilla(points, ChinchillaFitConfig(resamples=0))
+        fit_chinchilla(points, ChinchillaFitConfig(method="none"))
         return 1
 
     def objective(theta: np.ndarray) -> float:

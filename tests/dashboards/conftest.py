@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from components.scaling.emergence import EmergenceRow, analyse_emergence
+from components.stage_results import to_facts
 from dashboards.report import collect
 from dashboards.report_model import LifeReport
 from storage.home import Home
@@ -244,7 +246,7 @@ def _scaling(life: Life) -> None:
         for d in (200_000, 400_000, 800_000, 1_600_000)
     ]
     life.stage("scale[d16]", 90, scaling_points=points)
-    widths = {"E": (0.45, 0.99), "A": (2.0, 40.0), "B": (150.0, 5200.0), "alpha": (0.19, 0.33), "beta": (0.44, 0.79)}
+    widths = {"E": (0.64, 0.79), "A": (2.0, 40.0), "B": (150.0, 5200.0), "alpha": (0.19, 0.33), "beta": (0.44, 0.79)}
     fits = [
         {
             "sweep": "dense",
@@ -261,45 +263,63 @@ def _scaling(life: Life) -> None:
     fits.append({"sweep": "dense", "law": "truth", "parameter": "E", "value": TRUE_E})
     life.stage("fit_scaling_law", 3, {"warnings": []}, scaling_fits=fits)
     predicted = loss(620_000, 3_200_000)
-    forecast = {
+    common = {
         "sweep": "dense",
-        "target": "d128",
+        "target": "loss",
         "num_params": 620_000,
         "tokens": 3_200_000,
-        "predicted": predicted,
-        "low": predicted - 0.05,
-        "high": predicted + 0.06,
-        "observed": predicted + 0.018,
+        "extrapolation": 3.7,
+        "observed": predicted + 0.008,
         "made_at": START,
         "scored_at": START + datetime.timedelta(minutes=5),
     }
-    life.stage("train_forecast_run", 40, forecasts=[forecast])
+    forecasts = [
+        {"method": "law", "predicted": predicted, "low": predicted - 0.03, "high": predicted + 0.04},
+        {"method": "as the largest run", "predicted": predicted + 0.15, "low": None, "high": None},
+        {"method": "line through the last two", "predicted": predicted - 0.02, "low": None, "high": None},
+    ]
+    life.stage("train_forecast_run", 40, forecasts=[common | forecast for forecast in forecasts])
 
 
-EMERGENCE = [
-    (4200, 2, -0.65),
-    (7100, 8, -0.40),
-    (13_000, 8, -0.38),
-    (22_000, 102, -0.077),
-    (28_000, 124, -0.04),
-    (40_000, 182, -0.015),
-    (54_000, 194, -0.004),
-]
+EMERGENCE = {  # log-probability of a computed token, nats, by size; answers are twelve such tokens and four copied ones
+    4200: -0.90,
+    7100: -0.70,
+    13_000: -0.52,
+    22_000: -0.36,
+    28_000: -0.22,
+    40_000: -0.02,
+    54_000: -0.01,
+}
+
+
+def emergence_rows(life: Life, trainings: int = 3, items: int = 200) -> list[EmergenceRow]:
+    """Answers whose computed tokens are right independently of each other."""
+    return [
+        EmergenceRow(
+            size,
+            [int(life.random.random() < math.exp(12 * log_prob)) for _ in range(items)],
+            [[log_prob * (1 + 0.02 * seed)] * 12 + [-0.001] * 4] * items,
+            [[True] * 12 + [False] * 4] * items,
+            seed,
+        )
+        for size, log_prob in EMERGENCE.items()
+        for seed in range(trainings)
+    ]
 
 
 def _emergence_and_moe(life: Life) -> None:
+    found = analyse_emergence(emergence_rows(life), resamples=300)
     points = [
         {
             "sweep": "emergence",
-            "num_params": n,
-            "seed": 0,
+            "num_params": int(point.num_params),
             "tokens": 1_840_000,
-            "loss": -log_prob,
-            "details_json": {**accuracy_facts("exact_match", right, 200), "n": 200, "log_prob_per_token": log_prob},
+            "loss": -point.log_prob.value,
+            "details_json": {"trainings": 3, "log_prob_computed": point.log_prob.value},
         }
-        for n, right, log_prob in EMERGENCE
+        for point in found.points
     ]
-    life.stage("analyse_emergence", 150, scaling_points=points)
+    life.stage("analyse_emergence", 150, to_facts(found), scaling_points=points)
     balanced = [0.16, 0.14, 0.13, 0.13, 0.12, 0.12, 0.11, 0.09]
     spread, collapsed = [0.35, 0.25, 0.15, 0.1, 0.08, 0.04, 0.02, 0.01], [0.96, 0.02, 0.01, 0.01, 0.0, 0.0, 0.0, 0.0]
     rows = []

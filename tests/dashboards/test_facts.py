@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.scaling.emergence import EmergenceRow, analyse_emergence
+from components.stage_results import to_facts
 from components.statistics import mean_interval
 from dashboards import formatting
 from dashboards.facts.alignment import grpo_facts
@@ -40,15 +43,36 @@ def test_a_whole_life_shows_its_effects_and_gives_each_an_interval(report: LifeR
         assert report.effects[slug].method
 
 
-def test_what_the_fit_says_against_itself_stands_beside_its_intervals(life) -> None:
-    warning = "only 4 runs: a bootstrap over so few is too narrow"
-    row = {"sweep": "dense", "law": "chinchilla", "parameter": "E", "value": 0.7, "low": 0.3, "high": 1.0, "n": 20}
-    truth = {"sweep": "dense", "law": "truth", "parameter": "E", "value": 0.8}
-    facts = {"warnings": [warning]}
-    life.stage("fit_scaling_law", 3, facts, scaling_fits=[row, truth])
+def swept(life, low: float, high: float, warning: str = "") -> LifeReport:  # type: ignore[no-untyped-def]
+    """The report of a life whose fitted E is 0.8 with this interval; the true one is 0.82, the lowest loss 1.0."""
+    row = {"sweep": "dense", "law": "chinchilla", "parameter": "E", "value": 0.8, "low": low, "high": high, "n": 20}
+    truth = {"sweep": "dense", "law": "truth", "parameter": "E", "value": 0.82}
+    points = [{"sweep": "dense", "num_params": 1000, "tokens": 10_000, "loss": loss} for loss in (1.0, 1.4)]
+    life.stage("fit_scaling_law", 3, {"warnings": [warning]}, scaling_fits=[row, truth], scaling_points=points)
     life.end()
-    report = collect(life.home)
-    assert report.effects["irreducible_loss"].seen
+    return collect(life.home)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict", "sentence"),
+    [
+        (0.74, 0.9, "seen", "is the true one, within a narrow interval"),
+        (0.05, 0.95, "not seen in this run", "does not identify the irreducible loss"),
+        (0.75, 0.81, "not seen in this run", "is not the true one"),
+    ],
+)
+def test_an_interval_that_holds_the_true_floor_and_much_else_is_no_finding(life, low, high, verdict, sentence) -> None:
+    report = swept(life, low, high)
+    effect = report.effects["irreducible_loss"]
+    assert effect.verdict == verdict
+    assert ("not identified: the interval is as wide as 90%" in effect.numbers) == (high - low > 0.5)
+    section = next(part for part in report.sections if part.slug == "scaling")
+    assert sentence in section.meaning
+
+
+def test_what_the_fit_says_against_itself_stands_beside_its_intervals(life) -> None:
+    warning = "E is poorly identified: 0.8, 95% interval 0.05 to 0.95"
+    report = swept(life, 0.05, 0.95, warning)
     assert warning in report.effects["irreducible_loss"].method
     section = next(part for part in report.sections if part.slug == "scaling")
     assert ("the fit warns", warning) in [row for table in section.tables for row in table.rows]
@@ -113,26 +137,99 @@ def test_hacking_needs_a_proxy_that_rose_and_a_gold_that_fell(life, proxy, gold,
     assert effects["ppo_gain"].verdict == "not measured"  # there is no run with a penalty
 
 
-def test_a_forecast_counts_only_when_it_was_stored_before_it_was_scored(life) -> None:
-    import datetime
+NOON = datetime.datetime(2026, 3, 2, 12, tzinfo=datetime.UTC)
+SEALED = {"made_at": NOON, "scored_at": NOON + datetime.timedelta(hours=1)}
 
-    noon = datetime.datetime(2026, 3, 2, 12, tzinfo=datetime.UTC)
+
+@pytest.mark.parametrize(
+    ("low", "high", "line", "times", "verdict", "why"),
+    [
+        (0.98, 1.08, 1.12, SEALED, "seen", ""),
+        (0.98, 1.08, 1.12, {**SEALED, "scored_at": NOON - datetime.timedelta(hours=1)}, "not", "stored after the run"),
+        (0.993, 1.193, 1.12, SEALED, "not", "the interval spans 67% of what could happen"),
+        (0.98, 1.08, 1.06, SEALED, "not", "'line through the last two' came as near"),
+        (0.98, 1.03, 1.12, SEALED, "not", "outside of the interval"),
+    ],
+)
+def test_a_forecast_counts_when_sealed_narrow_and_nearer_than_without_a_law(
+    life, low, high, line, times, verdict, why
+) -> None:
+    """The largest run of the sweep lost 1.2 and the floor is 0.9, so a loss between them could happen; 1.05 did."""
+    common = {
+        "sweep": "dense",
+        "target": "loss",
+        "num_params": 10,
+        "tokens": 100,
+        "extrapolation": 4.2,
+        "observed": 1.05,
+    }
+    made = [
+        {"method": "law", "predicted": 1.03, "low": low, "high": high},
+        {"method": "as the largest run", "predicted": 1.2, "low": None, "high": None},
+        {"method": "line through the last two", "predicted": line, "low": None, "high": None},
+    ]
+    life.stage("train_forecast_run", forecasts=[common | times | one for one in made])
+    life.stage("fit_scaling_law", scaling_fits=[{"sweep": "dense", "law": "truth", "parameter": "E", "value": 0.9}])
+    life.end()
+    report = collect(life.home)
+    scaling, effect = report.facts["scaling"], report.effects["forecast"]
+    assert not isinstance(scaling, Missing)
+    assert [f.inside for f in scaling.forecasts if f.method == "law"] == [low <= 1.05 <= high]
+    assert effect.verdict == ("seen" if verdict == "seen" else "not seen in this run")
+    assert why in effect.numbers
+    assert "4.2 times the largest compute" in effect.numbers and "line through the last two 0." in effect.numbers
+
+
+def test_a_forecast_without_rivals_is_not_on_trial(life) -> None:
     row = {
         "sweep": "dense",
-        "target": "big",
+        "method": "law",
         "num_params": 10,
         "predicted": 1.0,
         "low": 0.9,
         "high": 1.1,
-        "observed": 1.05,
+        "observed": 1.0,
     }
-    late = {**row, "made_at": noon, "scored_at": noon - datetime.timedelta(hours=1)}
-    life.stage("train_forecast_run", forecasts=[late])
+    life.stage("train_forecast_run", forecasts=[row | SEALED])
     life.end()
-    scaling = collect(life.home).facts["scaling"]
-    assert not isinstance(scaling, Missing)
-    assert scaling.forecasts[0].inside is True
-    assert scaling.effects[1].verdict == "not seen in this run"
+    assert collect(life.home).effects["forecast"].verdict == "not measured"
+
+
+def emerged(life, log_probs: dict[str, list[float]], trainings: int = 3) -> LifeReport:  # type: ignore[no-untyped-def]
+    """The report of a life whose answers are four computed and twelve copied tokens, with these log-probabilities."""
+    rows = [
+        EmergenceRow(
+            10.0 ** (3 + i),
+            [int(item < round(500 * math.exp(4 * hard + 12 * easy))) for item in range(500)],
+            [[hard * (1 + 0.01 * seed)] * 4 + [easy] * 12] * 500,
+            [[True] * 4 + [False] * 12] * 500,
+            seed,
+        )
+        for i, (hard, easy) in enumerate(zip(log_probs["computed"], log_probs["copied"], strict=True))
+        for seed in range(trainings)
+    ]
+    life.stage("analyse_emergence", 1, to_facts(analyse_emergence(rows, resamples=200)))
+    life.end()
+    return collect(life.home)
+
+
+def test_a_jump_of_the_computed_tokens_is_said_to_be_in_the_models(life) -> None:
+    easy = [-0.4, -0.2, -0.1, -0.02, -0.01]
+    report = emerged(life, {"computed": [-2.0, -1.9, -1.85, -0.05, -0.01], "copied": easy})
+    assert report.effects["emergence_jump"].seen
+    assert not report.effects["emergence"].seen
+    section = next(part for part in report.sections if part.slug == "emergence")
+    assert "the jump is in the models and not in the metric" in section.meaning
+
+
+def test_without_a_jump_nothing_emerges_and_one_training_a_size_is_said(life) -> None:
+    flat = [-1.0, -0.99, -0.98, -0.97, -0.96]
+    report = emerged(life, {"computed": flat, "copied": [-0.01] * 5}, trainings=1)
+    assert not report.effects["emergence_jump"].seen and not report.effects["emergence"].seen
+    section = next(part for part in report.sections if part.slug == "emergence")
+    assert section.meaning.startswith("One training a size")
+    assert "No two neighbouring sizes differ by a jump" in section.meaning
+    assert "over items alone: one training a size" in report.effects["emergence_jump"].method
 
 
 @pytest.mark.parametrize("windows", [1, 3998])
@@ -307,13 +404,13 @@ def test_cached_stages_bring_their_rows_along_and_cost_this_run_nothing(life) ->
 
 
 def test_a_failed_part_is_named_with_its_reason(life) -> None:
-    life.stage("emerge[d8]", status="failed", reason="loss is not finite at step 12\nTraceback …")
+    life.stage("emerge[d8,0]", status="failed", reason="loss is not finite at step 12\nTraceback …")
     life.end()
     report = collect(life.home)
     assert isinstance(report.facts["emergence"], Missing)
     assert (
         report.facts["emergence"].reason
-        == "Emergence is missing: the stage emerge[d8] failed: loss is not finite at step 12"
+        == "Emergence is missing: the stage emerge[d8,0] failed: loss is not finite at step 12"
     )
     assert isinstance(report.facts["moe"], Missing)
     assert "no stage of this part is in this run" in report.facts["moe"].reason

@@ -11,7 +11,7 @@ from components.statistics import Interval
 
 @dataclass(frozen=True)
 class ChainsResult:
-    """One size. exact_match: share of the n held-out chains."""
+    """One training. exact_match: share of the n held-out chains that its greedy answers solve."""
 
     num_params: int
     exact_match: float
@@ -20,9 +20,13 @@ class ChainsResult:
 
 @dataclass(frozen=True)
 class EmergenceDetails:
-    """`details_json` of a size's row in `scaling_points`. log_prob_per_token: of the right answer, in nats;
-    expected_exact_match: what that log-probability foretells."""
+    """`details_json` of a size's row in `scaling_points`, over its trainings. exact_match: of greedy answers;
+    log_prob_computed, log_prob_copied: of the right answer's tokens, nats per token; sampled_match: probability that a
+    sample writes the whole right answer; expected_match: what the mean log-probability foretells of it."""
 
+    trainings: int
     exact_match: Annotated[Interval, Spread("n")]
-    log_prob_per_token: float
-    expected_exact_match: float
+    log_prob_computed: float
+    log_prob_copied: float
+    sampled_match: float
+    expected_match: float

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Forecasts without a law, as `method` of the table `forecasts` names them.
+AS_LARGEST = "as the largest run"
+LAST_TWO = "line through the last two"
+
 
 @dataclass(frozen=True)
 class FactsRunResult:
@@ -40,22 +44,26 @@ class ScalingFitResult:
 
 @dataclass(frozen=True)
 class ForecastResult:
-    """The loss predicted for a run that is not trained yet, nats per token, with its 95% interval."""
+    """The loss predicted for a run that is not trained yet, nats per token, with its 95% interval. extrapolation: its
+    compute (6ND) over that of the largest run of the sweep."""
 
     num_params: int
     tokens: int
     predicted: float
     low: float
     high: float
+    extrapolation: float
 
 
 @dataclass(frozen=True)
 class ForecastRunResult:
     """The run that was forecast. relative_error: of the loss against the prediction; inside: whether the loss fell into
-    the prediction's interval."""
+    the prediction's interval; nearest_rival: the smallest absolute error (nats per token) of the forecasts without a
+    law that were sealed with it."""
 
     num_params: int
     loss: float
     predicted: float
     inside: bool
     relative_error: float
+    nearest_rival: float

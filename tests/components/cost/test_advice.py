@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
 from components.cost.advice import (
@@ -82,11 +85,29 @@ def test_a_loss_below_the_irreducible_one_is_an_error_and_without_one_the_sweeps
     law = ChinchillaLaw(E=1.5, A=50.0, B=80.0, alpha=0.35, beta=0.3)
     sizes, tokens = (1e4, 3e4, 1e5, 3e5), (1e6, 3e6, 1e7)
     points = [ScalingPoint(n, d, float(law.loss(n, d)), f"{n}/{d}") for n in sizes for d in tokens]
-    fit = fit_chinchilla(points, ChinchillaFitConfig(resamples=0))
+    fit = fit_chinchilla(points, ChinchillaFitConfig(method="none"))
     sweep = SweepReach(1e4, 3e5, 1e6, 1e7, min(p.loss for p in points), 1e9)
     speeds = CoreSpeeds(0.05, 1e5, 9000, 300)
     with pytest.raises(ValueError, match=r"--loss is 1 nats per token: .* only losses above 1\.[45]"):
         advise_training(fit, sweep, speeds, AdviceRequest(10, loss=1.0), COSTS[0])
     advice = advise_training(fit, sweep, speeds, AdviceRequest(10), COSTS[0])
     assert advice.plan.target_loss == sweep.lowest_loss and advice.train_basis == advice.serve_basis
+    assert advice.warnings == ("the fit has no intervals",)
     assert (advice.plan.traffic.total_input, advice.plan.traffic.total_output) == (100, 200)
+
+
+def test_the_plan_carries_what_the_fit_says_against_itself_and_a_loss_that_may_be_out_of_reach() -> None:
+    law = ChinchillaLaw(E=0.9, A=40.0, B=60.0, alpha=0.35, beta=0.35)
+    rng = np.random.default_rng(0)
+    points = [
+        ScalingPoint(n, d, float(law.loss(n, d)) * math.exp(0.01 * rng.standard_normal()), f"{n}")
+        for n in (1e4, 3e4, 1e5, 3e5)
+        for d in (1e6, 3e6, 1e7)
+    ]
+    fit = fit_chinchilla(points, ChinchillaFitConfig(steps=600))
+    sweep = SweepReach(1e4, 3e5, 1e6, 1e7, min(p.loss for p in points), 1e9)
+    loss = fit.intervals["E"].high - 1e-6
+    advice = advise_training(fit, sweep, CoreSpeeds(0.05), AdviceRequest(10, loss=loss), COSTS[0])
+    assert fit.warnings and set(fit.warnings) < set(advice.warnings)
+    assert any("may be out of reach" in warning for warning in advice.warnings)
+    assert all(row.reach > 1 for row in advice.plan.rows if row.outside)

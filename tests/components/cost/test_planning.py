@@ -73,6 +73,8 @@ def test_a_fit_brings_intervals_and_the_range_is_said() -> None:
         factors = row.num_params / 1e9, row.tokens / 1e11
         n_part, d_part = (f"{x} is {f:.3g} times the largest fitted" for x, f in zip("ND", factors, strict=True))
         assert row.outside == f"{n_part}; {d_part}"
+        assert row.reach == pytest.approx(max(factors)) and row.far == (max(factors) > 10)
+    assert not any(row.far or row.outside for row in advise(fit, TARGET, TRAFFIC, ON, ON).rows)  # no range, no verdict
 
 
 def test_what_no_model_reaches_is_refused_and_small_sizes_are_left_out() -> None:

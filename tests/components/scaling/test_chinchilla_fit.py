@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from components.scaling import chinchilla_fit
+from components.scaling import chinchilla_fit, newton
 from components.scaling.chinchilla_fit import (
     PARAMETERS,
     ChinchillaFit,
@@ -20,7 +20,7 @@ from components.scaling.points import ScalingPoint, point_arrays
 
 HOFFMANN = ChinchillaLaw(math.exp(0.5267228), math.exp(6.0073404), math.exp(6.0179186), 0.33917084, 0.2849083)
 BESIROGLU = ChinchillaLaw(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
-POINT_ONLY = ChinchillaFitConfig(resamples=0)
+POINT_ONLY = ChinchillaFitConfig(method="none")
 
 
 def simulate(law: ChinchillaLaw, noise: float, seed: int, sizes: int = 9, lengths: int = 8) -> list[ScalingPoint]:
@@ -68,16 +68,16 @@ def test_no_scipy_start_finds_a_lower_floor() -> None:
 
 def test_derivatives_are_those_of_the_objective() -> None:
     arrays = point_arrays(simulate(BESIROGLU, 0.02, 2, 4, 4), 5, "test")
-    problem = chinchilla_fit._Problem.of(arrays, None)
+    problem = newton.Problem.of(arrays, None)
     theta = np.array([[-0.3, -0.5, 0.6, 0.3, 0.4]])
     weights, delta, h = np.arange(16.0)[None] / 8, 0.05, 1e-6
-    gradient, hessian = chinchilla_fit._derivatives(problem, theta, weights, delta)
+    gradient, hessian = newton.derivatives(problem, theta, weights, delta)
     for i in range(5):
         step = np.zeros((1, 5))
         step[0, i] = h
-        up, down = (chinchilla_fit._objective(problem, theta + s, weights, delta)[0] for s in (step, -step))
+        up, down = (newton.objective_of(problem, theta + s, weights, delta)[0] for s in (step, -step))
         assert gradient[0, i] == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-6)
-        up_g, down_g = (chinchilla_fit._derivatives(problem, theta + s, weights, delta)[0][0] for s in (step, -step))
+        up_g, down_g = (newton.derivatives(problem, theta + s, weights, delta)[0][0] for s in (step, -step))
         assert hessian[0, i] == pytest.approx((up_g - down_g) / (2 * h), rel=1e-4, abs=1e-4)
 
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_fitted_is_refused_with_its_reason() -> None:
 )
 def test_points_that_follow_no_such_law_are_fitted_with_a_warning(shape) -> None:  # type: ignore[no-untyped-def]
     points = [ScalingPoint(n, d, shape(n, d), str(n)) for n in np.geomspace(7e3, 3e5, 6) for d in (2e5, 4e5, 8e5, 16e5)]
-    fit = fit_chinchilla(points, ChinchillaFitConfig(resamples=20))
+    fit = fit_chinchilla(points, ChinchillaFitConfig(resamples=20, steps=600))
     assert np.isfinite(fit.samples).all()
     assert len(fit.warnings) > 1  # besides the few runs
     assert fit.optimal(1e13)["loss"].value > 0
@@ -188,6 +188,6 @@ def test_points_that_follow_no_such_law_are_fitted_with_a_warning(shape) -> None
 )
 def test_few_runs_say_what_their_intervals_are_worth(sizes: int, said: str) -> None:
     points = [replace(point, run=point.run.split("/")[0]) for point in simulate(HOFFMANN, 0.01, 0, sizes=sizes)]
-    fit = fit_chinchilla(points, ChinchillaFitConfig(resamples=20))
+    fit = fit_chinchilla(points, ChinchillaFitConfig(method="bootstrap", resamples=20))
     told = [warning for warning in fit.warnings if warning.startswith("only")]
     assert [said in warning for warning in told] == ([True] if said else [])

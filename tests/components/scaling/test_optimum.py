@@ -65,6 +65,12 @@ def test_neighbours_on_the_same_loss_cost_more(alpha: float, beta: float, size: 
         assert costs.total(n, law.tokens_for_loss(n, loss)) >= best.cost * (1 - 1e-9)
 
 
+def test_the_smallest_float_of_serving_is_as_good_as_none() -> None:
+    loss = chinchilla_loss(1e9)
+    none, hardly = (lifetime_optimum(SARDANA, loss, LifetimeCosts(6.0, served)) for served in (0.0, 5e-324))
+    assert hardly.num_params == pytest.approx(none.num_params, rel=1e-9)
+
+
 def test_dollars_by_hand() -> None:
     # $3.60 an hour at 1e15 FLOP/s peak is 1e-18 $ a FLOP; training at half of the peak costs 6 · 2e-18 a token.
     costs = dollar_costs(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 from components.model.config import count_params
 from components.model.transformer import Transformer
 from components.reasoning.tasks import extract_answer
-from components.scaling.facts import FactsConfig, irreducible_loss
+from components.scaling.facts import SEPARATOR, FactsConfig, facts_stream, irreducible_loss
 from components.scaling.runs import (
     ALPHABET,
     FactsRun,
     chain_batches,
+    computed_tokens,
     emergence_model,
     evaluation_chains,
     held_out_losses_by_window,
@@ -78,6 +80,12 @@ def test_chains_of_the_sweep_are_solved_right_and_never_evaluation_items() -> No
     assert not asked & {question for question, _ in items}
 
 
+def test_only_what_is_calculated_counts_as_computed() -> None:
+    worked = "37+8-6=45-6=39"
+    marked = "".join(c if mark else "." for c, mark in zip(worked + "\n", computed_tokens(worked), strict=True))
+    assert marked == ".......45...39."
+
+
 def test_scores_of_an_untrained_model_are_about_chance() -> None:
     config = EmergenceConfig(num_items=10)
     model = Transformer(emergence_model(config, 16), 0).eval()
@@ -88,6 +96,16 @@ def test_scores_of_an_untrained_model_are_about_chance() -> None:
     assert all(len(p) == len(worked) + 1 for p, (_, worked) in zip(log_probs, evaluation_chains(config), strict=True))
 
 
+def test_lives_share_no_training_of_the_emergence_sweep() -> None:
+    config = EmergenceConfig(trainings=3)
+    seeds = [seed for life in range(4) for seed in config.seeds(life)]
+    assert sorted(seeds) == list(range(12))
+    with pytest.raises(ValueError, match="trainings is 0"):
+        EmergenceConfig(trainings=0)
+    with pytest.raises(ValueError, match="at least two sizes"):
+        EmergenceConfig(widths=(8,))
+
+
 def test_a_width_that_heads_do_not_divide_is_named() -> None:
     with pytest.raises(ValueError, match="width 24"):
         ScalingConfig(widths=(16, 24))
@@ -95,8 +113,27 @@ def test_a_width_that_heads_do_not_divide_is_named() -> None:
         FactsRunConfig(checkpoints=(200, 100))
 
 
-def test_rows_never_use_a_part_of_the_stream_twice() -> None:
+def test_rows_never_use_a_part_of_the_stream_twice_and_each_starts_at_a_record() -> None:
     run = FactsRun(RUN, FACTS, 0)
-    rows = torch.cat([run._batch(step).tokens_BT for step in range(2)])
-    assert (rows[:, 0] == 0).all()  # each starts at a separator
-    assert len({tuple(row) for row in rows.tolist()}) == len(rows)
+    num_steps = RUN.training().num_steps
+    rows = torch.cat([run._batch(step).tokens_BT for step in range(num_steps)])
+    assert (rows[:, 0] == SEPARATOR).all()  # to the last step: rows of a stream that has run out start within a record
+    needed = num_steps * RUN.batch_size
+    assert len(rows) == needed
+    # 61 tokens take 16 records of 4: the last row is a stretch of its own of the stream, not its beginning again.
+    stream = torch.from_numpy(facts_stream(FACTS, needed * 64, 1))
+    assert torch.equal(rows, torch.stack([stream[64 * row : 64 * row + 60] for row in range(needed)]))
+
+
+def test_values_of_the_sweep_stay_within_its_bound() -> None:
+    config = EmergenceConfig(
+        max_value=19, num_items=50, train=TrainConfig(num_steps=2, batch_size=8, context_length=48)
+    )
+    text = "".join(ALPHABET[token] for token in chain_batches(config, 0).flatten().tolist())
+    values = [int(number) for number in re.findall(r"(?<![+\-\d])\d+", text.rpartition("\n")[0])]
+    values += [
+        int(number) for _, worked in evaluation_chains(config) for number in re.findall(r"(?<![+\-\d])\d+", worked)
+    ]
+    assert max(values) == 19 and min(values) == 0
+    with pytest.raises(ValueError, match="max_value is 100"):
+        EmergenceConfig(max_value=100)

@@ -60,3 +60,9 @@ def test_a_strategy_is_in_the_key_of_the_evaluations_that_use_it() -> None:
         "search_puzzles": {"greedy", "self_consistency", "best_of_k", "until_right", "tree_of_thought"},
         "measure_forgetting": {"direct", "chain_of_thought"},
     }
+
+
+def test_what_analyses_a_sweep_is_not_in_the_key_of_its_trainings() -> None:
+    held = {stage.name: modules_in_key(stage, "scaling.") for stage in stages()}
+    assert "scaling.emergence" in held["analyse_emergence"] and "scaling.emergence" not in held["train_on_chains"]
+    assert "scaling.posterior" in held["fit_scaling_law"] and "scaling.posterior" not in held["train_on_facts"]
