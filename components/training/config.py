@@ -114,13 +114,15 @@ class LoRAConfig:
 @dataclass(frozen=True)
 class FinetuneConfig(TrainConfig):
     """replay: share of a batch's rows that are windows of the pretraining text, against forgetting it. neftune_alpha:
-    size of the noise on the embeddings (Jain et al. 2023; 0: none). lora: train adapters alone. validate_every: steps
-    between two looks at held-out conversations (0: none); patience: looks in a row without a lower loss after which
-    training ends (0: never). The weights of the lowest look are kept."""
+    size of the noise on the embeddings (Jain et al. 2023; 0: none). lora: train adapters alone. held_out: share of
+    the prompts that validation and test hold out each, with all of their conversations. validate_every: steps between
+    two looks at the validation conversations (0: none); patience: looks in a row without a lower loss after which
+    training ends (0: never). The weights of the lowest look are kept; the reported loss is on test conversations."""
 
     replay: float = 0.25
     neftune_alpha: float = 0.0
     lora: LoRAConfig | None = None
+    held_out: float = 0.03
     validate_every: int = 100
     patience: int = 5
 
@@ -133,6 +135,8 @@ class FinetuneConfig(TrainConfig):
                 f"replay is {self.replay}, {self.replay_rows} of the {self.batch_size} rows of a batch: give a share "
                 f"that is at least one row ({1 / self.batch_size:.3g}) and leaves one, or 0"
             )
+        if not 0 < self.held_out <= 1 / 3:
+            raise ValueError(f"held_out is {self.held_out}: give a share above 0 and at most 1/3")
         if self.neftune_alpha < 0:
             raise ValueError(f"neftune_alpha is {self.neftune_alpha}: give a number of at least 0")
         _at_least(self, 0, "validate_every", "patience")

@@ -26,7 +26,7 @@ def conversation_batch(drawn: SftBatch) -> LMBatch:
 
 
 def held_out_batches(packed: PackedConversations, batch_size: int, max_rows: int | None = None) -> list[LMBatch]:
-    """The rows in a fixed order, all or `max_rows` of them, each once; the last batch may be smaller."""
+    """Rows in a fixed random order, all or the first `max_rows`, each once; the last batch may be smaller."""
     count = packed.num_rows if max_rows is None else min(max_rows, packed.num_rows)
     rows = [conversation_batch(sft_batch_at(packed, row, 1, 0)) for row in range(count)]
     return [_stacked(rows[first : first + batch_size]) for first in range(0, count, batch_size)]

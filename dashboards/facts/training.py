@@ -67,12 +67,12 @@ def data_facts(rows: RunRows) -> DataFacts | Missing:
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """One training stage. Losses are in nats per token. loss: on held-out conversations, where fine-tuning measured it;
+    """One training stage. Losses are in nats per token. loss: on test conversations, where fine-tuning measured it;
     training_loss: of the last steps, where pretraining noted it; losses_by_source and bits_per_byte: on held-out text;
     curve: the training loss by step.
 
     `tokens_per_second` and `mfu` are medians over the steps. skipped_steps, rollbacks: what non-finite losses did.
-    early_stop: best_step, best_loss, last_step, last_loss and overfitting, where held-out text was watched.
+    early_stop: best_step, best_loss, last_step, last_loss and overfitting, where validation conversations were watched.
     """
 
     label: str

@@ -119,10 +119,10 @@ def _training_listing(training: TrainingFacts) -> Table:
         pairs.append(("steps skipped, loss or gradient not finite", f"{training.skipped_steps:,}{back}"))
     if watched := training.early_stop:
         kept = f"{watched['best_loss']:.3f} after {watched['best_step']:,.0f} steps"
-        pairs.append(("lowest held-out loss on conversations (kept)", kept))
+        pairs.append(("lowest loss on validation conversations (kept)", kept))
         if watched["overfitting"] > 0:
             ended = f"{watched['last_loss']:.3f} after {watched['last_step']:,.0f} steps"
             pairs.append(
-                ("last held-out loss on conversations", f"{ended}: overfitting by {watched['overfitting']:.3f}")
+                ("last loss on validation conversations", f"{ended}: overfitting by {watched['overfitting']:.3f}")
             )
     return listing("In numbers", pairs)

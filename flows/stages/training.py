@@ -163,9 +163,11 @@ def finetune(
 ) -> FinetuneResult:
     """Supervised fine-tuning on packed conversations, with loss on what the assistant says alone.
 
-    `weights` mix the pretraining text that is replayed. Of the looks at held-out conversations the best is kept.
+    `weights` mix the pretraining text that is replayed. Of the looks at validation conversations the best is kept; the
+    reported loss is of test conversations, whose prompts neither training nor these looks have seen.
     """
     from components.data.conversations import pack_conversations, read_conversations, tokenise
+    from components.data.prompt_split import split_by_prompt
     from components.data.shards import TokenShards
     from components.data.tokenizer import Tokenizer
     from components.training.checkpoints import load_model, save_model
@@ -180,10 +182,11 @@ def finetune(
     words, data = Tokenizer.load(work.open(tokenizer)), TokenShards.open(work.open(shards))
     network = load_model(work.open(base)).to(usable(work.execution.device))
     before = held_out(network, data, words, config.context_length)
-    told = list(tokenise(read_conversations(work.open(conversations) / CONVERSATIONS), words))
-    num_valid = max(1, len(told) // 33)
-    packed = pack_conversations(told[num_valid:], config.context_length, words.pad_id)
-    watched = pack_conversations(told[:num_valid], config.context_length, words.pad_id)
+    split = split_by_prompt(read_conversations(work.open(conversations) / CONVERSATIONS), config.held_out)
+    packed, watched, tested = (
+        pack_conversations(tokenise(part, words), config.context_length, words.pad_id)
+        for part in (split.train, split.valid, split.test)
+    )
     adapted = add_lora(network, config.lora, seed) if config.lora else []
 
     batches = FinetuneBatches(config, packed, data, weights, network.cfg.d_model, seed)
@@ -204,7 +207,7 @@ def finetune(
     best.restore(network)
     if config.lora:
         merge_lora(network)
-    loss, count = mean_loss(network, held_out_batches(watched, 8))
+    loss, count = mean_loss(network, held_out_batches(tested, 8))
     guard.check_trained([loss])
     save_model(work.out, network)
     after = held_out(network, data, words, config.context_length)
@@ -215,7 +218,7 @@ def finetune(
         replay=config.replay,
         num_tokens=steps_done * config.batch_size * config.context_length,
         loss=loss,
-        num_valid_targets=count,
+        num_test_targets=count,
         packing_fill=packed.fill,
         num_too_long=packed.num_too_long,
         losses_by_source={source: look.loss for source, look in after.items()},

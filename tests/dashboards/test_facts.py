@@ -293,5 +293,5 @@ def test_skipped_steps_and_overfitting_are_told_when_there_were_any(life) -> Non
     parts = {part.slug: dict(part.tables[-1].rows) for part in collect(life.home).sections if part.tables}
     assert parts["pretraining"]["steps skipped, loss or gradient not finite"] == "13; rolled back 1 times"
     assert not any("skipped" in name for name in parts["finetuning"])
-    assert parts["finetuning"]["lowest held-out loss on conversations (kept)"] == "0.410 after 300 steps"
-    assert parts["finetuning"]["last held-out loss on conversations"] == "0.520 after 800 steps: overfitting by 0.110"
+    assert parts["finetuning"]["lowest loss on validation conversations (kept)"] == "0.410 after 300 steps"
+    assert parts["finetuning"]["last loss on validation conversations"] == "0.520 after 800 steps: overfitting by 0.110"

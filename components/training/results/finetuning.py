@@ -12,8 +12,8 @@ from components.training.results.guard import GuardCounts
 
 @dataclass(frozen=True)
 class EarlyStopResult:
-    """Held-out losses on conversations, nats per token: the lowest, whose weights were kept, and the last; overfitting:
-    how far the last lay above the lowest."""
+    """Losses on validation conversations, nats per token: the lowest, whose weights were kept, and the last;
+    overfitting: how far the last lay above the lowest."""
 
     best_step: int
     best_loss: float
@@ -24,10 +24,10 @@ class EarlyStopResult:
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """loss: held-out loss on conversations, over num_valid_targets tokens. replay: share of pretraining text in the
-    batches. packing_fill: share of the packed rows that is not padding. losses_by_source, bits_per_byte: on held-out
-    pretraining text, before and after: what fine-tuning cost the base model. early_stop is None where no held-out loss
-    was watched. Losses are in nats per token."""
+    """loss: on test conversations, whose prompts neither training nor early stopping has seen, over num_test_targets
+    tokens. replay: share of pretraining text in the batches. packing_fill: share of the packed rows that is no padding.
+    losses_by_source, bits_per_byte: on held-out pretraining text, before and after: what fine-tuning cost the base
+    model. early_stop is None where no validation loss was watched. Losses are in nats per token."""
 
     num_params: int
     num_adapters: int
@@ -35,7 +35,7 @@ class FinetuneResult:
     replay: float
     num_tokens: int
     loss: float
-    num_valid_targets: int
+    num_test_targets: int
     packing_fill: float
     num_too_long: int
     losses_by_source: Mapping[str, float]
