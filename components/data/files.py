@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import fsspec
@@ -22,6 +23,17 @@ _SPLIT = re.compile(r"(?:^|[/_.-])(train|test|validation|valid|val|dev)(?=[/_.-]
 
 class SourceError(ValueError):
     """A source that gives nothing, with what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A record that was not taken: a row of the quarantine table."""
+
+    source: str
+    file: str
+    line: int  # of the file, or number of the record in an array or in Parquet, from 1; 0: the file as a whole
+    reason: str
+    excerpt: str
 
 
 def packed(*endings: str) -> tuple[str, ...]:

@@ -90,7 +90,36 @@ def decompressed(stream: Any) -> io.BufferedReader:
         unpacked = pa.CompressedInputStream(pa.PythonFile(plain, "r"), "zstd")
     else:
         return plain
-    return io.BufferedReader(unpacked, _BUFFER)
+    return io.BufferedReader(_Unpacked(unpacked), _BUFFER)
+
+
+class _Unpacked(io.RawIOBase):
+    """What a decompressor gives, block by block; where it fails half-way, what came before is given first."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._failure: Exception | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._failure:
+            raise self._failure
+        filled = 0
+        while filled < len(buffer):
+            try:
+                piece = self._stream.read1(len(buffer) - filled)
+            except Exception as error:
+                if not filled:
+                    raise
+                self._failure = error
+                break
+            if not piece:
+                break
+            buffer[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return filled
 
 
 def seekable(stream: io.BufferedReader) -> io.BufferedReader | io.BytesIO:

@@ -19,6 +19,7 @@ from fsspec.spec import AbstractFileSystem
 
 from components.data.files import (
     RECORD_ENDINGS,
+    Quarantined,
     SourceError,
     digests,
     hub_files,
@@ -94,15 +95,6 @@ class Document:
     text: str
     source: str
     id: str  # stable across runs and machines: source name, path inside the source, number
-
-
-@dataclass(frozen=True)
-class Quarantined:
-    source: str
-    file: str
-    line: int  # from 1; 0: the file as a whole
-    reason: str
-    excerpt: str
 
 
 Generator = Callable[[int], Iterable[str]]

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
-from components.data.results import ConversationsResult, CorpusResult, FunnelStep, ShardsResult, TokenizerResult
+from components.data.results import (
+    ConversationSourceFacts,
+    ConversationsResult,
+    CorpusResult,
+    FunnelStep,
+    ShardsResult,
+    TokenizerResult,
+)
 from components.data.tokenizer import TokenizerConfig
 from components.reasoning.puzzle_study_config import PuzzleStudyConfig
 from components.reasoning.tasks import SuiteConfig
@@ -16,6 +26,9 @@ from flows.engine.stage import stage
 from flows.engine.work import Work
 from flows.stages.files import CONVERSATIONS, CORPUS
 from storage.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from components.data.conversations import Conversation
 
 
 @stage(produces="corpus", group="data", seconds=15)
@@ -75,18 +88,67 @@ def tokenize(work: Work, *, corpus: Artifact, tokenizer: Artifact) -> ShardsResu
 
 
 @stage(produces="conversations", group="data", seconds=4)
-def make_conversations(work: Work, *, config: InstructionConfig, suite: SuiteConfig, seed: int) -> ConversationsResult:
-    """Conversations for fine-tuning, none of them from the evaluation set."""
+def make_conversations(
+    work: Work,
+    *,
+    config: InstructionConfig,
+    suite: SuiteConfig,
+    seed: int,
+    raw: Mapping[str, Mapping[str, str]],
+    tokenizer: Sequence[Artifact],
+) -> ConversationsResult:
+    """Conversations for fine-tuning, read and generated, none of them from the evaluation set.
+
+    `raw`: digests of the user's own files by source; only there so that other bytes make other conversations.
+    `tokenizer`: the one with which they are to be learned, where any are read: what its chat template cannot express is
+    rejected here, by file and line.
+    """
     from components.data.conversations import write_conversations
     from components.data.instruction import generate_conversations
 
-    held_out = frozenset(problem.question for problem in suite.problems())
-    made = list(generate_conversations(config, seed, held_out))
+    asked = [problem.question for problem in suite.problems()]
+    made, facts = _read_conversations(work, config, asked, tokenizer)
+    made += generate_conversations(config, seed, frozenset(asked))
     write_conversations(made, work.out / CONVERSATIONS)
-    sources = sorted({conversation.source for conversation in made})
-    counts = {source: sum(c.source == source for c in made) for source in sources}
+    counts = dict(sorted(Counter(conversation.source for conversation in made).items()))
     (work.out / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
-    return ConversationsResult(len(made), counts)
+    return ConversationsResult(len(made), counts, facts or None)
+
+
+def _read_conversations(
+    work: Work, config: InstructionConfig, eval_prompts: Sequence[str], tokenizer: Sequence[Artifact]
+) -> tuple[list[Conversation], tuple[ConversationSourceFacts, ...]]:
+    """What the sources of files and hub datasets give; what they do not goes to the quarantine table."""
+    from components.data.conversation_sources import Reading, read_conversations_of
+    from components.data.conversations import render_defect
+    from components.data.decontaminate import EvalIndex
+    from components.data.files import Quarantined
+    from components.data.tokenizer import Tokenizer
+
+    made: list[Conversation] = []
+    facts = []
+    for source in config.read:
+        words = Tokenizer.load(work.open(tokenizer[0]))
+        reading, found = Reading(), []
+        for item in read_conversations_of(source, reading, partial(render_defect, words)):
+            if isinstance(item, Quarantined):
+                work.rows("quarantine", [dataclasses.asdict(item)])
+            else:
+                found.append(item)
+        said = ("\n".join(message.content for message in conversation.messages) for conversation in found)
+        contaminated = {hit.document for hit in EvalIndex(eval_prompts).search(said)}
+        kept = [conversation for index, conversation in enumerate(found) if index not in contaminated]
+        if not kept:
+            raise ValueError(f"instruction source {source.name!r}: every conversation holds an evaluation prompt")
+        made += kept
+        layouts, rejected = dict(reading.layouts.most_common()), dict(reading.rejected.most_common(20))
+        facts.append(
+            ConversationSourceFacts(
+                source.name, reading.files, reading.records, len(kept), len(contaminated), layouts, rejected
+            )
+        )
+        print(f"{source.name}: {len(kept)} conversations; layouts {layouts}; rejected {rejected or 'none'}")
+    return made, tuple(facts)
 
 
 @stage(produces="conversations", group="reasoning", seconds=15)
