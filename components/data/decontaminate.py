@@ -1,10 +1,10 @@
-"""Training documents that contain evaluation prompts.
+"""Training documents that contain items of an evaluation set: prompts, or their solutions.
 
 Found text is matched by n-grams of 13 tokens as for GPT-3 (Brown et al. 2020, arXiv 2005.14165, appendix C), and by the
 whole item where that is shorter. Generated text is matched by whole items alone: templates share long n-grams by
 construction, and only the same numbers make the same problem. Tokens are lower-case words, numbers and single symbols,
-and a whole item starts after a blank or at the start of the text: "2+3=?" is found in "Is 2 + 3 = ?", and neither in
-"12+3=?" nor in "1+2+3=?".
+and a whole item starts at the start of the text, after a blank or after an equals sign: "2+3=?" is found in
+"Is 2 + 3 = ?", and neither in "12+3=?" nor in "1+2+3=?"; "2+3-1=5-1=4" is found in "1+1+3-1=2+3-1=5-1=4".
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ class DecontaminationConfig:
 @dataclass(frozen=True)
 class Contamination:
     document: int  # position among the texts that were searched
-    prompt: int  # position among the evaluation prompts
+    item: int  # position among the evaluation items
     overlap: str  # the tokens that both have
 
 
 class EvalIndex:
-    """Evaluation prompts, ready to be looked for. Build one for each of `whole_items` true and false."""
+    """Items of an evaluation set, ready to be looked for. Build one for each of `whole_items` true and false."""
 
     def __init__(
-        self, prompts: Sequence[str], config: DecontaminationConfig | None = None, whole_items: bool = False
+        self, items: Sequence[str], config: DecontaminationConfig | None = None, whole_items: bool = False
     ) -> None:
         config = config or DecontaminationConfig()
         if config.ngram < 1 or config.min_item_tokens < 1:
             raise ValueError(f"{config}: ngram and min_item_tokens must be at least 1")
         self.num_too_short = 0
         self._whole_items = whole_items
-        self._numbers: dict[str, int] = {}  # of the prompts' tokens, from 1; every other token is 0
+        self._numbers: dict[str, int] = {}  # of the items' tokens, from 1; every other token is 0
         self._patterns: dict[tuple[int, ...], list[tuple[tuple[int, ...], int]]] = {}  # by their first tokens
-        for index, prompt in enumerate(prompts):
-            ids = tuple(self._numbers.setdefault(t, len(self._numbers) + 1) for t in _TOKEN.findall(prompt.lower()))
+        for index, item in enumerate(items):
+            ids = tuple(self._numbers.setdefault(t, len(self._numbers) + 1) for t in _TOKEN.findall(item.lower()))
             if len(ids) < min(config.min_item_tokens, config.ngram):
                 self.num_too_short += 1
                 continue
@@ -87,27 +87,27 @@ class EvalIndex:
         first: dict[int, tuple[int, int, int]] = {}
         for size, table in self._anchors.items():
             for place in np.flatnonzero(table[_window_hashes(ids, size)]).tolist():
-                for pattern, prompt in self._patterns.get(tuple(flat[place : place + size]), ()):
+                for pattern, item in self._patterns.get(tuple(flat[place : place + size]), ()):
                     if tuple(flat[place : place + len(pattern)]) != pattern:
                         continue
                     document = int(np.searchsorted(starts, place, side="right")) - 1
-                    match = (place, prompt, len(pattern))
+                    match = (place, item, len(pattern))
                     earlier = document not in first or match < first[document]
                     if earlier and (
                         not self._whole_items or _starts_apart(texts[document], place - int(starts[document]))
                     ):
                         first[document] = match
         return [
-            Contamination(base + document, prompt, " ".join(self._tokens[i] for i in flat[place : place + length]))
-            for document, (place, prompt, length) in sorted(first.items())
+            Contamination(base + document, item, " ".join(self._tokens[i] for i in flat[place : place + length]))
+            for document, (place, item, length) in sorted(first.items())
         ]
 
 
 def _starts_apart(text: str, token: int) -> bool:
-    """Whether the token of that number begins the text or follows a blank."""
+    """Whether the token of that number begins the text or follows a blank or an equals sign."""
     lowered = text.lower()
     start = next(islice(_TOKEN.finditer(lowered), token, None)).start()
-    return start == 0 or lowered[start - 1].isspace()
+    return start == 0 or lowered[start - 1].isspace() or lowered[start - 1] == "="
 
 
 _TABLE_BITS = 20

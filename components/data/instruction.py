@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from components.data.conversation_formats import Fields
 from components.data.files import RECORD_ENDINGS, digests, hub_files, list_files
 from components.data.stories import generate_story_conversations
-from components.reasoning.tasks import Style, chain_problem, prompt, response
+from components.reasoning.tasks import HeldOutProblems, Style, chain_problem, prompt, response
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
@@ -114,9 +114,9 @@ def conversation_digests(source: ConversationSource) -> dict[str, str]:
     return digests(*files_of(source)) if source.kind == "files" else {}
 
 
-def generate_conversations(config: InstructionConfig, seed: int, held_out: frozenset[str]) -> Iterator[Conversation]:
-    """The conversations of all generated sources, mixed by their weights; no problem whose question is in `held_out`
-    (the evaluation set) is used. Their sources are stories, worked and direct."""
+def generate_conversations(config: InstructionConfig, seed: int, held_out: HeldOutProblems) -> Iterator[Conversation]:
+    """The conversations of all generated sources, mixed by their weights; no problem is used that `held_out` (of the
+    evaluation set) forbids. Their sources are stories, worked and direct."""
     from components.data.conversations import Conversation  # brings torch, which reading settings does without
 
     sources = config.generated
@@ -131,7 +131,7 @@ def generate_conversations(config: InstructionConfig, seed: int, held_out: froze
             yield Conversation.turn(request, text, "stories")
         else:
             problem = chain_problem(rng, rng.randint(1, source.max_difficulty))
-            if problem.question in held_out:
+            if held_out.forbids(problem):
                 continue
             style: Style = "worked" if rng.random() < source.worked_share else "direct"
             yield Conversation.turn(prompt(problem, style), response(problem, style), style)

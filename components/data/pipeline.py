@@ -129,10 +129,10 @@ class FunnelRow:
 
 @dataclass(frozen=True)
 class Overlap:
-    """A training document that was removed because it holds an evaluation prompt."""
+    """A training document that was removed because it holds an evaluation prompt, or the solution of one."""
 
     document_id: str
-    prompt: str
+    item: str
     overlap: str
 
 
@@ -143,7 +143,7 @@ class Prepared:
     quarantined: tuple[Quarantined, ...]
     masked: Mapping[str, int]  # kind of personal data -> occurrences
     overlaps: tuple[Overlap, ...]
-    num_prompts_too_short: int  # evaluation prompts that say too little to be looked for
+    num_items_too_short: int  # evaluation prompts and solutions that say too little to be looked for
 
     @property
     def num_duplicates(self) -> int:
@@ -155,10 +155,12 @@ class Prepared:
 def prepare(
     config: DataConfig,
     eval_prompts: Sequence[str] = (),
+    eval_solutions: Sequence[str] = (),
     filesystem: AbstractFileSystem | None = None,
     generators: Mapping[str, Generator] | None = None,
 ) -> Prepared:
-    """Build the corpus. `filesystem` and `generators` are passed to `read_source`.
+    """Build the corpus. Documents go that hold a prompt or a solution of the evaluation set. `filesystem` and
+    `generators` are passed to `read_source`.
 
     Raises SourceError for a source that gives nothing and ValueError when the steps leave nothing of one: what was
     removed and why is in the message.
@@ -204,20 +206,22 @@ def prepare(
         if counts.passed("near duplicates", document, "near duplicate" if i in copies else "")
     ]
 
-    # 3. Evaluation prompts.
-    contaminated: dict[int, Overlap] = {}
+    # 3. Evaluation prompts and solutions.
+    items = [*eval_prompts, *eval_solutions]
+    contaminated: dict[int, tuple[str, Overlap]] = {}  # what it holds, and where
     too_short = 0
     for whole_items in (False, True):
         chosen = [i for i, document in enumerate(documents) if (document.source in generated) == whole_items]
-        index = EvalIndex(eval_prompts, config.decontamination, whole_items)
+        index = EvalIndex(items, config.decontamination, whole_items)
         too_short = index.num_too_short
         for hit in index.search(documents[i].text for i in chosen):
             at = chosen[hit.document]
-            contaminated[at] = Overlap(documents[at].id, eval_prompts[hit.prompt], hit.overlap)
+            what = "holds an evaluation prompt" if hit.item < len(eval_prompts) else "holds an evaluation solution"
+            contaminated[at] = what, Overlap(documents[at].id, items[hit.item], hit.overlap)
     kept = [
         PreparedDocument(document.text, document.source, document.id, split_of(document.id, config.valid_share))
         for i, document in enumerate(documents)
-        if counts.passed("decontaminate", document, "holds an evaluation prompt" if i in contaminated else "")
+        if counts.passed("decontaminate", document, contaminated[i][0] if i in contaminated else "")
     ]
 
     funnel = counts.funnel([source.name for source in config.all_sources], steps)
@@ -227,8 +231,8 @@ def prepare(
         funnel=funnel,
         quarantined=tuple(quarantined),
         masked=dict(masked),
-        overlaps=tuple(contaminated[i] for i in sorted(contaminated)),
-        num_prompts_too_short=too_short,
+        overlaps=tuple(contaminated[i][1] for i in sorted(contaminated)),
+        num_items_too_short=too_short,
     )
 
 

@@ -51,7 +51,7 @@ class ShardsResult:
 class ConversationSourceFacts:
     """What one source of a user's gave. num_records: that its files hold; layouts: conversations by the layout that was
     detected; rejected: records by the reason why they were not taken; num_contaminated: conversations that were left
-    out because they hold an evaluation prompt."""
+    out because they hold a prompt or a solution of the evaluation set."""
 
     name: str
     num_files: int

@@ -98,6 +98,28 @@ def spread(problems: Sequence[Problem], count: int) -> list[Problem]:
 
 
 @dataclass(frozen=True)
+class HeldOutProblems:
+    """What nothing may be trained on: `questions`, and `solutions` of two operations or more. A single operation is no
+    solution but a fact, with which every longer chain ends."""
+
+    questions: frozenset[str] = frozenset()
+    solutions: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> HeldOutProblems:
+        """All of them."""
+        longer = (problem.steps for problem in problems if problem.difficulty > 1)
+        return cls(frozenset(problem.question for problem in problems), frozenset(longer))
+
+    def forbids(self, problem: Problem) -> bool:
+        """Whether its question is held out or its worked steps hold a solution: as a whole, told in other words, or as
+        what is left of a longer chain after its first operations."""
+        parts = problem.steps.split("=")
+        rests = ("=".join(parts[done:]) for done in range(len(parts) - 1))
+        return problem.question in self.questions or any(rest in self.solutions for rest in rests)
+
+
+@dataclass(frozen=True)
 class SuiteConfig:
     """The held-out chains that every evaluation shares: `per_difficulty` problems of each number of operations."""
 
@@ -108,6 +130,10 @@ class SuiteConfig:
     def problems(self) -> list[Problem]:
         """The items, in a fixed order."""
         return chain_suite(self.seed, self.difficulties, self.per_difficulty)
+
+    def held_out(self) -> HeldOutProblems:
+        """What training must not hold of them."""
+        return HeldOutProblems.of(self.problems())
 
 
 _LAST_NUMBER = re.compile(r"-?\d+")
@@ -124,8 +150,11 @@ def is_correct(problem: Problem, text: str) -> bool:
     return extract_answer(text) == problem.answer
 
 
-def generate_problem_texts(seed: int, max_difficulty: int = 6) -> Iterator[str]:
-    """Endless pretraining documents: single facts, worked chains and direct answers, as plain text."""
+def generate_problem_texts(
+    seed: int, max_difficulty: int = 6, held_out: HeldOutProblems = HeldOutProblems()
+) -> Iterator[str]:
+    """Endless pretraining documents: single facts, worked chains and direct answers, as plain text. Chains that
+    `held_out` forbids are drawn anew."""
     rng = random.Random(f"problem-texts-{seed}")
     while True:
         lines = []
@@ -134,7 +163,8 @@ def generate_problem_texts(seed: int, max_difficulty: int = 6) -> Iterator[str]:
                 start, changes = _signed_walk(rng, 1)
                 lines.append(worked_steps(start, changes))
             else:
-                problem = chain_problem(rng, rng.randint(1, max_difficulty))
+                while held_out.forbids(problem := chain_problem(rng, rng.randint(1, max_difficulty))):
+                    pass
                 style: Style = "worked" if rng.random() < 0.8 else "direct"
                 lines.append(f"{prompt(problem, style)} {response(problem, style)}")
         yield "\n".join(lines)

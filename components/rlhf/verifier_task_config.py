@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class VerifierTaskConfig:
-    """The chains that GRPO practises: seeded, never one of the evaluation set. num_problems: how many questions it
-    draws from; evaluate_every: iterations between greedy evaluations on `num_watch` problems of the held-out set."""
+    """The chains that GRPO practises: seeded, never with a question or a solution of the evaluation set.
+
+    num_problems: how many questions it draws from; evaluate_every: iterations between greedy evaluations on `num_watch`
+    problems of the held-out set."""
 
     num_problems: int = 2000
     min_difficulty: int = 4

@@ -21,7 +21,7 @@ from components.data.results import (
 )
 from components.data.tokenizer import TokenizerConfig
 from components.reasoning.puzzle_study_config import PuzzleStudyConfig
-from components.reasoning.tasks import SuiteConfig
+from components.reasoning.tasks import HeldOutProblems, SuiteConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
 from flows.stages.files import CONVERSATIONS, CORPUS
@@ -35,13 +35,19 @@ if TYPE_CHECKING:
 def prepare_corpus(
     work: Work, *, config: DataConfig, suite: SuiteConfig, raw: Mapping[str, Mapping[str, str]]
 ) -> CorpusResult:
-    """Read, filter, mask, de-duplicate, decontaminate against the evaluation set, split.
+    """Read, filter, mask, de-duplicate, decontaminate against the evaluation set (questions and solutions), split.
+    Generated problems share none with it to begin with.
 
     `raw`: digests of the user's own files by source; only there so that other bytes make another corpus.
     """
     from components.data.pipeline import prepare, write_corpus
+    from components.reasoning.tasks import generate_problem_texts
 
-    prepared = prepare(config, [problem.question for problem in suite.problems()])
+    held_out = suite.held_out()
+    problems = partial(generate_problem_texts, held_out=held_out)
+    prepared = prepare(
+        config, sorted(held_out.questions), sorted(held_out.solutions), generators={"problems": problems}
+    )
     write_corpus(prepared.documents, work.out / CORPUS)
     work.rows("quarantine", [dataclasses.asdict(bad) for bad in prepared.quarantined])
     num_bytes = sum(len(document.text.encode()) for document in prepared.documents)
@@ -97,7 +103,8 @@ def make_conversations(
     raw: Mapping[str, Mapping[str, str]],
     tokenizer: Sequence[Artifact],
 ) -> ConversationsResult:
-    """Conversations for fine-tuning, read and generated, none of them from the evaluation set.
+    """Conversations for fine-tuning, read and generated, none of them with a question or a solution of the evaluation
+    set.
 
     `raw`: digests of the user's own files by source; only there so that other bytes make other conversations.
     `tokenizer`: the one with which they are to be learned, where any are read: what its chat template cannot express is
@@ -106,9 +113,9 @@ def make_conversations(
     from components.data.conversations import write_conversations
     from components.data.instruction import generate_conversations
 
-    asked = [problem.question for problem in suite.problems()]
-    made, facts = _read_conversations(work, config, asked, tokenizer)
-    made += generate_conversations(config, seed, frozenset(asked))
+    held_out = suite.held_out()
+    made, facts = _read_conversations(work, config, held_out, tokenizer)
+    made += generate_conversations(config, seed, held_out)
     write_conversations(made, work.out / CONVERSATIONS)
     counts = dict(sorted(Counter(conversation.source for conversation in made).items()))
     (work.out / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
@@ -116,7 +123,7 @@ def make_conversations(
 
 
 def _read_conversations(
-    work: Work, config: InstructionConfig, eval_prompts: Sequence[str], tokenizer: Sequence[Artifact]
+    work: Work, config: InstructionConfig, held_out: HeldOutProblems, tokenizer: Sequence[Artifact]
 ) -> tuple[list[Conversation], tuple[ConversationSourceFacts, ...]]:
     """What the sources of files and hub datasets give; what they do not goes to the quarantine table."""
     from components.data.conversation_sources import Reading, read_conversations_of
@@ -125,6 +132,7 @@ def _read_conversations(
     from components.data.files import Quarantined
     from components.data.tokenizer import Tokenizer
 
+    index = EvalIndex([*sorted(held_out.questions), *sorted(held_out.solutions)])
     made: list[Conversation] = []
     facts = []
     for source in config.read:
@@ -136,10 +144,12 @@ def _read_conversations(
             else:
                 found.append(item)
         said = ("\n".join(message.content for message in conversation.messages) for conversation in found)
-        contaminated = {hit.document for hit in EvalIndex(eval_prompts).search(said)}
-        kept = [conversation for index, conversation in enumerate(found) if index not in contaminated]
+        contaminated = {hit.document for hit in index.search(said)}
+        kept = [conversation for place, conversation in enumerate(found) if place not in contaminated]
         if not kept:
-            raise ValueError(f"instruction source {source.name!r}: every conversation holds an evaluation prompt")
+            raise ValueError(
+                f"instruction source {source.name!r}: every conversation holds an evaluation prompt or solution"
+            )
         made += kept
         layouts, rejected = dict(reading.layouts.most_common()), dict(reading.rejected.most_common(20))
         facts.append(

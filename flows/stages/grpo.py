@@ -48,7 +48,7 @@ def grpo(
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
-    from components.reasoning.tasks import Problem, chain_problem, is_correct, prompt, spread
+    from components.reasoning.tasks import HeldOutProblems, Problem, chain_problem, is_correct, prompt, spread
     from components.rlhf import grpo as algorithm
     from components.rlhf.prompts import answer_text, chat_prompts
     from components.statistics import Interval, wilson
@@ -56,12 +56,12 @@ def grpo(
 
     reference, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
     held_out = suite.problems()
-    known = {problem.question for problem in held_out}
+    forbidden = HeldOutProblems.of(held_out)
     rng = random.Random(f"grpo-{seed}")
     practice: dict[str, Problem] = {}
     while len(practice) < task.num_problems:
         problem = chain_problem(rng, rng.randint(task.min_difficulty, task.max_difficulty))
-        if problem.question not in known:
+        if not forbidden.forbids(problem):
             practice.setdefault(problem.question, problem)
     problems = list(practice.values())
     final_items = [p for p in held_out if task.min_difficulty <= p.difficulty <= task.max_difficulty]

@@ -13,7 +13,7 @@ LONG = "The quick brown fox jumps over the lazy dog while the small cat watches 
 
 def hits(prompts: list[str], texts: list[str], whole_items: bool = False, **config: int) -> list[tuple[int, int]]:
     index = EvalIndex(prompts, DecontaminationConfig(**config), whole_items)
-    return [(c.document, c.prompt) for c in index.search(texts)]
+    return [(c.document, c.item) for c in index.search(texts)]
 
 
 def test_thirteen_shared_tokens_are_found_and_twelve_are_not() -> None:
@@ -37,6 +37,12 @@ def test_whole_items_ignore_what_templates_share_and_what_only_ends_alike() -> N
     texts = [story.format(12, 6), f"One. {story.format(12, 5)} 7", "1+2+3=? 6", "12+3=? 15", "x\n2+3=? 5"]
     assert hits(prompts, texts, whole_items=True) == [(1, 0), (4, 1)]
     assert (0, 0) in hits(prompts, texts)
+
+
+def test_a_solution_is_found_behind_the_operations_of_a_longer_one() -> None:
+    solution = "2+3-1=5-1=4"
+    texts = ["1+1+3-1=2+3-1=5-1=4", "12+3-1=15-1=14", "so 2+3-1=5-1=4", "2+3-1=5-1", "1+2+3-1=5-1=4"]
+    assert hits([solution], texts, whole_items=True) == [(0, 0), (2, 0)]
 
 
 def test_nothing_is_found_across_two_documents() -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from components.data.instruction import ConversationSource, InstructionConfig, generate_conversations
 from components.data.stories import NAMES, OBJECTS, generate_stories, generate_story_conversations, story, story_prompt
-from components.reasoning.tasks import SuiteConfig
+from components.reasoning.tasks import HeldOutProblems, SuiteConfig
 from flows.config import load_config
 
 
 def test_shares_are_those_asked_for_and_held_out_questions_are_left_out() -> None:
-    held_out = frozenset(problem.question for problem in SuiteConfig(difficulties=(1,), per_difficulty=400).problems())
+    held_out = SuiteConfig(difficulties=(1,), per_difficulty=400).held_out()
     sums = ConversationSource("sums", "sums", weight=0.7, max_difficulty=1, worked_share=0.75)
     config = InstructionConfig(3000, (ConversationSource("stories", "stories", weight=0.3), sums))
     made = list(generate_conversations(config, 0, held_out))
@@ -25,13 +25,17 @@ def test_shares_are_those_asked_for_and_held_out_questions_are_left_out() -> Non
     assert counts["stories"] / 3000 == pytest.approx(0.3, abs=0.034)
     assert counts["worked"] / (counts["worked"] + counts["direct"]) == pytest.approx(0.75, abs=0.04)
     asked = {conversation.messages[0].content for conversation in made}
-    assert not any(text.startswith(f"{question} ") for text in asked for question in held_out)
+    assert not any(text.startswith(f"{question} ") for text in asked for question in held_out.questions)
 
 
 def test_one_seed_gives_one_list() -> None:
     config = InstructionConfig(num_conversations=50)
-    assert list(generate_conversations(config, 1, frozenset())) == list(generate_conversations(config, 1, frozenset()))
-    assert list(generate_conversations(config, 1, frozenset())) != list(generate_conversations(config, 2, frozenset()))
+    assert list(generate_conversations(config, 1, HeldOutProblems())) == list(
+        generate_conversations(config, 1, HeldOutProblems())
+    )
+    assert list(generate_conversations(config, 1, HeldOutProblems())) != list(
+        generate_conversations(config, 2, HeldOutProblems())
+    )
 
 
 def test_requested_words_are_honoured_as_often_as_asked() -> None:
@@ -85,6 +89,6 @@ def test_the_default_life_learns_from_the_conversations_that_it_always_had() -> 
         (InstructionConfig(), "595020e1be6ae0ee"),
     ):
         whole = hashlib.sha256()
-        for made in generate_conversations(config, 0, frozenset()):
+        for made in generate_conversations(config, 0, HeldOutProblems()):
             whole.update(json.dumps([made.as_dicts(), made.source]).encode())
         assert whole.hexdigest()[:16] == digest

@@ -114,8 +114,8 @@ def test_every_removal_is_counted_with_its_reason(messy: Prepared) -> None:
     assert removed(messy, "sums") == {"holds an evaluation prompt": 1}
     assert messy.masked == {"email": 1}
     assert [q.line for q in messy.quarantined] == [47, 48]
-    assert messy.num_prompts_too_short == 1
-    assert {(o.document_id, o.prompt) for o in messy.overlaps} >= {("sums/3#2", "12+3=?")}
+    assert messy.num_items_too_short == 1
+    assert {(o.document_id, o.item) for o in messy.overlaps} >= {("sums/3#2", "12+3=?")}
 
 
 def test_the_funnel_adds_up(messy: Prepared) -> None:

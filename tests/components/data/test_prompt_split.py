@@ -11,6 +11,7 @@ import pytest
 from components.data.conversations import Conversation, Message
 from components.data.instruction import InstructionConfig, generate_conversations
 from components.data.prompt_split import PromptSplit, prompt_of, split_by_prompt
+from components.reasoning.tasks import HeldOutProblems
 
 
 def prompts(split: PromptSplit) -> list[set[str]]:
@@ -18,7 +19,7 @@ def prompts(split: PromptSplit) -> list[set[str]]:
 
 
 def test_no_prompt_of_the_generated_conversations_is_in_two_parts() -> None:
-    made = list(generate_conversations(InstructionConfig(num_conversations=4000), 0, frozenset()))
+    made = list(generate_conversations(InstructionConfig(num_conversations=4000), 0, HeldOutProblems()))
     train, valid, test = prompts(split := split_by_prompt(made, 0.03))
     assert not train & valid and not train & test and not valid & test
     for held_out in (valid, test):  # four standard errors of a share of all distinct prompts
@@ -30,7 +31,7 @@ def test_no_prompt_of_the_generated_conversations_is_in_two_parts() -> None:
 
 
 def test_the_split_depends_on_the_conversations_and_not_on_their_order() -> None:
-    made = list(generate_conversations(InstructionConfig(num_conversations=300), 0, frozenset()))
+    made = list(generate_conversations(InstructionConfig(num_conversations=300), 0, HeldOutProblems()))
     shuffled = random.Random(0).sample(made, len(made))
     assert prompts(split_by_prompt(made, 0.1)) == prompts(split_by_prompt(shuffled, 0.1))
 
