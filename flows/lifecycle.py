@@ -46,17 +46,17 @@ class Outside:
 
     Attributes:
         sources: digests of the user's own files, by data source and file.
-        conversations: the same, by instruction source and file.
         base: digests of the files of `[base]`.
         preferences: digest of the file of `preferences.path`.
         judgements: marks of the annotators' journals, by the key of the answers that they judge.
+        conversations: digests of the user's own conversations, by instruction source and file.
     """
 
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    conversations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     base: Mapping[str, str] = field(default_factory=dict)
     preferences: Mapping[str, str] = field(default_factory=dict)
     judgements: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    conversations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def read_outside(cfg: RunConfig, home: Home) -> Outside:

@@ -132,11 +132,13 @@ def _read_conversations(
     from components.data.files import Quarantined
     from components.data.tokenizer import Tokenizer
 
+    if not config.read:
+        return [], ()
     index = EvalIndex([*sorted(held_out.questions), *sorted(held_out.solutions)])
     made: list[Conversation] = []
     facts = []
+    words = Tokenizer.load(work.open(tokenizer[0]))
     for source in config.read:
-        words = Tokenizer.load(work.open(tokenizer[0]))
         reading, found = Reading(), []
         for item in read_conversations_of(source, reading, partial(render_defect, words)):
             if isinstance(item, Quarantined):
@@ -147,9 +149,7 @@ def _read_conversations(
         contaminated = {hit.document for hit in index.search(said)}
         kept = [conversation for place, conversation in enumerate(found) if place not in contaminated]
         if not kept:
-            raise ValueError(
-                f"instruction source {source.name!r}: every conversation holds an evaluation prompt or solution"
-            )
+            raise ValueError(f"{source.where}: every conversation holds a prompt or solution of the evaluation set")
         made += kept
         layouts, rejected = dict(reading.layouts.most_common()), dict(reading.rejected.most_common(20))
         facts.append(
