@@ -96,7 +96,7 @@ def finetuning_section(facts: FinetuningFacts) -> Section:
         [(part, formatting.count(count)) for part, count in facts.conversations.items()],
     )
     losses = _losses(training.losses_by_source, training.bits_per_byte, facts.before)
-    return body(meaning, (losses, _training_listing(training), parts), facts.effects)
+    return body(meaning, (losses, parts, _training_listing(training)), facts.effects)
 
 
 def _losses(losses: Mapping[str, float], bits: Mapping[str, float], before: Mapping[str, float]) -> Table:
