@@ -112,6 +112,7 @@ def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:
         suite=cfg.suite,
         seed=seed,
         raw=outside.conversations,
+        context_length=cfg.finetune.context_length if cfg.instruction.read else 0,
         tokenizer=[tokenizer] if cfg.instruction.read else [],
     )
     finetune = partial(

@@ -8,14 +8,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from fsspec.spec import AbstractFileSystem
 
 from components.data.conversation_formats import Invalid, read_conversation
 from components.data.conversations import Conversation, Message
+from components.data.decontaminate import EvalIndex
 from components.data.files import Quarantined, SourceError, opened
 from components.data.instruction import ConversationSource, files_of
 from components.data.records import Rejected, excerpt, read_records
+from components.data.tokenizer import Tokenizer
 from components.data.tolerant_read import TolerantRead
 
 MAX_QUARANTINED = 1000  # of a source; the rest is counted by reason
@@ -27,34 +30,63 @@ class Reading:
     """What the reading of one source has come to.
 
     files: that were opened. records: that they hold. layouts: conversations by how they were written. rejected: records
-    by why they were not taken, places inside a record left out.
+    by why they were not taken, places inside a record left out; bad: how many of them are invalid, or cannot be
+    expressed.
     """
 
     files: int = 0
     records: int = 0
     layouts: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
+    bad: int = 0
     first: list[Quarantined] = field(default_factory=list)
 
-    def reject(self, bad: Quarantined) -> Iterator[Quarantined]:
-        self.rejected[_PLACES.sub("…", bad.reason)] += 1
+    def reject(self, record: Quarantined, is_bad: bool = True) -> Iterator[Quarantined]:
+        self.rejected[_PLACES.sub("…", record.reason)] += 1
+        self.bad += is_bad
         if len(self.first) < 3:
-            self.first.append(bad)
+            self.first.append(record)
         if sum(self.rejected.values()) <= MAX_QUARANTINED:
-            yield bad
+            yield record
+
+
+class Refusal(NamedTuple):
+    """Why a conversation is not taken. is_bad: it counts for `ConversationSource.max_bad_share`."""
+
+    reason: str
+    is_bad: bool = True
+
+
+def refusal_of(
+    conversation: Conversation, tokenizer: Tokenizer, context_length: int, evaluation: EvalIndex
+) -> Refusal | None:
+    """Why fine-tuning cannot learn from a conversation, or must not: the chat template cannot express it, it is longer
+    than the context, it holds what the model is evaluated on."""
+    try:
+        ids, loss_mask = tokenizer.render_chat(conversation.as_dicts(), tools=conversation.tools)
+    except ValueError as error:
+        return Refusal(str(error))
+    if not any(loss_mask[1:]):
+        return Refusal("the chat template leaves nothing of what the assistant says")
+    if len(ids) > context_length + 1:
+        limit = f"{context_length + 1} tokens that fine-tuning takes (finetune.context_length + 1)"
+        return Refusal(f"longer than the {limit}", is_bad=False)
+    if evaluation.search(["\n".join(message.content for message in conversation.messages)]):
+        return Refusal("holds a prompt or a solution of the evaluation set", is_bad=False)
+    return None
 
 
 def read_conversations_of(
     source: ConversationSource,
     reading: Reading,
-    refusal: Callable[[Conversation], str] = lambda conversation: "",
+    refusal: Callable[[Conversation], Refusal | None] = lambda conversation: None,
     filesystem: AbstractFileSystem | None = None,
 ) -> Iterator[Conversation | Quarantined]:
     """Stream one source of files.
 
     Args:
         reading: is filled in on the way.
-        refusal: why a conversation that was read cannot be taken, or an empty string.
+        refusal: why a conversation that was read is not taken, or nothing.
         filesystem: stands in for the hub or the local disk.
 
     Raises:
@@ -70,21 +102,19 @@ def read_conversations_of(
         with opened(where, fs, file) as stream:
             for item in tolerant.through(read_records(stream, file)):
                 reading.records += bool(item.number)
-                made: Conversation | None = None
                 if isinstance(item, Rejected):
-                    reason, shown = item.reason, item.excerpt
-                else:
-                    shown = excerpt(item.value)
-                    try:
-                        told = read_conversation(item.value, source.fields)
-                        made = Conversation(
-                            tuple(map(Message.from_dict, told.messages)), source.name, tuple(told.tools)
-                        )
-                        reason = refusal(made)
-                    except Invalid as error:
-                        reason = excerpt(str(error), 300)
-                if reason or made is None:
-                    yield from reading.reject(Quarantined(source.name, file, item.number, reason, shown))
+                    bad = Quarantined(source.name, file, item.number, item.reason, item.excerpt)
+                    yield from reading.reject(bad)
+                    continue
+                try:
+                    told = read_conversation(item.value, source.fields)
+                    made = Conversation(tuple(map(Message.from_dict, told.messages)), source.name, tuple(told.tools))
+                    refused = refusal(made)
+                except Invalid as error:
+                    refused = Refusal(excerpt(str(error), 300))
+                if refused:
+                    bad = Quarantined(source.name, file, item.number, refused.reason, excerpt(item.value))
+                    yield from reading.reject(bad, refused.is_bad)
                     continue
                 kept += 1
                 reading.layouts[told.layout] += 1
@@ -108,8 +138,7 @@ def _copies(conversation: Conversation, weight: float) -> int:
 
 
 def _refuse_bad(source: ConversationSource, reading: Reading, kept: int) -> None:
-    bad = sum(reading.rejected.values())
-    share = bad / max(1, bad + kept)
+    share = reading.bad / max(1, reading.bad + kept)
     if kept and share <= source.max_bad_share:
         return
     reasons = "; ".join(f"{count} × {reason}" for reason, count in reading.rejected.most_common(3)) or "it is empty"
@@ -118,6 +147,7 @@ def _refuse_bad(source: ConversationSource, reading: Reading, kept: int) -> None
     if not kept:
         raise SourceError(f"{source.where}: no conversation in {reading.records} records: {reasons}{more}")
     raise SourceError(
-        f"{source.where}: {bad} of {bad + kept} records ({share:.1%}) are no conversation that can be taken, more than "
-        f"max_bad_share = {source.max_bad_share:g}: {reasons}{more}; mend them, or raise max_bad_share of this source"
+        f"{source.where}: {reading.bad} of {reading.bad + kept} records ({share:.1%}) are no conversation that can be "
+        f"taken, more than max_bad_share = {source.max_bad_share:g}: {reasons}{more}; mend them, or raise "
+        "max_bad_share of this source"
     )

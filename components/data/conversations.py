@@ -116,15 +116,6 @@ def tokenise(conversations: Iterable[Conversation], tokenizer: Tokenizer) -> Ite
         yield Tokenised(*tokenizer.render_chat(conversation.as_dicts(), tools=conversation.tools))
 
 
-def render_defect(tokenizer: Tokenizer, conversation: Conversation) -> str:
-    """Why a tokenizer's chat template cannot express a conversation, or an empty string."""
-    try:
-        _, loss_mask = tokenizer.render_chat(conversation.as_dicts(), tools=conversation.tools)
-    except ValueError as error:
-        return str(error)
-    return "" if any(loss_mask[1:]) else "the chat template leaves nothing of what the assistant says"
-
-
 @dataclass(frozen=True)
 class PackedConversations:
     """All arrays [R, T]. Padding has input and target `pad_id`, document 0, position 0 and no loss."""

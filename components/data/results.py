@@ -50,14 +50,12 @@ class ShardsResult:
 @dataclass(frozen=True)
 class ConversationSourceFacts:
     """What one source of a user's gave. num_records: that its files hold; layouts: conversations by the layout that was
-    detected; rejected: records by the reason why they were not taken; num_contaminated: conversations that were left
-    out because they hold a prompt or a solution of the evaluation set."""
+    detected; rejected: records by the reason why they were not taken."""
 
     name: str
     num_files: int
     num_records: int
     num_conversations: int
-    num_contaminated: int
     layouts: Mapping[str, int]
     rejected: Mapping[str, int]
 

@@ -36,8 +36,8 @@ def data_section(data: DataFacts) -> Section:
     )
     conversations = Table(
         "Conversations of fine-tuning",
-        ("source", "records", "rejected", "in the evaluation set", "taken", "layouts found"),
-        "<>>>><",
+        ("source", "records", "rejected", "taken", "layouts found"),
+        "<>>><",
         tuple(_conversations(data)),
     )
     kept = f"{formatting.count(data.num_documents)} documents, {formatting.size(data.num_bytes)}"
@@ -55,10 +55,9 @@ def _conversations(data: DataFacts) -> Iterator[tuple[str, ...]]:
     for name, count in data.conversations.items():
         taken = formatting.count(count)
         if (source := read.get(name)) is None:
-            yield name, *[formatting.MISSING] * 3, taken, "generated"
+            yield name, *[formatting.MISSING] * 2, taken, "generated"
             continue
-        rejected = sum(source.rejected.values())
-        numbers = (source.num_records, rejected, source.num_contaminated)
+        numbers = (source.num_records, sum(source.rejected.values()))
         layouts = ", ".join(f"{layout}: {formatting.count(n)}" for layout, n in source.layouts.items())
         yield name, *map(formatting.count, numbers), taken, layouts
 

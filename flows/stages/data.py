@@ -101,20 +101,21 @@ def make_conversations(
     suite: SuiteConfig,
     seed: int,
     raw: Mapping[str, Mapping[str, str]],
+    context_length: int,
     tokenizer: Sequence[Artifact],
 ) -> ConversationsResult:
     """Conversations for fine-tuning, read and generated, none of them with a question or a solution of the evaluation
     set.
 
     `raw`: digests of the user's own files by source; only there so that other bytes make other conversations.
-    `tokenizer`: the one with which they are to be learned, where any are read: what its chat template cannot express is
-    rejected here, by file and line.
+    `tokenizer`, `context_length`: with which they are to be learned, where any are read: what the chat template cannot
+    express or the context cannot hold is rejected here, by file and line.
     """
     from components.data.conversations import write_conversations
     from components.data.instruction import generate_conversations
 
     held_out = suite.held_out()
-    made, facts = _read_conversations(work, config, held_out, tokenizer)
+    made, facts = _read_conversations(work, config, held_out, tokenizer, context_length)
     made += generate_conversations(config, seed, held_out)
     write_conversations(made, work.out / CONVERSATIONS)
     counts = dict(sorted(Counter(conversation.source for conversation in made).items()))
@@ -123,41 +124,37 @@ def make_conversations(
 
 
 def _read_conversations(
-    work: Work, config: InstructionConfig, held_out: HeldOutProblems, tokenizer: Sequence[Artifact]
+    work: Work,
+    config: InstructionConfig,
+    held_out: HeldOutProblems,
+    tokenizer: Sequence[Artifact],
+    context_length: int,
 ) -> tuple[list[Conversation], tuple[ConversationSourceFacts, ...]]:
     """What the sources of files and hub datasets give; what they do not goes to the quarantine table."""
-    from components.data.conversation_sources import Reading, read_conversations_of
-    from components.data.conversations import render_defect
+    from components.data.conversation_sources import Reading, read_conversations_of, refusal_of
     from components.data.decontaminate import EvalIndex
     from components.data.files import Quarantined
     from components.data.tokenizer import Tokenizer
 
     if not config.read:
         return [], ()
-    index = EvalIndex([*sorted(held_out.questions), *sorted(held_out.solutions)])
+    words = Tokenizer.load(work.open(tokenizer[0]))
+    evaluation = EvalIndex([*sorted(held_out.questions), *sorted(held_out.solutions)])
+    refusal = partial(refusal_of, tokenizer=words, context_length=context_length, evaluation=evaluation)
     made: list[Conversation] = []
     facts = []
-    words = Tokenizer.load(work.open(tokenizer[0]))
     for source in config.read:
-        reading, found = Reading(), []
-        for item in read_conversations_of(source, reading, partial(render_defect, words)):
+        reading, count = Reading(), len(made)
+        for item in read_conversations_of(source, reading, refusal):
             if isinstance(item, Quarantined):
                 work.rows("quarantine", [dataclasses.asdict(item)])
             else:
-                found.append(item)
-        said = ("\n".join(message.content for message in conversation.messages) for conversation in found)
-        contaminated = {hit.document for hit in index.search(said)}
-        kept = [conversation for place, conversation in enumerate(found) if place not in contaminated]
-        if not kept:
-            raise ValueError(f"{source.where}: every conversation holds a prompt or solution of the evaluation set")
-        made += kept
+                made.append(item)
         layouts, rejected = dict(reading.layouts.most_common()), dict(reading.rejected.most_common(20))
         facts.append(
-            ConversationSourceFacts(
-                source.name, reading.files, reading.records, len(kept), len(contaminated), layouts, rejected
-            )
+            ConversationSourceFacts(source.name, reading.files, reading.records, len(made) - count, layouts, rejected)
         )
-        print(f"{source.name}: {len(kept)} conversations; layouts {layouts}; rejected {rejected or 'none'}")
+        print(f"{source.name}: {len(made) - count} conversations; layouts {layouts}; rejected {rejected or 'none'}")
     return made, tuple(facts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from components.data.conversation_formats import Fields
-from components.data.conversation_sources import MAX_QUARANTINED, Reading, read_conversations_of
+from components.data.conversation_sources import MAX_QUARANTINED, Reading, read_conversations_of, refusal_of
 from components.data.conversations import Conversation
+from components.data.decontaminate import EvalIndex
 from components.data.files import Quarantined, SourceError
 from components.data.instruction import ConversationSource, conversation_digests
+from components.data.tokenizer import Tokenizer
 
 
 def pair(number: int) -> dict[str, str]:
@@ -98,12 +101,29 @@ def test_above_a_share_of_bad_records_there_is_one_error_with_the_reasons(tmp_pa
         read(ConversationSource("mine", path=str(path), max_bad_share=1.0))
 
 
-def test_what_cannot_be_expressed_is_rejected_like_the_rest(tmp_path: Path) -> None:
-    path = lines(tmp_path / "a.jsonl", *map(pair, range(20)))
-    given = {"refusal": lambda c: "messages[0]: no threes" if "3" in c.messages[0].content else ""}
-    good, bad, reading = read(ConversationSource("mine", path=str(path)), **given)
-    assert len(good) == 18 and [q.line for q in bad] == [4, 14]
-    assert dict(reading.rejected) == {"messages[…]: no threes": 2}
+WORDS = Tokenizer.train(["What is it? It is so."] * 20, 300)
+
+
+def test_what_cannot_or_must_not_be_learned_is_rejected_by_line(tmp_path: Path) -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+    path = lines(
+        tmp_path / "a.jsonl",
+        *map(pair, range(8)),
+        {"messages": [{"role": "user", "content": "Rain?"}, called]},
+        {"question": "What is it? " * 30, "answer": "So."},
+        {"question": "Now: 2+3*4-1=?", "answer": "13"},
+        {"system": "Be brief.", "question": "And 2?", "answer": "So."},
+    )
+    refusal = partial(refusal_of, tokenizer=WORDS, context_length=128, evaluation=EvalIndex(["2+3*4-1=?"]))
+    good, bad, reading = read(ConversationSource("mine", path=str(path), max_bad_share=0.12), refusal=refusal)
+    assert len(good) == 9 and good[-1].messages[0].role == "system"
+    assert [(q.line, q.reason) for q in bad] == [
+        (9, "messages[1]: tool_calls: this model's chat template has no place for them"),
+        (10, "longer than the 129 tokens that fine-tuning takes (finetune.context_length + 1)"),
+        (11, "holds a prompt or a solution of the evaluation set"),
+    ]
+    assert reading.bad == 1  # too long, or asked in the evaluation, is nothing to mend
+    assert dict(reading.rejected)["messages[…]: tool_calls: this model's chat template has no place for them"] == 1
 
 
 def test_many_bad_records_end_in_a_row_that_counts_the_rest(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_text_from_elsewhere_with_a_solution_goes_with_its_reason(problems: Sour
 def test_conversations_hold_no_solution(tmp_path: Path) -> None:
     work = work_in(tmp_path)
     config = InstructionConfig(6000, (ConversationSource("sums", "sums", max_difficulty=4),))
-    make_conversations.fn(work, config=config, suite=SUITE, seed=0, raw={}, tokenizer=[])
+    make_conversations.fn(work, config=config, suite=SUITE, seed=0, raw={}, context_length=0, tokenizer=[])
     made = [c.messages[-1].content for c in read_conversations(work.out / CONVERSATIONS)]
     assert len(made) == 6000 and solutions(made) == set()
 
