@@ -17,6 +17,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
@@ -30,6 +31,9 @@ _ARRAY = re.compile(rb"\s*\[\s*(?:\]|\{\s*[\"}])")
 _OBJECT = re.compile(rb"\s*\{\s*[\"}]")
 _BETWEEN = re.compile(r"[\s,]*")
 _NEXT_OBJECT = re.compile(r",\s*(?=\{)")
+_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+_BLANK = re.compile(r"\s*")
+_MAX_TRIED = 1000  # beginnings of records behind a broken one
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 # Under which a file of one JSON object holds its records.
 _WRAPPERS = ("data", "rows", "records", "examples", "instances", "items", "train")
@@ -264,7 +268,7 @@ def _array(stream: io.BufferedReader, take: Callable[[int], bool]) -> Iterator[R
         number, block = number + 1, _BUFFER
         if failed:
             yield Rejected(number, _broken(failed), excerpt(text[at : at + 4 * EXCERPT_CHARS]))
-            resumed = _next_good(decoder, text, at, names)
+            resumed = _behind(decoder, text, at, names)
             if resumed is None:
                 if at + 4 * EXCERPT_CHARS < len(text):
                     yield Rejected(0, f"broken JSON: nothing behind record {number} can be told apart", "")
@@ -282,8 +286,29 @@ def _array(stream: io.BufferedReader, take: Callable[[int], bool]) -> Iterator[R
         at = end
 
 
+def _behind(decoder: json.JSONDecoder, text: str, at: int, names: set[str]) -> int | None:
+    """Where reading goes on behind a broken element: where its brackets close, or before the next good record where
+    that comes first, since a quotation mark that is missing hides brackets."""
+    closed = _closing(text, at)
+    good = _next_good(decoder, text, at, names) if names or closed is None else None
+    return min((place for place in (closed, good) if place is not None), default=None)
+
+
+def _closing(text: str, at: int) -> int | None:
+    depth = 0
+    for token in _BRACKET.finditer(text, at):
+        if token[0] in ("{", "["):
+            depth += 1
+        elif token[0] in ("}", "]"):
+            depth -= 1
+            if depth <= 0:
+                follows = _BLANK.match(text, token.end()).end()  # type: ignore[union-attr]  # it matches nothing, too
+                return token.end() if depth == 0 and text[follows : follows + 1] in (",", "]") else None
+    return None
+
+
 def _next_good(decoder: json.JSONDecoder, text: str, at: int, names: set[str]) -> int | None:
-    for candidate in _NEXT_OBJECT.finditer(text, at + 1):
+    for candidate in islice(_NEXT_OBJECT.finditer(text, at + 1), _MAX_TRIED):
         try:
             value, _ = decoder.raw_decode(text, candidate.end())
         except _UNREADABLE:

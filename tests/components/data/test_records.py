@@ -109,6 +109,19 @@ def test_a_broken_record_is_rejected_and_the_rest_is_read(broken: bytes, reason:
     assert (found[1].number, found[2].number) == (2, 3)
 
 
+def test_each_of_several_broken_elements_of_an_array_is_counted() -> None:
+    good, broken, cut = '{"a": "good"}', '{"a": "x" "b": {"c": [1]}}', '{"a": "cut}'
+    for elements, places in (
+        ([good, broken, broken, good, broken], [2, 3, 5]),
+        ([broken, broken, good], [1, 2]),
+        ([good, cut, good, cut, good], [2, 4]),
+        ([good, cut, broken, good], [2]),  # where a record ends behind a cut text cannot be told
+    ):
+        found = read(f"[{', '.join(elements)}]".encode(), "x.json")
+        assert [item.number for item in found if isinstance(item, Rejected)] == places
+        assert [item.value for item in found if isinstance(item, Record)] == [{"a": "good"}] * elements.count(good)
+
+
 def test_a_broken_row_of_csv_is_rejected_and_the_rest_is_read() -> None:
     data = b'a,b\n1,2\n3\n"open,4\n5,6\ncaf\xe9,7\n8,"9"\n'
     found = read(data, "x.csv")
