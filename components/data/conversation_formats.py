@@ -33,8 +33,8 @@ _TURN_LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog"
 _ROLE_NAMES = ("role", "from", "speaker")
 _CONTENT_NAMES = ("content", "value", "text", "message")
 _SYSTEM_NAMES = ("system", "system_prompt", "system_message")
-_QUESTIONS = ("prompt", "question", "query", "problem", "input", "instruction")
-_ANSWERS = ("completion", "response", "answer", "output", "solution")
+_QUESTIONS = ("prompt", "question", "query", "problem", "input", "instruction", "user", "human", "inputs")
+_ANSWERS = ("completion", "response", "answer", "output", "solution", "assistant", "gpt", "targets")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _HH_FIELDS = ("text", "dialogue", "chosen")
 _HH_TURN = re.compile(r"\n\n(Human|Assistant|System):")
@@ -145,7 +145,7 @@ def _by_names(row: Mapping[str, Any], names: Fields) -> tuple[list[dict[str, Any
         questions = [question]
         answers = ["output"] if "output" in answers else answers
     else:
-        questions, about = [name for name in _QUESTIONS if row.get(name) is not None], None
+        questions, about = [name for name in _QUESTIONS if row.get(name) is not None], row.get("context")
     if not questions or not answers:
         held = ", ".join(sorted(map(str, row))[:8]) or "nothing"
         if row.get("chosen") is not None and row.get("rejected") is not None:
@@ -185,7 +185,7 @@ def _pair(
         asked = hh_turns(re.sub(r"\n\nAssistant:\s*$", "", question), question_name)
     else:
         if about is not None and not isinstance(about, str):
-            raise Invalid(f"input is {_kind(about)}, not text")
+            raise Invalid(f"what the question is about (input or context) is {_kind(about)}, not text")
         asked = [{"role": "user", "content": f"{question}\n\n{about}" if about and about.strip() else question}]
     if isinstance(answer, list):
         return [*asked, *turns_of(answer, answer_name, names)]

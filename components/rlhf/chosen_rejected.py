@@ -21,7 +21,8 @@ SIDES = (
     ("better", "worse"),
 )
 _TURN_LISTS = ("conversations", "messages", "conversation")
-_QUESTIONS = ("question", "query", "problem", "instruction", "history", "post")
+_QUESTIONS = ("question", "query", "problem", "instruction", "history", "post", "user", "user_prompt", "human")
+_ABOUT = ("input", "context")  # what a question is about
 _KEPT = ("margin", "annotator", "confidence", "source")  # what a row may say of its pair
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 
@@ -53,7 +54,7 @@ def _question(row: Mapping[str, Any]) -> tuple[Turn, ...]:
         given = given.get("messages")
     if given is not None:
         if isinstance(given, str):
-            return _from_text(given, "prompt")
+            return _from_text(given + _about(row), "prompt")
         return _turns(given, "prompt")
     if isinstance(row.get("input"), Mapping):
         return _turns(row["input"].get("messages"), "input.messages")
@@ -70,10 +71,13 @@ def _question(row: Mapping[str, Any]) -> tuple[Turn, ...]:
         return ()
     if not isinstance(value, str):
         return _turns(value, held[0])
-    about = row.get("input") if held[0] == "instruction" else None
-    if about is not None and not isinstance(about, str):
-        raise Invalid(f"input is {type(about).__name__}, not text")
-    return _from_text(f"{value}\n\n{about}" if about and about.strip() else value, held[0])
+    return _from_text(value if held[0] == "input" else value + _about(row), held[0])
+
+
+def _about(row: Mapping[str, Any]) -> str:
+    """What stands behind a question: an empty line, and what it is about."""
+    texts = [row[name] for name in _ABOUT if isinstance(row.get(name), str) and row[name].strip()]
+    return "".join(f"\n\n{text}" for text in texts)
 
 
 def _from_text(text: str, name: str) -> tuple[Turn, ...]:
@@ -107,7 +111,7 @@ def chosen_and_rejected(row: Mapping[str, Any], chosen_name: str, rejected_name:
     for name, value in ((chosen_name, chosen), (rejected_name, rejected)):
         if not isinstance(value, str):
             raise Invalid(f"{name} is {type(value).__name__} where the other is text")
-    if isinstance(row.get("prompt"), str) and not _HH_TURN.match(row["prompt"]) and not _system(row):
+    if isinstance(row.get("prompt"), str) and not (_HH_TURN.match(row["prompt"]) or _system(row) or _about(row)):
         return Line("trl", (_sourced(_checked({**row, **named}), "trl"),))
     asked = prompt_turns(row)
     if not asked and (_HH_TURN.match(chosen) or _HH_TURN.match(rejected)):

@@ -132,7 +132,10 @@ def compared(row: Mapping[str, Any]) -> Line | None:
     elif "labels" in row and candidates[0][0].lower() == "human_ref_a":  # SHP: 1 says that A is better
         better = _index({1: "a", 0: "b"}.get(row["labels"], row["labels"]), "labels", candidates)
     else:
-        name = next((name for name in _VERDICTS if row.get(name) is not None), "")
+        flat = [str(name) for name, value in row.items() if str(name).endswith(".responses") and value]
+        name = next((name for name in (*_VERDICTS, *flat) if row.get(name) is not None), "")
+        if isinstance(row.get(name), list):  # Argilla's flat records
+            return argilla(row, {name: row[name]})
         if not name:
             held = " and ".join(name for name, _ in candidates)
             raise Invalid(f"{held} without a verdict: it takes {', '.join(_VERDICTS)}, or a score for each")
@@ -186,20 +189,30 @@ def _two_answers(row: Mapping[str, Any], tool: str) -> list[tuple[str, str]]:
 def label_studio(data: Mapping[str, Any], annotations: Sequence[Any]) -> Line:
     candidates = _two_answers(data, "Label Studio")
     verdicts: list[tuple[int | None, str]] = []
+    other: set[str] = set()
     for annotation in annotations:
         results = annotation.get("result") if isinstance(annotation, Mapping) else None
-        for one in results or []:
+        if not isinstance(results, list) or annotation.get("was_cancelled"):
+            continue
+        person = _person(annotation.get("completed_by"))
+        ratings: dict[str, float] = {}
+        for one in results:
             value = one.get("value") if isinstance(one, Mapping) else None
-            if not isinstance(value, Mapping) or annotation.get("was_cancelled"):
-                continue
-            said = value.get("selected", value.get("choices"))
+            said = value.get("selected", value.get("choices")) if isinstance(value, Mapping) else None
             if isinstance(said, list) and len(said) == 1:
                 said = said[0]
-            if said is None:
-                raise Invalid(f"Label Studio: a result of type {one.get('type')!r} is not read: it takes pairwise")
-            verdicts.append((_index(said, "selected", candidates), _person(annotation.get("completed_by"))))
+            if said is not None:
+                verdicts.append((_index(said, "selected", candidates), person))
+            elif isinstance(value, Mapping) and "rating" in value:
+                ratings[str(one.get("to_name"))] = _number(value["rating"], str(one.get("to_name")))
+            else:
+                other.add(str(one.get("type")) if isinstance(one, Mapping) else type(one).__name__)
+        if scores := [ratings[name] for name, _ in candidates if name in ratings]:
+            better = None if scores[0] == scores[-1] else int(scores[0] < scores[-1])
+            verdicts += [(better, person)] if len(scores) == 2 else []
     if not verdicts:
-        raise Invalid("Label Studio: nobody has judged this task")
+        read = f"; results of type {', '.join(sorted(other))} are not read" if other else ""
+        raise Invalid(f"Label Studio: nobody has judged this task{read}")
     return _judged(data, candidates, verdicts, "label-studio")
 
 

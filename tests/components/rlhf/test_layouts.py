@@ -57,6 +57,8 @@ def test_the_prompt_is_read_under_its_usual_names(name: str) -> None:
     ("row", "expected"),
     [
         ({"instruction": "Translate.", "input": "good night", **HELLO}, ((), "Translate.\n\ngood night")),
+        ({"question": "Who?", "context": "A tale.", **HELLO}, ((), "Who?\n\nA tale.")),
+        ({"prompt": "Who?", "context": "A tale.", **HELLO}, ((), "Who?\n\nA tale.")),
         ({"conversations": [human("Hi")], "chosen": gpt("hello"), "rejected": gpt("go away")}, ((), "Hi")),
         ({"conversations": [{"from": "system", "value": "Be brief."}, human("a"), gpt("b"), human("Hi")],
           "chosen": gpt("hello"), "rejected": gpt("go away")}, ((BRIEF, ("user", "a"), ("assistant", "b")), "Hi")),
@@ -113,10 +115,26 @@ def test_tasks_of_label_studio_and_records_of_argilla() -> None:
     assert [pair[2] for pair in told(two)] == ["hello", "go away"]  # people may disagree
     with pytest.raises(Invalid, match="nobody has judged this task"):
         pairs_of(task("left", was_cancelled=True))
+    comment = {"type": "textarea", "value": {"text": ["fine"]}}
+    with_comment, only_comment = task("left"), task("left")
+    with_comment["annotations"][0]["result"].append(comment)
+    only_comment["annotations"][0]["result"] = [comment]
+    assert told(with_comment) == [((), "Hi", "hello", "go away")]
+    with pytest.raises(Invalid, match="results of type textarea are not read"):
+        pairs_of(only_comment)
+    rated = task("left")
+    rated["annotations"][0]["result"] = [
+        {"type": "rating", "to_name": name, "value": {"rating": stars}}
+        for name, stars in (("answer1", 2), ("answer2", 5))
+    ]
+    assert told(rated) == [((), "Hi", "go away", "hello")]
     fields = {"prompt": "Hi", "response-1": "go away", "response-2": "hello"}
     for value in ("response-2", [{"value": "response-1", "rank": 2}, {"value": "response-2", "rank": 1}]):
         record = {"id": "x", "fields": fields, "responses": {"preference": [{"value": value, "user_id": "u"}]}}
         assert told(record) == [((), "Hi", "hello", "go away")]
+    flat = {**fields, "preference.responses": ["response-2"], "preference.responses.users": ["u"]}
+    older = {**fields, "preference": [{"user_id": "u", "value": "response-2", "status": "submitted"}]}
+    assert told(flat) == told(older) == [((), "Hi", "hello", "go away")]
 
 
 def test_ties_are_counted_and_make_no_pair() -> None:
