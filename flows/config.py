@@ -69,8 +69,9 @@ class RunConfig(Settings):
 
     @property
     def uses_hub(self) -> bool:
-        """True when a data source or the base model is on the Hugging Face hub."""
-        return is_hub_name(self.base.model) or any(source.kind == "hub" for source in self.data.all_sources)
+        """True when a source or the base model is on the Hugging Face hub."""
+        kinds = {*(source.kind for source in self.data.all_sources), *(one.kind for one in self.instruction.sources)}
+        return is_hub_name(self.base.model) or "hub" in kinds
 
 
 def load_config(profile: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

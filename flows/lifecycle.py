@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from components.data.instruction import conversation_digests
 from components.data.sources import raw_digests
 from components.model.hub.errors import UnsupportedModel
 from components.model.hub.source import digests
@@ -48,12 +49,14 @@ class Outside:
         base: digests of the files of `[base]`.
         preferences: digest of the file of `preferences.path`.
         judgements: marks of the annotators' journals, by the key of the answers that they judge.
+        conversations: digests of the user's own conversations, by instruction source and file.
     """
 
     sources: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     base: Mapping[str, str] = field(default_factory=dict)
     preferences: Mapping[str, str] = field(default_factory=dict)
     judgements: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    conversations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def read_outside(cfg: RunConfig, home: Home) -> Outside:
@@ -64,6 +67,7 @@ def read_outside(cfg: RunConfig, home: Home) -> Outside:
         raise ConfigError(f"base.model: {error}") from None
     return Outside(
         sources={source.name: found for source in cfg.data.all_sources if (found := raw_digests(source))},
+        conversations={one.name: found for one in cfg.instruction.read if (found := conversation_digests(one))},
         base=base,
         preferences=preferences.file_digest(cfg.preferences),
         judgements=preferences.judgement_marks(cfg.preferences, home),
@@ -87,7 +91,6 @@ def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:
 
     # Data, and the model itself.
     corpus = data.prepare_corpus.submit(run, config=cfg.data, suite=cfg.suite, raw=outside.sources)
-    conversations = data.make_conversations.submit(run, config=cfg.instruction, suite=cfg.suite, seed=seed)
     if cfg.base.model:
         tokenizer, base = base_graph(cfg.base, run, outside.base)
         shards = data.tokenize.submit(run, corpus=corpus, tokenizer=tokenizer)
@@ -103,6 +106,15 @@ def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:
             shards=shards,
             tokenizer=tokenizer,
         )
+    conversations = data.make_conversations.submit(
+        run,
+        config=cfg.instruction,
+        suite=cfg.suite,
+        seed=seed,
+        raw=outside.conversations,
+        context_length=cfg.finetune.context_length if cfg.instruction.read else 0,
+        tokenizer=[tokenizer] if cfg.instruction.read else [],
+    )
     finetune = partial(
         training.finetune.submit,
         run,

@@ -27,32 +27,62 @@ from torch import Tensor
 from components.data.batches import permute
 from components.data.tokenizer import Tokenizer
 
-SCHEMA = pa.schema([("messages_json", pa.string()), ("source", pa.string())])
+SCHEMA = pa.schema(
+    [("messages_json", pa.string()), ("source", pa.string()), ("tools_json", pa.string()), ("copies", pa.int32())]
+)
 
 
 @dataclass(frozen=True)
 class Message:
-    role: str  # user or assistant
+    """tool_calls: of an assistant, as an OpenAI request has them but for their arguments, which are an object. name,
+    tool_call_id: of a tool's turn, where it has them."""
+
+    role: str  # system, user, assistant or tool
     content: str
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    name: str = ""
+    tool_call_id: str = ""
+
+    @classmethod
+    def from_dict(cls, message: Mapping[str, Any]) -> Message:
+        further = {name: message[name] for name in ("name", "tool_call_id") if name in message}
+        return cls(message["role"], message["content"], tuple(message.get("tool_calls", ())), **further)
+
+    def as_dict(self) -> dict[str, Any]:
+        further = {"tool_calls": list(self.tool_calls), "name": self.name, "tool_call_id": self.tool_call_id}
+        return {"role": self.role, "content": self.content} | {name: held for name, held in further.items() if held}
 
 
 @dataclass(frozen=True)
 class Conversation:
+    """tools: functions that the assistant could call. copies: how often training takes it in a pass over the data."""
+
     messages: tuple[Message, ...]
     source: str
+    tools: tuple[Mapping[str, Any], ...] = ()
+    copies: int = 1
 
     @classmethod
     def turn(cls, prompt: str, response: str, source: str) -> Conversation:
         """One question and its answer."""
         return cls((Message("user", prompt), Message("assistant", response)), source)
 
-    def as_dicts(self) -> list[dict[str, str]]:
-        return [{"role": m.role, "content": m.content} for m in self.messages]
+    def as_dicts(self) -> list[dict[str, Any]]:
+        return [message.as_dict() for message in self.messages]
 
 
 def write_conversations(conversations: Iterable[Conversation], file: str | Path) -> int:
-    """Write as Parquet with columns messages_json (``[{"role", "content"}, …]``) and source; returns how many."""
-    rows = [{"messages_json": json.dumps(c.as_dicts(), ensure_ascii=False), "source": c.source} for c in conversations]
+    """Write as Parquet with columns messages_json (``[{"role", "content"}, …]``), source, tools_json (empty: none) and
+    copies; returns how many."""
+    rows = [
+        {
+            "messages_json": json.dumps(c.as_dicts(), ensure_ascii=False),
+            "source": c.source,
+            "tools_json": json.dumps(c.tools, ensure_ascii=False) if c.tools else "",
+            "copies": c.copies,
+        }
+        for c in conversations
+    ]
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd")
     return len(rows)
 
@@ -68,10 +98,11 @@ def read_conversations(file: str | Path) -> Iterator[Conversation]:
             for row in batch.to_pylist():
                 number += 1
                 try:
-                    messages = tuple(Message(m["role"], m["content"]) for m in json.loads(row["messages_json"]))
-                except (ValueError, TypeError, KeyError) as error:
+                    messages = tuple(map(Message.from_dict, json.loads(row["messages_json"])))
+                    tools = tuple(json.loads(row["tools_json"] or "[]"))
+                except (ValueError, TypeError, KeyError, AttributeError) as error:
                     raise ValueError(f"{file}: row {number}: messages_json is no list of role and content") from error
-                yield Conversation(messages, row["source"])
+                yield Conversation(messages, row["source"], tools, row["copies"])
 
 
 class Tokenised(NamedTuple):
@@ -82,7 +113,7 @@ class Tokenised(NamedTuple):
 def tokenise(conversations: Iterable[Conversation], tokenizer: Tokenizer) -> Iterator[Tokenised]:
     """`Tokenizer.render_chat` of each."""
     for conversation in conversations:
-        yield Tokenised(*tokenizer.render_chat(conversation.as_dicts()))
+        yield Tokenised(*tokenizer.render_chat(conversation.as_dicts(), tools=conversation.tools))
 
 
 @dataclass(frozen=True)

@@ -19,20 +19,23 @@ class PromptSplit:
 
 
 def prompt_of(conversation: Conversation) -> str:
-    """All that is said before the first answer, in lower case and with single spaces."""
+    """What the user says before the first answer, in lower case and with single spaces. How the system was told to
+    behave makes no other prompt of the same question."""
     said: list[str] = []
     for message in conversation.messages:
         if message.role == "assistant":
             break
-        said += message.content.lower().split()
+        if message.role != "system":
+            said += message.content.lower().split()
     return " ".join(said)
 
 
 def split_by_prompt(conversations: Iterable[Conversation], share: float) -> PromptSplit:
     """Hold out a share of the distinct prompts twice, with all of their conversations; at least one prompt each time.
 
-    Prompts are ordered by their source and then by a hash, and drawn at equal distances (systematic sampling, Cochran
-    1977, chapter 8), so that every source has its share. A prompt of several sources counts to the first.
+    Where a prompt goes is decided by its hash alone: another conversation moves none of those that were there. The one
+    exception are so few prompts that no hash falls into a part: then the prompt whose hash is nearest goes there.
+    Of a conversation with several copies, training has them all, `valid` and `test` one.
 
     Args:
         share: of the prompts, for each of `valid` and `test`; above 0 and at most 1/3.
@@ -42,22 +45,26 @@ def split_by_prompt(conversations: Iterable[Conversation], share: float) -> Prom
     """
     if not 0 < share <= 1 / 3:
         raise ValueError(f"the held-out share of prompts is {share}: give a number above 0 and at most 1/3")
-    everything = list(conversations)
-    source_of: dict[str, str] = {}
-    for conversation in everything:
-        source_of.setdefault(prompt_of(conversation), conversation.source)
-    prompts = sorted(source_of, key=lambda prompt: (source_of[prompt], hashlib.sha256(prompt.encode()).digest()))
-    if len(prompts) < 3:
+    everything = [(prompt_of(conversation), conversation) for conversation in conversations]
+    place = {prompt: _place(prompt) for prompt, _ in everything}
+    if len(place) < 3:
         raise ValueError(
-            f"{len(everything)} conversations have {len(prompts)} distinct prompts; training, early stopping and the "
+            f"{len(everything)} conversations have {len(place)} distinct prompts; training, early stopping and the "
             "reported loss need one of their own each: give conversations with at least 3 prompts"
         )
-    count = max(1, min(round(share * len(prompts)), len(prompts) // 3))
-    distance = len(prompts) / count
-    valid = {prompts[int(i * distance)] for i in range(count)}
-    test = {prompts[int((i + 0.5) * distance)] for i in range(count)}
+    valid = {prompt for prompt, at in place.items() if at < share}
+    valid = valid or {min(place, key=lambda prompt: place[prompt])}
+    test = {prompt for prompt, at in place.items() if at < 2 * share} - valid
+    test = test or {min(place.keys() - valid, key=lambda prompt: place[prompt])}
+    if not place.keys() - valid - test:  # all of a handful of prompts fell into the parts that are held out
+        (valid if len(valid) > 1 else test).remove(max(valid if len(valid) > 1 else test, key=lambda one: place[one]))
     return PromptSplit(
-        train=tuple(c for c in everything if prompt_of(c) not in valid | test),
-        valid=tuple(c for c in everything if prompt_of(c) in valid),
-        test=tuple(c for c in everything if prompt_of(c) in test),
+        train=tuple(c for prompt, c in everything if prompt not in valid | test for _ in range(c.copies)),
+        valid=tuple(c for prompt, c in everything if prompt in valid),
+        test=tuple(c for prompt, c in everything if prompt in test),
     )
+
+
+def _place(prompt: str) -> float:
+    """Where a prompt lies from 0 to 1."""
+    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big") / 2**64

@@ -48,6 +48,20 @@ class ShardsResult:
 
 
 @dataclass(frozen=True)
+class ConversationSourceFacts:
+    """What one source of a user's gave. num_records: that its files hold; layouts: conversations by the layout that was
+    detected; rejected: records by the reason why they were not taken."""
+
+    name: str
+    num_files: int
+    num_records: int
+    num_conversations: int
+    layouts: Mapping[str, int]
+    rejected: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class ConversationsResult:
     num_conversations: int
     conversations_by_source: Mapping[str, int] | None = None  # None: they all have one source
+    read: tuple[ConversationSourceFacts, ...] | None = None  # None: they are all generated

@@ -19,6 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.data.records import Rejected, decompressed, excerpt, read_records
+from components.data.tolerant_read import TolerantRead
+
 if TYPE_CHECKING:  # a type alone: how pairs are collected stays out of the key of stages that only read them
     from components.rlhf.preferences_config import PreferencesConfig
 
@@ -154,7 +157,8 @@ def make_preferences(
 def pair_id(prompt: str, a: str, b: str, context: Sequence[Turn] = ()) -> str:
     """Name of a comparison, whichever answer won."""
     said = [part for turn in context for part in (turn.role, turn.content)]
-    return hashlib.sha256("\0".join([*said, prompt, *sorted((a, b))]).encode()).hexdigest()[:16]
+    spelled = "\0".join([*said, prompt, *sorted((a, b))])
+    return hashlib.sha256(spelled.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def defect(prompt: str, chosen: str, rejected: str) -> str | None:
@@ -180,30 +184,26 @@ def write_preferences(path: Path, preferences: Iterable[Preference]) -> None:
 
 
 def read_preferences(path: Path) -> tuple[list[Preference], list[LeftOut]]:
-    """The preferences of a `.jsonl` or `.parquet` file, and the lines (from 1) that are none, with the reason.
+    """The preferences of a file that `write_preferences` wrote, and the lines (from 1) that are none, with the reason.
 
     Needs the fields prompt, chosen and rejected as text; fields it does not know are ignored. Raises ValueError when
     the file as a whole cannot be read.
     """
-    numbered: Iterable[tuple[int, str, object]]
-    if path.suffix == ".jsonl":
-        numbered = [parse_line(n, raw) for n, raw in enumerate(path.read_bytes().split(b"\n"), 1) if raw.strip()]
-    elif path.suffix == ".parquet":
-        try:
-            rows = pq.read_table(path).to_pylist()
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path} is not a Parquet file: {error}") from error
-        numbered = [(n, str(row), row) for n, row in enumerate(rows, 1)]
-    else:
-        raise ValueError(f"{path}: preferences are read from .jsonl or .parquet, not {path.suffix or 'no ending'}")
     good: list[Preference] = []
     bad: list[LeftOut] = []
-    for number, raw, row in numbered:
-        found = preference_from_row(row)
-        if isinstance(found, Preference):
-            good.append(found)
-        else:
-            bad.append(LeftOut("preferences", str(path), number, found, raw[:MAX_EXCERPT]))
+    reading = TolerantRead()
+    with path.open("rb") as stream:
+        for item in reading.through(read_records(decompressed(stream), path.name)):
+            found = item.reason if isinstance(item, Rejected) else preference_from_row(item.value)
+            if isinstance(found, Preference):
+                good.append(found)
+            elif item.number:
+                shown = item.excerpt if isinstance(item, Rejected) else excerpt(item.value, MAX_EXCERPT)
+                bad.append(LeftOut("preferences", str(path), item.number, found, shown))
+            else:
+                raise ValueError(f"{path} cannot be read: {found}")
+    if reading.reason:
+        raise ValueError(f"{path} cannot be read: {reading.reason}")
     return good, bad
 
 
@@ -225,19 +225,8 @@ _SCHEMA = pa.schema(
 )
 
 
-def parse_line(number: int, raw: bytes) -> tuple[int, str, object]:
-    """A line of a JSONL file: its number, its text, and what it holds, or a ValueError that says why it is no JSON."""
-    text = raw.decode("utf-8", errors="replace")
-    try:
-        return number, text, json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        return number, text, ValueError(f"not JSON: {error}")
-
-
 def preference_from_row(row: object) -> Preference | str:
     """The preference of a parsed row, or why it is none."""
-    if isinstance(row, ValueError):
-        return str(row)
     if not isinstance(row, Mapping):
         return f"a {type(row).__name__}, not an object with prompt, chosen and rejected"
     for name in ("prompt", "chosen", "rejected"):

@@ -5,9 +5,16 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from components.data.results import CorpusResult, FunnelStep, ShardsResult, TokenizerResult
+from components.data.results import (
+    ConversationSourceFacts,
+    ConversationsResult,
+    CorpusResult,
+    FunnelStep,
+    ShardsResult,
+    TokenizerResult,
+)
 from components.model.hub.results import ImportedModelResult, ImportedTokenizerResult
 from components.training.results.finetuning import FinetuneResult
 from components.training.results.pretraining import PretrainResult
@@ -20,7 +27,8 @@ from dashboards.run_data import RunRows, Series, StageRow, known, known_values
 @dataclass(frozen=True)
 class DataFacts:
     """duplicates: documents removed as exact or near duplicates; masked_pii: occurrences of personal data that were
-    masked; quarantined: rejected records by reason."""
+    masked; quarantined: rejected records by reason. conversations: of fine-tuning, by source; read: what the sources
+    of a user's own gave."""
 
     funnel: tuple[FunnelStep, ...]
     num_documents: int | None
@@ -31,6 +39,8 @@ class DataFacts:
     vocab_size: int | None
     bytes_per_token: float | None
     num_tokens: int | None
+    conversations: Mapping[str, int] = field(default_factory=dict)
+    read: tuple[ConversationSourceFacts, ...] = ()
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -51,7 +61,9 @@ def data_facts(rows: RunRows) -> DataFacts | Missing:
     tokenizer = trained or imported
     if corpus is None and tokenizer is None and shards is None:
         return Missing(rows.why_missing("data", "The data"))
-    reasons = Counter(str(row["reason"]) for row in rows.quarantine if found is None or row["key"] == found.key)
+    told = rows.result_of("make_conversations", ConversationsResult)
+    keys = {stage.key for name in ("prepare_corpus", "make_conversations") if (stage := rows.find(name))}
+    reasons = Counter(str(row["reason"]) for row in rows.quarantine if not keys or row["key"] in keys)
     return DataFacts(
         funnel=corpus.funnel if corpus else (),
         num_documents=corpus.num_documents if corpus else None,
@@ -62,6 +74,8 @@ def data_facts(rows: RunRows) -> DataFacts | Missing:
         vocab_size=tokenizer.vocab_size if tokenizer else None,
         bytes_per_token=known(trained.bytes_per_token) if trained else None,
         num_tokens=shards.num_tokens if shards else None,
+        conversations=(told.conversations_by_source or {}) if told else {},
+        read=(told.read or ()) if told else (),
     )
 
 
@@ -125,10 +139,12 @@ def pretraining_facts(rows: RunRows) -> TrainingFacts | Missing:
 
 @dataclass(frozen=True)
 class FinetuningFacts:
-    """`before`: held-out losses by source of the base model, to show what was forgotten."""
+    """`before`: held-out losses by source of the base model, to show what was forgotten. `conversations`: of training,
+    validation and test, no two of which share a prompt."""
 
     training: TrainingFacts
     before: Mapping[str, float]
+    conversations: Mapping[str, int]
     effects: tuple[Effect, ...]
 
 
@@ -139,7 +155,8 @@ def finetuning_facts(rows: RunRows) -> FinetuningFacts | Missing:
         return Missing(rows.why_missing("sft", "Fine-tuning"))
     result = rows.result(stage, FinetuneResult)
     before = known_values(result.losses_by_source_before)
-    return FinetuningFacts(_training(rows, stage, result), before, (_finetuning_effect(rows),))
+    effects = (_finetuning_effect(rows),)
+    return FinetuningFacts(_training(rows, stage, result), before, result.num_conversations, effects)
 
 
 def _finetuning_effect(rows: RunRows) -> Effect:

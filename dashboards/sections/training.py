@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from dashboards import formatting
 from dashboards.blocks import Section, Table, body, effect_of, listing, said
@@ -34,13 +34,32 @@ def data_section(data: DataFacts) -> Section:
         "<>",
         tuple((reason, formatting.count(n)) for reason, n in data.quarantined),
     )
+    conversations = Table(
+        "Conversations of fine-tuning",
+        ("source", "records", "rejected", "taken", "layouts found"),
+        "<>>><",
+        tuple(_conversations(data)),
+    )
     kept = f"{formatting.count(data.num_documents)} documents, {formatting.size(data.num_bytes)}"
     meaning = (
         f"What the model reads: {kept} after cleaning" if data.num_documents is not None else "What the model reads"
     )
     if data.bytes_per_token is not None:
         meaning += f", packed at {data.bytes_per_token:.2f} bytes per token"
-    return body(meaning + ".", (funnel, listing("In numbers", pairs), quarantine))
+    return body(meaning + ".", (funnel, listing("In numbers", pairs), conversations, quarantine))
+
+
+def _conversations(data: DataFacts) -> Iterator[tuple[str, ...]]:
+    """A row for each source: of those that are read what became of their records, of generated ones their number."""
+    read = {source.name: source for source in data.read}
+    for name, count in data.conversations.items():
+        taken = formatting.count(count)
+        if (source := read.get(name)) is None:
+            yield name, *[formatting.MISSING] * 2, taken, "generated"
+            continue
+        numbers = (source.num_records, sum(source.rejected.values()))
+        layouts = ", ".join(f"{layout}: {formatting.count(n)}" for layout, n in source.layouts.items())
+        yield name, *map(formatting.count, numbers), taken, layouts
 
 
 def _left(step: FunnelStep | None) -> str:
@@ -71,8 +90,12 @@ def finetuning_section(facts: FinetuningFacts) -> Section:
         "Fine-tuning did not make the model more accurate.",
     )
     training = facts.training
-    tables = (_losses(training.losses_by_source, training.bits_per_byte, facts.before), _training_listing(training))
-    return body(meaning, tables, facts.effects)
+    parts = listing(
+        "Conversations, no two parts with a prompt in common",
+        [(part, formatting.count(count)) for part, count in facts.conversations.items()],
+    )
+    losses = _losses(training.losses_by_source, training.bits_per_byte, facts.before)
+    return body(meaning, (losses, parts, _training_listing(training)), facts.effects)
 
 
 def _losses(losses: Mapping[str, float], bits: Mapping[str, float], before: Mapping[str, float]) -> Table:

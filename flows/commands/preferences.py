@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from components.rlhf.preferences import LeftOut
 
 MAX_SHOWN = 10
-preferences = typer.Typer(no_args_is_help=True, help="Import and export preference files: TRL, HH-RLHF, UltraFeedback.")
+preferences = typer.Typer(no_args_is_help=True, help="Preference files, into the home and out of it.")
 
 
 @preferences.command("import")
@@ -23,7 +23,11 @@ def import_file(
     file: Path,
     max_prompt_chars: Annotated[int, typer.Option(min=1, help="Longer prompts are rejected.")] = 100_000,
 ) -> None:
-    """Check a file of preferences and keep its good lines for `preferences.source = "file"`."""
+    """Check a file of preferences and keep its good records for `preferences.source = "file"`.
+
+    JSON lines, a JSON array, CSV or Parquet, plain or compressed, as published for TRL, DPO, HH-RLHF, UltraFeedback,
+    Label Studio, Argilla and others: the layout of each record is detected.
+    """
     with friendly_errors():
         from flows.runs.preference_files import import_preferences
         from storage.home import Home

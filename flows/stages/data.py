@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
-from components.data.results import ConversationsResult, CorpusResult, FunnelStep, ShardsResult, TokenizerResult
+from components.data.results import (
+    ConversationSourceFacts,
+    ConversationsResult,
+    CorpusResult,
+    FunnelStep,
+    ShardsResult,
+    TokenizerResult,
+)
 from components.data.tokenizer import TokenizerConfig
 from components.reasoning.puzzle_study_config import PuzzleStudyConfig
-from components.reasoning.tasks import SuiteConfig
+from components.reasoning.tasks import HeldOutProblems, SuiteConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
 from flows.stages.files import CONVERSATIONS, CORPUS
 from storage.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from components.data.conversations import Conversation
 
 
 @stage(produces="corpus", group="data", seconds=15, exact=True)
@@ -27,8 +40,6 @@ def prepare_corpus(
 
     `raw`: digests of the user's own files by source; only there so that other bytes make another corpus.
     """
-    from functools import partial
-
     from components.data.pipeline import prepare, write_corpus
     from components.reasoning.tasks import generate_problem_texts
 
@@ -83,17 +94,68 @@ def tokenize(work: Work, *, corpus: Artifact, tokenizer: Artifact) -> ShardsResu
 
 
 @stage(produces="conversations", group="data", seconds=4, exact=True)
-def make_conversations(work: Work, *, config: InstructionConfig, suite: SuiteConfig, seed: int) -> ConversationsResult:
-    """Conversations for fine-tuning, none of them with a question or a solution of the evaluation set."""
+def make_conversations(
+    work: Work,
+    *,
+    config: InstructionConfig,
+    suite: SuiteConfig,
+    seed: int,
+    raw: Mapping[str, Mapping[str, str]],
+    context_length: int,
+    tokenizer: Sequence[Artifact],
+) -> ConversationsResult:
+    """Conversations for fine-tuning, read and generated, none of them with a question or a solution of the evaluation
+    set.
+
+    `raw`: digests of the user's own files by source; only there so that other bytes make other conversations.
+    `tokenizer`, `context_length`: with which they are to be learned, where any are read: what the chat template cannot
+    express or the context cannot hold is rejected here, by file and line.
+    """
     from components.data.conversations import write_conversations
     from components.data.instruction import generate_conversations
 
-    made = list(generate_conversations(config, seed, suite.held_out()))
+    held_out = suite.held_out()
+    made, facts = _read_conversations(work, config, held_out, tokenizer, context_length)
+    made += generate_conversations(config, seed, held_out)
     write_conversations(made, work.out / CONVERSATIONS)
-    sources = sorted({conversation.source for conversation in made})
-    counts = {source: sum(c.source == source for c in made) for source in sources}
+    counts = dict(sorted(Counter(conversation.source for conversation in made).items()))
     (work.out / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
-    return ConversationsResult(len(made), counts)
+    return ConversationsResult(len(made), counts, facts or None)
+
+
+def _read_conversations(
+    work: Work,
+    config: InstructionConfig,
+    held_out: HeldOutProblems,
+    tokenizer: Sequence[Artifact],
+    context_length: int,
+) -> tuple[list[Conversation], tuple[ConversationSourceFacts, ...]]:
+    """What the sources of files and hub datasets give; what they do not goes to the quarantine table."""
+    from components.data.conversation_sources import Reading, read_conversations_of, refusal_of
+    from components.data.decontaminate import EvalIndex
+    from components.data.files import Quarantined
+    from components.data.tokenizer import Tokenizer
+
+    if not config.read:
+        return [], ()
+    words = Tokenizer.load(work.open(tokenizer[0]))
+    evaluation = EvalIndex([*sorted(held_out.questions), *sorted(held_out.solutions)])
+    refusal = partial(refusal_of, tokenizer=words, context_length=context_length, evaluation=evaluation)
+    made: list[Conversation] = []
+    facts = []
+    for source in config.read:
+        reading, count = Reading(), len(made)
+        for item in read_conversations_of(source, reading, refusal):
+            if isinstance(item, Quarantined):
+                work.rows("quarantine", [dataclasses.asdict(item)])
+            else:
+                made.append(item)
+        layouts, rejected = dict(reading.layouts.most_common()), dict(reading.rejected.most_common(20))
+        facts.append(
+            ConversationSourceFacts(source.name, reading.files, reading.records, len(made) - count, layouts, rejected)
+        )
+        print(f"{source.name}: {len(made) - count} conversations; layouts {layouts}; rejected {rejected or 'none'}")
+    return made, tuple(facts)
 
 
 @stage(produces="conversations", group="reasoning", seconds=15, exact=True)

@@ -225,5 +225,6 @@ def finetune(
         losses_by_source_before={source: look.loss for source, look in before.items()},
         bits_per_byte={source: look.bits_per_byte for source, look in after.items()},
         guard=guard.counts(),
+        num_conversations={"training": len(split.train), "validation": len(split.valid), "test": len(split.test)},
         early_stop=best.result(),
     )

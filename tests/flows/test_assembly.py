@@ -37,7 +37,7 @@ def test_an_assembly_looks_at_no_file_and_no_home(monkeypatch: pytest.MonkeyPatc
     cfg = load_config("smoke", NOWHERE)
     monkeypatch.delenv("LIFESPAN_HOME", raising=False)
     monkeypatch.setattr(Home, "__init__", refuse)
-    for name in ("raw_digests", "digests"):
+    for name in ("raw_digests", "digests", "conversation_digests"):
         monkeypatch.setattr(lifecycle, name, refuse)
     monkeypatch.setattr(preferences, "file_digest", refuse)
     first, other = Graph(), Graph()
@@ -51,6 +51,16 @@ def test_an_assembly_looks_at_no_file_and_no_home(monkeypatch: pytest.MonkeyPatc
     changed = {label for label, node in other.nodes.items() if node.key != first.nodes[label].key}
     assert {"prepare_corpus", "import_model", "collect_preferences"} <= changed
     assert "make_conversations" not in changed
+
+
+def test_other_bytes_of_a_users_conversations_are_other_conversations() -> None:
+    cfg = load_config("smoke", ['instruction.sources=[{ name = "mine", path = "nowhere.jsonl" }]'])
+    first, other = Graph(), Graph()
+    lifecycle_graph(cfg, first, Outside())
+    lifecycle_graph(cfg, other, Outside(conversations={"mine": {"nowhere.jsonl": "ab"}}))
+    changed = {label for label, node in other.nodes.items() if node.key != first.nodes[label].key}
+    assert {"make_conversations", "finetune"} <= changed
+    assert not {"prepare_corpus", "pretrain", "make_puzzles"} & changed
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ class FinetuneResult:
     """loss: on test conversations, whose prompts neither training nor early stopping has seen, over num_test_targets
     tokens. replay: share of pretraining text in the batches. packing_fill: share of the packed rows that is no padding.
     losses_by_source, bits_per_byte: on held-out pretraining text, before and after: what fine-tuning cost the base
-    model. early_stop is None where no validation loss was watched. Losses are in nats per token."""
+    model. early_stop is None where no validation loss was watched. Losses are in nats per token. num_conversations: of
+    training (each copy counts), validation and test."""
 
     num_params: int
     num_adapters: int
@@ -42,4 +43,5 @@ class FinetuneResult:
     losses_by_source_before: Mapping[str, float]
     bits_per_byte: Mapping[str, float]
     guard: Annotated[GuardCounts, INLINE]
+    num_conversations: Mapping[str, int]
     early_stop: Annotated[EarlyStopResult | None, INLINE] = None

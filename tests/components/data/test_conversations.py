@@ -31,18 +31,26 @@ T = 64
 
 
 def test_conversations_come_back_from_parquet(tmp_path: Path) -> None:
-    conversations = [*as_conversations(PAIRS, "sums"), Conversation((Message("user", "é|\n"),), "odd")]
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+    with_tools = Conversation(
+        (Message("user", "é|\n"), Message("assistant", "", (call,)), Message("tool", "wet", name="weather")),
+        "odd",
+        ({"type": "function", "function": {"name": "weather"}},),
+        copies=2,
+    )
+    conversations = [*as_conversations(PAIRS, "sums"), with_tools]
     assert write_conversations(conversations, tmp_path / "c.parquet") == 31
     assert list(read_conversations(tmp_path / "c.parquet")) == conversations
 
 
 def test_rows_that_are_no_conversations_are_named(tmp_path: Path) -> None:
     file = tmp_path / "c.parquet"
-    pq.write_table(pa.table({"messages_json": ["[]", '[{"role": "user"}]'], "source": ["a", "a"]}), file)
+    columns = {"messages_json": ["[]", '[{"role": "user"}]'], "source": ["a"] * 2, "tools_json": [""] * 2}
+    pq.write_table(pa.table(columns | {"copies": [1, 1]}), file)
     with pytest.raises(ValueError, match=r"c\.parquet: row 2"):
         list(read_conversations(file))
     pq.write_table(pa.table({"text": ["x"]}), file)
-    with pytest.raises(ValueError, match="no column messages_json, source; it has text"):
+    with pytest.raises(ValueError, match="no column messages_json, source, tools_json, copies; it has text"):
         list(read_conversations(file))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -21,7 +22,9 @@ def test_no_prompt_of_the_generated_conversations_is_in_two_parts() -> None:
     made = list(generate_conversations(InstructionConfig(num_conversations=4000), 0, HeldOutProblems()))
     train, valid, test = prompts(split := split_by_prompt(made, 0.03))
     assert not train & valid and not train & test and not valid & test
-    assert len(valid) == len(test) == round(0.03 * len(train | valid | test))
+    for held_out in (valid, test):  # four standard errors of a share of all distinct prompts
+        share, count = len(held_out) / len(train | valid | test), len(train | valid | test)
+        assert share == pytest.approx(0.03, abs=4 * (0.03 * 0.97 / count) ** 0.5)
     assert Counter((*split.train, *split.valid, *split.test)) == Counter(made)  # nothing is lost, nothing is doubled
     for part in (split.valid, split.test):  # each source is there, stories with their 64 prompts too
         assert {c.source for c in part} == {"stories", "worked", "direct"}
@@ -35,10 +38,26 @@ def test_the_split_depends_on_the_conversations_and_not_on_their_order() -> None
 
 def test_a_prompt_is_what_is_said_before_the_first_answer_whatever_its_spaces_and_case() -> None:
     said = [Message("system", "Be brief."), Message("user", "How  ARE you?"), Message("assistant", "Well.")]
-    assert prompt_of(Conversation((*said, Message("user", "And now?")), "chat")) == "be brief. how are you?"
+    assert prompt_of(Conversation((*said, Message("user", "And now?")), "chat")) == "how are you?"
     assert prompt_of(Conversation(tuple(said[1:]), "chat")) == prompt_of(
         Conversation.turn("how are\nyou?", "Ill.", "x")
     )
+
+
+def test_what_is_added_moves_nothing_that_was_there() -> None:
+    made = [Conversation.turn(f"question {i}", "answer", "chat") for i in range(400)]
+    more = [Conversation.turn(f"another {i}", "answer", "other") for i in range(300)]
+    for before, after in zip(
+        prompts(split_by_prompt(made, 0.1)), prompts(split_by_prompt(more + made, 0.1)), strict=True
+    ):
+        assert before == {prompt for prompt in after if prompt.startswith("question")} and before
+
+
+def test_copies_are_for_training_alone() -> None:
+    made = [replace(Conversation.turn(f"question {i}", "answer", "chat"), copies=3) for i in range(60)]
+    split = split_by_prompt(made, 0.1)
+    assert len(split.train) == 3 * len(set(prompts(split)[0]))
+    assert [len(split.valid), len(split.test)] == [len(part) for part in prompts(split)[1:]]
 
 
 def test_three_prompts_give_one_to_each_part_and_two_are_refused() -> None:

@@ -70,7 +70,7 @@ def test_scored_completions_become_pairs_and_ties_are_counted(tmp_path: Path) ->
 
 
 BAD: list[tuple[Any, str]] = [
-    ("{nope", "not JSON"),
+    ("{nope", "broken JSON"),
     (["p"], "not an object"),
     ({"prompt": "p", "chosen": "a"}, "rejected is missing"),
     ({"prompt": "p", "chosen": "a", "rejected": "a "}, "chosen and rejected are equal"),
@@ -92,7 +92,7 @@ BAD: list[tuple[Any, str]] = [
     ({"instruction": "q", "completions": [{"response": "a", "overall_score": "N/A"}]}, "score is 'N/A'"),
     ({"instruction": "q", "completions": [{"response": "a", "score": 1}]}, "1 completion"),
     ({"completions": [{"response": "a", "score": 1}, {"response": "b", "score": 2}]}, "instruction is missing"),
-    ({"instruction": "q", "completions": [{"text": "a"}]}, "completions[0] has no response"),
+    ({"instruction": "q", "completions": [{"said": "a"}]}, "completions[0] has no response"),
 ]  # fmt: skip
 
 
@@ -109,14 +109,14 @@ def test_bad_lines_are_named_with_file_and_line_and_the_rest_goes_on(tmp_path: P
 def test_a_file_without_anything_good_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PreferenceFileError, match=r"f\.jsonl: no usable preference: line 1: rejected is missing"):
         read_file(written(tmp_path / "f.jsonl", {"prompt": "p", "chosen": "a"}))
-    with pytest.raises(PreferenceFileError, match="it is empty"):
+    with pytest.raises(PreferenceFileError, match="empty file"):
         read_file(written(tmp_path / "e.jsonl", ""))
     with pytest.raises(PreferenceFileError, match="no such file"):
         read_file(tmp_path / "none.jsonl")
-    with pytest.raises(PreferenceFileError, match=r"from \.jsonl or \.parquet, not \.csv"):
-        read_file(written(tmp_path / "f.csv", "a,b"))
+    with pytest.raises(PreferenceFileError, match="line 2: no preference: the row has a, b; it takes chosen"):
+        read_file(written(tmp_path / "f.csv", "a,b", "1,2"))
     (tmp_path / "x.parquet").write_bytes(b"PAR1 not really")
-    with pytest.raises(PreferenceFileError, match="not a Parquet file"):
+    with pytest.raises(PreferenceFileError, match="damaged"):
         read_file(tmp_path / "x.parquet")
 
 

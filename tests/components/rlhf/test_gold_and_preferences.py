@@ -112,7 +112,7 @@ def test_files_round_trip(tmp_path: Path, name: str) -> None:
 def test_broken_lines_are_quarantined_by_line_and_the_rest_is_read(tmp_path: Path) -> None:
     good = json.dumps({"prompt": "p", "chosen": "a", "rejected": "b", "source": "elsewhere"})
     lines: list[tuple[bytes, str]] = [
-        (b"{nope", "not JSON"),
+        (b"{nope", "broken JSON"),
         (b'["p", "a", "b"]', "not an object"),
         (b'{"prompt": "p", "chosen": "a"}', "rejected is missing"),
         (b'{"prompt": "p", "chosen": ["a"], "rejected": "b"}', "chosen is list, not text"),
@@ -120,7 +120,7 @@ def test_broken_lines_are_quarantined_by_line_and_the_rest_is_read(tmp_path: Pat
         (b'{"prompt": "p", "chosen": "", "rejected": "b"}', "chosen is empty"),
         (b'{"prompt": "p", "chosen": "a", "rejected": "b", "gold_margin": NaN}', "not a finite number"),
         (b'{"prompt": "p", "chosen": "a", "rejected": "b", "chosen_finished": "yes"}', "not bool"),
-        (b"\xff\xfe", "not JSON"),
+        (b"\xff\xfe", "not UTF-8"),
     ]
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(good.encode() + b"\n\n" + b"\n".join(line for line, _ in lines) + b"\n" + good.encode())
@@ -132,8 +132,7 @@ def test_broken_lines_are_quarantined_by_line_and_the_rest_is_read(tmp_path: Pat
 
 
 def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
-    (tmp_path / "x.parquet").write_bytes(b"not parquet")
-    with pytest.raises(ValueError, match="is not a Parquet file"):
-        read_preferences(tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match=r"\.jsonl or \.parquet"):
-        read_preferences(tmp_path / "x.csv")
+    for content in (b"not parquet", b"PAR1 not really"):
+        (tmp_path / "x.parquet").write_bytes(content)
+        with pytest.raises(ValueError, match=r"x\.parquet cannot be read: (neither JSON|damaged)"):
+            read_preferences(tmp_path / "x.parquet")

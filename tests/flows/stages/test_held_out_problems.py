@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.data.conversations import read_conversations
-from components.data.instruction import InstructionConfig
+from components.data.instruction import ConversationSource, InstructionConfig
 from components.data.pipeline import DataConfig, prepare, read_corpus
 from components.data.results import CorpusResult
 from components.data.sources import SourceConfig
@@ -65,7 +65,8 @@ def test_text_from_elsewhere_with_a_solution_goes_with_its_reason(problems: Sour
 
 def test_conversations_hold_no_solution(tmp_path: Path) -> None:
     work = work_in(tmp_path)
-    make_conversations.fn(work, config=InstructionConfig(6000, story_share=0.0, max_difficulty=4), suite=SUITE, seed=0)
+    config = InstructionConfig(6000, (ConversationSource("sums", "sums", max_difficulty=4),))
+    make_conversations.fn(work, config=config, suite=SUITE, seed=0, raw={}, context_length=0, tokenizer=[])
     made = [c.messages[-1].content for c in read_conversations(work.out / CONVERSATIONS)]
     assert len(made) == 6000 and solutions(made) == set()
 

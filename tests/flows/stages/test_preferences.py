@@ -197,15 +197,17 @@ def test_a_file_is_read_and_what_does_not_fit_is_quarantined_by_line(place: Path
         {"prompt": "Any question", "chosen": "yes"},
         {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
          "chosen": [{"role": "assistant", "content": "a"}], "rejected": [{"role": "assistant", "content": "b"}]},
+        {"prompt": [{"role": "user", "content": "Hi"}, {"role": "tool", "content": "x"}],
+         "chosen": "a", "rejected": "b"},
     ]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = replace(CONFIG, source="file", path=str(path))
     facts, work = collect(place, "file0", config, raw=preferences.file_digest(config))
-    assert (facts["num_pairs"], facts["num_left_out"]) == (1, 3)
+    assert (facts["num_pairs"], facts["num_left_out"]) == (2, 3)  # a system turn has its place
     without_gold(place / "file0", facts, work)
     bad = {row["line"]: row["reason"] for row in work.table_rows()["quarantine"]}
     assert "the prompt alone" in bad[2] and "context holds 128" in bad[2]
-    assert bad[3] == "rejected is missing" and "system" in bad[4]
+    assert bad[3] == "rejected is missing" and "turns and calls of tools" in bad[5]
     path.write_text(path.read_text() + "\n")
     with pytest.raises(ValueError, match="changed since the run began"):
         collect(place, "file1", config, raw={"mine.jsonl": "0" * 64})
