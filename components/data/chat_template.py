@@ -1,7 +1,8 @@
 """Chat templates in Jinja, as published models carry them, rendered in a sandbox.
 
 What a message says can never become a special token: text that spells one is marked before rendering and comes back
-as text. A template sees no clock: how a conversation is rendered must not depend on the day.
+as text. A template sees no clock: how a conversation is rendered must not depend on the day. What a template would
+leave out in silence, such as a turn of a tool or the calls of an assistant, is refused.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
 import jinja2
@@ -46,7 +47,7 @@ def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent, **options)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChatTemplate:
     """A template and the special tokens that it may name.
 
@@ -75,24 +76,54 @@ class ChatTemplate:
         longest_first = sorted(self.special, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
-    def render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The conversation as text, in which text of a message that spells a special token is marked.
 
-        Raises ValueError where the template refuses the conversation or fails.
+        Raises ValueError where the template refuses the conversation, fails, or would leave a turn of it out.
         """
-        marked = [{**message, "content": self._mark(message["content"])} for message in messages]
-        given = {**self.tokens, "messages": marked, "add_generation_prompt": add_generation_prompt}
+        if tools or any(m["role"] not in ("user", "assistant") or m.get("tool_calls") for m in messages):
+            shape = tuple((m["role"], bool(m.get("content")), bool(m.get("tool_calls"))) for m in messages)
+            if left_out := _left_out(self, shape, bool(tools)):
+                raise ValueError(left_out)
+        return self._render(messages, add_generation_prompt, tools)
+
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
+    ) -> str:
+        given = {**self.tokens, "messages": self._marked(messages), "add_generation_prompt": add_generation_prompt}
         try:
-            return self._compiled.render(tools=None, documents=None, **given)
+            return self._compiled.render(tools=self._marked(tools) if tools else None, documents=None, **given)
         except jinja2.TemplateError as error:
             raise ValueError(f"the chat template refuses the conversation: {error}") from error
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise ValueError(f"the chat template fails on the conversation: {error}") from error
 
+    def _marked(self, value: Any) -> Any:
+        """The value with all of its texts marked, and a role as it is: no text of a user's."""
+        if isinstance(value, str):
+            return self._mark(value)
+        if isinstance(value, Mapping):
+            return {key: held if key == "role" else self._marked(held) for key, held in value.items()}
+        return [self._marked(held) for held in value] if isinstance(value, list | tuple) else value
+
     def _mark(self, text: str) -> str:
         return self._spelled.sub(lambda found: "".join(_MARK + char for char in found[0]), text.replace(_MARK, ""))
 
-    def said(self, messages: Sequence[Mapping[str, str]], text: str, end: str) -> Iterator[tuple[int, int]]:
+    def said(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        text: str,
+        end: str,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Iterator[tuple[int, int]]:
         """Where in the rendered `text` the assistant speaks: from behind each prompt to behind the `end` of the turn.
 
         Raises ValueError for a template that renders what was said before differently once more is said.
@@ -100,7 +131,7 @@ class ChatTemplate:
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before = self.render(messages[:index], add_generation_prompt=True)
+            before = self._render(messages[:index], True, tools)
             if not text.startswith(before):
                 raise ValueError(
                     f"messages[{index}]: the chat template renders the turns before it differently than in the whole "
@@ -121,6 +152,35 @@ class ChatTemplate:
             if found:
                 yield found[0], list(range(found.start(), found.end())), True
                 start = found.end()
+
+
+@lru_cache(maxsize=1024)
+def _left_out(template: ChatTemplate, shape: tuple[tuple[str, bool, bool], ...], with_tools: bool) -> str:
+    """What the template leaves out of a conversation of this shape (role, whether it has content and tool calls), seen
+    from one whose every part is a word of its own; an assistant's content may go, as thoughts of earlier turns do."""
+    messages: list[dict[str, Any]] = []
+    for number, (role, has_content, calls) in enumerate(shape):
+        message: dict[str, Any] = {"role": role, "content": f"word{number}x" if has_content else ""}
+        if calls:
+            function = {"name": f"call{number}x", "arguments": {"argument": f"value{number}x"}}
+            message["tool_calls"] = [{"id": f"id{number}abcde", "type": "function", "function": function}]
+        if role == "tool":
+            message |= {"name": f"call{number - 1}x", "tool_call_id": f"id{number - 1}abcde"}
+        messages.append(message)
+    parameters = {"type": "object", "properties": {"argument": {"type": "string", "description": "a word"}}}
+    tool = {"type": "function", "function": {"name": "toolword", "description": "a tool", "parameters": parameters}}
+    try:
+        text = template._render(messages, False, [tool] if with_tools else None)
+    except ValueError:
+        return ""  # the conversation itself will say why
+    if with_tools and "toolword" not in text:
+        return "tools: the chat template leaves them out"
+    for number, (role, has_content, calls) in enumerate(shape):
+        if calls and not (f"call{number}x" in text and f"value{number}x" in text):
+            return f"messages[{number}]: tool_calls: the chat template leaves them out"
+        if role != "assistant" and has_content and f"word{number}x" not in text:
+            return f"messages[{number}]: the chat template leaves out the turn of role {role!r}"
+    return ""
 
 
 def has_marks(text: str) -> bool:

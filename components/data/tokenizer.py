@@ -25,7 +25,7 @@ from components.data.vocabulary import Conventions, Vocabulary, read_conventions
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 SPECIAL_TOKENS = (BOS, EOS, PAD, USER, ASSISTANT, END)
-ROLE_TOKENS = {"user": USER, "assistant": ASSISTANT}
+ROLES = ("system", "user", "assistant")
 MIN_VOCAB_SIZE = len(SPECIAL_TOKENS) + 256
 LONE_SYMBOLS = "+-*/=();:>|"
 
@@ -44,10 +44,14 @@ _PIECES = "|".join(
 )
 # The same template in Jinja, so that the saved folder also works with `transformers`' apply_chat_template.
 _CHAT_TEMPLATE = (
-    "<|bos|>{% for m in messages %}"
-    "{% if m['role'] not in ['user', 'assistant'] %}"
-    "{{ raise_exception('unknown role ' + m['role'] + '; it takes one of user, assistant') }}{% endif %}"
-    "{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "<|bos|>{% set ns = namespace(system='') %}{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{% set ns.system = ns.system + m['content'] + '\\n\\n' %}"
+    "{% elif m['role'] == 'user' %}{{ '<|user|>' + ns.system + m['content'] + '<|end|>' }}{% set ns.system = '' %}"
+    "{% elif m['role'] != 'assistant' %}"
+    "{{ raise_exception('unknown role ' + m['role'] + '; it takes one of system, user, assistant') }}"
+    "{% elif ns.system %}{{ raise_exception('a system turn stands before a user turn') }}"
+    "{% else %}{{ '<|assistant|>' + m['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if ns.system %}{{ raise_exception('a system turn stands before a user turn') }}{% endif %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
@@ -271,49 +275,78 @@ class Tokenizer:
     # -- conversations ---------------------------------------------------------------------------------------------
 
     def render_chat(
-        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = False
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> tuple[list[int], list[int]]:
         """``<|bos|><|user|>…<|end|><|assistant|>…<|end|>`` as ids, with a mask of the same length.
 
         The mask is 1 on an assistant's content and on the ``<|end|>`` that closes it, 0 elsewhere: it marks the tokens
         to be predicted, so shift it together with the targets. With `add_generation_prompt` a closing ``<|assistant|>``
-        asks for the next answer; of such a prompt nothing is to be predicted, and the mask is 0.
+        asks for the next answer; of such a prompt nothing is to be predicted, and the mask is 0. A system turn begins
+        the user's turn that follows it, with an empty line between the two.
 
-        Raises ValueError naming the message for an unknown role or content that is not text. An imported tokenizer does
-        the same with its own template and end of turn; that also says which roles there are.
+        An imported tokenizer does the same with its own template and end of turn; that also says which roles there are,
+        and whether there is a place for the `tool_calls` of an assistant, for turns of a tool and for `tools`, the
+        functions that may be called (as in OpenAI's requests). Ours has none.
+
+        Raises ValueError naming the message for an unknown role, content that is not text, or what the template would
+        leave out.
         """
         if self.conventions is not None:
-            return self._render_imported(messages, add_generation_prompt)
-        ids, mask = [self.bos_id], [0]
+            return self._render_imported(messages, add_generation_prompt, tools)
+        if tools:
+            raise ValueError("tools: this model's chat template has no place for them")
+        ids, mask, system = [self.bos_id], [0], ""
         for index, message in enumerate(messages):
             role, content = message.get("role"), message.get("content")
-            if role not in ROLE_TOKENS:
-                raise ValueError(f"messages[{index}]: unknown role {role!r}; it takes one of {', '.join(ROLE_TOKENS)}")
+            if role not in ROLES:
+                raise ValueError(f"messages[{index}]: unknown role {role!r}; it takes one of {', '.join(ROLES)}")
+            if message.get("tool_calls"):
+                raise ValueError(f"messages[{index}]: tool_calls: this model's chat template has no place for them")
             if not isinstance(content, str):
                 raise ValueError(f"messages[{index}]: content is {type(content).__name__}, not text")
-            body = [*self.encode(content), self.end_id]
+            if role == "system":
+                system += f"{content}\n\n"
+                continue
+            if role == "assistant" and system:
+                break
+            try:
+                body = [*self.encode(system + content), self.end_id]
+            except ValueError as error:
+                raise ValueError(f"messages[{index}]: {error}") from None
+            system = ""
             ids += [self.user_id if role == "user" else self.assistant_id, *body]
             mask += [0, *([int(role == "assistant")] * len(body))]
+        if system:
+            last = max(i for i, message in enumerate(messages) if message.get("role") == "system")
+            raise ValueError(f"messages[{last}]: a system turn has to stand before a turn of the user")
         if add_generation_prompt:
             ids.append(self.assistant_id)
             mask = [0] * len(ids)
         return ids, mask
 
     def _render_imported(
-        self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
     ) -> tuple[list[int], list[int]]:
         for index, message in enumerate(messages):
             for name in ("role", "content"):
                 value = message.get(name)
+                if name == "content" and value is None and message.get("tool_calls"):
+                    continue
                 if not isinstance(value, str):
                     raise ValueError(f"messages[{index}]: {name} is {type(value).__name__}, not text")
                 try:
                     value.encode()
                 except UnicodeEncodeError as error:
                     raise ValueError(f"messages[{index}]: {_bad_text(value, error)}") from None
-        text = self._chat.render(messages, add_generation_prompt)
+        text = self._chat.render(messages, add_generation_prompt, tools)
         # A template may render what was said before differently once more is said; for a prompt it does not matter.
-        spans = [] if add_generation_prompt else list(self._chat.said(messages, text, self.token(self.end_id)))
+        spans = [] if add_generation_prompt else list(self._chat.said(messages, text, self.token(self.end_id), tools))
         ids, starts = self._encode_rendered(text)
         return ids, [int(any(a <= start < b for a, b in spans)) for start in starts]
 

@@ -135,6 +135,57 @@ def test_templates_with_generation_blocks_and_loop_controls() -> None:
     assert learned(chatml(template), TURNS) == ["three<|im_end|>", "four\nfive<|im_end|>"]
 
 
+TOOLS = (
+    "{% for t in tools or [] %}tool {{ t.function.name }}\n{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}call {{ c.function.name }} {{ c.function.arguments | tojson }}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CALLED: list[dict[str, Any]] = [
+    {"role": "user", "content": "Rain?"},
+    {"role": "assistant", "content": "", "tool_calls": [
+        {"id": "a", "type": "function", "function": {"name": "weather", "arguments": {"city": "<|im_end|>"}}}]},
+    {"role": "tool", "content": "wet", "tool_call_id": "a"},
+    {"role": "assistant", "content": "Yes."},
+]  # fmt: skip
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+
+
+def test_calls_and_answers_of_tools_are_rendered_and_what_the_assistant_calls_is_learned() -> None:
+    tokenizer = chatml(TOOLS)
+    ids, mask = tokenizer.render_chat(CALLED, tools=[WEATHER])
+    text = tokenizer.decode(ids, skip_special=False)
+    assert text.startswith("tool weather\n<|im_start|>user\nRain?") and "<|im_start|>tool\nwet<|im_end|>" in text
+    spoken = [i for i, m in zip(ids, mask, strict=True) if m]
+    said = 'call weather {"city": "<|im_end|>"}<|im_end|>Yes.<|im_end|>'
+    assert tokenizer.decode(spoken, skip_special=False) == said
+    assert spoken.count(tokenizer.end_id) == 2  # the one that an argument spells is text
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "tools", "named"),
+    [
+        (CHATML, CALLED, None, r"messages\[1\]: tool_calls: the chat template leaves them out"),
+        (CHATML, TURNS, [WEATHER], "tools: the chat template leaves them out"),
+        (
+            CHATML.replace("messages %}", "messages if message.role != 'tool' %}"),
+            CALLED[2:],
+            None,
+            r"messages\[0\]: the chat template leaves out the turn of role 'tool'",
+        ),
+        (
+            CHATML.replace("messages %}", "messages if message.role != 'system' %}"),
+            [{"role": "system", "content": "Be brief."}, *TURNS],
+            None,
+            r"messages\[0\]: the chat template leaves out the turn of role 'system'",
+        ),
+    ],
+)
+def test_what_a_template_would_leave_out_is_refused(template: str, turns: Any, tools: Any, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        chatml(template).render_chat(turns, tools=tools)
+
+
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     tokenizer = chatml(pad_token="<|im_end|>")
     tokenizer.save(tmp_path)

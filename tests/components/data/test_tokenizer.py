@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.data.chat_template import ChatTemplate
 from components.data.tokenizer import LONE_SYMBOLS, MIN_VOCAB_SIZE, SPECIAL_TOKENS, Tokenizer
 
 TEXTS = [
@@ -78,6 +79,36 @@ def test_chat_is_laid_out_and_masked_as_documented(tokenizer: Tokenizer) -> None
     assert ids[: len(prompt)] == prompt and not any(prompt_mask)
 
 
+def test_a_system_turn_begins_the_turn_of_the_user_that_follows(tokenizer: Tokenizer) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "1+2"},
+        {"role": "assistant", "content": "=3"},
+        {"role": "user", "content": "4"},
+    ]
+    folded = [{"role": "user", "content": "Be brief.\n\n1+2"}, *turns[2:]]
+    for ask in (False, True):
+        assert tokenizer.render_chat(turns, ask) == tokenizer.render_chat(folded, ask)
+
+
+def test_the_saved_template_says_the_same_as_we_do(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Other programs render with what is saved beside the tokenizer."""
+    tokenizer.save(tmp_path)
+    template = ChatTemplate(
+        json.loads((tmp_path / "tokenizer_config.json").read_text())["chat_template"], {}, frozenset()
+    )
+    user, bot, rule = ({"role": role, "content": role[:2]} for role in ("user", "assistant", "system"))
+    for turns in ([user], [rule, user, bot], [user, bot, rule, rule, user], [bot]):
+        for ask in (False, True):
+            ids, _ = tokenizer.render_chat(turns, ask)
+            assert template.render(turns, ask) == tokenizer.decode(ids, skip_special=False)
+    for turns in ([rule, bot], [user, rule], [{"role": "tool", "content": "x"}]):
+        with pytest.raises(ValueError, match=r"system turn|unknown role 'tool'"):
+            tokenizer.render_chat(turns)
+        with pytest.raises(ValueError, match=r"system turn|unknown role tool"):
+            template.render(turns)
+
+
 messages = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": anything}), max_size=5
 )
@@ -98,8 +129,11 @@ def test_loss_covers_the_assistant_and_its_end_and_nothing_else(conversation: li
     [
         (
             [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}],
-            r"messages\[1\]: unknown role 'system'",
+            r"messages\[1\]: a system turn has to stand before a turn of the user",
         ),
+        ([{"role": "tool", "content": "b"}], r"messages\[0\]: unknown role 'tool'; it takes one of system, user, assi"),
+        ([{"role": "assistant", "content": "", "tool_calls": [{}]}], r"messages\[0\]: tool_calls: .* no place"),
+        ([{"role": "user", "content": "a\ud800"}], r"messages\[0\]: character 1 .* lone surrogate"),
         ([{"role": "user"}], r"messages\[0\]: content is NoneType"),
     ],
 )
