@@ -141,7 +141,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward (or experts), each with a norm before or behind it and added to the residual stream."""
+    """Attention and feed-forward (or experts), each with a norm before or behind it, added to the residual stream."""
 
     def __init__(self, cfg: ModelConfig, layer: int) -> None:
         super().__init__()

@@ -321,15 +321,16 @@ def _qwen_experts(num_experts: int, top_k: int, width: int, shared_width: int = 
 class Architecture:
     """A public layout. Numbers are what transformers takes where `config.json` leaves the field out.
 
-    model_type, class_name: as `config.json` has them. names: of the weights in published files.
-    num_kv_heads: 0 for as many as num_heads (null always means that). head_dim: 0 for hidden_size by heads. heads_divide_width: transformers
+    model_type, class_name: as `config.json` has them. names: of the weights in published files. num_kv_heads: 0 for as
+    many as num_heads (null always means that). head_dim: 0 for hidden_size by heads. heads_divide_width: transformers
     insists on that. qk_norm, qk_norm_over, norm_placement: its norms. tie_embeddings: where the file does not say.
-    bare_layers: those without rotary positions. scales: its factors. rope_kinds: the stretchings that transformers reads for it (empty: all that we read). attention_bias: whether queries, keys and
-    values have a bias, or the name of the field that says so (absent: true). dense_layers: whether it has feed-forward
-    layers beside experts. neutral: more fields of its own as in NEUTRAL. own_fields: those of NEUTRAL that it reads. also_written: fields that are always the same.
-    tokenizer_pattern: transformers cuts text by this whatever the folder's tokenizer says, so that a model with another
-    tokenizer takes the next layout that holds it (empty: it reads the folder's). gguf: None where it has no name there
-    or shares another record's.
+    bare_layers: those without rotary positions. scales: its factors. rope_kinds: the stretchings that transformers
+    reads for it (empty: all that we read). attention_bias: whether queries, keys and values have a bias, or the name of
+    the field that says so (absent: true). dense_layers: whether it has feed-forward layers beside experts. neutral:
+    more fields of its own as in NEUTRAL. own_fields: those of NEUTRAL that it reads. also_written: fields that are
+    always the same. tokenizer_pattern: transformers cuts text by this whatever the folder's tokenizer says, so that a
+    model with another tokenizer takes the next layout that holds it (empty: it reads the folder's). gguf: None where it
+    has no name there or shares another record's.
     """
 
     model_type: str

@@ -43,12 +43,26 @@ def import_tokenizer(source: Source) -> Tokenizer:
             raise ValueError(
                 f"the tokenizer's last id is {tokenizer.vocab_size - 1} ({last!r}), but the model has {size} embeddings"
             )
+        _check_template(tokenizer)
         _ = tokenizer.byte_lengths  # a kind whose tokens are no bytes is refused now, not in the middle of a run
     except UnsupportedModel:
         raise
     except (ValueError, FileNotFoundError) as error:
         raise UnsupportedModel(f"{source.path}: {error}") from error
     return tokenizer
+
+
+def _check_template(tokenizer: Tokenizer) -> None:
+    """Raises ValueError for a chat template that renders not even one question, with or without a system turn."""
+    question = {"role": "user", "content": "?"}
+    try:
+        tokenizer.render_chat([question], add_generation_prompt=True)
+    except ValueError as error:
+        try:
+            tokenizer.render_chat([{"role": "system", "content": "?"}, question], add_generation_prompt=True)
+        except ValueError:
+            advice = "mend chat_template, or remove it for a plain one"
+            raise ValueError(f"{error}, which was one question of a user: {advice}") from None
 
 
 def _of_folder(source: Source, vocab_size: int) -> Tokenizer:

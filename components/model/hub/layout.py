@@ -77,8 +77,7 @@ LLAMA_NAMES = Names(
 )
 # One tensor for queries, keys and values, and one for gate and up (Phi-3).
 FUSED_NAMES = Names(
-    _LAYER
-    | {"qkv": "model.layers.{i}.self_attn.qkv_proj", "gate_up": "model.layers.{i}.mlp.gate_up_proj.weight"},
+    _LAYER | {"qkv": "model.layers.{i}.self_attn.qkv_proj", "gate_up": "model.layers.{i}.mlp.gate_up_proj.weight"},
     _TOP,
     LLAMA_NAMES.router,
     LLAMA_NAMES.experts,

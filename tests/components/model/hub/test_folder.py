@@ -312,7 +312,9 @@ def test_a_file_of_the_older_names_alone_is_the_same_model_to_both(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "qwen2_moe", "olmo2", "smollm3", "granite"])
+@pytest.mark.parametrize(
+    "name", ["llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "qwen2_moe", "olmo2", "smollm3", "granite"]
+)
 def test_the_tokenizer_goes_along(name: str, tmp_path: Path) -> None:
     """The same ids for text, the same rendered chat, and the end of a turn ends a generation."""
     transformers = pytest.importorskip("transformers", reason="the extra `peers` brings transformers")
