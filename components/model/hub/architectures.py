@@ -440,7 +440,8 @@ ARCHITECTURES = (
         bare_layers=BARE_LAYERS,
         own_fields=("no_rope_layers",),
         window=BARE_LAYERS_WINDOW,
-        also_written=_NO_BIAS,
+        # Absent, they are ids that a smaller vocabulary lacks.
+        also_written={**_NO_BIAS, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None},
         gguf=GGUFNames("smollm3"),
     ),
     Architecture(

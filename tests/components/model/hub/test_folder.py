@@ -237,9 +237,9 @@ def theirs(transformers: Any) -> dict[str, Any]:
         "qwen2_moe": t.Qwen2MoeConfig(**base, **experts, shared_expert_intermediate_size=20),
         "olmo2": t.Olmo2Config(**base),
         "olmo2, tied, yarn": t.Olmo2Config(**base, tie_word_embeddings=True, rope_parameters=yarn),
-        "smollm3": t.SmolLM3Config(**base | {"num_hidden_layers": 5}),
-        "smollm3, interval": t.SmolLM3Config(**base, no_rope_layer_interval=2, tie_word_embeddings=False),
-        "smollm3, layers": t.SmolLM3Config(**base, no_rope_layers=[0, 1, 0], rope_parameters=linear),
+        "smollm3": t.SmolLM3Config(**base | {"num_hidden_layers": 5, "pad_token_id": 0}),
+        "smollm3, interval": t.SmolLM3Config(**base, pad_token_id=0, no_rope_layer_interval=2, tie_word_embeddings=False),
+        "smollm3, layers": t.SmolLM3Config(**base, pad_token_id=0, no_rope_layers=[0, 1, 0], rope_parameters=linear),
         "phi3": t.Phi3Config(**base, pad_token_id=0),
         "phi3, window": t.Phi3Config(**base, pad_token_id=0, sliding_window=7, tie_word_embeddings=True),
         "granite": t.GraniteConfig(
