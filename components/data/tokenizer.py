@@ -63,6 +63,19 @@ class TokenizerConfig:
     vocab_size: int = 512
     max_bytes: int = 1_500_000
 
+    def __post_init__(self) -> None:
+        _check_size(self.vocab_size)
+        if self.max_bytes < 1:
+            raise ValueError(f"max_bytes is {self.max_bytes}; it takes a number of at least 1")
+
+
+def _check_size(vocab_size: int) -> None:
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ValueError(
+            f"vocab_size is {vocab_size}; it takes at least {MIN_VOCAB_SIZE}: "
+            f"256 bytes and {len(SPECIAL_TOKENS)} special tokens"
+        )
+
 
 class Tokenizer:
     """Text to ids and back, exactly: ``decode(encode(text)) == text`` for every text that UTF-8 can hold.
@@ -136,11 +149,7 @@ class Tokenizer:
 
         The vocabulary is smaller than `vocab_size` when the text is too small; read `.vocab_size`, don't assume it.
         """
-        if vocab_size < MIN_VOCAB_SIZE:
-            raise ValueError(
-                f"vocab_size is {vocab_size}; it takes at least {MIN_VOCAB_SIZE}: "
-                f"256 bytes and {len(SPECIAL_TOKENS)} special tokens"
-            )
+        _check_size(vocab_size)
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [

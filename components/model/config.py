@@ -260,6 +260,19 @@ def _of_its_types(kind: Any, values: Any) -> Any:
     return kind(**values)
 
 
+def linear_maps(cfg: ModelConfig) -> tuple[str, ...]:
+    """Names of the linear maps of `Transformer(cfg)`, those of the layers without the number of the layer; experts are
+    none."""
+    dense, moe = ("mlp.gate_up", "mlp.down"), cfg.moe
+    names = ["attention.qkv", "attention.out"]
+    if moe is None or moe.first_dense:
+        names += dense
+    if moe is not None and moe.first_dense < cfg.num_layers:
+        shared = ("mlp.shared_gate_up", "mlp.shared_down") if moe.shared_d_ff else ()
+        names += ["mlp.router", *shared, *(["mlp.shared_gate"] if moe.shared_gate else [])]
+    return (*(f"blocks.{name}" for name in names), *([] if cfg.tie_embeddings else ["unembedding"]))
+
+
 ParamConvention = Literal["total", "active", "non_embedding"]
 
 

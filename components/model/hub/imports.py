@@ -7,6 +7,7 @@ import dataclasses
 import torch
 
 from components.data.tokenizer import Tokenizer
+from components.model.config import ModelConfig
 from components.model.hub.errors import UnsupportedModel
 from components.model.hub.folder import import_folder, read_folder_config, shortened
 from components.model.hub.gguf_file import import_gguf, read_gguf_config
@@ -14,6 +15,12 @@ from components.model.hub.gguf_format import GGUFFile
 from components.model.hub.gguf_tokenizer import read_gguf_tokenizer
 from components.model.hub.source import Source
 from components.model.transformer import Transformer
+
+
+def read_config(source: Source, context_length: int = 0) -> ModelConfig:
+    """The configuration alone of what `import_model` gives. Raises UnsupportedModel."""
+    raw = read_gguf_config(GGUFFile(source.path)) if source.is_gguf else read_folder_config(source.path)
+    return shortened(raw, context_length)
 
 
 def import_model(source: Source, dtype: torch.dtype = torch.float32, context_length: int = 0) -> Transformer:

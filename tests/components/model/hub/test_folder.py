@@ -213,6 +213,7 @@ def theirs(transformers: Any) -> dict[str, Any]:
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
         "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
+    padded = {**base, "pad_token_id": 0}
     llama3 = {
         "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 32,
@@ -237,11 +238,11 @@ def theirs(transformers: Any) -> dict[str, Any]:
         "qwen2_moe": t.Qwen2MoeConfig(**base, **experts, shared_expert_intermediate_size=20),
         "olmo2": t.Olmo2Config(**base),
         "olmo2, tied, yarn": t.Olmo2Config(**base, tie_word_embeddings=True, rope_parameters=yarn),
-        "smollm3": t.SmolLM3Config(**base | {"num_hidden_layers": 5, "pad_token_id": 0}),
-        "smollm3, interval": t.SmolLM3Config(**base, pad_token_id=0, no_rope_layer_interval=2, tie_word_embeddings=False),
-        "smollm3, layers": t.SmolLM3Config(**base, pad_token_id=0, no_rope_layers=[0, 1, 0], rope_parameters=linear),
-        "phi3": t.Phi3Config(**base, pad_token_id=0),
-        "phi3, window": t.Phi3Config(**base, pad_token_id=0, sliding_window=7, tie_word_embeddings=True),
+        "smollm3": t.SmolLM3Config(**padded | {"num_hidden_layers": 5}),
+        "smollm3, interval": t.SmolLM3Config(**padded, no_rope_layer_interval=2, tie_word_embeddings=False),
+        "smollm3, layers": t.SmolLM3Config(**padded, no_rope_layers=[0, 1, 0], rope_parameters=linear),
+        "phi3": t.Phi3Config(**padded),
+        "phi3, window": t.Phi3Config(**padded, sliding_window=7, tie_word_embeddings=True),
         "granite": t.GraniteConfig(
             **base, attention_multiplier=0.2, embedding_multiplier=3.0, residual_multiplier=0.4, logits_scaling=2.0
         ),
