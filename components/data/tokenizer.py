@@ -353,6 +353,11 @@ class Tokenizer:
             mask = [0] * len(ids)
         return ids, mask
 
+    @property
+    def chat_template(self) -> str:
+        """The Jinja text that renders conversations as `render_chat` does."""
+        return _CHAT_TEMPLATE if self.conventions is None else self._chat.source
+
     def knows_role(self, role: str) -> bool:
         """Whether the chat template speaks of this role by its name."""
         return role in ROLES if self.conventions is None else role in self._chat.source

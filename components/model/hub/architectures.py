@@ -72,12 +72,18 @@ class GGUFNames:
     """An architecture in GGUF files.
 
     name: `general.architecture`. heads_interleaved: rows of queries and keys are stored pair by pair, as llama.cpp
-    rotates them. expert_width: the field that holds the hidden width of an expert.
+    rotates them. expert_width: the field that holds the hidden width of an expert. layer: names of tensors that differ
+    from those of llama's. nope_every: layer n, 2n, … has no rotary positions, which no field says (0: all have them).
+    has_scales, has_experts: whether it has the fields of `Scales`, and experts.
     """
 
     name: str
     heads_interleaved: bool = False
     expert_width: str = "expert_feed_forward_length"
+    layer: Mapping[str, str] = field(default_factory=dict)
+    nope_every: int = 0
+    has_scales: bool = False
+    has_experts: bool = False
 
 
 # -- sliding windows --------------------------------------------------------------------------------------------------
@@ -366,7 +372,7 @@ LLAMA = Architecture(
     heads_divide_width=True,
     also_written=_NO_BIAS,
     # Mistral and Mixtral call themselves llama there, too.
-    gguf=GGUFNames("llama", heads_interleaved=True, expert_width="feed_forward_length"),
+    gguf=GGUFNames("llama", heads_interleaved=True, expert_width="feed_forward_length", has_experts=True),
 )
 # In the order of preference for a model that several hold: Mistral without a window is Llama.
 ARCHITECTURES = (
@@ -418,7 +424,7 @@ ARCHITECTURES = (
         window=SWITCHED_WINDOW,
         experts=_qwen_experts(128, 8, 768),
         also_written=_NO_BIAS,
-        gguf=GGUFNames("qwen3moe"),
+        gguf=GGUFNames("qwen3moe", has_experts=True),
     ),
     Architecture(
         "olmo2",
@@ -429,7 +435,13 @@ ARCHITECTURES = (
         qk_norm_over="all_heads",
         norm_placement="after",
         also_written=_NO_BIAS,
-        gguf=GGUFNames("olmo2"),
+        gguf=GGUFNames(
+            "olmo2",
+            layer={
+                "attention_norm": "blk.{i}.post_attention_norm.weight",
+                "mlp_norm": "blk.{i}.post_ffw_norm.weight",
+            },
+        ),
     ),
     Architecture(
         "smollm3",
@@ -442,7 +454,7 @@ ARCHITECTURES = (
         window=BARE_LAYERS_WINDOW,
         # Absent, they are ids that a smaller vocabulary lacks.
         also_written={**_NO_BIAS, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None},
-        gguf=GGUFNames("smollm3"),
+        gguf=GGUFNames("smollm3", heads_interleaved=True, nope_every=4),
     ),
     Architecture(
         "granite",
@@ -451,7 +463,7 @@ ARCHITECTURES = (
         own_fields=_GRANITE,
         heads_divide_width=True,
         also_written=_NO_BIAS,
-        gguf=GGUFNames("granite", heads_interleaved=True),
+        gguf=GGUFNames("granite", heads_interleaved=True, has_scales=True),
     ),
     # Behind the others: the same model in their layout is more widely read.
     Architecture(
@@ -461,7 +473,7 @@ ARCHITECTURES = (
         norm_eps=1e-5,
         rope_kinds=("default",),
         window=_plain_window(absent=0),
-        gguf=GGUFNames("phi3"),
+        gguf=GGUFNames("phi3", layer={"qkv": "blk.{i}.attn_qkv", "gate_up": "blk.{i}.ffn_up.weight"}),
     ),
 )
 

@@ -172,7 +172,7 @@ def architecture_for(cfg: ModelConfig, tokenizer_patterns: frozenset[str] | None
         ):
             continue
         try:
-            lost = _lost(cfg, _read(_written(cfg, arch), "config.json"))
+            lost = lost_settings(cfg, _read(_written(cfg, arch), "config.json"))
         except UnsupportedModel as error:
             unreadable = unreadable or error
             continue
@@ -279,8 +279,8 @@ def essence(cfg: ModelConfig) -> ModelConfig:
     )
 
 
-def _lost(cfg: ModelConfig, read_back: ModelConfig) -> dict[str, Any]:
-    """Settings of ours that a `config.json` did not keep, by name: whatever a new one means, it is not left out in
+def lost_settings(cfg: ModelConfig, read_back: ModelConfig) -> dict[str, Any]:
+    """Settings of ours that a file did not keep, by name: whatever a new one means, it is not left out in
     silence."""
     mine, theirs = essence(cfg), essence(read_back)
     lost = {f"model.{name}": value for name, value in _differing(mine, theirs).items() if name != "moe"}
