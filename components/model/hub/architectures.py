@@ -74,7 +74,8 @@ class GGUFNames:
     name: `general.architecture`. heads_interleaved: rows of queries and keys are stored pair by pair, as llama.cpp
     rotates them. expert_width: the field that holds the hidden width of an expert. layer: names of tensors that differ
     from those of llama's. nope_every: layer n, 2n, … has no rotary positions, which no field says (0: all have them).
-    has_scales, has_experts: whether it has the fields of `Scales`, and experts.
+    has_scales, has_experts: whether it has the fields of `Scales`, and experts. heads_divide_width, is_untied:
+    llama.cpp reads no other head_dim for it, and no tied embeddings.
     """
 
     name: str
@@ -84,6 +85,8 @@ class GGUFNames:
     nope_every: int = 0
     has_scales: bool = False
     has_experts: bool = False
+    heads_divide_width: bool = False
+    is_untied: bool = False
 
 
 # -- sliding windows --------------------------------------------------------------------------------------------------
@@ -385,7 +388,7 @@ ARCHITECTURES = (
         attention_bias=True,
         window=LAST_LAYERS_WINDOW,
         tokenizer_pattern=QWEN_PATTERN,  # transformers 5.23
-        gguf=GGUFNames("qwen2"),
+        gguf=GGUFNames("qwen2", heads_divide_width=True),
     ),
     Architecture(
         "qwen3",
@@ -441,6 +444,8 @@ ARCHITECTURES = (
                 "attention_norm": "blk.{i}.post_attention_norm.weight",
                 "mlp_norm": "blk.{i}.post_ffw_norm.weight",
             },
+            heads_divide_width=True,
+            is_untied=True,
         ),
     ),
     Architecture(

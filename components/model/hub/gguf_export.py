@@ -76,6 +76,11 @@ def export_gguf(
     metadata = model_metadata(cfg, gguf) | {"general.file_type": _FILE_TYPES[dtype]}
     if tokenizer is not None:
         metadata |= vocabulary_metadata(tokenizer, cfg.vocab_size)
+    if gguf.is_untied and cfg.tie_embeddings:
+        cfg, tensors = (
+            replace(cfg, tie_embeddings=False),
+            {**tensors, "unembedding.weight": tensors["embedding.weight"]},
+        )
     public = scattered(cfg, gguf_names(gguf), tensors)
     if (factors := rotary_factors(cfg)) is not None:
         public[ROTARY_FACTORS] = factors
@@ -113,12 +118,15 @@ def gguf_layout_for(cfg: ModelConfig) -> GGUFNames:
         if arch.gguf is None:
             continue
         try:
-            lost = lost_settings(cfg, read_gguf_config(_head(cfg, arch.gguf)))
+            whole = replace(cfg, tie_embeddings=False) if arch.gguf.is_untied else cfg
+            lost = lost_settings(whole, read_gguf_config(_head(whole, arch.gguf)))
         except UnsupportedModel as error:
             lost = {str(error): ""}
         # What we would read, and llama.cpp would not.
         lost |= {"model.moe": cfg.moe} if cfg.moe is not None and not arch.gguf.has_experts else {}
         lost |= {"model.attention_bias": True} if cfg.attention_bias and not arch.attention_bias else {}
+        if arch.gguf.heads_divide_width and cfg.per_head * cfg.num_heads != cfg.d_model:
+            lost["model.head_dim"] = cfg.per_head
         if not lost:
             return arch.gguf
         if nearest is None or len(lost) < len(nearest):

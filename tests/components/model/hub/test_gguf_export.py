@@ -38,10 +38,12 @@ OURS: dict[str, ModelConfig] = {
     "llama, llama3": dataclasses.replace(BASE, rope_scaling=RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)),
     "llama, yarn": dataclasses.replace(BASE, rope_scaling=RopeScaling("yarn", 4.0, original_context_length=32)),
     "mixtral": dataclasses.replace(BASE, moe=EXPERTS, d_ff=32),
-    "qwen2": dataclasses.replace(BASE, attention_bias=True),
+    "qwen2": dataclasses.replace(BASE, head_dim=16, attention_bias=True),
     "qwen3": dataclasses.replace(BASE, qk_norm=True),
     "qwen3moe": dataclasses.replace(BASE, qk_norm=True, moe=EXPERTS, d_ff=32),
-    "olmo2": dataclasses.replace(BASE, head_dim=16, qk_norm=True, qk_norm_over="all_heads", norm_placement="after"),
+    "olmo2": dataclasses.replace(
+        BASE, head_dim=16, qk_norm=True, qk_norm_over="all_heads", norm_placement="after", tie_embeddings=False
+    ),
     "smollm3": dataclasses.replace(BASE, nope_layers=(3,)),
     "granite": dataclasses.replace(
         BASE, head_dim=16, attention_scale=0.2, embedding_scale=3.0, residual_scale=0.4, logit_divisor=2.3
@@ -102,6 +104,14 @@ def test_matrices_are_rounded_as_asked_and_vectors_are_not(
     assert not torch.equal(found["embedding.weight"], model.embedding.weight)
 
 
+def test_tied_embeddings_are_written_twice_where_llama_cpp_wants_them_twice(tmp_path: Path, words: Tokenizer) -> None:
+    model = model_of(dataclasses.replace(OURS["olmo2"], tie_embeddings=True), words)
+    back = import_model(Source(written(tmp_path / "m.gguf", model, words)))
+    ids = torch.tensor([words.encode(TEXT)[:24]])
+    with torch.no_grad():
+        torch.testing.assert_close(back(ids), model(ids))
+
+
 def test_rows_that_no_block_divides_are_not_lost(tmp_path: Path, words: Tokenizer) -> None:
     model = model_of(dataclasses.replace(BASE, d_ff=40), words)
     found = import_model(Source(written(tmp_path / "m.gguf", model, words, "q8_0"))).state_dict()
@@ -112,6 +122,8 @@ def test_rows_that_no_block_divides_are_not_lost(tmp_path: Path, words: Tokenize
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
+        ({"attention_bias": True}, "model.(head_dim is 32|attention_bias is True): no layout"),
+        ({"attention_bias": True, "qk_norm": True}, "model.attention_bias is True: no layout"),
         ({"sliding_window": 8}, "model.sliding_window is 8, which llama.cpp does not compute"),
         ({"logit_softcap": 30.0}, "model.logit_softcap is 30.0"),
         ({"nope_layers": (1,)}, r"model.nope_layers is \(1,\): no layout of GGUF"),
@@ -232,9 +244,13 @@ def test_llama_cpp_says_the_same_tokens(name: str, dtype: str, tmp_path: Path, w
         judge.eval(ids)
         theirs = torch.from_numpy(np.array(judge.scores[: len(ids)]))
         assert expected.abs().max() > 0.5
+        if dtype == "f32":
+            assert (expected - theirs).abs().max() <= 2e-4
         # With matrices of fewer bits llama.cpp rounds what they are multiplied with, too.
-        limit = {"f32": 2e-4, "f16": 2e-2, "q8_0": 0.3}[dtype]
-        assert (expected - theirs).abs().max() <= limit
+        share = {"f32": 1e-5, "f16": 5e-3, "q8_0": 8e-2}[dtype]
+        if model.cfg.moe is not None and dtype != "f32":
+            share *= 4  # a token whose experts are near a tie may go to others
+        assert (expected - theirs).norm() <= share * expected.norm()
         if dtype == "f32":
             judge.reset()
             said = []
@@ -249,9 +265,12 @@ def test_llama_cpp_says_the_same_tokens(name: str, dtype: str, tmp_path: Path, w
 @pytest.mark.parametrize("name", ["llama", "llama, untied", "qwen2", "qwen3", "qwen3moe"])
 def test_transformers_reads_the_same_model(name: str, tmp_path: Path, words: Tokenizer) -> None:
     transformers = pytest.importorskip("transformers", reason="the extra `peers` brings transformers")
-    model = model_of(OURS[name], words)
+    # What transformers takes for Qwen3 whatever the file says.
+    other = {"qwen3": {"head_dim": 128}, "qwen3moe": {"head_dim": 128, "moe": dataclasses.replace(EXPERTS, d_ff=768)}}
+    cfg = dataclasses.replace(OURS[name], **{"head_dim": 16} | other.get(name, {}))
+    model = model_of(cfg, words)
     written(tmp_path / "m.gguf", model, words)
-    reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf").float().eval()
+    reference = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf").eval()
     ids = words.encode(TEXT)[:30]
     with torch.no_grad():
         assert (reference(torch.tensor([ids])).logits[0] - model(torch.tensor([ids]))[0]).abs().max() <= 1e-4
