@@ -19,7 +19,11 @@ def export_model(
     ] = None,
     form: Annotated[
         str,
-        typer.Option("--format", help="safetensors (a folder that transformers loads) or gguf (a file for llama.cpp)."),
+        typer.Option(
+            "--format",
+            help="safetensors (a folder that transformers loads), gguf (a file for llama.cpp), or peft (only the LoRA "
+            "adapters of a fine-tuning).",
+        ),
     ] = "",
     dtype: Annotated[
         str, typer.Option(help="Of the matrices: f32, f16 or bf16; in a GGUF file q8_0, too, and f16 by default.")

@@ -29,7 +29,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "solver": ("finetune[puzzles]",),
     "imported": ("import_model",),
 }
-EXPORT_DTYPES = {"safetensors": ("f32", "f16", "bf16"), "gguf": ("f32", "f16", "bf16", "q8_0")}
+_FLOATS = ("f32", "f16", "bf16")
+EXPORT_DTYPES = {"safetensors": _FLOATS, "gguf": (*_FLOATS, "q8_0"), "peft": _FLOATS}
 _KEY = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -171,16 +172,20 @@ def export_model(
 ) -> tuple[FoundModel, Path]:
     """Write a model to a new folder in Hugging Face's layout, or to a new GGUF file; completely or not at all.
 
-    target: by default the model's name in the current folder. form: safetensors or gguf; by default what the target's
-    ending says. dtype: of the matrices; by default as they are stored, f16 in a GGUF file.
+    target: by default the model's name in the current folder. form: safetensors, gguf, or peft for the adapters alone
+    of a model that was fine-tuned with LoRA; by default what the target's ending says. dtype: of the matrices; by
+    default as they are stored, f16 in a GGUF file.
     Raises ConfigError for an unknown model, one that the format cannot hold, or a target that is there already.
     """
     from safetensors.torch import load_file
 
     from components.data.tokenizer import Tokenizer
+    from components.model.hub.config_file import architecture_for
     from components.model.hub.folder import export_folder
     from components.model.hub.gguf_export import export_gguf
+    from components.model.hub.peft_adapter import export_adapter
     from components.training.checkpoints import WEIGHTS, load_config
+    from components.training.lora import ADAPTERS, load_lora
 
     form = form or ("gguf" if target is not None and target.suffix.lower() == ".gguf" else "safetensors")
     takes = EXPORT_DTYPES.get(form)
@@ -206,6 +211,10 @@ def export_model(
             with durable.explain_full_disk(target):
                 if form == "gguf":
                     export_gguf(temporary / "model.gguf", cfg, tensors, tokenizer, dtype or "f16", found.label)
+                elif form == "peft":
+                    adapters, rank, alpha = load_lora(_adapters(found, source / ADAPTERS))
+                    names = architecture_for(cfg).names
+                    export_adapter(temporary, cfg, names, as_dtype(adapters, dtype), rank, alpha)
                 else:
                     export_folder(temporary, cfg, as_dtype(tensors, dtype), tokenizer)
                 for file in temporary.iterdir():
@@ -218,6 +227,12 @@ def export_model(
     except (ValueError, MissingArtifact, DamagedArtifact) as error:
         raise ConfigError(f"{found.label}: {error}") from None
     return found, target
+
+
+def _adapters(found: FoundModel, file: Path) -> Path:
+    if not file.is_file():
+        raise ConfigError(f"{found.label} has no adapters of its own: it was not fine-tuned with `finetune.lora`")
+    return file
 
 
 def as_dtype(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:

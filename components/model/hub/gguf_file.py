@@ -175,6 +175,11 @@ def _layout(file: Head) -> tuple[Architecture, GGUFNames]:
     return by_name[found]
 
 
+def gguf_architecture(file: Head) -> Architecture:
+    """The layout that a file's model has as a folder."""
+    return _layout(file)[0]
+
+
 def _decimal(value: float) -> float:
     """The short decimal that a float32 was written from: 9.999999747378752e-06 was 1e-05."""
     return float(str(np.float32(value)))

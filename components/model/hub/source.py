@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.model.hub.errors import UnsupportedModel
 
 PACKAGE = "package:"
+ADAPTER_ADVICE = "give its base model, and the adapter's folder with `--adapter` (adapter in [base])"
 # Nothing that could be a pickle or a program is ever fetched; files of sub-folders belong to other formats.
 FETCHED = ("*.json", "*.safetensors", "*.txt", "*.jinja")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -43,18 +45,22 @@ class BaseConfig:
 
     model: a folder with config.json and safetensors, a .gguf file, `package:NAME`, or `owner/model` of the hub; empty:
     train our own. revision: commit of a hub model, 40 hex digits. context_length: cut the model's own to this many
-    tokens (0: as it is); memory and costs are computed for it.
+    tokens (0: as it is); memory and costs are computed for it. adapter: folder of a LoRA adapter in PEFT's layout, to
+    be merged into the model.
     """
 
     model: str = ""
     revision: str = ""
     context_length: int = 0
+    adapter: str = ""
 
     def __post_init__(self) -> None:
         if self.context_length < 0:
             raise ValueError(
                 f"context_length is {self.context_length}: give a number of at least 0 (0: the model's own)"
             )
+        if self.adapter and not self.model:
+            raise ValueError(f"adapter is {self.adapter!r}: name the model that it belongs to, too")
         if self.model and is_hub_name(self.model) and not is_commit(self.revision):
             raise ValueError(
                 f"revision is {self.revision!r}: for {self.model!r}, which is no file or folder here and so a model of "
@@ -138,6 +144,8 @@ def _located(name: str, revision: str) -> Source:
 def _in_folder(folder: Path, name: str) -> Source:
     if (folder / "config.json").is_file():
         return Source(folder)
+    if (folder / "adapter_config.json").is_file():
+        raise UnsupportedModel(f"{name}: a LoRA adapter; {ADAPTER_ADVICE}")
     return Source(_only_gguf(sorted(folder.glob("*.gguf")), name, "config.json"))
 
 
@@ -184,7 +192,7 @@ def fetch(name: str, revision: str) -> Source:
         raise UnsupportedModel(f"{where}: {_first_line(error)}") from error
     if not (folder / "config.json").is_file():
         adapter = (folder / "adapter_config.json").is_file()
-        hint = ": it holds a LoRA adapter; import it with `--adapter` onto its base model" if adapter else ""
+        hint = f": it holds a LoRA adapter; {ADAPTER_ADVICE}" if adapter else ""
         raise UnsupportedModel(f"{where}: it has no config.json with safetensors beside it{hint}")
     return Source(folder, folder.name)
 
@@ -196,10 +204,19 @@ def _first_line(error: BaseException) -> str:
 def digests(base: BaseConfig) -> dict[str, str]:
     """sha256 of every file that an import may read, by name: other bytes are another model. A hub model is its commit,
     and is not fetched for this. Raises UnsupportedModel when there is no such model."""
-    if is_hub_name(base.model):
-        return {"commit": base.revision}
+    found = {"commit": base.revision} if is_hub_name(base.model) else _digests(files_of(locate(base.model)))
+    if base.adapter:
+        folder = Path(base.adapter).expanduser()
+        if not folder.is_dir():
+            raise UnsupportedModel(f"{base.adapter}: no such folder with a LoRA adapter in PEFT's layout")
+        adapter = _digests(sorted(file for file in folder.glob("adapter_*") if file.suffix in _READ))
+        found |= {f"adapter/{name}": digest for name, digest in adapter.items()}
+    return found
+
+
+def _digests(files: Iterable[Path]) -> dict[str, str]:
     found = {}
-    for file in files_of(locate(base.model)):
+    for file in files:
         with file.open("rb") as stream:
             found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return found
