@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -11,7 +11,7 @@ from components.cost.settings import CostConfig
 from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
 from components.data.tokenizer import TokenizerConfig
-from components.model.config import ModelConfig
+from components.model.config import ModelConfig, linear_maps
 from components.model.hub.source import BaseConfig, is_hub_name
 from components.reasoning.adaptive_config import AdaptiveConfig
 from components.reasoning.forgetting_config import ForgettingConfig
@@ -72,6 +72,39 @@ class RunConfig(Settings):
         """True when a source or the base model is on the Hugging Face hub."""
         kinds = {*(source.kind for source in self.data.all_sources), *(one.kind for one in self.instruction.sources)}
         return is_hub_name(self.base.model) or "hub" in kinds
+
+
+def late_mistakes(cfg: RunConfig, labels: Collection[str], context_length: int | None) -> list[str]:
+    """What of settings that do not fit together a stage would only find when it runs.
+
+    labels: of the stages that will. context_length: of the model (None: not known before it is there).
+    """
+    found: list[str] = []
+    whose = "the context of base.model" if cfg.base.model else "model.context_length"
+    trained = {"pretrain": cfg.pretrain, "finetune": cfg.finetune, "finetune[puzzles]": cfg.finetune_on_puzzles}
+    for label, config in trained.items():
+        section = "finetune_on_puzzles" if "puzzles" in label else label
+        if label not in labels:
+            continue
+        if context_length is not None and config.context_length > context_length:
+            found.append(
+                f"{section}.context_length is {config.context_length}: it takes at most {context_length}, {whose}"
+            )
+        if isinstance(config, FinetuneConfig) and config.lora is not None and not cfg.base.model:
+            known = linear_maps(cfg.model)
+            for target in config.lora.targets:
+                if not any(f".{name}".endswith(f".{target}") for name in known):
+                    found.append(
+                        f"{section}.lora.targets: no linear map is called {target!r}; takes {', '.join(known)}"
+                    )
+    if "pretrain" in labels:
+        sources = sorted(source.name for source in cfg.data.all_sources)
+        for name in sorted(cfg.pretrain.loss_weights.keys() - set(sources)):
+            found.append(f"pretrain.loss_weights.{name}: no such data source; there are {', '.join(sources)}")
+    if "architecture[lstm]" in labels and cfg.recurrent.train.optimizer.base_width:
+        width = cfg.recurrent.train.optimizer.base_width
+        found.append(f"recurrent.train.optimizer.base_width is {width}: an LSTM has no such width; set it to 0")
+    return found
 
 
 def load_config(profile: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

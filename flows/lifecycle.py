@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from components.data.instruction import conversation_digests
 from components.data.sources import raw_digests
 from components.model.hub.errors import UnsupportedModel
-from components.model.hub.source import digests
+from components.model.hub.source import digests, is_hub_name, locate
 from components.scaling.text_runs import LSTM, TRANSFORMER
-from flows.config import RunConfig
+from flows.config import RunConfig, late_mistakes
 from flows.engine.device import usable
 from flows.engine.graph import Graph, assemble
 from flows.runs.run import RunResult, run_graph
@@ -82,7 +82,24 @@ def life(cfg: RunConfig, home: Home, only: Sequence[str] | None = None) -> Graph
     """
     outside = read_outside(cfg, home)
     graph = assemble(partial(lifecycle_graph, outside=outside), cfg)
-    return graph.only(only) if only else graph
+    graph = graph.only(only) if only else graph
+    if mistakes := late_mistakes(cfg, graph.nodes, _context_length(cfg)):
+        raise ConfigError("\n".join(mistakes))
+    return graph
+
+
+def _context_length(cfg: RunConfig) -> int | None:
+    """Of the model that trains; None for one of the hub, which is not fetched to look at it."""
+    if not cfg.base.model:
+        return cfg.model.context_length
+    if is_hub_name(cfg.base.model):
+        return None
+    from components.model.hub.imports import read_config  # brings torch
+
+    try:
+        return read_config(locate(cfg.base.model), cfg.base.context_length).context_length
+    except UnsupportedModel as error:
+        raise ConfigError(f"base.model: {error}") from None
 
 
 def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:

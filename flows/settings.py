@@ -76,7 +76,8 @@ class ComputeConfig:
 class Settings(BaseModel):
     """What every run has; a flow's own settings are a subclass with a dataclass for each section."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # No setting takes nan or an infinity: neither could be part of an artifact's identity.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = "life"
     seed: int = 0

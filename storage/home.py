@@ -13,6 +13,7 @@ from storage import durable
 from storage.annotations import Annotations
 from storage.artifacts import Store
 from storage.redaction import masked
+from storage.sqlite_url import sqlite_url
 from storage.tables import Tables
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -81,7 +82,7 @@ class Home:
     @property
     def mlflow_uri(self) -> str:
         """Where MLflow tracks: the database in this home, unless MLFLOW_TRACKING_URI names another place."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.local / 'mlflow.db'}"
+        return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(self.local / "mlflow.db")
 
     @property
     def mlflow_artifacts(self) -> Path:

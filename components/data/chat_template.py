@@ -1,8 +1,8 @@
 """Chat templates in Jinja, as published models carry them, rendered in a sandbox.
 
 What a message says can never become a special token: text that spells one is marked before rendering and comes back
-as text. A template sees no clock: how a conversation is rendered must not depend on the day. What a template would
-leave out in silence, such as a turn of a tool or the calls of an assistant, is refused.
+as text. A template that asks for the date always gets the same one: how a conversation is rendered must not depend on
+the day. What a template would leave out in silence, such as a turn of a tool or the calls of an assistant, is refused.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property, lru_cache
 from typing import Any, NoReturn
 
@@ -26,6 +27,8 @@ PLAIN = (
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+TODAY = datetime(2024, 7, 26)  # which the templates of Llama 3 take themselves where nobody tells them the date
+_PLACE = "\ue001"  # of the same plane: stands where an assistant's content would
 _MARK = "\ue000"  # of a private-use plane: stands before each character of text that spells a special token
 
 
@@ -43,8 +46,36 @@ def _refuse(message: str) -> NoReturn:
     raise jinja2.exceptions.TemplateError(message)
 
 
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent, **options)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """With the parameters that transformers gives this filter, in their order."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _strftime_now(form: str) -> str:
+    return TODAY.strftime(form)
+
+
+class _Arguments(dict[str, Any]):
+    """Arguments of a call as an object, which some templates want, and as the JSON text that others print or join."""
+
+    def __init__(self, values: Mapping[str, Any], text: str) -> None:
+        super().__init__(values)
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __add__(self, other: str) -> str:
+        return self._text + other
+
+    def __radd__(self, other: str) -> str:
+        return other + self._text
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +97,7 @@ class ChatTemplate:
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = _strftime_now
         try:
             return environment.from_string(self.source)
         except jinja2.TemplateError as error:
@@ -98,7 +130,8 @@ class ChatTemplate:
         add_generation_prompt: bool,
         tools: Sequence[Mapping[str, Any]] | None,
     ) -> str:
-        given = {**self.tokens, "messages": self._marked(messages), "add_generation_prompt": add_generation_prompt}
+        marked = [_with_arguments(message) for message in self._marked(messages)]
+        given = {**self.tokens, "messages": marked, "add_generation_prompt": add_generation_prompt}
         try:
             return self._compiled.render(tools=self._marked(tools) if tools else None, documents=None, **given)
         except jinja2.TemplateError as error:
@@ -131,14 +164,26 @@ class ChatTemplate:
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before = self._render(messages[:index], True, tools)
+            start = len(before := self._render(messages[:index], True, tools))
             if not text.startswith(before):
-                raise ValueError(
-                    f"messages[{index}]: the chat template renders the turns before it differently than in the whole "
-                    "conversation, so what the assistant says cannot be told apart: end the conversation here"
-                )
-            close = text.find(end, len(before))
-            yield len(before), len(text) if close < 0 else close + len(end)
+                start = self._start_of(messages, index, text, tools)
+            close = text.find(end, start)
+            yield start, len(text) if close < 0 else close + len(end)
+
+    def _start_of(
+        self, messages: Sequence[Mapping[str, Any]], index: int, text: str, tools: Sequence[Mapping[str, Any]] | None
+    ) -> int:
+        """Where an assistant's content begins, for a prompt that opens something (such as thoughts) which is not there
+        in the whole conversation: behind what is rendered before a content of one unheard-of character."""
+        placed = [*messages[:index], {**messages[index], "content": _PLACE}, *messages[index + 1 :]]
+        before, found, _ = self._render(placed, False, tools).partition(_PLACE)
+        if not found or not text.startswith(before):
+            raise ValueError(
+                f"messages[{index}]: the chat template renders the turns before it differently than in the whole "
+                "conversation, so what the assistant says cannot be told apart: split the conversation, so that each "
+                "ends with one answer, or take another chat template"
+            )
+        return len(before)
 
     def segments(self, text: str) -> Iterator[tuple[str, list[int], bool]]:
         """Rendered text cut at its real special tokens: a piece without marks, where each of its characters lies in
@@ -152,6 +197,26 @@ class ChatTemplate:
             if found:
                 yield found[0], list(range(found.start(), found.end())), True
                 start = found.end()
+
+
+def _with_arguments(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The message with the arguments of its calls as `_Arguments`; text that is no JSON object stays text."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    wrapped = []
+    for call in calls:
+        function = call.get("function", call)
+        given = function.get("arguments")
+        try:
+            values = json.loads(given) if isinstance(given, str) else given
+        except ValueError:
+            values = None
+        if isinstance(values, dict):
+            text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+            function = {**function, "arguments": _Arguments(values, text)}
+        wrapped.append({**call, "function": function} if "function" in call else function)
+    return {**message, "tool_calls": wrapped}
 
 
 @lru_cache(maxsize=1024)

@@ -63,6 +63,19 @@ class TokenizerConfig:
     vocab_size: int = 512
     max_bytes: int = 1_500_000
 
+    def __post_init__(self) -> None:
+        _check_size(self.vocab_size)
+        if self.max_bytes < 1:
+            raise ValueError(f"max_bytes is {self.max_bytes}; it takes a number of at least 1")
+
+
+def _check_size(vocab_size: int) -> None:
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ValueError(
+            f"vocab_size is {vocab_size}; it takes at least {MIN_VOCAB_SIZE}: "
+            f"256 bytes and {len(SPECIAL_TOKENS)} special tokens"
+        )
+
 
 class Tokenizer:
     """Text to ids and back, exactly: ``decode(encode(text)) == text`` for every text that UTF-8 can hold.
@@ -136,11 +149,7 @@ class Tokenizer:
 
         The vocabulary is smaller than `vocab_size` when the text is too small; read `.vocab_size`, don't assume it.
         """
-        if vocab_size < MIN_VOCAB_SIZE:
-            raise ValueError(
-                f"vocab_size is {vocab_size}; it takes at least {MIN_VOCAB_SIZE}: "
-                f"256 bytes and {len(SPECIAL_TOKENS)} special tokens"
-            )
+        _check_size(vocab_size)
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -175,6 +184,9 @@ class Tokenizer:
         else:
             config |= self.conventions.tokens
             config |= {"chat_template": self._chat.source}
+            if self.conventions.begins_with_bos is not None:
+                config |= {"add_bos_token": self.conventions.begins_with_bos}
+                config |= {"add_eos_token": self.conventions.ends_with_eos}
             ends = {"eos_token_id": [self.eos_id, *sorted(self.stop_ids - {self.eos_id})]}
             (folder / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n", encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -201,6 +213,20 @@ class Tokenizer:
         try:
             # As a batch, which lets go of the interpreter's lock: a text of megabytes holds up no other thread.
             return list(self.backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _bad_text(text, error) from error
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a text as its model expects it at the beginning of a sequence: with what the tokenizer's
+        post-processor puts there, such as a bos. Where tokenizer_config.json has `add_bos_token` or `add_eos_token`,
+        they say so instead, as in transformers. Ours puts nothing."""
+        asked = self.conventions
+        if asked is not None and asked.begins_with_bos is not None:
+            bos, eos = (asked.tokens.get(name) for name in ("bos_token", "eos_token"))
+            before = [self.bos_id] if asked.begins_with_bos and bos else []
+            return before + self.encode(text) + ([self.eos_id] if asked.ends_with_eos and eos else [])
+        try:
+            return list(self.backend.encode_batch_fast([text], add_special_tokens=True)[0].ids)
         except (TypeError, UnicodeEncodeError) as error:
             raise _bad_text(text, error) from error
 
@@ -326,6 +352,15 @@ class Tokenizer:
             ids.append(self.assistant_id)
             mask = [0] * len(ids)
         return ids, mask
+
+    @property
+    def chat_template(self) -> str:
+        """The Jinja text that renders conversations as `render_chat` does."""
+        return _CHAT_TEMPLATE if self.conventions is None else self._chat.source
+
+    def knows_role(self, role: str) -> bool:
+        """Whether the chat template speaks of this role by its name."""
+        return role in ROLES if self.conventions is None else role in self._chat.source
 
     def _render_imported(
         self,

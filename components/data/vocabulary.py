@@ -17,13 +17,16 @@ class Conventions:
 
     tokens: `bos_token`, `eos_token`, `pad_token`, `unk_token` as text, absent where there is none; there is an
     `eos_token`. chat_template: Jinja text; empty: none. vocab_size: rows of the model's embedding where that has more
-    than the vocabulary (0: it has not). ends: tokens that end a generation beside the `eos_token`.
+    than the vocabulary (0: it has not). ends: tokens that end a generation beside the `eos_token`. begins_with_bos,
+    ends_with_eos: what a text gets as a prompt (None: what the vocabulary's own file says).
     """
 
     tokens: Mapping[str, str]
     chat_template: str = ""
     vocab_size: int = 0
     ends: tuple[str, ...] = ()
+    begins_with_bos: bool | None = None
+    ends_with_eos: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,9 @@ def read_conventions(folder: Path, backend: tokenizers.Tokenizer) -> Conventions
         chat = next((one["template"] for one in chat if one.get("name") == "default"), "")
     size = config.get("vocab_size")
     others = tuple(end for end in ends if end != tokens["eos_token"])
-    return Conventions(tokens, chat, size if isinstance(size, int) else 0, others)
+    bos, eos = config.get("add_bos_token"), config.get("add_eos_token")
+    begins = None if bos is None and eos is None else bool(bos)
+    return Conventions(tokens, chat, size if isinstance(size, int) else 0, others, begins, bool(eos))
 
 
 def _ends(folder: Path, backend: tokenizers.Tokenizer) -> list[str]:

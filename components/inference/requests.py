@@ -1,48 +1,25 @@
 """Requests of the OpenAI API: their bodies are read field by field, and errors have the shape that clients expect.
 
 The fields are those of OpenAI's reference for `/v1/completions` and `/v1/chat/completions`, plus top_k, min_p and
-prompts of token ids. What this server cannot do (penalties, tools, images, …) is rejected by name, never ignored.
+prompts of token ids. What this server cannot do (penalties, calls of tools, images, …) is rejected by name, never
+ignored; fields with a value that changes nothing are accepted, as common clients send them. Messages are read in
+`messages.py`.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from components.data.tokenizer import Tokenizer
+from components.inference.api_error import ApiError, kind_of, sendable, shown
+from components.inference.messages import read_messages
+from components.inference.neutral import IGNORED, NEUTRAL, is_neutral
 from components.inference.sampling import LEAST_TEMPERATURE, SamplingParams
 
 MAX_STOPS, MAX_STOP_CHARACTERS, MAX_TOP_LOG_PROBS = 16, 256, 20
-# Fields that do not affect the answer.
-_IGNORED = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
-# Fields that are only accepted with these values, since any other would change the answer.
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "presence_penalty": (0, None),
-    "frequency_penalty": (0, None),
-    "logit_bias": ({}, None),
-    "suffix": ("", None),
-    "tools": ([], None),
-    "tool_choice": ("none", "auto", None),
-    "response_format": ({"type": "text"}, None),
-    "modalities": (["text"], None),
-}
-
-
-class ApiError(Exception):
-    """An error response: its HTTP status, and the object that OpenAI's clients read."""
-
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.param, self.code = status, param, code
-
-    def body(self) -> dict[str, Any]:
-        """The JSON body of the response."""
-        kinds = {401: "authentication_error", 429: "rate_limit_error"}
-        kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        param = None if self.param is None else _sendable(self.param)
-        return {"error": {"message": _sendable(str(self)), "type": kind, "param": param, "code": self.code}}
 
 
 @dataclass(frozen=True)
@@ -76,8 +53,8 @@ class _Body:
 
     def __init__(self, body: Any) -> None:
         if not isinstance(body, dict):
-            raise ApiError(400, f"the body is {_kind(body)}; it takes a JSON object")
-        self._left = {name: value for name, value in body.items() if name not in _IGNORED}
+            raise ApiError(400, f"the body is {kind_of(body)}; it takes a JSON object")
+        self._left = {name: value for name, value in body.items() if name not in IGNORED}
 
     def take(
         self, name: str, kind: str, default: Any, test: Callable[[Any], bool] | None = None, takes: str = ""
@@ -94,20 +71,24 @@ class _Body:
             "object": isinstance(value, dict),
         }[kind]
         if not fits or (test is not None and not test(value)):
-            raise ApiError(400, f"{name} is {_shown(value)}; it takes {takes or f'a value of type {kind}'}", name)
+            raise ApiError(400, f"{name} is {shown(value)}; it takes {takes or f'a value of type {kind}'}", name)
         return value
 
     def take_any(self, name: str) -> Any:
         """The field as it was sent, None where it is absent."""
         return self._left.pop(name, None)
 
+    def holds(self, name: str, value: bool) -> bool:
+        """Whether the field is there with just this value."""
+        return self._left.get(name) is value
+
     def close(self) -> None:
-        """Reject the fields that were not taken."""
+        """Reject the fields that were not taken, but for those with a value that changes nothing."""
         for name, value in self._left.items():
-            if name not in _NEUTRAL:
+            if name not in NEUTRAL:
                 raise ApiError(400, f"unknown field {name}", name, "unknown_parameter")
-            if value not in _NEUTRAL[name]:
-                raise ApiError(400, f"{name} is {_shown(value)}: this server does not support it", name, "unsupported")
+            if not is_neutral(name, value):
+                raise ApiError(400, f"{name} is {shown(value)}: this server does not support it", name, "unsupported")
 
 
 def read_completion(body: Any, model: str, tokenizer: Tokenizer, limits: Limits) -> GenerationRequest:
@@ -118,6 +99,8 @@ def read_completion(body: Any, model: str, tokenizer: Tokenizer, limits: Limits)
     n = fields.take("n", "integer", 1, lambda x: x >= 1, "a number of at least 1")
     fields.take("best_of", "integer", n, lambda x: x == n, f"the value of n ({n}): all completions are returned")
     echo = fields.take("echo", "boolean", False)
+    if fields.holds("logprobs", False):  # as a client that knows the other endpoint says "none"
+        fields.take_any("logprobs")
     top = fields.take("logprobs", "integer", None, lambda x: 0 <= x <= MAX_TOP_LOG_PROBS, f"0 to {MAX_TOP_LOG_PROBS}")
     limit = fields.take("max_tokens", "integer", 16, lambda x: x >= 0, "a number of at least 0")
     if limit == 0 and not echo:
@@ -139,11 +122,12 @@ def read_chat(body: Any, model: str, tokenizer: Tokenizer, limits: Limits) -> Ge
     """A body of `/v1/chat/completions`. Raises ApiError naming the invalid field."""
     fields = _Body(body)
     _check_model(fields, model)
-    messages = _messages(fields.take_any("messages"))
+    messages = read_messages(fields.take_any("messages"), tokenizer)
     try:
         ids, _ = tokenizer.render_chat(messages, add_generation_prompt=True)
     except ValueError as error:
         raise ApiError(400, str(error), "messages") from None
+    _refuse_calls(fields)
     n = fields.take("n", "integer", 1, lambda x: x >= 1, "a number of at least 1")
     log_probs = fields.take("logprobs", "boolean", False)
     top = fields.take("top_logprobs", "integer", 0, lambda x: 0 <= x <= MAX_TOP_LOG_PROBS, f"0 to {MAX_TOP_LOG_PROBS}")
@@ -159,6 +143,19 @@ def read_chat(body: Any, model: str, tokenizer: Tokenizer, limits: Limits) -> Ge
     fields.close()
     _check_room(request, limits, "messages", name)
     return request
+
+
+def _refuse_calls(fields: _Body) -> None:
+    """Tools change nothing where none may be called; this server never calls one."""
+    for tools, choice in (("tools", "tool_choice"), ("functions", "function_call")):
+        offered, chosen = fields.take_any(tools), fields.take_any(choice)
+        if chosen not in ("none", "auto", None):
+            raise ApiError(400, f"{choice} is {shown(chosen)}: this server calls no tools", choice, "unsupported")
+        if offered and chosen != "none":
+            raise ApiError(
+                400, f'{tools}: this server calls no tools; send {choice}: "none", or no {tools}', tools, "unsupported"
+            )
+    fields.take("parallel_tool_calls", "boolean", False)
 
 
 def _params(
@@ -189,22 +186,21 @@ def _params(
 def _streaming(fields: _Body) -> dict[str, bool]:
     stream = fields.take("stream", "boolean", False)
     options = fields.take("stream_options", "object", {})
-    if options and not stream:
-        raise ApiError(400, "stream_options requires stream to be true", "stream_options")
     for name, value in options.items():
         if name not in ("include_usage", "include_obfuscation") or not isinstance(value, bool):
             raise ApiError(
                 400,
-                f"stream_options.{name} is {_shown(value)}; it takes include_usage: true or false",
+                f"stream_options.{name} is {shown(value)}; it takes include_usage: true or false",
                 "stream_options",
             )
-    return {"stream": stream, "include_usage": bool(options.get("include_usage"))}
+    # An answer that does not stream always has its usage.
+    return {"stream": stream, "include_usage": stream and bool(options.get("include_usage"))}
 
 
 def _check_model(fields: _Body, model: str) -> None:
     wanted = fields.take_any("model")
     if wanted != model:
-        message = f"model is {_shown(wanted)}; this server has {model!r}"
+        message = f"model is {shown(wanted)}; this server has {model!r}"
         raise ApiError(404 if isinstance(wanted, str) else 400, message, "model", "model_not_found")
 
 
@@ -218,14 +214,14 @@ def _prompts(value: Any, tokenizer: Tokenizer) -> tuple[tuple[tuple[int, ...], .
         if isinstance(prompt, str):
             try:
                 # An empty text is the beginning of a document.
-                ids.append(tuple(tokenizer.encode(prompt)) or (tokenizer.bos_id,))
+                ids.append(tuple(tokenizer.encode_prompt(prompt)) or (tokenizer.bos_id,))
             except ValueError as error:
                 raise ApiError(400, f"{name}: {error}", "prompt") from None
             texts.append(prompt)
             continue
         if not isinstance(prompt, list) or not prompt or not all(_is_id(token) for token in prompt):
             takes = "a string, a list of strings, a list of token ids, or a list of such lists"
-            raise ApiError(400, f"{name} is {_shown(prompt)}; it takes {takes}", "prompt")
+            raise ApiError(400, f"{name} is {shown(prompt)}; it takes {takes}", "prompt")
         worst = next((token for token in prompt if not 0 <= token < tokenizer.vocab_size), None)
         if worst is not None:
             raise ApiError(
@@ -240,40 +236,16 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _messages(value: Any) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not value:
-        raise ApiError(400, f"messages is {_shown(value)}; it takes a list of at least one message", "messages")
-    messages = []
-    for index, message in enumerate(value):
-        if not isinstance(message, dict):
-            raise ApiError(400, f"messages[{index}] is {_shown(message)}; it takes an object", "messages")
-        content = message.get("content")
-        if isinstance(content, list):  # a list of parts: this model can only read text
-            parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-            if len(parts) < len(content) or not all(isinstance(part, str) for part in parts):
-                raise ApiError(400, f"messages[{index}].content has a part that is not text", "messages")
-            content = "".join(map(str, parts))
-        if not isinstance(content, str):
-            raise ApiError(400, f"messages[{index}].content is {_kind(content)}; it takes a string", "messages")
-        role = message.get("role")
-        if not isinstance(role, str):
-            raise ApiError(400, f"messages[{index}].role is {_shown(role)}; it takes a string", "messages")
-        messages.append({"role": role, "content": content})
-    return messages
-
-
 def _stops(value: Any) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        raise ApiError(400, f"stop is {_shown(value)}; it takes a string or a list of strings", "stop")
+        raise ApiError(400, f"stop is {shown(value)}; it takes a string or a list of strings", "stop")
     if len(stops) > MAX_STOPS or any(not 0 < len(stop) <= MAX_STOP_CHARACTERS for stop in stops):
         message = f"stop takes up to {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters"
         raise ApiError(400, message, "stop")
     for stop in stops:
-        if _sendable(stop) != stop:
-            raise ApiError(
-                400, f"stop is {_shown(stop)}, which is not valid text: it contains a lone surrogate", "stop"
-            )
+        if sendable(stop) != stop:
+            raise ApiError(400, f"stop is {shown(stop)}, which is not valid text: it contains a lone surrogate", "stop")
     return tuple(stops)
 
 
@@ -293,17 +265,3 @@ def _check_room(request: GenerationRequest, limits: Limits, prompt_name: str, li
         )
         name = prompt_name if longest >= whole else limit_name
         raise ApiError(400, message, name, "context_length_exceeded")
-
-
-def _sendable(text: str) -> str:
-    """The text as valid UTF-8: JSON escapes can spell half a character (a lone surrogate), which UTF-8 cannot hold."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else f"of type {type(value).__name__}"
-
-
-def _shown(value: Any, length: int = 60) -> str:
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= length else text[: length - 1] + "…"

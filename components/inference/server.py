@@ -25,9 +25,10 @@ from starlette.routing import Route
 
 from components.data.tokenizer import Tokenizer
 from components.inference.answers import Answer
+from components.inference.api_error import ApiError
 from components.inference.engine import Completion
 from components.inference.engine import Request as Sequence
-from components.inference.requests import ApiError, GenerationRequest, Limits, read_chat, read_completion
+from components.inference.requests import GenerationRequest, Limits, read_chat, read_completion
 from components.inference.service import Service
 from components.inference.streams import TextStream
 

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+from components.inference.api_error import ApiError
 from components.inference.engine import Completion, Engine, Request, Update
-from components.inference.requests import ApiError
 
 _log = logging.getLogger(__name__)
 

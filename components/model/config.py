@@ -57,6 +57,8 @@ class MoEConfig:
 
 
 RopeKind = Literal["linear", "llama3", "yarn"]
+NormPlacement = Literal["before", "after"]
+QKNormOver = Literal["head", "all_heads"]
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,13 @@ class ModelConfig:
     """A decoder transformer (RMSNorm, RoPE, grouped-query attention, SwiGLU).
 
     head_dim 0 means d_model / num_heads; num_kv_heads 0 means num_heads; d_ff 0 means 8/3 of d_model,
-    rounded up to a multiple of 16. qk_norm: RMSNorm over each query and key head. sliding_window: positions that a
-    query sees, itself included (0: all before it). attention_softcap, logit_softcap: scores and logits x become
-    cap · tanh(x / cap) (Gemma Team 2024, §2; 0: none).
+    rounded up to a multiple of 16. qk_norm: RMSNorm over queries and keys; qk_norm_over: over each head, or over all
+    heads at once. norm_placement: normalise what attention and feed-forward read, or what they return (OLMo Team 2024,
+    §3.2). nope_layers: layers without rotary positions (Yang et al. 2025), counted from 0. sliding_window: positions
+    that a query sees, itself included (0: all before it). attention_softcap, logit_softcap: scores and logits x become
+    cap · tanh(x / cap) (Gemma Team 2024, §2; 0: none). attention_scale: factor of the scores (0: 1 / √head_dim).
+    embedding_scale, residual_scale: factors of the embeddings and of what each attention and feed-forward adds to the
+    residual stream; logit_divisor: what the logits are divided by (Granite Team 2024).
     """
 
     vocab_size: int = 512
@@ -126,6 +132,13 @@ class ModelConfig:
     attention_softcap: float = 0.0
     logit_softcap: float = 0.0
     qk_norm: bool = True
+    qk_norm_over: QKNormOver = "head"
+    norm_placement: NormPlacement = "before"
+    nope_layers: tuple[int, ...] = ()
+    attention_scale: float = 0.0
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_divisor: float = 1.0
     attention_bias: bool = False
     tie_embeddings: bool = True
     norm_eps: float = 1e-6
@@ -135,9 +148,19 @@ class ModelConfig:
         for name in ("vocab_size", "d_model", "num_layers", "num_heads", "context_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: give a number of at least 1")
-        for name in ("sliding_window", "attention_softcap", "logit_softcap", "head_dim", "d_ff"):
-            if not getattr(self, name) >= 0:
+        for name in ("sliding_window", "attention_softcap", "logit_softcap", "head_dim", "d_ff", "attention_scale"):
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: give a number of at least 0")
+        for name in ("embedding_scale", "residual_scale", "logit_divisor"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"model.{name} is {getattr(self, name)}: give a number above 0")
+        for name, kinds in (("norm_placement", get_args(NormPlacement)), ("qk_norm_over", get_args(QKNormOver))):
+            if getattr(self, name) not in kinds:
+                raise ValueError(f"model.{name} is {getattr(self, name)!r}: it takes one of {', '.join(kinds)}")
+        if list(self.nope_layers) != sorted({i for i in self.nope_layers if 0 <= i < self.num_layers}):
+            raise ValueError(
+                f"model.nope_layers is {list(self.nope_layers)}: give ascending numbers from 0 to {self.num_layers - 1}"
+            )
         if not 1 < self.rope_theta < math.inf:
             raise ValueError(f"model.rope_theta is {self.rope_theta}: give a number above 1")
         if not 0 <= self.norm_eps < math.inf:
@@ -219,7 +242,10 @@ def config_from_dict(values: Mapping[str, Any]) -> ModelConfig:
     """The inverse of `dataclasses.asdict`. Raises TypeError or ValueError for what is no configuration."""
     parts = {"moe": MoEConfig, "rope_scaling": RopeScaling}
     nested = {name: _of_its_types(kind, values[name]) for name, kind in parts.items() if values.get(name) is not None}
-    config: ModelConfig = _of_its_types(ModelConfig, {**values, **nested})
+    layers = values.get("nope_layers", ())
+    if not isinstance(layers, (list, tuple)) or not all(type(layer) is int for layer in layers):
+        raise TypeError(f"nope_layers is {layers!r}: takes a list of whole numbers")
+    config: ModelConfig = _of_its_types(ModelConfig, {**values, **nested, "nope_layers": tuple(layers)})
     return config
 
 
@@ -229,9 +255,22 @@ def _of_its_types(kind: Any, values: Any) -> Any:
         raise TypeError(f"{values!r} stands where settings by name are taken")
     for field in fields(kind):
         value, taken = values.get(field.name, field.default), type(field.default)
-        if taken in (bool, int, float) and type(value) not in ((int, float) if taken is float else (taken,)):
+        if taken in (bool, int, float, str) and type(value) not in ((int, float) if taken is float else (taken,)):
             raise TypeError(f"{field.name} is {value!r}: takes a value like {field.default!r}")
     return kind(**values)
+
+
+def linear_maps(cfg: ModelConfig) -> tuple[str, ...]:
+    """Names of the linear maps of `Transformer(cfg)`, those of the layers without the number of the layer; experts are
+    none."""
+    dense, moe = ("mlp.gate_up", "mlp.down"), cfg.moe
+    names = ["attention.qkv", "attention.out"]
+    if moe is None or moe.first_dense:
+        names += dense
+    if moe is not None and moe.first_dense < cfg.num_layers:
+        shared = ("mlp.shared_gate_up", "mlp.shared_down") if moe.shared_d_ff else ()
+        names += ["mlp.router", *shared, *(["mlp.shared_gate"] if moe.shared_gate else [])]
+    return (*(f"blocks.{name}" for name in names), *([] if cfg.tie_embeddings else ["unembedding"]))
 
 
 ParamConvention = Literal["total", "active", "non_embedding"]
@@ -260,7 +299,7 @@ def count_params(cfg: ModelConfig | LSTMConfig) -> ParamCount:
     if cfg.attention_bias:
         attention += q + 2 * kv
     if cfg.qk_norm:
-        attention += 2 * c
+        attention += q + kv if cfg.qk_norm_over == "all_heads" else 2 * c
     layer = attention + 2 * d  # two norms
     dense = 3 * d * cfg.hidden
     total = active = 0

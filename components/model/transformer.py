@@ -42,6 +42,11 @@ def softcap(x: Tensor, cap: float) -> Tensor:
     return cap * torch.tanh(x / cap) if cap else x
 
 
+def scaled(x: Tensor, factor: float) -> Tensor:
+    """x times a factor, or x itself where that is 1: no pass over memory for a model without factors."""
+    return x if factor == 1 else x * factor
+
+
 def causal_mask(t: int, window: int, device: torch.device | None = None) -> Tensor:
     """Boolean mask [T, T]: a position sees itself and the window - 1 before it (window 0: all before it)."""
     seen = torch.ones(t, t, dtype=torch.bool, device=device).tril()
@@ -54,15 +59,20 @@ def document_mask(documents_BT: Tensor, window: int = 0) -> Tensor:
     return (same & causal_mask(documents_BT.shape[1], window, documents_BT.device))[:, None]
 
 
-def attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor | None, cap: float) -> Tensor:
-    """Softmax attention, heads joined: [B, T, H · C]; `mask` is true where a query sees a key, None means causal."""
+def attend(
+    q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask: Tensor | None, cap: float, scale: float = 0.0
+) -> Tensor:
+    """Softmax attention, heads joined: [B, T, H · C]; `mask` is true where a query sees a key, None means causal.
+    scale: factor of the scores (0: 1 / √C)."""
     b, h, t, c = q_BHTC.shape
     k = k_BKSC.shape[1]
     if not cap:
-        y_BHTC = F.scaled_dot_product_attention(q_BHTC, k_BKSC, v_BKSC, mask, is_causal=mask is None, enable_gqa=h != k)
+        y_BHTC = F.scaled_dot_product_attention(
+            q_BHTC, k_BKSC, v_BKSC, mask, is_causal=mask is None, scale=scale or None, enable_gqa=h != k
+        )
     else:
         k_BHSC, v_BHSC = (x.repeat_interleave(h // k, 1) for x in (k_BKSC, v_BKSC))
-        scores_BHTS = softcap(q_BHTC @ k_BHSC.mT / math.sqrt(c), cap)
+        scores_BHTS = softcap(q_BHTC @ k_BHSC.mT / (1 / scale if scale else math.sqrt(c)), cap)
         seen = causal_mask(t, 0, q_BHTC.device) if mask is None else mask
         y_BHTC = scores_BHTS.masked_fill(~seen, float("-inf")).softmax(-1) @ v_BHSC
     return y_BHTC.transpose(1, 2).reshape(b, t, h * c)
@@ -77,25 +87,32 @@ class Attention(nn.Module):
         d, c, h, k = cfg.d_model, cfg.per_head, cfg.num_heads, cfg.kv_heads
         self.qkv = nn.Linear(d, (h + 2 * k) * c, bias=cfg.attention_bias)
         self.out = nn.Linear(h * c, d, bias=False)
-        self.q_norm = nn.Parameter(torch.ones(c)) if cfg.qk_norm else None
-        self.k_norm = nn.Parameter(torch.ones(c)) if cfg.qk_norm else None
+        self.is_rotated = layer not in cfg.nope_layers
+        q, kv = (h * c, k * c) if cfg.qk_norm_over == "all_heads" else (c, c)
+        self.q_norm = nn.Parameter(torch.ones(q)) if cfg.qk_norm else None
+        self.k_norm = nn.Parameter(torch.ones(kv)) if cfg.qk_norm else None
 
     def forward(
         self, x_BTD: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None, cache: KVCache | None
     ) -> Tensor:
         b, t, _ = x_BTD.shape
-        h, k, c, eps = self.cfg.num_heads, self.cfg.kv_heads, self.cfg.per_head, self.cfg.norm_eps
+        h, k, c = self.cfg.num_heads, self.cfg.kv_heads, self.cfg.per_head
         q_BTHC, k_BTKC, v_BTKC = self.qkv(x_BTD).view(b, t, h + 2 * k, c).split((h, k, k), 2)
         if self.q_norm is not None and self.k_norm is not None:
-            q_BTHC = F.rms_norm(q_BTHC, (c,), self.q_norm.to(q_BTHC.dtype), eps)
-            k_BTKC = F.rms_norm(k_BTKC, (c,), self.k_norm.to(k_BTKC.dtype), eps)
-        q_BTHC, k_BTKC = rotate(q_BTHC, *rotation), rotate(k_BTKC, *rotation)
+            q_BTHC, k_BTKC = self.normalised(q_BTHC, self.q_norm), self.normalised(k_BTKC, self.k_norm)
+        if self.is_rotated:
+            q_BTHC, k_BTKC = rotate(q_BTHC, *rotation), rotate(k_BTKC, *rotation)
         q_BHTC, k_BKTC, v_BKTC = q_BTHC.transpose(1, 2), k_BTKC.transpose(1, 2), v_BTKC.transpose(1, 2)
         if cache is None:
-            y_BTX = attend(q_BHTC, k_BKTC, v_BKTC, mask, self.cfg.attention_softcap)
+            y_BTX = attend(q_BHTC, k_BKTC, v_BKTC, mask, self.cfg.attention_softcap, self.cfg.attention_scale)
         else:
             y_BTX = self.continue_cached(q_BHTC, k_BKTC, v_BKTC, cache)
         return self.out(y_BTX)
+
+    def normalised(self, x_BTHC: Tensor, weight: Tensor) -> Tensor:
+        """RMSNorm of queries or keys over each head, or over all of them: over as many numbers as there are weights."""
+        rows = x_BTHC if weight.shape[0] == x_BTHC.shape[3] else x_BTHC.flatten(2)
+        return F.rms_norm(rows, weight.shape, weight.to(rows.dtype), self.cfg.norm_eps).view(x_BTHC.shape)
 
     def continue_cached(self, q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, cache: KVCache) -> Tensor:
         """Queries behind the filled slots of their sequences, [B, T, H · C]; their keys and values go to the next
@@ -110,7 +127,8 @@ class Attention(nn.Module):
         s = keys.shape[2] if keys.is_cuda else int(cache.lengths_B.max()) + t
         # Batch and key heads merged: a slice of the slots is then still a batch of strided matrices, never a copy.
         keys_NSC, values_NSC = keys.flatten(0, 1)[:, :s], values.flatten(0, 1)[:, :s]
-        q_NGC = q_BHTC.reshape(b * k, h // k * t, c) / math.sqrt(c)
+        scale = self.cfg.attention_scale
+        q_NGC = q_BHTC.reshape(b * k, h // k * t, c) / (1 / scale if scale else math.sqrt(c))
         scores_BKGTS = torch.bmm(q_NGC, keys_NSC.transpose(1, 2)).view(b, k, h // k, t, s)
         scores_BKGTS = softcap(scores_BKGTS, self.cfg.attention_softcap)
         positions_S = torch.arange(s, device=keys.device)
@@ -123,10 +141,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and feed-forward (or experts), each added to the residual stream."""
+    """Attention and feed-forward (or experts), each with a norm before or behind it, added to the residual stream."""
 
     def __init__(self, cfg: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.normalises_after, self.scale = cfg.norm_placement == "after", cfg.residual_scale
         self.attention_norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
         self.attention = Attention(cfg, layer)
         self.mlp_norm = nn.RMSNorm(cfg.d_model, cfg.norm_eps)
@@ -144,12 +163,15 @@ class Block(nn.Module):
         cache: KVCache | None,
         real_BT: Tensor | None,
     ) -> tuple[Tensor, RouterStats | None]:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation, mask, cache)
-        normed = self.mlp_norm(x_BTD)
+        after, stats = self.normalises_after, None
+        y_BTD = self.attention(x_BTD if after else self.attention_norm(x_BTD), rotation, mask, cache)
+        x_BTD = x_BTD + scaled(self.attention_norm(y_BTD) if after else y_BTD, self.scale)
+        normed = x_BTD if after else self.mlp_norm(x_BTD)
         if isinstance(self.mlp, MixtureOfExperts):
             y_BTD, stats = self.mlp(normed, real_BT)
-            return x_BTD + y_BTD, stats
-        return x_BTD + self.mlp(normed), None
+        else:
+            y_BTD = self.mlp(normed)
+        return x_BTD + scaled(self.mlp_norm(y_BTD) if after else y_BTD, self.scale), stats
 
 
 class Transformer(nn.Module):
@@ -213,7 +235,7 @@ class Transformer(nn.Module):
                 real_BT = documents_BT > 0
         elif window and t > window:
             mask = causal_mask(t, window, tokens_BT.device)
-        x_BTD = self.embedding(tokens_BT)
+        x_BTD = scaled(self.embedding(tokens_BT), self.cfg.embedding_scale)
         if noise_BTD is not None:
             x_BTD = x_BTD + noise_BTD
         return self.through_blocks(x_BTD, (self.cos[positions], self.sin[positions]), mask, cache, real_BT)
@@ -241,7 +263,7 @@ class Transformer(nn.Module):
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""
-        return softcap(F.linear(x_BTD, self.output_weight), self.cfg.logit_softcap)
+        return softcap(scaled(F.linear(x_BTD, self.output_weight), 1 / self.cfg.logit_divisor), self.cfg.logit_softcap)
 
     def cross_entropy(
         self, x_BTD: Tensor, targets_BT: Tensor, ignore: int, weights_BT: Tensor | None

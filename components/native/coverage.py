@@ -33,5 +33,15 @@ _DENSE = frozenset(
     }
 )
 
-DECODER = Coverage(_DENSE, only={"moe": (None,)})  # `decoder.py`
-KERNELS = Coverage(_DENSE | {"moe"})  # `fuse.py`: routing stays in torch, so that it may be any
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "qk_norm_over": ("head",),
+    "norm_placement": ("before",),
+    "nope_layers": ((),),
+    "attention_scale": (0.0,),
+    "embedding_scale": (1.0,),
+    "residual_scale": (1.0,),
+    "logit_divisor": (1.0,),
+}
+
+DECODER = Coverage(_DENSE, only={**_PLAIN, "moe": (None,)})  # `decoder.py`
+KERNELS = Coverage(_DENSE | {"moe"}, only=_PLAIN)  # `fuse.py`: routing stays in torch, so that it may be any

@@ -71,7 +71,7 @@ class TrainConfig:
         _at_least(self, 1, "num_steps", "batch_size", "context_length", "accumulation")
         _at_least(self, 0, "z_loss")
         if not self.max_grad_norm > 0:
-            raise ValueError(f"max_grad_norm is {self.max_grad_norm}: give a number above 0 (inf: no clipping)")
+            raise ValueError(f"max_grad_norm is {self.max_grad_norm}: give a number above 0")
         if self.batch_size % self.accumulation:
             raise ValueError(f"accumulation is {self.accumulation}: it must divide batch_size ({self.batch_size})")
 
@@ -105,7 +105,7 @@ class LoRAConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "rank")
-        if not self.alpha > 0:
+        if not 0 < self.alpha < float("inf"):
             raise ValueError(f"alpha is {self.alpha}: give a number above 0")
         if not self.targets:
             raise ValueError('targets is empty: name linear maps, such as "attention.qkv"')

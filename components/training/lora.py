@@ -7,11 +7,16 @@ model as it was before, with nothing of this module in it.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from components.training.config import LoRAConfig
+
+ADAPTERS = "adapters.safetensors"
 
 
 class LoRALinear(nn.Module):
@@ -53,6 +58,24 @@ def add_lora(model: nn.Module, config: LoRAConfig, seed: int) -> list[str]:
     for name in chosen:
         _replace(model, name, LoRALinear(linear[name], config, generator))
     return chosen
+
+
+def save_lora(file: Path, model: nn.Module, config: LoRAConfig) -> None:
+    """Write the adapters of a model: `<linear map>.lora_a` and `.lora_b`, with rank and alpha in the metadata."""
+    adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+    tensors = {}
+    for name, module in adapted.items():
+        for part, tensor in (("lora_a", module.lora_a), ("lora_b", module.lora_b)):
+            tensors[f"{name}.{part}"] = tensor.detach().cpu().contiguous()
+    save_file(tensors, file, metadata={"rank": str(config.rank), "alpha": repr(config.alpha)})
+
+
+def load_lora(file: Path) -> tuple[dict[str, Tensor], int, float]:
+    """Adapters that `save_lora` wrote, their rank and alpha."""
+    with safe_open(file, framework="pt") as opened:
+        said = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
+    return tensors, int(said["rank"]), float(said["alpha"])
 
 
 def merge_lora(model: nn.Module) -> None:

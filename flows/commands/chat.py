@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.commands.command import ModelName, exit_at_once, friendly_errors
+from flows.commands.command import FAILED, ModelName, exit_at_once, friendly_errors, print_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,7 @@ HELP = "/reset forgets the conversation, /quit ends it; Ctrl-C stops an answer"
 
 def chat(
     model: ModelName,
-    temperature: Annotated[float, typer.Option(min=0, help="0 always takes the most probable token.")] = 0.7,
+    temperature: Annotated[float, typer.Option(min=0, max=100, help="0 always takes the most probable token.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=0, help="Tokens of an answer; 0: as many as fit the context.")] = 0,
     context_length: Annotated[
         int, typer.Option(min=0, help="Tokens of the conversation; 0: the model's context length.")
@@ -38,20 +38,21 @@ def chat(
 
         opened, console = open_model(Home.from_env(), model, context_length), Console()
         engine = Engine(opened.model, 1, context_length or None)
-        talk(Conversation(opened.tokenizer, engine, temperature, max_tokens), opened.name, console, reader(console))
-    exit_at_once(0)
+        conversation = Conversation(opened.tokenizer, engine, temperature, max_tokens)
+        unanswered = talk(conversation, opened.name, console, reader(console))
+    exit_at_once(FAILED if unanswered and not console.is_terminal else 0)
 
 
-def talk(conversation: Conversation, name: str, console: Console, read: Callable[[], str | None]) -> None:
+def talk(conversation: Conversation, name: str, console: Console, read: Callable[[], str | None]) -> int:
     """Ask and answer until `read` returns None or the user quits: at a terminal with prompts and hints, in a pipe only
-    the answers, one after the other."""
-    shown = console.is_terminal
+    the answers, one after the other, and errors on standard error. How many questions got no answer."""
+    shown, unanswered = console.is_terminal, 0
     if shown:
         console.print(f"{name}: {HELP}", style="dim", markup=False, highlight=False)
     while (line := read()) is not None:
         text = line.strip()
         if text in ("/quit", "/exit"):
-            return
+            break
         if text == "/reset":
             conversation.reset()
             if shown:
@@ -59,10 +60,12 @@ def talk(conversation: Conversation, name: str, console: Console, read: Callable
         elif text.startswith("/") and text[1:].isalpha():
             console.print(f"{text}: unknown command; {HELP}", style="dim", markup=False, highlight=False)
         elif text:
-            _exchange(conversation, text, console, shown)
+            unanswered += not _exchange(conversation, text, console, shown)
+    return unanswered
 
 
-def _exchange(conversation: Conversation, text: str, console: Console, shown: bool) -> None:
+def _exchange(conversation: Conversation, text: str, console: Console, shown: bool) -> bool:
+    """One question and its answer; False where the question was refused."""
     try:
         for piece in conversation.answer(text):
             console.print(
@@ -70,7 +73,11 @@ def _exchange(conversation: Conversation, text: str, console: Console, shown: bo
             )
             console.file.flush()
     except ValueError as error:
-        console.print(str(error), style="yellow", markup=False, highlight=False, soft_wrap=True, end="")
+        if shown:
+            console.print(str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+        else:
+            print_error(str(error))
+        return False
     except KeyboardInterrupt:
         if not shown:
             raise
@@ -79,6 +86,7 @@ def _exchange(conversation: Conversation, text: str, console: Console, shown: bo
     if shown and conversation.dropped:
         what = "oldest exchange was" if conversation.dropped == 1 else "oldest exchanges were"
         console.print(f"(the {what} dropped: the context is full)", style="dim", markup=False)
+    return True
 
 
 def reader(console: Console) -> Callable[[], str | None]:

@@ -34,6 +34,7 @@ from flows.commands.up import up
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # a help text says what it says, brackets and all
     pretty_exceptions_enable=False,
     help="Raise a language model from raw text to reasoning, and account for its whole life.",
 )

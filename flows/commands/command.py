@@ -89,7 +89,7 @@ def wide_console(width: int = 200) -> Console:
     """The terminal, or `width` columns where the output goes to a file or a pipe."""
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False)  # what is shown may have brackets of its own
     console.width = console.width if console.is_terminal else width
     return console
 

@@ -1,4 +1,4 @@
-"""`lifespan export`: a model as a folder in Hugging Face's layout."""
+"""`lifespan export`: a model as a folder in Hugging Face's layout, or as a GGUF file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,26 @@ def export_model(
     model: Annotated[
         str, typer.Argument(help="Label, stage or alias in the newest run that made one, or an artifact's key.")
     ],
-    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    target: Annotated[
+        Path | None, typer.Argument(help="A new folder, or a new .gguf file; by default called as the model is.")
+    ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="safetensors (a folder that transformers loads), gguf (a file for llama.cpp), or peft (only the LoRA "
+            "adapters of a fine-tuning).",
+        ),
+    ] = "",
+    dtype: Annotated[
+        str, typer.Option(help="Of the matrices: f32, f16 or bf16; in a GGUF file q8_0, too, and f16 by default.")
+    ] = "",
 ) -> None:
-    """Write a model as a folder that transformers can load: weights, configuration, tokenizer, chat template."""
+    """Write a model as a folder that transformers can load, or as a GGUF file: weights, configuration, tokenizer, chat
+    template."""
     with friendly_errors():
         from flows.runs import models
         from storage.home import Home
 
-        found = models.export_model(Home.from_env(), model, folder)
-        typer.echo(f"{found.label} {found.checkpoint.key[:12]} -> {folder}")
+        found, written = models.export_model(Home.from_env(), model, target, form, dtype)
+        typer.echo(f"{found.label} {found.checkpoint.key[:12]} -> {written}")

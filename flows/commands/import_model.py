@@ -18,6 +18,9 @@ def import_model(
     context_length: Annotated[
         int, typer.Option(min=0, help="Shorten the context to this many tokens; 0: leave it as it is.")
     ] = 0,
+    adapter: Annotated[
+        str, typer.Option(help="Folder of a LoRA adapter in PEFT's layout, which is merged into the model.")
+    ] = "",
 ) -> None:
     """Bring somebody else's model into the store; a profile starts from it with `base.model`."""
     with friendly_errors():
@@ -27,6 +30,6 @@ def import_model(
 
         home = Home.from_env()
         hermetic.apply(home.local, hub=True)
-        for artifact in import_source(home, source, revision, context_length, typer.echo):
+        for artifact in import_source(home, source, revision, context_length, typer.echo, adapter):
             facts = ", ".join(f"{name} {value}" for name, value in artifact.facts.items() if value and name != "usage")
             typer.echo(f"{artifact.kind} {artifact.key}\n  {facts}")

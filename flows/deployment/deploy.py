@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from storage.redaction import masked_addresses
 NAME = "lifespan"  # of every deployment: `lifecycle/lifespan`, `data/lifespan`, …
 NIGHTLY = "nightly-evaluation"
 WEBHOOK = "lifespan-webhook"
+MIN_SECONDS = 30.0  # between two runs of a schedule
 HEARTBEAT_SECONDS = 30
 LOST_SECONDS = 90  # three heartbeats
 ENDS = ("completed", "failed", "cancelled", "waiting")  # how a run ends, as `lifespan.run.…` tells
@@ -274,6 +276,7 @@ def add_schedule(
     """
     from flows.config import load_config
 
+    _check_when(cron, every)
     connect(home)
     if flow not in FLOWS:
         raise ConfigError(f"there is no flow {flow!r}; there are {', '.join(FLOWS)}")
@@ -302,6 +305,16 @@ def add_schedule(
             raise ConfigError(f"{flow}/{NAME} is not deployed: `lifespan deploy` first") from None
         client.create_deployment_schedules(deployment.id, [created])
     return name
+
+
+def _check_when(cron: str, every: float) -> None:
+    """Raises ConfigError for what Prefect would take for something else, or could not keep up with."""
+    fields = len(cron.split())
+    if cron and not cron.startswith("@") and fields != 5:
+        # Prefect takes a sixth for seconds, at the end, where others have it at the beginning.
+        raise ConfigError(f"--cron {cron!r} has {fields} fields; it takes five: minute, hour, day, month, weekday")
+    if every and not MIN_SECONDS <= every < math.inf:
+        raise ConfigError(f"--every {every:g}: takes at least {MIN_SECONDS:g} seconds, which a run needs to begin")
 
 
 def _times(cron: str, every: float, timezone: str) -> Any:

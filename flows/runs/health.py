@@ -10,7 +10,6 @@ import signal
 import tempfile
 import tomllib
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,12 @@ from typing import Literal
 from flows.runs.registry import close_dead_runs, is_alive
 from flows.services import hermetic, services
 from flows.services.servers import MLFLOW_PORT, PREFECT_PORT
-from flows.services.sockets import LOOPBACK, CannotListen, listen, local_url
+from flows.services.sockets import LOOPBACK, CannotListen, listen, local_url, open_directly
 from storage import durable
 from storage.artifacts import DamagedArtifact
 from storage.home import Home
 from storage.redaction import masked
+from storage.sqlite_url import sqlite_url
 from storage.tables import SCHEMAS
 
 Level = Literal["ok", "note", "bad"]
@@ -183,7 +183,7 @@ def _is_running(pid: int) -> bool:
 
 def _answers(url: str, host: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{local_url(host, int(url.rsplit(':', 1)[-1]))}/health", timeout=5.0):
+        with open_directly(f"{local_url(host, int(url.rsplit(':', 1)[-1]))}/health", timeout=5.0):
             return True
     except urllib.error.HTTPError:
         return True
@@ -292,7 +292,9 @@ def without_rows(home: Home, mend: bool, lost: set[str]) -> Iterator[Finding]:
 
 def tracking(home: Home, mend: bool) -> Iterator[Finding]:
     """Whether MLflow agrees with the tables; nothing is checked before the first run has created its database."""
-    if home.mlflow_uri.startswith("sqlite:///") and not Path(home.mlflow_uri.removeprefix("sqlite:///")).exists():
+    uri, own = home.mlflow_uri, home.local / "mlflow.db"
+    file = own if uri == sqlite_url(own) else Path(uri.removeprefix("sqlite:///"))
+    if (file == own or uri.startswith("sqlite:///")) and not file.exists():
         return
     hermetic.apply(home.local)
     from storage import tracker

@@ -14,6 +14,10 @@ from storage.artifacts import Artifact, DamagedArtifact, MissingArtifact
 from storage.home import Home
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
     from components.data.tokenizer import Tokenizer
     from components.model.transformer import Transformer
 
@@ -25,6 +29,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "solver": ("finetune[puzzles]",),
     "imported": ("import_model",),
 }
+_FLOATS = ("f32", "f16", "bf16")
+EXPORT_DTYPES = {"safetensors": _FLOATS, "gguf": (*_FLOATS, "q8_0"), "peft": _FLOATS}
 _KEY = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -161,39 +167,83 @@ def _open_path(path: Path, context_length: int) -> OpenedModel:
         raise ConfigError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
 
 
-def export_model(home: Home, name: str, folder: Path) -> FoundModel:
-    """Write a model to a new folder in Hugging Face's layout, completely or not at all.
+def export_model(
+    home: Home, name: str, target: Path | None, form: str = "", dtype: str = ""
+) -> tuple[FoundModel, Path]:
+    """Write a model to a new folder in Hugging Face's layout, or to a new GGUF file; completely or not at all.
 
-    Raises ConfigError for an unknown model, one that no public layout can hold, or a folder that is not empty.
+    target: by default the model's name in the current folder. form: safetensors, gguf, or peft for the adapters alone
+    of a model that was fine-tuned with LoRA; by default what the target's ending says. dtype: of the matrices; by
+    default as they are stored, f16 in a GGUF file.
+    Raises ConfigError for an unknown model, one that the format cannot hold, or a target that is there already.
     """
     from safetensors.torch import load_file
 
     from components.data.tokenizer import Tokenizer
+    from components.model.hub.config_file import architecture_for
     from components.model.hub.folder import export_folder
+    from components.model.hub.gguf_export import export_gguf
+    from components.model.hub.peft_adapter import export_adapter
     from components.training.checkpoints import WEIGHTS, load_config
+    from components.training.lora import ADAPTERS, load_lora
 
-    folder = folder.expanduser().absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder}: already exists and is not empty: name a new folder")
-    if home.keeps(folder):
-        raise ConfigError(f"{folder}: lies inside the sealed artifacts or tables of {home.shown}: name another folder")
+    form = form or ("gguf" if target is not None and target.suffix.lower() == ".gguf" else "safetensors")
+    takes = EXPORT_DTYPES.get(form)
+    if takes is None:
+        raise ConfigError(f"--format {form}: takes one of {', '.join(EXPORT_DTYPES)}")
+    if dtype and dtype not in takes:
+        raise ConfigError(f"--dtype {dtype}: {form} takes one of {', '.join(takes)}")
+    target = target or Path(re.sub(r"[^\w.=-]+", "-", name).strip("-") + (".gguf" if form == "gguf" else ""))
+    target = target.expanduser().absolute()
+    if target.exists() and (form == "gguf" or not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target}: already exists{'' if form == 'gguf' else ' and is not empty'}: name a new one")
+    if home.keeps(target):
+        raise ConfigError(f"{target}: lies inside the sealed artifacts or tables of {home.shown}: name another place")
     found = find_model(home, name)
     try:
         source = home.store.path(found.checkpoint)
         tokenizer = Tokenizer.load(home.store.path(found.tokenizer)) if found.tokenizer else None
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder.parent / f".{folder.name}-{durable.unique_suffix()}"
+        cfg, tensors = load_config(source), load_file(source / WEIGHTS)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f".{target.name}-{durable.unique_suffix()}"
         temporary.mkdir()
         try:
-            with durable.explain_full_disk(folder):
-                export_folder(temporary, load_config(source), load_file(source / WEIGHTS), tokenizer)
+            with durable.explain_full_disk(target):
+                if form == "gguf":
+                    export_gguf(temporary / "model.gguf", cfg, tensors, tokenizer, dtype or "f16", found.label)
+                elif form == "peft":
+                    adapters, rank, alpha = load_lora(_adapters(found, source / ADAPTERS))
+                    names = architecture_for(cfg).names
+                    export_adapter(temporary, cfg, names, as_dtype(adapters, dtype), rank, alpha)
+                else:
+                    export_folder(temporary, cfg, as_dtype(tensors, dtype), tokenizer)
                 for file in temporary.iterdir():
                     file.chmod(0o644)  # safetensors makes its file readable by the owner only
                     durable.fsync_file(file)
-            temporary.rename(folder)
-            durable.fsync_folder(folder.parent)
+            (temporary / "model.gguf" if form == "gguf" else temporary).rename(target)
+            durable.fsync_folder(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except (ValueError, MissingArtifact, DamagedArtifact) as error:
         raise ConfigError(f"{found.label}: {error}") from None
-    return found
+    return found, target
+
+
+def _adapters(found: FoundModel, file: Path) -> Path:
+    if not file.is_file():
+        raise ConfigError(f"{found.label} has no adapters of its own: it was not fine-tuned with `finetune.lora`")
+    return file
+
+
+def as_dtype(tensors: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Weights rounded to f32, f16 or bf16; as they are for "". Raises ConfigError for what f16 cannot hold."""
+    import torch
+
+    if not dtype:
+        return dict(tensors)
+    kind = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    rounded = {name: tensor.to(kind) for name, tensor in tensors.items()}
+    for name, tensor in rounded.items():
+        if not torch.isfinite(tensor).all() and torch.isfinite(tensors[name]).all():
+            raise ConfigError(f"{name} has values that {dtype} cannot hold: take bf16")
+    return rounded

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from flows.services.credentials import read_secret
 from flows.services.sockets import ANY_ADDRESS, LOOPBACK, http_url, is_loopback, local_url
+from storage.sqlite_url import sqlite_url
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -88,7 +89,7 @@ class Access:
             return {}
         folder.mkdir(parents=True, exist_ok=True)
         accounts, settings = folder / "mlflow-accounts.db", folder / "mlflow-accounts.ini"
-        lines = ["[mlflow]", "default_permission = READ", f"database_uri = sqlite:///{accounts}", ""]
+        lines = ["[mlflow]", "default_permission = READ", f"database_uri = {sqlite_url(accounts)}", ""]
         for file in (accounts, settings):  # readable by the owner only, from the first byte on
             os.close(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600))
             file.chmod(0o600)

@@ -9,6 +9,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from storage.sqlite_url import sqlite_url
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY", "WS_PROXY", "WSS_PROXY", "SOCKS_PROXY")
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 QUIET = {
     "DO_NOT_TRACK": "1",
     # Prefect
@@ -56,6 +60,8 @@ def settings(home: str | Path, *, hub: bool | None = False) -> dict[str, str]:
         "PREFECT_HOME": str(prefect_home),
         "PREFECT_PROFILES_PATH": str(prefect_home / "profiles.toml"),
     }
+    if "?" in str(prefect_home):  # at which the address that Prefect makes of it would end
+        values["PREFECT_API_DATABASE_CONNECTION_URL"] = sqlite_url(prefect_home / "prefect.db", "aiosqlite")
     if hub is False:
         values |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return values
@@ -65,3 +71,23 @@ def apply(home: str | Path, *, hub: bool | None = False) -> None:
     """Set the variables that are not set yet, for this process and its children."""
     for name, value in settings(home, hub=hub).items():
         os.environ.setdefault(name, value)
+    past_proxy(*LOOPBACK_NAMES)
+
+
+def past_proxy(*hosts: str) -> None:
+    """Let this process and its children reach these hosts directly where the environment names a proxy.
+
+    Prefect's and MLflow's clients would send requests to servers of this machine through HTTP_PROXY, too. What the user
+    excludes already stays.
+    """
+    given = {name: os.environ[name] for proxy in PROXIES for name in (proxy, proxy.lower()) if os.environ.get(name)}
+    for name, proxy in given.items():
+        if proxy.startswith("socks://"):  # as desktops write it; httpx would refuse to start
+            os.environ[name] = proxy.replace("socks://", "socks5://", 1)
+    if not given:
+        return
+    excluded = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    held = [host.strip() for host in excluded.split(",") if host.strip()]
+    if "*" not in held:
+        both = ",".join(dict.fromkeys([*held, *hosts]))
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = both

@@ -11,13 +11,12 @@ import sys
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.services.access import LOCAL, Access
-from flows.services.sockets import LOOPBACK, free_port
+from flows.services.sockets import LOOPBACK, free_port, open_directly
 
 
 class ServerFailed(RuntimeError):
@@ -45,7 +44,7 @@ class Server:
 
     def healthy(self) -> bool:
         try:
-            with urllib.request.urlopen(self.near + self.health, timeout=2.0) as answer:
+            with open_directly(self.near + self.health, timeout=2.0) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 from flows.services import hermetic, server_process
 from flows.services.access import LOCAL, Access, access_notes
-from flows.services.sockets import free_port
+from flows.services.sockets import free_port, open_directly
 from storage.home import Home
 from storage.redaction import masked
 
@@ -60,7 +60,7 @@ def newest_runs(mlflow: str, access: Access) -> str:
     wanted = {"filter": "name != 'Default'", "order_by": "last_update_time DESC", "max_results": "1"}
     address = f"{mlflow}/api/2.0/mlflow/experiments/search?{urllib.parse.urlencode(wanted)}"
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, headers=access.header), timeout=5.0) as answer:
+        with open_directly(urllib.request.Request(address, headers=access.header), timeout=5.0) as answer:
             found = json.load(answer).get("experiments", [])
             return f"/#/experiments/{found[0]['experiment_id']}/runs?workflowType=machine_learning" if found else ""
     except (OSError, ValueError, LookupError):

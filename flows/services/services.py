@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from pathlib import Path
 from flows.services import hermetic, server_process
 from flows.services.access import TOKEN_VARIABLE, Access, read_token
 from flows.services.servers import MLFLOW_PORT, PREFECT_PORT
-from flows.services.sockets import LOOPBACK, free_port
+from flows.services.sockets import LOOPBACK, free_port, open_directly
 from flows.settings import ConfigError
 from storage.durable import LockTimeout, write_bytes
 from storage.home import Home
@@ -177,12 +178,17 @@ def join(home: Home) -> bool:
         for name, value in access.prefect_client().items():
             os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_API_URL", found.prefect_api)
+    hermetic.past_proxy(_host_of(found.prefect_api))
     return True
+
+
+def _host_of(url: str) -> str:
+    return urllib.parse.urlsplit(url).hostname or LOOPBACK
 
 
 def _is_accepted(api: str, access: Access) -> bool:
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"{api}/version", headers=access.header), timeout=10):
+        with open_directly(urllib.request.Request(f"{api}/version", headers=access.header), timeout=10):
             return True
     except urllib.error.HTTPError as error:
         return error.code not in (401, 403)
@@ -260,6 +266,7 @@ def _keepers(home: Home, access: Access) -> Iterator[Keeper]:
         port, static = free_port(PREFECT_PORT, access.host), home.local / "prefect" / "ui"
         yield Keeper(lambda: server_process.prefect_ui(logs / "prefect-ui.log", static, port, access), page=True)
         os.environ["PREFECT_API_URL"] = f"{access.near(port)}/api"
+        hermetic.past_proxy(_host_of(os.environ["PREFECT_API_URL"]))
     make_pool()
     health = free_port()
     yield Keeper(

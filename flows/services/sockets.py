@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import urllib.request
 from contextlib import suppress
+from typing import Any
 
 LOOPBACK = "127.0.0.1"
 ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}  # every address of this machine -> one that is always there
@@ -32,6 +34,11 @@ def http_url(host: str, port: int) -> str:
 def local_url(host: str, port: int) -> str:
     """Where processes of this machine reach a server that listens on `host`."""
     return http_url(ANY_ADDRESS.get(host, host), port)
+
+
+def open_directly(request: str | urllib.request.Request, timeout: float) -> Any:
+    """`urllib.request.urlopen` for a server of our own: through no proxy, whatever the environment says."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout)
 
 
 def listen(host: str, port: int, *, or_any_free: bool = False) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.model.config import count_params
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def import_source(
-    home: Home, source: str, revision: str = "main", context_length: int = 0, show: Callable[[str], None] = print
+    home: Home,
+    source: str,
+    revision: str = "main",
+    context_length: int = 0,
+    show: Callable[[str], None] = print,
+    adapter: str = "",
 ) -> tuple[Artifact, Artifact]:
     """Bring a model into the store, without a run: its tokenizer and its checkpoint, the same artifacts that a run with
     this `[base]` uses.
@@ -38,7 +44,7 @@ def import_source(
         if commit:
             show(f"{source} is at commit {commit}")
         graph = Graph()
-        config = BaseConfig(source, commit, context_length)
+        config = BaseConfig(source, commit, context_length, adapter)
         base_graph(config, graph, digests(config))
         made: dict[str, Artifact] = {}
         for node in graph.nodes.values():
@@ -84,7 +90,8 @@ def import_model(work: Work, *, config: BaseConfig, raw: Mapping[str, str], toke
     from components.training.checkpoints import save_model
 
     source = locate(config.model, config.revision)
-    network = imports.import_model(source, context_length=config.context_length)
+    adapter = Path(config.adapter).expanduser() if config.adapter else None
+    network = imports.import_model(source, context_length=config.context_length, adapter=adapter)
     save_model(work.out, network)
     counts = count_params(network.cfg)
     return ImportedModelResult(

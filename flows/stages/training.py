@@ -175,7 +175,7 @@ def finetune(
     from components.training.finetuning import FinetuneBatches, held_out_batches
     from components.training.guard import Guard
     from components.training.language_model import mean_loss, train
-    from components.training.lora import add_lora, merge_lora
+    from components.training.lora import ADAPTERS, add_lora, merge_lora, save_lora
     from components.training.optimizers import Optimizer
     from components.training.validation import held_out
 
@@ -206,6 +206,7 @@ def finetune(
                 break
     best.restore(network)
     if config.lora:
+        save_lora(work.out / ADAPTERS, network, config.lora)  # for who wants them without the base
         merge_lora(network)
     loss, count = mean_loss(network, held_out_batches(tested, 8))
     guard.check_trained([loss])

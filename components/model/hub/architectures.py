@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from components.model.config import ModelConfig, MoEConfig
+from components.model.config import ModelConfig, MoEConfig, NormPlacement, QKNormOver
 from components.model.hub.fields import Fields
 from components.model.hub.gguf_tokenizer import QWEN_PATTERN
-from components.model.hub.layout import LLAMA_NAMES, MIXTRAL_NAMES, Names
+from components.model.hub.layout import FUSED_NAMES, LLAMA_NAMES, MIXTRAL_NAMES, NORMS_AFTER_NAMES, Names
 
 T = TypeVar("T")
 _SILU = ("silu", "swish")
@@ -72,12 +72,21 @@ class GGUFNames:
     """An architecture in GGUF files.
 
     name: `general.architecture`. heads_interleaved: rows of queries and keys are stored pair by pair, as llama.cpp
-    rotates them. expert_width: the field that holds the hidden width of an expert.
+    rotates them. expert_width: the field that holds the hidden width of an expert. layer: names of tensors that differ
+    from those of llama's. nope_every: layer n, 2n, … has no rotary positions, which no field says (0: all have them).
+    has_scales, has_experts: whether it has the fields of `Scales`, and experts. heads_divide_width, is_untied:
+    llama.cpp reads no other head_dim for it, and no tied embeddings.
     """
 
     name: str
     heads_interleaved: bool = False
     expert_width: str = "expert_feed_forward_length"
+    layer: Mapping[str, str] = field(default_factory=dict)
+    nope_every: int = 0
+    has_scales: bool = False
+    has_experts: bool = False
+    heads_divide_width: bool = False
+    is_untied: bool = False
 
 
 # -- sliding windows --------------------------------------------------------------------------------------------------
@@ -116,7 +125,8 @@ def _write_switched(cfg: ModelConfig) -> dict[str, Any]:
 
 
 def _read_switched(fields: Fields) -> int:
-    return fields.whole("sliding_window", 4096) if fields.flag("use_sliding_window", False) else 0
+    absent = 0 if "sliding_window" in fields.raw else 4096
+    return fields.whole("sliding_window", absent) if fields.flag("use_sliding_window", False) else 0
 
 
 def _window_by_layer(slides: Callable[[int, int], bool]) -> Part[int]:
@@ -150,6 +160,73 @@ NO_WINDOW: Part[int] = _same_for_all(lambda fields: 0, lambda cfg: {})
 SWITCHED_WINDOW: Part[int] = _same_for_all(_read_switched, _write_switched)
 LAST_LAYERS_WINDOW = _window_by_layer(lambda layer, first: layer >= first)
 EVEN_LAYERS_WINDOW = _window_by_layer(lambda layer, first: layer % 2 == 0 and layer < first)
+
+
+def _read_bare_layers_window(fields: Fields, layers: int) -> int:
+    """SmolLM3: a window is for the layers without rotary positions, unless `layer_types` says otherwise."""
+    types, window = _layer_types(fields, layers), _read_switched(fields) if "sliding_window" in fields.raw else 0
+    if not window or (types and set(types) == {"full_attention"}):
+        return 0
+    if not types:
+        bare = _bare_layers(fields, layers)
+        types = ["sliding_attention" if layer in bare else "full_attention" for layer in range(layers)]
+    if set(types) == {"full_attention"}:
+        return 0
+    if set(types) != {"sliding_attention"}:
+        raise fields.refuse("sliding_window", window, f"every one of the {layers} layers must attend in the same way")
+    return window
+
+
+def _write_bare_layers_window(cfg: ModelConfig) -> dict[str, Any]:
+    types = ["sliding_attention" if cfg.sliding_window else "full_attention"] * cfg.num_layers
+    return _write_switched(cfg) | {"layer_types": types}
+
+
+def _bare_layers(fields: Fields, layers: int) -> tuple[int, ...]:
+    """Layers without rotary positions: those with a 0 in `no_rope_layers`, else every `no_rope_layer_interval`-th."""
+    rotated = fields.listed("no_rope_layers", int)
+    if fields.raw.get("no_rope_layers") is None:
+        every = fields.whole("no_rope_layer_interval", 4)
+        rotated = [int((layer + 1) % every != 0) for layer in range(layers)]
+    if len(rotated) < layers:
+        raise fields.refuse("no_rope_layers", rotated, f"takes one for each of the {layers} layers")
+    return tuple(layer for layer in range(layers) if not rotated[layer])
+
+
+BARE_LAYERS_WINDOW: Part[int] = Part(_read_bare_layers_window, _write_bare_layers_window)
+NO_BARE_LAYERS: Part[tuple[int, ...]] = Part(lambda fields, layers: (), lambda cfg: {})
+BARE_LAYERS: Part[tuple[int, ...]] = Part(
+    _bare_layers, lambda cfg: {"no_rope_layers": [int(layer not in cfg.nope_layers) for layer in range(cfg.num_layers)]}
+)
+
+
+# -- factors ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Factors of scores, embeddings, residual additions, and the divisor of logits, as ModelConfig has them."""
+
+    attention: float = 0.0
+    embedding: float = 1.0
+    residual: float = 1.0
+    logit_divisor: float = 1.0
+
+
+_GRANITE = ("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling")
+
+
+def _read_granite_scales(fields: Fields, layers: int) -> Scales:
+    return Scales(*(fields.real(name, 1.0) for name in _GRANITE))
+
+
+def _write_granite_scales(cfg: ModelConfig) -> dict[str, Any]:
+    scores = cfg.attention_scale or cfg.per_head**-0.5
+    return dict(zip(_GRANITE, (scores, cfg.embedding_scale, cfg.residual_scale, cfg.logit_divisor), strict=True))
+
+
+NO_SCALES: Part[Scales] = Part(lambda fields, layers: Scales(), lambda cfg: {})
+GRANITE_SCALES: Part[Scales] = Part(_read_granite_scales, _write_granite_scales)
 
 
 # -- experts ----------------------------------------------------------------------------------------------------------
@@ -253,14 +330,16 @@ def _qwen_experts(num_experts: int, top_k: int, width: int, shared_width: int = 
 class Architecture:
     """A public layout. Numbers are what transformers takes where `config.json` leaves the field out.
 
-    model_type, class_name: as `config.json` has them. names: of the weights in published files.
-    num_kv_heads: 0 for as many as num_heads. head_dim: 0 for hidden_size by heads. heads_divide_width: transformers
-    insists on that. qk_norm: whether it has norms over queries and keys. attention_bias: whether queries, keys and
-    values have a bias, or the name of the field that says so (absent: true). dense_layers: whether it has feed-forward
-    layers beside experts. neutral: more fields of its own as in NEUTRAL. also_written: fields that are always the same.
-    tokenizer_pattern: transformers cuts text by this whatever the folder's tokenizer says, so that a model with another
-    tokenizer takes the next layout that holds it (empty: it reads the folder's). gguf: None where it has no name there
-    or shares another record's.
+    model_type, class_name: as `config.json` has them. names: of the weights in published files. num_kv_heads: 0 for as
+    many as num_heads (null always means that). head_dim: 0 for hidden_size by heads. heads_divide_width: transformers
+    insists on that. qk_norm, qk_norm_over, norm_placement: its norms. tie_embeddings: where the file does not say.
+    bare_layers: those without rotary positions. scales: its factors. rope_kinds: the stretchings that transformers
+    reads for it (empty: all that we read). attention_bias: whether queries, keys and values have a bias, or the name of
+    the field that says so (absent: true). dense_layers: whether it has feed-forward layers beside experts. neutral:
+    more fields of its own as in NEUTRAL. own_fields: those of NEUTRAL that it reads. also_written: fields that are
+    always the same. tokenizer_pattern: transformers cuts text by this whatever the folder's tokenizer says, so that a
+    model with another tokenizer takes the next layout that holds it (empty: it reads the folder's). gguf: None where it
+    has no name there or shares another record's.
     """
 
     model_type: str
@@ -272,11 +351,18 @@ class Architecture:
     rope_theta: float = 1e4
     norm_eps: float = 1e-6
     qk_norm: bool = False
+    qk_norm_over: QKNormOver = "head"
+    norm_placement: NormPlacement = "before"
+    tie_embeddings: bool = False
+    bare_layers: Part[tuple[int, ...]] = NO_BARE_LAYERS
+    scales: Part[Scales] = NO_SCALES
+    rope_kinds: tuple[str, ...] = ()
     attention_bias: bool | str = False
     window: Part[int] = NO_WINDOW
     dense_layers: bool = True
     experts: Part[MoEConfig | None] | None = None
     neutral: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    own_fields: tuple[str, ...] = ()
     also_written: Mapping[str, Any] = field(default_factory=dict)
     tokenizer_pattern: str = ""
     gguf: GGUFNames | None = None
@@ -289,7 +375,7 @@ LLAMA = Architecture(
     heads_divide_width=True,
     also_written=_NO_BIAS,
     # Mistral and Mixtral call themselves llama there, too.
-    gguf=GGUFNames("llama", heads_interleaved=True, expert_width="feed_forward_length"),
+    gguf=GGUFNames("llama", heads_interleaved=True, expert_width="feed_forward_length", has_experts=True),
 )
 # In the order of preference for a model that several hold: Mistral without a window is Llama.
 ARCHITECTURES = (
@@ -302,7 +388,7 @@ ARCHITECTURES = (
         attention_bias=True,
         window=LAST_LAYERS_WINDOW,
         tokenizer_pattern=QWEN_PATTERN,  # transformers 5.23
-        gguf=GGUFNames("qwen2"),
+        gguf=GGUFNames("qwen2", heads_divide_width=True),
     ),
     Architecture(
         "qwen3",
@@ -341,7 +427,58 @@ ARCHITECTURES = (
         window=SWITCHED_WINDOW,
         experts=_qwen_experts(128, 8, 768),
         also_written=_NO_BIAS,
-        gguf=GGUFNames("qwen3moe"),
+        gguf=GGUFNames("qwen3moe", has_experts=True),
+    ),
+    Architecture(
+        "olmo2",
+        "Olmo2ForCausalLM",
+        names=NORMS_AFTER_NAMES,
+        norm_eps=1e-5,
+        qk_norm=True,
+        qk_norm_over="all_heads",
+        norm_placement="after",
+        also_written=_NO_BIAS,
+        gguf=GGUFNames(
+            "olmo2",
+            layer={
+                "attention_norm": "blk.{i}.post_attention_norm.weight",
+                "mlp_norm": "blk.{i}.post_ffw_norm.weight",
+            },
+            heads_divide_width=True,
+            is_untied=True,
+        ),
+    ),
+    Architecture(
+        "smollm3",
+        "SmolLM3ForCausalLM",
+        num_kv_heads=4,
+        rope_theta=2e6,
+        tie_embeddings=True,
+        bare_layers=BARE_LAYERS,
+        own_fields=("no_rope_layers",),
+        window=BARE_LAYERS_WINDOW,
+        # Absent, they are ids that a smaller vocabulary lacks.
+        also_written={**_NO_BIAS, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None},
+        gguf=GGUFNames("smollm3", heads_interleaved=True, nope_every=4),
+    ),
+    Architecture(
+        "granite",
+        "GraniteForCausalLM",
+        scales=GRANITE_SCALES,
+        own_fields=_GRANITE,
+        heads_divide_width=True,
+        also_written=_NO_BIAS,
+        gguf=GGUFNames("granite", heads_interleaved=True, has_scales=True),
+    ),
+    # Behind the others: the same model in their layout is more widely read.
+    Architecture(
+        "phi3",
+        "Phi3ForCausalLM",
+        names=FUSED_NAMES,
+        norm_eps=1e-5,
+        rope_kinds=("default",),
+        window=_plain_window(absent=0),
+        gguf=GGUFNames("phi3", layer={"qkv": "blk.{i}.attn_qkv", "gate_up": "blk.{i}.ffn_up.weight"}),
     ),
 )
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
-from components.model.config import ModelConfig, RopeScaling, config_from_dict
+from components.model.config import ModelConfig, RopeKind, RopeScaling, config_from_dict
 from components.model.hub import architectures
 from components.model.hub.architectures import Architecture, architecture_in, experts_of
 from components.model.hub.errors import UnsupportedModel
@@ -43,7 +43,10 @@ def read_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelConf
 def _read(raw: Mapping[str, Any], where: str) -> ModelConfig:
     fields = Fields(raw, where)
     arch = architecture_in(fields)
-    for name, neutral in {**architectures.NEUTRAL, **arch.neutral}.items():
+    neutral_values = {**architectures.NEUTRAL, **arch.neutral}
+    for name in arch.own_fields:
+        neutral_values.pop(name, None)
+    for name, neutral in neutral_values.items():
         if name in raw and raw[name] not in neutral:
             takes = " or ".join(str(value) for value in neutral if value is not None) or "no value"
             raise fields.refuse(name, raw[name], f"the {arch.model_type} layout is read with {takes} alone")
@@ -54,7 +57,10 @@ def _read(raw: Mapping[str, Any], where: str) -> ModelConfig:
     heads = fields.whole("num_attention_heads")
     d_model, layers = fields.whole("hidden_size"), fields.whole("num_hidden_layers")
     context = fields.whole("max_position_embeddings")
-    theta, scaling = _rope(fields, arch.rope_theta, context)
+    theta, scaling = _rope(fields, arch, context)
+    scales = arch.scales.read(fields, layers)
+    # Null says the same in every layout, whatever its class takes for a field that is absent.
+    kv_absent = heads if "num_key_value_heads" in raw else arch.num_kv_heads or heads
     if arch.experts is None:
         for name in _EXPERT_FIELDS:
             if raw.get(name) not in (None, 0, 1):
@@ -66,7 +72,7 @@ def _read(raw: Mapping[str, Any], where: str) -> ModelConfig:
             d_model=d_model,
             num_layers=layers,
             num_heads=heads,
-            num_kv_heads=fields.whole("num_key_value_heads", arch.num_kv_heads or heads),
+            num_kv_heads=fields.whole("num_key_value_heads", kv_absent),
             head_dim=fields.whole("head_dim", arch.head_dim or max(1, d_model // heads)),
             d_ff=fields.whole("intermediate_size") if arch.dense_layers else 0,
             context_length=context,
@@ -74,8 +80,15 @@ def _read(raw: Mapping[str, Any], where: str) -> ModelConfig:
             rope_scaling=scaling,
             sliding_window=arch.window.read(fields, layers),
             qk_norm=arch.qk_norm,
+            qk_norm_over=arch.qk_norm_over,
+            norm_placement=arch.norm_placement,
+            nope_layers=arch.bare_layers.read(fields, layers),
+            attention_scale=scales.attention,
+            embedding_scale=scales.embedding,
+            residual_scale=scales.residual,
+            logit_divisor=scales.logit_divisor,
             attention_bias=biased,
-            tie_embeddings=fields.flag("tie_word_embeddings", False),
+            tie_embeddings=fields.flag("tie_word_embeddings", arch.tie_embeddings),
             norm_eps=fields.real("rms_norm_eps", arch.norm_eps),
             moe=arch.experts.read(fields, layers) if arch.experts else None,
         )
@@ -85,22 +98,23 @@ def _read(raw: Mapping[str, Any], where: str) -> ModelConfig:
         raise UnsupportedModel(f"{where}: {error}") from None
 
 
-def _rope(fields: Fields, default_theta: float, context: int) -> tuple[float, RopeScaling | None]:
+def _rope(fields: Fields, arch: Architecture, context: int) -> tuple[float, RopeScaling | None]:
     """Base and stretching of the rotary positions, from `rope_parameters` or the older rope_theta and rope_scaling."""
     raw = fields.raw
     name = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
     given = raw.get(name) or {}
     if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
         raise fields.refuse(name, given, "takes one set of rotary settings for all layers")
-    theta = fields.real("rope_theta", fields.real("rope_theta", default_theta), given)
+    theta = fields.real("rope_theta", fields.real("rope_theta", arch.rope_theta), given)
     if given.get("partial_rotary_factor") not in (None, 1, 1.0):
         found = given["partial_rotary_factor"]
         raise fields.refuse(f"{name}.partial_rotary_factor", found, "a head is rotated as a whole or not read")
     kind = given.get("rope_type", given.get("type", "default"))
     if kind in (None, "default"):
         return theta, None
-    if kind not in ("linear", "llama3", "yarn"):
-        raise fields.refuse(f"{name}.rope_type", kind, "takes default, linear, llama3 or yarn")
+    takes = arch.rope_kinds or ("default", *get_args(RopeKind))
+    if kind not in takes:
+        raise fields.refuse(f"{name}.rope_type", kind, f"the {arch.model_type} layout is read with {', '.join(takes)}")
     inner = Fields(given, f"{fields.where}: {name}")
     for needed in _NEEDED[kind]:
         if given.get(needed) is None:
@@ -158,7 +172,7 @@ def architecture_for(cfg: ModelConfig, tokenizer_patterns: frozenset[str] | None
         ):
             continue
         try:
-            lost = _lost(cfg, _read(_written(cfg, arch), "config.json"))
+            lost = lost_settings(cfg, _read(_written(cfg, arch), "config.json"))
         except UnsupportedModel as error:
             unreadable = unreadable or error
             continue
@@ -206,7 +220,7 @@ def _written(cfg: ModelConfig, arch: Architecture) -> dict[str, Any]:
         "rope_scaling": None if cfg.rope_scaling is None else rope,
         "use_cache": True,
     }
-    raw |= arch.window.write(cfg)
+    raw |= arch.window.write(cfg) | arch.bare_layers.write(cfg) | arch.scales.write(cfg)
     raw |= arch.also_written
     if arch.experts is not None:
         raw |= arch.experts.write(cfg)
@@ -260,11 +274,13 @@ def essence(cfg: ModelConfig) -> ModelConfig:
         d_ff=cfg.hidden if has_dense else 0,
         rope_scaling=scaling,
         moe=moe,
+        qk_norm_over=cfg.qk_norm_over if cfg.qk_norm else "head",
+        attention_scale=cfg.attention_scale or cfg.per_head**-0.5,
     )
 
 
-def _lost(cfg: ModelConfig, read_back: ModelConfig) -> dict[str, Any]:
-    """Settings of ours that a `config.json` did not keep, by name: whatever a new one means, it is not left out in
+def lost_settings(cfg: ModelConfig, read_back: ModelConfig) -> dict[str, Any]:
+    """Settings of ours that a file did not keep, by name: whatever a new one means, it is not left out in
     silence."""
     mine, theirs = essence(cfg), essence(read_back)
     lost = {f"model.{name}": value for name, value in _differing(mine, theirs).items() if name != "moe"}

@@ -6,16 +6,19 @@ permutes the rows of queries and keys; reading reverses that. Quantised tensors 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from components.model.config import ModelConfig, MoEConfig, RopeScaling
 from components.model.hub import architectures
 from components.model.hub.architectures import Architecture, GGUFNames
 from components.model.hub.errors import UnsupportedModel
-from components.model.hub.gguf_format import GGUFFile
+from components.model.hub.gguf_format import GGUFFile, StoredTensor
 from components.model.hub.layout import Names
 from components.model.hub.weights import gathered
 from components.model.rotary import rotary_frequencies
@@ -45,6 +48,7 @@ _LAYER = {
 }
 _STACKED = ("blk.{i}.ffn_gate_exps.weight", "blk.{i}.ffn_up_exps.weight", "blk.{i}.ffn_down_exps.weight")
 _APART = ("blk.{i}.ffn_gate.{e}.weight", "blk.{i}.ffn_up.{e}.weight", "blk.{i}.ffn_down.{e}.weight")
+_SCALES = {"attention.scale": 0.0, "embedding_scale": 1.0, "residual_scale": 1.0, "logit_scale": 1.0}
 # Fields of other families, with the values that change nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logit_scale": (1.0,),
@@ -66,7 +70,27 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-def read_gguf_config(file: GGUFFile) -> ModelConfig:
+class Head(Protocol):
+    """What tells of a file's model before its weights are read."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def tensors(self) -> Mapping[str, StoredTensor]: ...
+
+    def get(self, name: str, default: Any = None) -> Any: ...
+
+    def read(self, name: str) -> Tensor: ...
+
+
+def gguf_names(gguf: GGUFNames, experts: tuple[str, str, str] = _STACKED) -> Names:
+    """The names of a layout's tensors."""
+    layer = {**_LAYER, **gguf.layer}
+    return Names(layer, _TOP, "blk.{i}.ffn_gate_inp.weight", experts, heads_interleaved=gguf.heads_interleaved)
+
+
+def read_gguf_config(file: Head) -> ModelConfig:
     """Our configuration of a GGUF file. Raises UnsupportedModel naming the field."""
     layout, gguf = _layout(file)
     arch = gguf.name
@@ -83,7 +107,7 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
         return value
 
     for name, neutral in _NEUTRAL.items():
-        value = file.get(f"{arch}.{name}")
+        value = None if gguf.has_scales and name in _SCALES else file.get(f"{arch}.{name}")
         if value is not None and value not in neutral:
             raise refuse(name, value, f"takes {neutral[-1]}")
     heads, d_model = whole("attention.head_count"), whole("embedding_length")
@@ -102,12 +126,15 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
     embedding = _TOP["embedding.weight"]
     if embedding not in file.tensors:
         raise UnsupportedModel(f"{file.path}: the tensor {embedding} is missing")
-    theta = float(file.get(f"{arch}.rope.freq_base", 10_000.0))
+    theta = _decimal(file.get(f"{arch}.rope.freq_base", 10_000.0))
+    given = [_decimal(file.get(f"{arch}.{name}", absent)) for name, absent in _SCALES.items()]
+    scores, embeddings, residuals, logits = given if gguf.has_scales else _SCALES.values()
+    layers, bare = whole("block_count"), gguf.nope_every
     try:
         return ModelConfig(
             vocab_size=file.tensors[embedding].shape[0],
             d_model=d_model,
-            num_layers=whole("block_count"),
+            num_layers=layers,
             num_heads=heads,
             num_kv_heads=whole("attention.head_count_kv", heads),
             head_dim=head_dim,
@@ -117,6 +144,13 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
             rope_scaling=_scaling(file, arch, head_dim, theta),
             sliding_window=whole("attention.sliding_window", 0),
             qk_norm=layout.qk_norm,
+            qk_norm_over=layout.qk_norm_over,
+            norm_placement=layout.norm_placement,
+            nope_layers=tuple(range(bare - 1, layers, bare)) if bare else (),
+            attention_scale=scores,
+            embedding_scale=embeddings,
+            residual_scale=residuals,
+            logit_divisor=logits,
             attention_bias="blk.0.attn_q.bias" in file.tensors,
             tie_embeddings=_TOP["unembedding.weight"] not in file.tensors,
             norm_eps=_decimal(file.get(f"{arch}.attention.layer_norm_rms_epsilon", 1e-5)),
@@ -128,8 +162,12 @@ def read_gguf_config(file: GGUFFile) -> ModelConfig:
         raise UnsupportedModel(f"{file.path}: {error}") from None
 
 
-def _layout(file: GGUFFile) -> tuple[Architecture, GGUFNames]:
+def _layout(file: Head) -> tuple[Architecture, GGUFNames]:
     """The record of a file's architecture, and the names that it has there."""
+    kind = file.get("general.type", "model")
+    if kind != "model":
+        advice = "merge it into its base model first" if kind == "adapter" else "take the model's own file"
+        raise UnsupportedModel(f"{file.path}: general.type is {kind!r}, which is no whole model: {advice}")
     found = file.get("general.architecture")
     by_name = {arch.gguf.name: (arch, arch.gguf) for arch in architectures.ARCHITECTURES if arch.gguf}
     if found not in by_name:
@@ -137,12 +175,17 @@ def _layout(file: GGUFFile) -> tuple[Architecture, GGUFNames]:
     return by_name[found]
 
 
+def gguf_architecture(file: Head) -> Architecture:
+    """The layout that a file's model has as a folder."""
+    return _layout(file)[0]
+
+
 def _decimal(value: float) -> float:
     """The short decimal that a float32 was written from: 9.999999747378752e-06 was 1e-05."""
     return float(str(np.float32(value)))
 
 
-def _scaling(file: GGUFFile, arch: str, head_dim: int, theta: float) -> RopeScaling | None:
+def _scaling(file: Head, arch: str, head_dim: int, theta: float) -> RopeScaling | None:
     kind, factor = file.get(f"{arch}.rope.scaling.type", "none"), _decimal(file.get(f"{arch}.rope.scaling.factor", 1.0))
     if kind == "linear":
         return RopeScaling("linear", factor)
@@ -169,12 +212,7 @@ def _scaling(file: GGUFFile, arch: str, head_dim: int, theta: float) -> RopeScal
 
 def import_gguf(file: GGUFFile, cfg: ModelConfig, dtype: torch.dtype = torch.float32) -> Transformer:
     """The model of a GGUF file, in eval mode. `cfg`: from `read_gguf_config`, with a shorter context if wanted."""
-    names = Names(
-        _LAYER,
-        _TOP,
-        "blk.{i}.ffn_gate_inp.weight",
-        _APART if "blk.0.ffn_gate.0.weight" in file.tensors else _STACKED,
-        heads_interleaved=_layout(file)[1].heads_interleaved,
-    )
+    experts = _APART if "blk.0.ffn_gate.0.weight" in file.tensors else _STACKED
+    names = gguf_names(_layout(file)[1], experts)
     found = {name for name in file.tensors if name != ROTARY_FACTORS and not name.endswith("attn_rot_embd.weight")}
     return filled(cfg, gathered(cfg, names, found, file.read, str(file.path), dtype))

@@ -7,7 +7,8 @@ score per token, from which the merges follow: the pair whose union scores best 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -67,17 +68,8 @@ def _byte_level(file: GGUFFile, tokens: Sequence[str]) -> Tokenizer:
     except Exception as error:  # the Rust side raises bare Exception
         raise UnsupportedModel(f"{file.path}: tokenizer.ggml.merges do not fit the tokens: {error}") from error
     backend = Tokenizer(model)
-    split: list[Any]
-    if pre in _PATTERNS:
-        split = [
-            pre_tokenizers.Split(Regex(_PATTERNS[pre]), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    elif pre in _DIGITS_APART:
-        split = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    elif pre in _PLAIN:
-        split = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    else:
+    split = _split(pre)
+    if split is None:
         known = ", ".join(sorted({*_PATTERNS, *_ALIASES, *_DIGITS_APART, *_PLAIN}))
         raise UnsupportedModel(f"{file.path}: tokenizer.ggml.pre is {pre!r}: takes one of {known}")
     if pre == "qwen2":
@@ -87,6 +79,39 @@ def _byte_level(file: GGUFFile, tokens: Sequence[str]) -> Tokenizer:
     return backend
 
 
+def _split(pre: str) -> list[Any] | None:
+    """How text is cut under this name; None for one that is not known."""
+    if pre in _PATTERNS:
+        return [
+            pre_tokenizers.Split(Regex(_PATTERNS[pre]), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    if pre in _DIGITS_APART:
+        return [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    return [pre_tokenizers.ByteLevel(add_prefix_space=False)] if pre in _PLAIN else None
+
+
+def pre_of(backend: Tokenizer) -> str | None:
+    """The name under which files say how this byte-level tokenizer cuts text; None where none says that."""
+    said = json.loads(backend.to_str())
+    for pre in (*_PATTERNS, *_DIGITS_APART[:1], *_PLAIN[:1]):
+        probe = Tokenizer(models.BPE({}, [], ignore_merges=pre == "llama-bpe"))
+        probe.pre_tokenizer = pre_tokenizers.Sequence(_split(pre) or [])
+        probe.normalizer = normalizers.NFC() if pre == "qwen2" else None
+        theirs = json.loads(probe.to_str())
+        same = all(_cut(said, part) == _cut(theirs, part) for part in ("pre_tokenizer", "normalizer"))
+        if same and bool(said["model"].get("ignore_merges")) == theirs["model"]["ignore_merges"]:
+            return pre
+    return None
+
+
+def _cut(said: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
+    """The steps of a part, without what makes no difference to the tokens."""
+    given = said.get(part) or {}
+    steps = given.get("pretokenizers", given.get("normalizers", [given] if given else []))
+    return [{name: value for name, value in step.items() if name != "trim_offsets"} for step in steps]
+
+
 def _sentence_piece(file: GGUFFile, tokens: Sequence[str], types: Sequence[int]) -> Tokenizer:
     scores: Sequence[float] | None = file.get("tokenizer.ggml.scores")
     if scores is None or len(scores) != len(tokens):
@@ -94,7 +119,11 @@ def _sentence_piece(file: GGUFFile, tokens: Sequence[str], types: Sequence[int])
     vocab = {token: i for i, token in enumerate(tokens)}
     unknown = next((token for token, kind in zip(tokens, types, strict=True) if kind == UNKNOWN), None)
     model = models.BPE(
-        vocab, _merges(tokens, scores, types, vocab), unk_token=unknown, fuse_unk=True, byte_fallback="<0x00>" in vocab
+        vocab,
+        merges_by_score(tokens, scores, types, vocab),
+        unk_token=unknown,
+        fuse_unk=True,
+        byte_fallback="<0x00>" in vocab,
     )
     backend = Tokenizer(model)
     prefix = bool(file.get("tokenizer.ggml.add_space_prefix", True))
@@ -105,7 +134,7 @@ def _sentence_piece(file: GGUFFile, tokens: Sequence[str], types: Sequence[int])
     return backend
 
 
-def _merges(
+def merges_by_score(
     tokens: Sequence[str], scores: Sequence[float], types: Sequence[int], vocab: dict[str, int]
 ) -> list[tuple[str, str]]:
     """Every way to put a normal token together from two others, the best-scored union first."""

@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import torch
 
 from components.data.tokenizer import Tokenizer
+from components.model.config import ModelConfig
+from components.model.hub.architectures import architecture_in
 from components.model.hub.errors import UnsupportedModel
-from components.model.hub.folder import import_folder, read_folder_config, shortened
-from components.model.hub.gguf_file import import_gguf, read_gguf_config
+from components.model.hub.fields import Fields
+from components.model.hub.folder import CONFIG, import_folder, read_folder_config, read_json, shortened
+from components.model.hub.gguf_file import gguf_architecture, import_gguf, read_gguf_config
 from components.model.hub.gguf_format import GGUFFile
 from components.model.hub.gguf_tokenizer import read_gguf_tokenizer
+from components.model.hub.peft_adapter import merge_adapter, read_adapter
 from components.model.hub.source import Source
 from components.model.transformer import Transformer
 
 
-def import_model(source: Source, dtype: torch.dtype = torch.float32, context_length: int = 0) -> Transformer:
+def read_config(source: Source, context_length: int = 0) -> ModelConfig:
+    """The configuration alone of what `import_model` gives. Raises UnsupportedModel."""
+    raw = read_gguf_config(GGUFFile(source.path)) if source.is_gguf else read_folder_config(source.path)
+    return shortened(raw, context_length)
+
+
+def import_model(
+    source: Source, dtype: torch.dtype = torch.float32, context_length: int = 0, adapter: Path | None = None
+) -> Transformer:
     """The model of a source, in eval mode, with weights of `dtype`.
 
     context_length: cut the model's own to this many tokens (0, or more than it has: as it is), so that nothing is
-    sized for contexts that nobody asks for. Raises UnsupportedModel.
+    sized for contexts that nobody asks for. adapter: folder of a LoRA adapter, which is merged into the weights.
+    Raises UnsupportedModel.
     """
     if source.is_gguf:
         file = GGUFFile(source.path)
-        return import_gguf(file, shortened(read_gguf_config(file), context_length), dtype)
-    return import_folder(source.path, dtype, context_length)
+        model = import_gguf(file, shortened(read_gguf_config(file), context_length), dtype)
+        names = gguf_architecture(file).names
+    else:
+        model = import_folder(source.path, dtype, context_length)
+        where = source.path / CONFIG
+        names = architecture_in(Fields(read_json(where), str(where))).names
+    if adapter is not None:
+        merge_adapter(read_adapter(adapter), model.cfg, names, model.state_dict())
+    return model
 
 
 def import_tokenizer(source: Source) -> Tokenizer:
@@ -43,12 +64,26 @@ def import_tokenizer(source: Source) -> Tokenizer:
             raise ValueError(
                 f"the tokenizer's last id is {tokenizer.vocab_size - 1} ({last!r}), but the model has {size} embeddings"
             )
+        _check_template(tokenizer)
         _ = tokenizer.byte_lengths  # a kind whose tokens are no bytes is refused now, not in the middle of a run
     except UnsupportedModel:
         raise
     except (ValueError, FileNotFoundError) as error:
         raise UnsupportedModel(f"{source.path}: {error}") from error
     return tokenizer
+
+
+def _check_template(tokenizer: Tokenizer) -> None:
+    """Raises ValueError for a chat template that renders not even one question, with or without a system turn."""
+    question = {"role": "user", "content": "?"}
+    try:
+        tokenizer.render_chat([question], add_generation_prompt=True)
+    except ValueError as error:
+        try:
+            tokenizer.render_chat([{"role": "system", "content": "?"}, question], add_generation_prompt=True)
+        except ValueError:
+            advice = "mend chat_template, or remove it for a plain one"
+            raise ValueError(f"{error}, which was one question of a user: {advice}") from None
 
 
 def _of_folder(source: Source, vocab_size: int) -> Tokenizer:

@@ -29,6 +29,7 @@ class Piece:
 @dataclass(frozen=True)
 class Names:
     """The names of a layout. `{i}` is the layer, `{e}` the expert; a name of experts without `{e}` holds all of them.
+    Where `layer` has `qkv` or `gate_up`, that one tensor holds what others keep apart, in our order of rows.
 
     experts: gate, up and down of the experts; gate and up are one tensor where both have the same name.
     heads_interleaved: rows of queries and keys are stored pair by pair, as llama.cpp rotates them.
@@ -74,6 +75,24 @@ LLAMA_NAMES = Names(
     _MLP + "gate.weight",
     (_MLP + _EXPERT + "gate_proj.weight", _MLP + _EXPERT + "up_proj.weight", _MLP + _EXPERT + "down_proj.weight"),
 )
+# One tensor for queries, keys and values, and one for gate and up (Phi-3).
+FUSED_NAMES = Names(
+    _LAYER | {"qkv": "model.layers.{i}.self_attn.qkv_proj", "gate_up": "model.layers.{i}.mlp.gate_up_proj.weight"},
+    _TOP,
+    LLAMA_NAMES.router,
+    LLAMA_NAMES.experts,
+)
+# Norms behind attention and feed-forward (OLMo 2).
+NORMS_AFTER_NAMES = Names(
+    _LAYER
+    | {
+        "attention_norm": "model.layers.{i}.post_attention_layernorm.weight",
+        "mlp_norm": "model.layers.{i}.post_feedforward_layernorm.weight",
+    },
+    _TOP,
+    LLAMA_NAMES.router,
+    LLAMA_NAMES.experts,
+)
 MIXTRAL_NAMES = Names(
     _LAYER,
     _TOP,
@@ -104,11 +123,10 @@ def pieces(cfg: ModelConfig, names: Names) -> Iterator[Piece]:
         def theirs(name: str, i: int = i) -> str:
             return names.layer[name].format(i=i)
 
-        for part, start, rows, heads in (
-            ("q", 0, q, cfg.num_heads),
-            ("k", q, kv, cfg.kv_heads),
-            ("v", q + kv, kv, 0),
-        ):
+        parts = [("q", 0, q, cfg.num_heads), ("k", q, kv, cfg.kv_heads), ("v", q + kv, kv, 0)]
+        if "qkv" in names.layer:
+            parts = [("qkv", 0, q + 2 * kv, 0)]
+        for part, start, rows, heads in parts:
             for kind in ("weight", "bias") if cfg.attention_bias else ("weight",):
                 yield Piece(
                     f"{block}attention.qkv.{kind}",
@@ -123,8 +141,11 @@ def pieces(cfg: ModelConfig, names: Names) -> Iterator[Piece]:
         yield Piece(f"{block}attention_norm.weight", (), theirs("attention_norm"))
         yield Piece(f"{block}mlp_norm.weight", (), theirs("mlp_norm"))
         if cfg.moe is None or i < cfg.moe.first_dense:
-            yield Piece(f"{block}mlp.gate_up.weight", (slice(0, cfg.hidden),), theirs("gate"))
-            yield Piece(f"{block}mlp.gate_up.weight", (slice(cfg.hidden, 2 * cfg.hidden),), theirs("up"))
+            if "gate_up" in names.layer:
+                yield Piece(f"{block}mlp.gate_up.weight", (), theirs("gate_up"))
+            else:
+                yield Piece(f"{block}mlp.gate_up.weight", (slice(0, cfg.hidden),), theirs("gate"))
+                yield Piece(f"{block}mlp.gate_up.weight", (slice(cfg.hidden, 2 * cfg.hidden),), theirs("up"))
             yield Piece(f"{block}mlp.down.weight", (), theirs("down"))
             continue
         moe = cfg.moe

@@ -140,11 +140,23 @@ def _paired(tensor: Tensor, heads: int) -> Tensor:
     return pairs.transpose(1, 2).reshape(tensor.shape)
 
 
+def _interleaved(tensor: Tensor, heads: int) -> Tensor:
+    """The inverse of `_paired`."""
+    rows = tensor.shape[0]
+    halves = tensor.reshape(heads, 2, rows // heads // 2, *tensor.shape[1:])
+    return halves.transpose(1, 2).reshape(tensor.shape)
+
+
 def scattered(cfg: ModelConfig, names: Names, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Public tensors as views of ours. Raises UnsupportedModel for one of ours that the layout has no place for."""
+    """Public tensors, as views of ours where the rows have our order. Raises UnsupportedModel for one of ours that the
+    layout has no place for."""
     plan: Iterable[Piece] = list(pieces(cfg, names))
     if lost := sorted(ours.keys() - {piece.ours for piece in plan}):
         raise UnsupportedModel(
             f"the tensor {lost[0]} has no place in a public layout, so this model cannot be exported"
         )
-    return {piece.theirs: ours[piece.ours][piece.index] if piece.index else ours[piece.ours] for piece in plan}
+    public = {}
+    for piece in plan:
+        part = ours[piece.ours][piece.index] if piece.index else ours[piece.ours]
+        public[piece.theirs] = _interleaved(part, piece.heads) if piece.heads else part
+    return public

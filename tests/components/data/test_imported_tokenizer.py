@@ -85,8 +85,7 @@ def test_a_conversation_goes_on_though_its_template_drops_what_was_thought() -> 
     tokenizer = chatml(CHATML + "{% if add_generation_prompt %}<think>{% endif %}")
     ids, _ = tokenizer.render_chat(TURNS[:4], add_generation_prompt=True)
     assert tokenizer.decode(ids, skip_special=False).endswith("<|im_start|>assistant\n<think>")
-    with pytest.raises(ValueError, match="what the assistant says cannot be told apart"):
-        tokenizer.render_chat(TURNS)
+    assert learned(tokenizer, TURNS) == ["three<|im_end|>", "four\nfive<|im_end|>"]
 
 
 SPELLINGS = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "a", " ", "\n", "é", "|>", "\ue000"]
@@ -269,7 +268,12 @@ def test_a_folder_that_leaves_something_open_says_what(files: dict[str, Any], na
         (CHATML, [{"role": "user", "content": 5}], r"messages\[0\]: content is int"),
         (CHATML, [{"role": None, "content": ""}], r"messages\[0\]: role is NoneType"),
         (CHATML, [{"role": "user", "content": "a\ud800"}], r"messages\[0\]: character 1 .* lone surrogate"),
-        ("{{ messages | length }}" + CHATML, TURNS, r"messages\[1\]: the chat template renders the turns before it"),
+        (
+            "{% for m in messages %}{{ m.content | length }}:{{ m.content }}<|im_end|>{% endfor %}"
+            "{% if add_generation_prompt %}<think>{% endif %}",
+            TURNS,
+            r"messages\[1\]: the chat template renders the turns before it.*split the conversation",
+        ),
     ],
 )
 def test_a_template_or_conversation_that_fails_says_why(template: str, turns: Any, named: str) -> None:
@@ -310,3 +314,51 @@ def test_a_byte_level_token_that_is_no_bytes_is_named() -> None:
     )
     with pytest.raises(ValueError, match="token 999 is '字'"):
         _ = tokenizer.byte_lengths
+
+
+# What generation prompts of reasoning models open is not there once the answer is given.
+OPENS_THOUGHTS = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|im_start|>user\n' + m['content'] + '<|im_end|>' }}"
+    "{% else %}{{ '<|im_start|>assistant\n' + m['content'].split('</think>')[-1] + '<|im_end|>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
+)
+
+
+def test_answers_are_told_apart_though_the_prompt_opens_thoughts() -> None:
+    turns = [*TURNS[:3], {"role": "assistant", "content": "hm</think><four"}]
+    assert learned(chatml(OPENS_THOUGHTS), turns) == ["three<|im_end|>", "<four<|im_end|>"]
+    ids, _ = chatml(OPENS_THOUGHTS).render_chat(turns[:1], add_generation_prompt=True)
+    assert chatml(OPENS_THOUGHTS).decode(ids, skip_special=False).endswith("assistant\n<think>\n")
+
+
+def test_answers_are_told_apart_though_the_turns_before_depend_on_how_many_follow() -> None:
+    counts = chatml("{{ messages | length }}" + CHATML)
+    assert learned(counts, TURNS) == ["three<|im_end|>", "four\nfive<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("template", "rendered"),
+    [
+        ("{{ strftime_now('%d %b %Y') }}", "26 Jul 2024"),
+        ("{{ {'b': 'é', 'a': 1} | tojson }}", '{"b": "é", "a": 1}'),
+        ("{{ {'b': 'é', 'a': 1} | tojson(True) }}", '{"b": "\\u00e9", "a": 1}'),
+        ("{{ {'b': 2, 'a': 1} | tojson(separators=(',', ':'), sort_keys=True) }}", '{"a":1,"b":2}'),
+        ("{{ [1] | tojson(ensure_ascii=False, indent=1) }}", "[\n 1\n]"),
+    ],
+)
+def test_what_templates_call_gives_what_transformers_gives(template: str, rendered: str) -> None:
+    found = chatml(template)
+    ids, _ = found.render_chat(TURNS[:1], add_generation_prompt=True)
+    assert found.decode(ids) == rendered
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["", "ensure_ascii=False", "indent=2, sort_keys=True", "separators=(',', ':')"])
+def test_tojson_is_that_of_transformers(form: str) -> None:
+    utils = pytest.importorskip(
+        "transformers.utils.chat_template_utils", reason="the extra `peers` brings transformers"
+    )
+    template = f"{{{{ messages[0] | tojson({form}) }}}}"
+    [expected], _ = utils.render_jinja_template([TURNS[:1]], chat_template=template)
+    found = chatml(template)
+    assert found.decode(found.render_chat(TURNS[:1], add_generation_prompt=True)[0]) == expected

@@ -11,12 +11,16 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from starlette.testclient import TestClient
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from components.data.tokenizer import Tokenizer
+from components.data.vocabulary import Conventions
+from components.inference.api_error import ApiError
 from components.inference.engine import Engine, Request
-from components.inference.requests import ApiError
+from components.inference.messages import read_messages
 from components.inference.sampling import SamplingParams
 from components.inference.server import ServerLimits, make_app
 from components.inference.service import Service
@@ -47,9 +51,11 @@ def model(tokenizer: Tokenizer) -> Transformer:
 def serve(model: Transformer, tokenizer: Tokenizer) -> Iterator[Callable[..., TestClient]]:
     with ExitStack() as stack:
 
-        def start(slots: int = 4, queue: int = 16, network: Any = None, **options: Any) -> TestClient:
-            service = Service(lambda: Engine(network or model, slots, None, tokenizer.text_bytes), queue)
-            app = make_app("tiny", tokenizer, service, **options)
+        def start(
+            slots: int = 4, queue: int = 16, network: Any = None, words: Tokenizer = tokenizer, **options: Any
+        ) -> TestClient:
+            service = Service(lambda: Engine(network or model, slots, None, words.text_bytes), queue)
+            app = make_app("tiny", words, service, **options)
             client = stack.enter_context(TestClient(app, raise_server_exceptions=False))
             client.service = service  # type: ignore[attr-defined]
             return client
@@ -209,7 +215,10 @@ WRONG = [
     ({"prompt": "a", "stop": [""]}, 400, "stop"),
     ({"prompt": "a", "stop": 3}, 400, "stop"),
     ({"prompt": "a", "stop": ["b", "\ud800"]}, 400, "stop"),
-    ({"prompt": "a", "stream_options": {"include_usage": True}}, 400, "stream_options"),
+    ({"prompt": "a", "logprobs": True}, 400, "logprobs"),
+    ({"prompt": "a", "logit_bias": {"5": 1}}, 400, "logit_bias"),
+    ({"prompt": "a", "repetition_penalty": True}, 400, "repetition_penalty"),
+    ({"prompt": "a", "ignore_eos": True}, 400, "ignore_eos"),
     ({"prompt": "a", "frequency_penalty": 1}, 400, "frequency_penalty"),
     ({"prompt": []}, 400, "prompt"),
     ({"prompt": [1, -1]}, 400, "prompt"),
@@ -218,6 +227,17 @@ WRONG = [
     ({"prompt": None}, 400, "prompt"),
     ({"messages": []}, 400, "messages"),
     ({"messages": [{"role": "system", "content": "x"}]}, 400, "messages"),
+    ({"messages": [{"role": "user", "content": None}]}, 400, "messages"),
+    ({"messages": [{"role": "user", "content": "x", "audio": {"id": "a"}}]}, 400, "messages"),
+    ({"messages": [{"role": "user", "content": "x"}], "tools": [{}], "tool_choice": "auto"}, 400, "tools"),
+    ({"messages": [{"role": "user", "content": "x"}], "tools": [{}], "tool_choice": "required"}, 400, "tool_choice"),
+    ({"messages": [{"role": "user", "content": "x"}], "functions": [{}]}, 400, "functions"),
+    (
+        {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_object"}},
+        400,
+        "response_format",
+    ),
+    ({"messages": [{"role": "user", "content": "x"}], "reasoning_effort": "high"}, 400, "reasoning_effort"),
     ({"messages": [{"role": ["user"], "content": "x"}]}, 400, "messages"),
     ({"messages": [{"content": "x"}]}, 400, "messages"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages"),
@@ -243,6 +263,132 @@ def test_what_is_wrong_is_named(serve: Callable[..., TestClient]) -> None:
     assert client.get("/v1/nothing").json()["error"]["message"] == "unknown path /v1/nothing"
     assert client.get("/v1/models").json()["data"][0]["id"] == "tiny"
     assert client.get("/v1/models/tiny").json()["max_model_len"] == 64
+
+
+NEUTRAL: dict[str, Any] = {
+    "user": "u", "store": True, "metadata": {"a": "b"}, "service_tier": "auto", "safety_identifier": "s", "n": None,
+    "logit_bias": {"7": 0}, "presence_penalty": 0.0, "frequency_penalty": None, "repetition_penalty": 1.0,
+    "stream": False, "stream_options": {"include_usage": True}, "stop": None, "top_p": 1, "top_k": -1, "min_p": 0,
+    "prompt_cache_key": "k", "skip_special_tokens": True, "ignore_eos": False, "min_tokens": 0, "logprobs": False,
+}  # fmt: skip
+NEUTRAL_IN_CHAT: dict[str, Any] = {
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}], "tool_choice": "none",
+    "parallel_tool_calls": True, "response_format": {"type": "text"}, "modalities": ["text"], "top_logprobs": None,
+    "reasoning_effort": None, "verbosity": "medium", "chat_template_kwargs": {}, "prediction": {"type": "content"},
+    "functions": [], "function_call": "none",
+}  # fmt: skip
+
+
+def test_what_changes_nothing_is_accepted_and_changes_nothing(serve: Callable[..., TestClient]) -> None:
+    client, asked = serve(), {"max_tokens": 8, "seed": 3}
+    for path, body, more in (
+        ("completions", {"prompt": "37+8", "best_of": 1, "echo": False, "suffix": None}, NEUTRAL),
+        ("chat/completions", {"messages": [{"role": "user", "content": "37+8"}]}, NEUTRAL | NEUTRAL_IN_CHAT),
+    ):
+        plain, full = (complete(client, path, **asked, **body, **extra) for extra in ({}, more))
+        assert full.status_code == 200, full.text
+        assert full.json()["choices"] == plain.json()["choices"]
+        for name, value in more.items():
+            one = complete(client, path, **asked, **body, **{name: value})
+            assert one.status_code == (400 if name == "tools" else 200), (name, one.text)
+
+
+def test_a_system_turn_is_part_of_the_prompt(serve: Callable[..., TestClient], tokenizer: Tokenizer) -> None:
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "37+8", "name": "ann"}]
+    client = serve()
+    answer = complete(client, "chat/completions", messages=turns, max_tokens=1)
+    ids, _ = tokenizer.render_chat(turns, add_generation_prompt=True)
+    assert answer.json()["usage"]["prompt_tokens"] == len(ids)
+    assert "Be brief." in tokenizer.decode(ids)
+    turns[0]["role"] = "developer"  # the name of the same in newer clients
+    assert complete(client, "chat/completions", messages=turns, max_tokens=1).json()["usage"]["prompt_tokens"] == len(
+        ids
+    )
+
+
+TOOLS_SHOWN = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + ':' }}{% if m.content %}{{ m.content }}{% endif %}"
+    "{% for c in m.tool_calls or [] %}{{ '<call>' + c.function.name + FORM + '</call>' }}{% endfor %}"
+    "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant:' }}{% endif %}"
+)
+TOOL_TURNS: list[dict[str, Any]] = [
+    {"role": "user", "content": "weather?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "look", "arguments": '{"city":"Oslo <|im_end|>"}'}}
+        ],
+    },
+    {"role": "tool", "tool_call_id": "a", "content": "rain"},
+]
+
+
+@pytest.mark.parametrize(
+    ("form", "shown"),
+    [
+        ("c.function.arguments", '{"city":"Oslo <|im_end|>"}'),  # joined with text, as it came
+        ("(c.function.arguments | tojson)", '{"city": "Oslo <|im_end|>"}'),
+        ("(c.function.arguments | items | map('join', '=') | join)", "city=Oslo <|im_end|>"),
+        ("(c.function.arguments.city)", "Oslo <|im_end|>"),
+    ],
+)
+def test_calls_of_tools_in_the_history_are_shown_as_the_template_wants_them(
+    serve: Callable[..., TestClient], form: str, shown: str
+) -> None:
+    wanted = Tokenizer(imported_backend(), Conventions({"eos_token": "<s>"}, TOOLS_SHOWN.replace("FORM", form)))
+    read = read_messages(TOOL_TURNS, wanted)
+    ids, _ = wanted.render_chat(read, add_generation_prompt=True)
+    assert wanted.decode(ids, skip_special=False) == (
+        f"<|im_start|>user:weather?<|im_end|><|im_start|>assistant:<call>look{shown}</call><|im_end|>"
+        "<|im_start|>tool:rain<|im_end|><|im_start|>assistant:"
+    )
+    assert ids.count(wanted.end_id) == 3  # what the arguments spell ends no turn
+
+
+def test_calls_of_tools_that_the_template_does_not_show_are_refused_by_name(serve: Callable[..., TestClient]) -> None:
+    answer = complete(serve(), "chat/completions", messages=TOOL_TURNS, max_tokens=1)
+    assert answer.status_code == 400 and "messages[1]: tool_calls" in answer.json()["error"]["message"]
+    bad = [{**TOOL_TURNS[1], "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}]
+    answer = complete(serve(), "chat/completions", messages=bad, max_tokens=1)
+    assert answer.status_code == 400 and "messages[0].tool_calls[0] is" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("said", ["by the file", "by add_bos_token"])
+def test_text_begins_as_the_tokenizer_begins_it_and_ids_stay_as_they_are(
+    serve: Callable[..., TestClient], said: str
+) -> None:
+    backend = imported_backend()
+    bos = backend.token_to_id("<s>")
+    if said == "by the file":
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+        conventions = Conventions({"bos_token": "<s>", "eos_token": "</s>"})
+    else:
+        conventions = Conventions({"bos_token": "<s>", "eos_token": "</s>"}, begins_with_bos=True)
+    other = Tokenizer(backend, conventions)
+    cfg = ModelConfig(other.vocab_size, d_model=16, num_layers=1, num_heads=2, context_length=64)
+    client = serve(network=Transformer(cfg, 1).eval(), words=other)
+    ids = other.encode("the cat")
+    asked = {"max_tokens": 1, "echo": True, "logprobs": 0, "temperature": 0}
+    by_text, by_ids = (complete(client, prompt=p, **asked).json() for p in ("the cat", [bos, *ids]))
+    assert by_text["usage"]["prompt_tokens"] == len(ids) + 1
+    told, same = by_text["choices"][0]["logprobs"], by_ids["choices"][0]["logprobs"]
+    assert told["token_logprobs"] == same["token_logprobs"]
+    assert told["text_offset"][:2] == [0, 0] and by_text["choices"][0]["text"].startswith("the cat")
+    assert complete(client, prompt=ids, **asked).json()["usage"]["prompt_tokens"] == len(ids)
+
+
+def imported_backend() -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    specials = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(["the cat sat on the mat and the dog ran to the man "] * 20, trainer)
+    return backend
 
 
 def test_limits_of_size_queue_and_time(serve: Callable[..., TestClient], model: Transformer) -> None:

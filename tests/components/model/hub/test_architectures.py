@@ -185,6 +185,18 @@ def test_what_a_window_means_in_each_layout() -> None:
     assert window(model_type="qwen2", sliding_window=100, use_sliding_window=True, max_window_layers=32) == 0
 
 
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3", "mixtral", "olmo2", "smollm3", "granite"])
+def test_null_is_as_many_key_and_value_heads_as_heads_in_every_layout(model_type: str) -> None:
+    raw = {**LLAMA, "architectures": None, "model_type": model_type, "num_key_value_heads": None}
+    assert read_config(raw).kv_heads == 32
+    optional = ("head_dim", "rope_scaling", "rope_parameters", "layer_types", "sliding_window", "rope_theta")
+    optional += ("tie_word_embeddings", "rms_norm_eps", "hidden_act", "no_rope_layers", "max_window_layers")
+    for name in optional:
+        read_config({**raw, name: None})
+    switched = {**QWEN3_MOE, "use_sliding_window": True, "sliding_window": None}
+    assert read_config(switched).sliding_window == 0
+
+
 def test_dense_layers_that_come_first_are_read() -> None:
     assert read_config({**QWEN3_MOE, "mlp_only_layers": [0, 1, 2]}).moe == dataclasses.replace(
         read_config(QWEN3_MOE).moe or MoEConfig(), first_dense=3
@@ -222,6 +234,24 @@ def test_dense_layers_that_come_first_are_read() -> None:
         ({**QWEN3_MOE, "mlp_only_layers": [3]}, r"mlp_only_layers is \[3\]"),
         ({**QWEN3_MOE, "decoder_sparse_step": 2}, "decoder_sparse_step is 2"),
         ({**QWEN3_MOE, "num_experts_per_tok": 200}, "num_experts_per_tok is 200"),
+        ({"no_rope_layers": [1] * 32}, "no_rope_layers is .*the llama layout"),
+        ({"attention_multiplier": 0.1}, "attention_multiplier is 0.1"),
+        (
+            {"model_type": "smollm3", "no_rope_layers": [1, 0]},
+            r"no_rope_layers is \[1, 0\]: takes one for",
+        ),
+        (
+            {"model_type": "smollm3", "use_sliding_window": True, "sliding_window": 9},
+            "sliding_window is 9: every",
+        ),
+        ({"model_type": "granite", "logits_scaling": 0}, "model.logit_divisor is 0.0"),
+        ({"model_type": "granite", "mlp_bias": True}, "mlp_bias is True"),
+        ({"model_type": "olmo2", "attention_bias": True}, "attention_bias is True"),
+        ({"model_type": "phi3", "partial_rotary_factor": 0.75}, "partial_rotary_factor is 0.75"),
+        (
+            {"model_type": "phi3", "rope_scaling": {"type": "longrope", "short_factor": [1.0]}},
+            "rope_scaling.rope_type is 'longrope': the phi3 layout is read with default",
+        ),
     ],
 )
 def test_what_would_be_another_model_is_refused_by_name(changes: dict[str, Any], named: str) -> None:
@@ -281,8 +311,18 @@ def exportable(draw: st.DrawFn) -> ModelConfig:
             ]
         )
     )
-    biased = not qk_norm and (moe is None or bool(shared)) and draw(st.booleans())
-    return ModelConfig(
+    kind = draw(st.sampled_from(["plain", "plain", "olmo2", "smollm3", "granite"])) if moe is None else "plain"
+    of_kind: dict[str, Any] = {}
+    if kind == "olmo2":
+        qk_norm, of_kind = True, {"norm_placement": "after", "qk_norm_over": "all_heads", "sliding_window": 0}
+    elif kind == "smollm3":
+        qk_norm, of_kind = False, {"nope_layers": (0,), "sliding_window": 0}
+    elif kind == "granite":
+        qk_norm, heads, factors = False, 2, st.sampled_from([0.3, 1.0, 3.0, 49.0])
+        names = ("attention_scale", "embedding_scale", "residual_scale", "logit_divisor")
+        of_kind = {"sliding_window": 0, **{name: draw(factors) for name in names}}
+    biased = kind == "plain" and not qk_norm and (moe is None or bool(shared)) and draw(st.booleans())
+    cfg = ModelConfig(
         vocab_size=draw(st.integers(1, 40)),
         d_model=draw(st.sampled_from([8, 24])),
         num_layers=draw(st.integers(1, 3)),
@@ -300,6 +340,7 @@ def exportable(draw: st.DrawFn) -> ModelConfig:
         norm_eps=draw(st.sampled_from([1e-6, 1e-5])),
         moe=moe,
     )
+    return dataclasses.replace(cfg, **of_kind)
 
 
 @settings(max_examples=120, deadline=None)

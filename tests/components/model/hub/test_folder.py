@@ -44,6 +44,17 @@ OURS: dict[str, ModelConfig] = {
     "qwen2_moe": dataclasses.replace(
         BASE, attention_bias=True, moe=MoEConfig(4, 2, 24, shared_d_ff=20, shared_gate=True), tie_embeddings=False
     ),
+    "olmo2": dataclasses.replace(
+        BASE, qk_norm=True, qk_norm_over="all_heads", norm_placement="after", tie_embeddings=False
+    ),
+    "olmo2, llama3": dataclasses.replace(
+        BASE, qk_norm=True, qk_norm_over="all_heads", norm_placement="after", rope_scaling=LLAMA3
+    ),
+    "smollm3": dataclasses.replace(BASE, num_layers=5, nope_layers=(1, 3)),
+    "smollm3, every layer a window": dataclasses.replace(BASE, num_layers=2, nope_layers=(0, 1), sliding_window=6),
+    "granite": dataclasses.replace(
+        BASE, attention_scale=0.2, embedding_scale=3.0, residual_scale=0.4, logit_divisor=2.3
+    ),
 }
 
 
@@ -202,6 +213,7 @@ def theirs(transformers: Any) -> dict[str, Any]:
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
         "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
+    padded = {**base, "pad_token_id": 0}
     llama3 = {
         "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 32,
@@ -224,6 +236,17 @@ def theirs(transformers: Any) -> dict[str, Any]:
         "qwen3_moe": t.Qwen3MoeConfig(**base, **experts, head_dim=16, norm_topk_prob=True, mlp_only_layers=[0]),
         "qwen3_moe, plain gates": t.Qwen3MoeConfig(**base, **experts, norm_topk_prob=False),
         "qwen2_moe": t.Qwen2MoeConfig(**base, **experts, shared_expert_intermediate_size=20),
+        "olmo2": t.Olmo2Config(**base),
+        "olmo2, tied, yarn": t.Olmo2Config(**base, tie_word_embeddings=True, rope_parameters=yarn),
+        "smollm3": t.SmolLM3Config(**padded | {"num_hidden_layers": 5}),
+        "smollm3, interval": t.SmolLM3Config(**padded, no_rope_layer_interval=2, tie_word_embeddings=False),
+        "smollm3, layers": t.SmolLM3Config(**padded, no_rope_layers=[0, 1, 0], rope_parameters=linear),
+        "phi3": t.Phi3Config(**padded),
+        "phi3, window": t.Phi3Config(**padded, sliding_window=7, tie_word_embeddings=True),
+        "granite": t.GraniteConfig(
+            **base, attention_multiplier=0.2, embedding_multiplier=3.0, residual_multiplier=0.4, logits_scaling=2.0
+        ),
+        "granite, defaults": t.GraniteConfig(**base, tie_word_embeddings=True),
     }  # fmt: skip
 
 
@@ -290,7 +313,9 @@ def test_a_file_of_the_older_names_alone_is_the_same_model_to_both(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "qwen2_moe"])
+@pytest.mark.parametrize(
+    "name", ["llama", "mistral", "qwen2", "qwen3", "mixtral", "qwen3_moe", "qwen2_moe", "olmo2", "smollm3", "granite"]
+)
 def test_the_tokenizer_goes_along(name: str, tmp_path: Path) -> None:
     """The same ids for text, the same rendered chat, and the end of a turn ends a generation."""
     transformers = pytest.importorskip("transformers", reason="the extra `peers` brings transformers")
