@@ -224,6 +224,8 @@ def _fitted(history: Sequence[Observation], target: Literal["gold", "proxy"]) ->
         if request in start
     ]
     try:
-        return fit_overoptimization(*map(list, zip(*points, strict=True)), "rl").result()
+        return fit_overoptimization(
+            [kl for kl, _, _ in points], [gain for _, gain, _ in points], [request for _, _, request in points], "rl"
+        ).result()
     except ValueError:
         return None
