@@ -105,3 +105,27 @@ def test_the_figure_has_calibration_length_and_what_the_watch_saw(report: LifeRe
     assert gold.gain(math.e**2) == pytest.approx(math.e * (gold.alpha.value - gold.beta.value))
     for title in ("Reward model: calibration", "Reward model: length", "What else was monitored", "Best of n"):
         assert title in drawn
+
+
+@pytest.mark.parametrize(
+    ("gold_high", "alarm", "words"),
+    [
+        (-0.2, True, "alarm raised at iteration 9"),
+        (
+            0.4,
+            True,
+            "alarm raised at iteration 9: gold fell from its height on the way, not below the start for certain",
+        ),
+        (-0.2, False, "no alarm raised"),
+    ],
+)
+def test_the_words_on_the_alarm_agree_with_the_verdict(life, gold_high: float, alarm: bool, words: str) -> None:
+    """The alarm compares with the best on the way, the verdict with the start: both may be right and differ."""
+    found = {"proxy": 2.0, "gold": -0.5, "gold_low": -1.2, "gold_high": gold_high, "n": 32, "kl": 9.0}
+    life.stage(
+        "ppo[kl_coef=0.0]", 1, found | {"kl_coef": 0.0, "mitigation": "KL penalty", "alarm": alarm, "alarm_step": 9}
+    )
+    life.end()
+    effect = collect(life.home).effects["reward_hacking"]
+    assert effect.seen == (gold_high < 0)
+    assert effect.numbers.endswith(words)
