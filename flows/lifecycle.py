@@ -235,7 +235,7 @@ def alignment_graph(
     }
     alignment = cfg.alignment
     variants = {
-        f"kl_coef={kl_coef}": replace(cfg.ppo, kl_coef=kl_coef)
+        f"kl_coef={kl_coef}": alignment.held(cfg.ppo, kl_coef)
         for kl_coef in sorted({cfg.ppo.kl_coef, *alignment.compare_kl_coefs})
     } | {name: alignment.mitigated(cfg.ppo, name) for name in alignment.mitigations}
     for name, variant in variants.items():

@@ -180,3 +180,27 @@ def test_a_flat_calibration_has_a_line_and_no_tick(life) -> None:
     assert "where it is surest it predicted" in effect.numbers and "slope 0." in effect.numbers
     section = next(part for part in report.sections if part.slug == "rlhf")
     assert dict(table(section, "Reward model").rows)["calibration slope (1: calibrated, 0: flat)"].startswith("0.")
+
+
+@pytest.mark.parametrize(
+    ("gold_high", "alarm", "words"),
+    [
+        (-0.2, True, "alarm raised at iteration 9"),
+        (
+            0.4,
+            True,
+            "alarm raised at iteration 9: gold fell from its height on the way, not below the start for certain",
+        ),
+        (-0.2, False, "no alarm raised"),
+    ],
+)
+def test_the_words_on_the_alarm_agree_with_the_verdict(life, gold_high: float, alarm: bool, words: str) -> None:
+    """The alarm compares with the best on the way, the verdict with the start: both may be right and differ."""
+    found = {"proxy": 2.0, "gold": -0.5, "gold_low": -1.2, "gold_high": gold_high, "n": 32, "kl": 9.0}
+    life.stage(
+        "ppo[kl_coef=0.0]", 1, found | {"kl_coef": 0.0, "mitigation": "KL penalty", "alarm": alarm, "alarm_step": 9}
+    )
+    life.end()
+    effect = collect(life.home).effects["reward_hacking"]
+    assert effect.seen == (gold_high < 0)
+    assert effect.numbers.endswith(words)

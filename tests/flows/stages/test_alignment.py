@@ -321,3 +321,21 @@ def test_a_verified_answer_may_end_with_any_of_them(
     monkeypatch.setattr(grpo_module, "grpo", loop)
     run("grpo", tmp_path, world)
     assert paid == [0.0, 1.0, 1.0]
+
+
+def test_runs_without_a_penalty_are_as_long_as_it_takes_to_show_where_they_lead(tmp_path: Path) -> None:
+    cfg = load_config("remedies")
+    graph = life(cfg, Home(tmp_path))
+    lengths = {
+        label: node.bound.settings["config"].num_iterations
+        for label, node in graph.nodes.items()
+        if label.startswith("ppo[")
+    }
+    free, held = cfg.alignment.free_iterations, cfg.ppo.num_iterations
+    assert free > held
+    assert {label for label, length in lengths.items() if length == held} == {"ppo[kl_coef=0.1]", "ppo[kl_coef=0.4]"}
+    assert {length for label, length in lengths.items() if label not in ("ppo[kl_coef=0.1]", "ppo[kl_coef=0.4]")} == {
+        free
+    }
+    same = load_config("remedies", ["alignment.free_iterations=0"]).alignment.held(cfg.ppo, 0.0)
+    assert same.num_iterations == held
