@@ -225,7 +225,7 @@ def test_a_vote_that_beats_one_sample_and_not_greedy_is_not_seen(life) -> None:
     votes = (("self_consistency@1", 0.4, 47), ("self_consistency@2", 0.5, 94), ("self_consistency@4", 0.6, 188))
     effect = chains(life, ("cot", 0.6, 46), *votes)["self_consistency"]
     assert effect.verdict == "not seen in this run"
-    assert "chain of thought 59.7%" in effect.numbers and "widest gap of 2 votes" in effect.numbers
+    assert "chain of thought (59.7%" in effect.numbers and "widest gap of 2 votes" in effect.numbers
 
 
 def test_an_adaptive_controller_that_is_greedy_is_called_so(life) -> None:
@@ -254,7 +254,7 @@ def test_adaptive_thinking_is_held_against_the_cheapest_that_is_as_accurate(
 def test_direct_answers_may_vote_with_the_dollars_of_a_chain(life) -> None:
     votes = (("direct_vote@8", 0.3, 24), ("direct_vote@16", 0.55, 48))
     effect = chains(life, ("direct", 0.1, 3), *votes, ("cot", 0.6, 46))["chain_of_thought"]
-    assert "for it, vote of direct answers, k=16 55" in effect.numbers
+    assert "for it, vote of direct answers, k=16 (55" in effect.numbers
     assert effect.interval is not None and effect.interval.value == pytest.approx(0.05, abs=0.02)
 
 
