@@ -82,7 +82,7 @@ def train_or_think(
         else f"{further} costs less in all from {even:,.0f} questions on"
     )
     if not as_accurate:
-        verdict += f", and no strategy of {think.model} is as accurate"
+        verdict += f", but no strategy of {think.model} is as accurate"
     return Decision(
         verdict,
         TrainOrThink(

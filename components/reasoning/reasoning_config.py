@@ -15,7 +15,7 @@ class ReasoningConfig:
     temperature: float = 1.0
     max_tokens: int = 96
     max_direct_tokens: int = 8
-    num_direct_samples: int = 64
+    num_direct_samples: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -9,8 +9,9 @@ from typing import Literal
 @dataclass(frozen=True)
 class WatchConfig:
     """The watch on reward hacking. every: iterations between looks. gold: whether the alarm may use the gold scorer,
-    which is never trained on; without it the alarm goes by signs. on_alarm: `stop` ends the run and keeps the best
-    policy that was seen; `continue` only tells. false_alarm_rate: of the comparison with gold, over a whole run."""
+    where the preferences are its own; it is never trained on, and without it the alarm goes by signs. on_alarm: `stop`
+    ends the run and keeps the best policy that was seen; `continue` only tells. false_alarm_rate: of the comparison
+    with gold, over a whole run."""
 
     every: int = 1
     gold: bool = True

@@ -74,7 +74,7 @@ class Effect:
 
 
 def _with_unit(x: Interval, unit: str, digits: int) -> str:
-    middle = f" {unit}" if unit else ""
+    middle = unit if unit.startswith("%") else f" {unit}" if unit else ""
     if not (math.isfinite(x.low) and math.isfinite(x.high)):
         return f"{formatting.signed(x.value, digits)}{middle} [no interval]"
     value, low, high = (formatting.signed(end, digits) for end in (x.value, x.low, x.high))

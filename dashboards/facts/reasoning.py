@@ -56,7 +56,7 @@ def _main_model(scores: Sequence[Score]) -> str:
 
 
 def _percent(score: Score) -> str:
-    return f"{score.label} {formatting.percent(score.accuracy.value)} at {score.spent}"
+    return f"{score.label} ({formatting.percent(score.accuracy.value)} at {score.spent})"
 
 
 def _chain_of_thought(scores: Sequence[Score], model: str) -> Effect:

@@ -64,7 +64,7 @@ def _sum(facts: CostFacts) -> Table:
         "What is added up",
         (
             ("core time of all stages", formatting.duration(cores)),
-            ("price per core hour", formatting.dollars(hourly)),
+            ("price per core hour", formatting.dollars(hourly, 3)),
             ("the model: from data to fine-tuning; what the break-even calls training", _usd(facts.training_usd)),
             ("all else: alignment, sweeps, evaluations", _usd(rest)),
             ("whole life", _usd(whole)),

@@ -161,7 +161,7 @@ def show_report(page: Path, report: LifeReport) -> None:
     link = page.resolve().as_uri()
     _optional(create_link_artifact, link=link, link_text="the report", key="report", description=report.run.run_id)
     seen = [effect for effect in report.headlines if effect.verdict != "not measured"]
-    lines = [{"what": e.title, "verdict": e.verdict, "found": f"{e.numbers} {e.difference}".strip()} for e in seen]
+    lines = [{"what": e.here, "verdict": e.verdict, "found": f"{e.numbers} {e.difference}".strip()} for e in seen]
     _optional(create_table_artifact, table=lines, key="headlines", description="what this run shows")
 
 

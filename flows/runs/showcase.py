@@ -56,7 +56,7 @@ def description(report: LifeReport) -> str:
     """The ten lines of a report in Markdown."""
     marks = {"seen": "✓", "measured": "·", "not measured": "–"}
     lines = [
-        f"- {marks.get(e.verdict, '✗')} **{e.title}** {e.numbers} {e.difference} {e.size}".rstrip()
+        f"- {marks.get(e.verdict, '✗')} **{e.here}** {e.numbers} {e.difference} {e.size}".rstrip()
         for e in report.headlines
     ]
-    return "\n".join(["The whole page is the artifact `report.html`.", "", *lines])
+    return "\n".join([report.scope, "The whole page is the artifact `report.html`.", "", *lines])

@@ -7,6 +7,7 @@ it comes from: a name that no stage writes is refused here, as nobody could ever
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib
 import json
 import math
@@ -166,7 +167,8 @@ class Life:
         """A stage with its real facts, these in place of theirs, and the rows that it wrote into `tables`; returns its
         key."""
         real = self.real.stage(label)
-        stage, key = real["stage"], key or f"{len(self.stages):02d}{'ab12' * 15}{self.run_id[-2:]}"
+        made = hashlib.sha256(f"{self.run_id} {len(self.stages)}".encode()).hexdigest()
+        stage, key = real["stage"], key or made
         kind = stages_by_name()[stage].hints["return"]
         if unknown := (facts or {}).keys() - fact_names(kind):
             raise KeyError(f"{stage} returns a {kind.__name__}, which has no {sorted(unknown)}")

@@ -12,7 +12,9 @@ from rich.console import Console
 from smoke_life import SmokeLife
 from typer.testing import CliRunner
 
+from components.cost.accounting import AVERAGE_PUE
 from components.cost.advice import CPU, deployment
+from components.cost.hardware import find_hardware, find_price
 from flows.commands.cli import app
 from flows.config import load_config
 from flows.engine.plan import plan
@@ -131,6 +133,25 @@ def test_what_was_trained_and_served_is_priced_at_what_it_took(lived: tuple[Home
     (took,) = query(home, "SELECT sum(cpu_seconds) AS seconds FROM costs WHERE stage = 'train_on_facts'").to_pylist()
     planned = sum(6 * run["n"] * run["d"] * made.usd_per_flop / made.train_mfu for run in sweep.to_pylist())
     assert planned == pytest.approx(took["seconds"] * a_second)
+
+
+def test_the_ledger_the_accounts_and_a_plan_reckon_alike(lived: tuple[Home, SmokeLife]) -> None:
+    """One price of a core second and one energy, whoever adds them up."""
+    home, result = lived
+    core, a_second = find_hardware(CPU), find_price(CPU).usd_per_hour / 3600
+    rows = query(home, "SELECT * FROM run_costs WHERE run_id = $run", {"run": result.run_id}).to_pylist()
+    for row in rows:
+        assert row["usd"] == pytest.approx(a_second * row["cpu_seconds"])
+        assert row["energy_joules"] == pytest.approx(core.power_watts * AVERAGE_PUE * row["cpu_seconds"])
+    model = {"prepare_corpus", "make_conversations", "train_tokenizer", "tokenize", "pretrain", "finetune"}
+    (serving,) = answer(home, "serving_price", run=result.run_id)
+    assert serving["training_usd"] == pytest.approx(sum(row["usd"] for row in rows if row["label"] in model))
+    for way in ("prefill", "decode"):
+        read = {"prefill": "input", "decode": "output"}[way]
+        assert serving[f"usd_per_million_{read}_tokens"] == pytest.approx(
+            1e6 * a_second / serving[f"{way}_tokens_per_second"]
+        )
+    assert serving["break_even_output_tokens_low"] < serving["break_even_output_tokens"]
 
 
 def test_a_second_run_does_nothing_and_another_kl_coefficient_redoes_ppo_alone(lived: tuple[Home, SmokeLife]) -> None:

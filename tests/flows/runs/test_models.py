@@ -270,6 +270,6 @@ def test_an_alias_means_the_same_model_to_commands_and_in_the_registry(
     row = {"run_id": "r", "status": "ran", "kind": "checkpoint", "group": "g", "started_at": now, "ended_at": now}
     home.tables.write("stages", "r", [{**row, "stage": s, "label": s, "key": key} for s, key in keys.items()])
     assert find_model(home, alias).checkpoint.key == keys[expected]
-    registered = showcase(home, "r", SimpleNamespace(headlines=[], figures={})).models  # type: ignore[arg-type]
+    registered = showcase(home, "r", SimpleNamespace(scope="", headlines=[], figures={})).models  # type: ignore[arg-type]
     assert registered[alias].key == keys[expected]
     assert set(registered) <= {"base", "sft", "aligned", "champion"}
