@@ -144,9 +144,9 @@ def _emergence_sentence(facts: EmergenceFacts) -> str:
     in_models = same and step.share > 0.5
     if smooth is not None and smooth.seen and in_models:
         return (
-            f"{alone}The ability appears more suddenly when only whole answers count, by the emergence scores; but the "
-            f"log-probability of the tokens that have to be computed makes {step.share:.0%} of its way between the same "
-            "two sizes: the jump is in the models, and the metric sharpens it."
+            f"{alone}By the emergence scores the ability appears more suddenly when only whole answers count; but the "
+            f"log-probability of the tokens that have to be computed makes {step.share:.0%} of its way between the "
+            "same two sizes: the jump is in the models, and the metric sharpens it."
         )
     if smooth is not None and smooth.seen:
         return (
