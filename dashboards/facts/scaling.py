@@ -11,6 +11,7 @@ from components.scaling.emergence import EmergencePoint, EmergenceReport
 from components.scaling.results.sweep import AS_LARGEST, ScalingFitResult
 from components.statistics import Interval
 from dashboards import formatting
+from dashboards.facts.chosen import chosen
 from dashboards.facts.effects import Effect, Missing, decided, not_measured, raises, readable
 from dashboards.run_data import Row, RunRows, known
 
@@ -80,7 +81,8 @@ class Forecast:
 @dataclass(frozen=True)
 class ScalingFacts:
     """`law`: A, B, E, alpha, beta of L = E + A/N^alpha + B/D^beta where all five were fitted; `truth`: the known
-    irreducible loss, nats per token. `warnings`: what the fit itself says against its parameters or their intervals."""
+    irreducible loss, nats per token. `warnings`: what the fit itself says against its parameters or their intervals.
+    `chosen`: settings chosen so that the effect shows."""
 
     points: tuple[ScalingPoint, ...]
     params_kind: str
@@ -90,6 +92,7 @@ class ScalingFacts:
     forecasts: tuple[Forecast, ...]
     effects: tuple[Effect, ...]
     warnings: tuple[str, ...] = ()
+    chosen: str = ""
 
     def loss(self, num_params: float, tokens: float) -> float | None:
         """What the fitted law predicts."""
@@ -121,6 +124,7 @@ def scaling_facts(rows: RunRows) -> ScalingFacts | Missing:
         forecasts=forecasts,
         effects=(_irreducible_effect(irreducible, truth, points, warnings), _forecast_effect(forecasts, truth)),
         warnings=warnings,
+        chosen=chosen(rows.profile, "scaling"),
     )
 
 
@@ -242,10 +246,11 @@ def _forecast_effect(forecasts: Sequence[Forecast], truth: float | None) -> Effe
 
 @dataclass(frozen=True)
 class EmergenceFacts:
-    """`report`: what the stage found; `points` and `warnings` are its own."""
+    """`report`: what the stage found, with its points. `chosen`: settings chosen so that the effect shows."""
 
     report: EmergenceReport
     effects: tuple[Effect, ...]
+    chosen: str = ""
 
     @property
     def points(self) -> tuple[EmergencePoint, ...]:
@@ -261,7 +266,7 @@ def emergence_facts(rows: RunRows) -> EmergenceFacts | Missing:
     report = rows.result_of("analyse_emergence", EmergenceReport)
     if report is None:
         return Missing(rows.why_missing("emergence", "Emergence"))
-    return EmergenceFacts(report, (_jump_effect(report), _emergence_effect(report)))
+    return EmergenceFacts(report, (_jump_effect(report), _emergence_effect(report)), chosen(rows.profile, "emergence"))
 
 
 def _over(report: EmergenceReport) -> str:

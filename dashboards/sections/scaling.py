@@ -10,6 +10,8 @@ from dashboards import formatting, labels
 from dashboards.blocks import Section, Table, body, counted, effect_of, listing
 from dashboards.facts.scaling import EmergenceFacts, FittedParameter, ScalingFacts
 
+CHOSEN_TITLE = "settings chosen so that effects show"
+
 
 def scaling_section(facts: ScalingFacts) -> Section:
     """Forecasts first, then the fitted laws and what the fit warns of."""
@@ -54,6 +56,7 @@ def scaling_section(facts: ScalingFacts) -> Section:
         ("parameters counted", labels.label(labels.PARAMETER_COUNTS, facts.params_kind) or formatting.MISSING),
         ("true irreducible loss, nats per token", formatting.decimal(facts.truth)),
         *(("the fit warns", warning) for warning in facts.warnings),
+        (CHOSEN_TITLE, facts.chosen or formatting.MISSING),
     ]
     return body(meaning, (forecasts, fits, listing("In numbers", pairs)), facts.effects)
 
@@ -130,6 +133,7 @@ def emergence_section(facts: EmergenceFacts) -> Section:
         ("largest step of the log-probability", _step(report.smooth_jump)),
         ("mean gap between sampled match and p^L", formatting.percent(report.expected_error)),
         *(("the analysis warns", warning) for warning in report.warnings),
+        (CHOSEN_TITLE, facts.chosen or formatting.MISSING),
     ]
     return body(_emergence_sentence(facts), (table, listing("In numbers", pairs)), facts.effects)
 

@@ -226,6 +226,9 @@ def test_a_jump_that_the_metric_only_sharpens_is_said_to_be_in_the_models(life) 
     assert report.effects["emergence_jump"].seen and report.effects["emergence"].seen
     section = next(part for part in report.sections if part.slug == "emergence")
     assert "makes 64% of its way between the same two sizes: the jump is in the models" in section.meaning
+    # A reader is told that the settings of the default life were chosen.
+    listed = dict(row for table in section.tables if table.title == "In numbers" for row in table.rows)
+    assert "sums up to 19" in listed["settings chosen so that effects show"]
 
 
 def test_without_a_jump_nothing_emerges_and_one_training_a_size_is_said(life) -> None:
