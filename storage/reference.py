@@ -169,8 +169,10 @@ null where the items are not questions to a reasoning strategy
         key: {_KEY}
         sweep: as in `scaling_points`
         target: what is forecast
+        method: law | as the largest run | line through the last two
         num_params: of the model
         tokens: that it will be trained on
+        extrapolation: its compute (6ND) over that of the largest fitted run
         predicted: nats per token
         low: of the 95% interval
         high: of the 95% interval

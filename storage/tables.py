@@ -91,7 +91,6 @@ SCHEMAS: dict[str, pa.Schema] = {
     "scaling_fits": _schema(
         "run_id:str key:str sweep:str law:str parameter:str value:float? low:float? high:float? n:int? method:str?"
     ),
-    # method: law | as the largest run | line through the last two; extrapolation: compute (6ND) over the largest fitted
     "forecasts": _schema(
         "run_id:str key:str sweep:str target:str method:str? num_params:int? tokens:int? extrapolation:float? "
         "predicted:float? low:float? high:float? observed:float? made_at:time? scored_at:time?"

@@ -83,8 +83,9 @@ class ChinchillaFit:
     of A, B, E, alpha, beta. `samples`: shape (draws, 5), laws of the posterior or of the bootstrap in the order of
     PARAMETERS. `noise`: shape (draws, 2), standard deviations of ln loss between runs and between points of a run, of
     each draw of a posterior; (0, 2) otherwise. `residuals`: shape (n,), ln observed - ln predicted. `gradient`: largest
-    component a point at the minimum; `r_hat`: of the posterior, 1 otherwise; `converged`: whether both passed their
-    gates. `config.method` says what was done. `warnings`: what is not identified, in words.
+    component a point at the minimum; `r_hat`: of the posterior, 1 otherwise; `converged`: whether the posterior has
+    mixed, or without one whether the gradient passed its gate. `config.method` says what was done. `warnings`: what is
+    not identified, in words.
     """
 
     law: ChinchillaLaw
@@ -197,7 +198,8 @@ def fit_chinchilla(points: Sequence[ScalingPoint], config: ChinchillaFitConfig |
     theta, objective, gradient = minimise(problem, starts, np.ones((len(starts), len(points))), config.delta)
     best = int(np.argmin(objective))
     law, slope = problem.law(theta[best]), float(gradient[best])
-    found = [f"not converged: the scaled gradient is {slope:.1e}, above {GRADIENT_GATE:.0e}"] * (slope > GRADIENT_GATE)
+    found: list[str] = []
+    converged = slope <= GRADIENT_GATE
     samples, noise, r_hat = np.empty((0, 5)), np.empty((0, 2)), 1.0
 
     if config.method == "posterior":
@@ -207,10 +209,13 @@ def fit_chinchilla(points: Sequence[ScalingPoint], config: ChinchillaFitConfig |
         )
         samples, noise, r_hat = drawn.laws[0], drawn.noise[0], float(drawn.r_hat[0])
         law = ChinchillaLaw(**dict(zip(PARAMETERS, central_draw(samples, arrays).tolist(), strict=True)))
-        if r_hat > R_HAT_GATE:
+        converged = r_hat <= R_HAT_GATE  # the minimum is where its walkers began, and no more
+        if not converged:
             found.append(f"the posterior has not mixed (R-hat {r_hat:.2f}): raise ChinchillaFitConfig.steps")
         found += _wide(law, samples, config)
     else:
+        if not converged:
+            found.append(f"not converged: the scaled gradient is {slope:.1e}, above {GRADIENT_GATE:.0e}")
         found += _at_bound(problem, theta[best])
     if config.method == "bootstrap":
         thetas = _bootstrapped(problem, theta[best], clusters, config)
@@ -231,7 +236,7 @@ def fit_chinchilla(points: Sequence[ScalingPoint], config: ChinchillaFitConfig |
         objective=float(objective[best]),
         gradient=slope,
         r_hat=r_hat,
-        converged=slope <= GRADIENT_GATE and r_hat <= R_HAT_GATE,
+        converged=converged,
         num_runs=len(clusters),
         convention=arrays.convention,
         config=config,

@@ -16,9 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from components.statistics import Interval, wilson
 
@@ -137,7 +139,8 @@ def analyse_emergence(
     """Compare the sharp metric with the smooth one over model sizes, and sampled answers with what p^L foretells.
 
     Intervals: bootstrap over the items, drawn alike for all sizes, and over the trainings of each size where it has
-    several; an accuracy's is at least as wide as Wilson's over the items.
+    several, whose spread is widened to that of Student's t (a plain bootstrap of three is far too narrow); that of an
+    accuracy is at least as wide as Wilson's over the items.
 
     Raises ValueError for fewer than two sizes, for one seed twice at a size, and for unlike numbers of items.
     """
@@ -155,14 +158,8 @@ def analyse_emergence(
     tables = [np.array([_item_table(row) for row in trained]) for trained in by_size.values()]
     num_items = tables[0].shape[1]
     rng = np.random.default_rng(seed)
-    drawn = [
-        _metrics(
-            [table[rng.integers(0, len(table), len(table))] for table in tables],
-            np.bincount(rng.integers(0, num_items, num_items), minlength=num_items).astype(np.float64),
-        )
-        for _ in range(resamples)
-    ]
-    found, drawn_BMZ = _metrics(tables, np.ones(num_items)), np.array(drawn)
+    found = np.stack([_metrics(table, np.ones(num_items)).mean(axis=0) for table in tables], axis=1)
+    drawn_BMZ = np.array([_drawn(tables, confidence, rng) for _ in range(resamples)])
     ends = [0.5 - confidence / 2, 0.5 + confidence / 2]
     low_MZ, high_MZ = np.quantile(drawn_BMZ, ends, axis=0)
 
@@ -225,26 +222,49 @@ def _item_table(row: EmergenceRow) -> FloatArray:
     return np.array(table)
 
 
-def _metrics(tables: Sequence[FloatArray], weight_n: FloatArray) -> FloatArray:
-    """Rows: accuracy, log-probability of computed tokens, of others, sampled match, p^L; shape (5, Z). `tables`: for
-    each size (R, n, 5); `weight_n`: how often each item counts."""
+def _drawn(tables: Sequence[FloatArray], confidence: float, rng: np.random.Generator) -> FloatArray:
+    """One bootstrap draw of the metrics; shape (5, Z)."""
+    num_items = tables[0].shape[1]
+    weight_n = np.bincount(rng.integers(0, num_items, num_items), minlength=num_items).astype(np.float64)
     columns = []
     for table in tables:
-        exact, computed, num_computed, other, num_other = np.moveaxis(table, -1, 0)
-        length, total = num_computed + num_other, computed + other
-        # p pools all tokens of a training, so that p^L is what its mean foretells and no restatement of each item.
-        mean_R1 = ((total @ weight_n) / (length @ weight_n))[:, None]
-        share = weight_n / weight_n.sum()
-        columns.append(
-            [
-                ((exact @ weight_n) / weight_n.sum()).mean(),
-                ((computed @ weight_n) / (num_computed @ weight_n)).mean(),
-                ((other @ weight_n) / np.maximum(num_other @ weight_n, 1.0)).mean(),
-                (np.exp(total) @ share).mean(),
-                (np.exp(mean_R1 * length) @ share).mean(),
-            ]
-        )
-    return np.array(columns).T
+        by_training, count = _metrics(table, weight_n), len(table)
+        mean = by_training.mean(axis=0)
+        off = by_training[rng.integers(0, count, count)].mean(axis=0) - mean
+        columns.append(np.clip(mean + _widened(count, confidence) * off, _LOWEST, _HIGHEST))
+    return np.stack(columns, axis=1)
+
+
+_LOWEST, _HIGHEST = np.array([0.0, -math.inf, -math.inf, 0.0, 0.0]), np.array([1.0, 0.0, 0.0, 1.0, 1.0])
+
+
+@cache
+def _widened(trainings: int, confidence: float) -> float:
+    """By how much the deviations of a bootstrapped mean of few fall short of Student's t: √(R/(R-1)) · t/z."""
+    if trainings == 1:
+        return 0.0
+    t, z = (float(law.ppf(0.5 + confidence / 2)) for law in (stats.t(trainings - 1), stats.norm()))
+    return math.sqrt(trainings / (trainings - 1)) * t / z
+
+
+def _metrics(table: FloatArray, weight_n: FloatArray) -> FloatArray:
+    """Of each training of a size: accuracy, log-probability of computed tokens, of others, sampled match, p^L; shape
+    (R, 5). `table`: shape (R, n, 5); `weight_n`: how often each item counts."""
+    exact, computed, num_computed, other, num_other = np.moveaxis(table, -1, 0)
+    length, total = num_computed + num_other, computed + other
+    # p pools all tokens of a training, so that p^L is what its mean foretells and no restatement of each item.
+    mean_R1 = ((total @ weight_n) / (length @ weight_n))[:, None]
+    items = weight_n.sum()
+    return np.stack(
+        [
+            (exact @ weight_n) / items,
+            (computed @ weight_n) / (num_computed @ weight_n),
+            (other @ weight_n) / np.maximum(num_other @ weight_n, 1.0),
+            (np.exp(total) @ weight_n) / items,
+            (np.exp(mean_R1 * length) @ weight_n) / items,
+        ],
+        axis=1,
+    )
 
 
 def _at_least_wilson(x: Interval, confidence: float) -> Interval:

@@ -80,7 +80,8 @@ class Forecast:
 @dataclass(frozen=True)
 class ScalingFacts:
     """`law`: A, B, E, alpha, beta of L = E + A/N^alpha + B/D^beta where all five were fitted; `truth`: the known
-    irreducible loss, nats per token. `warnings`: what the fit itself says against its parameters or their intervals."""
+    irreducible loss, nats per token. `warnings`: what the fit itself says against its parameters or their intervals.
+    """
 
     points: tuple[ScalingPoint, ...]
     params_kind: str
@@ -234,7 +235,7 @@ def _forecast_effect(forecasts: Sequence[Forecast], truth: float | None) -> Effe
         + ", ".join(f"{name} {error:.3f}" for name, error in rivals.items())
         + "".join(f"; {reason}" for reason in against if reason),
         "predicted minus observed, 95% interval of the prediction with a new run's noise; seen when it covers 0, was "
-        f"stored first, spans at most {NARROW:.0%} of the range from the irreducible loss to the largest run's, its "
+        f"made first, spans at most {NARROW:.0%} of the range from the irreducible loss to the largest run's, and its "
         f"error is at most {NEARER:.0%} of the best rival's",
         side="covers",
     )
@@ -242,7 +243,7 @@ def _forecast_effect(forecasts: Sequence[Forecast], truth: float | None) -> Effe
 
 @dataclass(frozen=True)
 class EmergenceFacts:
-    """`report`: what the stage found; `points` and `warnings` are its own."""
+    """`report`: what the stage found, with its points."""
 
     report: EmergenceReport
     effects: tuple[Effect, ...]
@@ -267,7 +268,7 @@ def emergence_facts(rows: RunRows) -> EmergenceFacts | Missing:
 def _over(report: EmergenceReport) -> str:
     if report.trainings == 1:
         return "over items alone: one training a size"
-    return f"bootstrap over items and over the {report.trainings} trainings of each size"
+    return f"over items and over the {report.trainings} trainings of each size"
 
 
 def _jump_effect(report: EmergenceReport) -> Effect:

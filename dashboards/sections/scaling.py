@@ -135,18 +135,25 @@ def emergence_section(facts: EmergenceFacts) -> Section:
 
 
 def _emergence_sentence(facts: EmergenceFacts) -> str:
-    """Four outcomes, of which the numbers choose one."""
+    """Five outcomes, of which the numbers choose one."""
     jump, smooth = (effect_of(facts.effects, slug) for slug in ("emergence_jump", "emergence"))
     alone = "One training a size: another seed may jump elsewhere. " if facts.report.trainings == 1 else ""
     if jump is None or not jump.seen:
         return f"{alone}No two neighbouring sizes differ by a jump in exact match beyond the interval."
+    step, same = facts.report.smooth_jump, facts.report.smooth_jump.below == facts.report.sharp_jump.below
+    in_models = same and step.share > 0.5
+    if smooth is not None and smooth.seen and in_models:
+        return (
+            f"{alone}By the emergence scores the ability appears more suddenly when only whole answers count; but the "
+            f"log-probability of the tokens that have to be computed makes {step.share:.0%} of its way between the "
+            "same two sizes: the jump is in the models, and the metric sharpens it."
+        )
     if smooth is not None and smooth.seen:
         return (
             f"{alone}The ability seems to appear at once when only whole answers count; the log-probability of the "
             "tokens that have to be computed shows it coming."
         )
-    same = facts.report.smooth_jump.below == facts.report.sharp_jump.below
-    if same and facts.report.smooth_jump.share > 0.5:
+    if in_models:
         return (
             f"{alone}Exact match jumps, and the log-probability of the tokens that have to be computed makes most of "
             "its way between the same two sizes: here the jump is in the models and not in the metric."

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("num_runs", [4, 8])
 def test_the_posterior_of_few_runs_holds_the_truth_and_the_run_to_come(num_runs: int) -> None:
     held = posterior_coverage(100, 0.01, num_runs, LAW)
-    assert min(x.value for x in held.values()) >= 0.9, held  # P(fewer of 100 | 0.95) = 1%
+    assert min(x.value for x in held.values()) >= 0.88, held  # P(fewer of 100 | 0.95) = 0.1%
 
 
 def test_a_flat_law_ten_times_out_is_its_limit() -> None:

@@ -222,6 +222,13 @@ def test_a_jump_of_the_computed_tokens_is_said_to_be_in_the_models(life) -> None
     assert "the jump is in the models and not in the metric" in section.meaning
 
 
+def test_a_jump_that_the_metric_only_sharpens_is_said_to_be_in_the_models(life) -> None:
+    report = emerged(life, {"computed": [-2.3, -2.1, -1.5, -0.05], "copied": [-0.01] * 4})
+    assert report.effects["emergence_jump"].seen and report.effects["emergence"].seen
+    section = next(part for part in report.sections if part.slug == "emergence")
+    assert "makes 64% of its way between the same two sizes: the jump is in the models" in section.meaning
+
+
 def test_without_a_jump_nothing_emerges_and_one_training_a_size_is_said(life) -> None:
     flat = [-1.0, -0.99, -0.98, -0.97, -0.96]
     report = emerged(life, {"computed": flat, "copied": [-0.01] * 5}, trainings=1)
