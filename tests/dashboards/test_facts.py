@@ -312,6 +312,8 @@ def test_the_sources_of_conversations_are_told_with_what_was_rejected(life) -> N
     life.stage("make_conversations", 1.0, facts)
     life.end()
     section = next(part for part in collect(life.home).sections if part.slug == "data")
+    said = "Of chats fine-tuning takes 9 conversations, found as sharegpt (conversations), and leaves 3 records out."
+    assert section.meaning.endswith(said)
     table = next(table for table in section.tables if table.title == "Conversations of fine-tuning")
     assert table.rows == (
         ("chats", "12", "3", "9", "sharegpt (conversations): 9"),
