@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from components.data.conversation_formats import Invalid, read_conversation
 from components.data.sources import Document, Quarantined, SourceConfig, SourceError, read_source
+from components.rlhf.layouts import pairs_of
 from flows.config import RunConfig, load_config
 from flows.settings import ConfigError
 from storage.home import Home
@@ -192,3 +195,36 @@ def test_no_sql_reads_or_writes_a_file(tmp_path: Path, sql: str, monkeypatch: py
         query(Home(tmp_path / "home"), sql.format(file=file, folder=tmp_path))
     assert "planted" not in str(error.value).lower().replace("planted_secret", "")
     assert not (tmp_path / "out.csv").exists()
+
+
+# --- conversations and preferences ---------------------------------------------------------------------------------
+
+NAMES = (
+    "messages", "conversations", "role", "content", "from", "value", "instruction", "input", "output", "history",
+    "prompt", "completion", "question", "answer", "text", "system", "tools", "tool_calls", "function", "name",
+    "arguments", "chosen", "rejected", "completions", "responses", "scores", "score", "rank", "response_1",
+    "response_2", "preference", "preference_strength", "labels", "human_ref_A", "human_ref_B", "data", "annotations",
+    "result", "selected", "fields", "preferred_output", "non_preferred_output", "context", "margin", "weight",
+)  # fmt: skip
+ROLES = ["user", "assistant", "human", "gpt", "function_call", "tool"]
+DIALOGUES = ["\n\nHuman: a\n\nAssistant: b", "\n\nHuman:", "[]", '[{"role": 1}]', "{}"]
+SAID = st.sampled_from([*ROLES, *DIALOGUES, "x", "", "\ud83d", "left", "tie"])
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | SAID,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
+    max_leaves=25,
+)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), anything, max_size=6) | anything)
+@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_record_is_taken_or_says_why_not(row: object) -> None:
+    """An error of any other kind would end the file that it stands in."""
+    with contextlib.suppress(Invalid):
+        told = read_conversation(row)
+        json.dumps([told.messages, told.tools], ensure_ascii=False).encode()
+        assert any(message["role"] == "assistant" for message in told.messages)
+    with contextlib.suppress(Invalid):
+        for pair in pairs_of(row).pairs:
+            json.dumps(dataclasses.asdict(pair), ensure_ascii=False).encode()
+            assert pair.prompt.strip() and pair.chosen.strip() != pair.rejected.strip()

@@ -77,4 +77,4 @@ def test_conversations_and_preferences(smoke: SmokeLife, tmp_path: Path, monkeyp
     only = ["make_conversations"]
     run()
     [row] = query(smoke.home, "SELECT source, file, line, reason FROM quarantine WHERE source = 'chats'").to_pylist()
-    assert (row["file"], row["line"]) == ("chats.jsonl", 7) and "unknown role 'wizard'" in row["reason"]
+    assert (Path(row["file"]).name, row["line"]) == ("chats.jsonl", 7) and "unknown role 'wizard'" in row["reason"]

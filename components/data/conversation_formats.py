@@ -37,6 +37,7 @@ _QUESTIONS = ("prompt", "question", "query", "problem", "input", "instruction", 
 _ANSWERS = ("completion", "response", "answer", "output", "solution", "assistant", "gpt", "targets")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _HH_FIELDS = ("text", "dialogue", "chosen")
+_PRINTED = re.compile(r"\s*\[\s*\{\s*'(?:role|from|speaker|content|value)'\s*:")
 _HH_TURN = re.compile(r"\n\n(Human|Assistant|System):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant", "System": "system"}
 
@@ -119,8 +120,8 @@ def _messages(row: Mapping[str, Any], names: Fields) -> tuple[list[dict[str, Any
         return _pair(question, answer, about, names.prompt, names.response, names), layout
     for name in _TURN_LISTS:
         value = _json_list(row.get(name))
-        if isinstance(value, list):
-            return turns_of(value, name, names), _layout_of(value, name)
+        if isinstance(value, list) or (isinstance(value, str) and _PRINTED.match(value)):
+            return turns_of(value, name, names), _layout_of(list(value), name)
     for name in _HH_FIELDS:
         value = row.get(name)
         if isinstance(value, str) and _HH_TURN.match(value):
@@ -173,7 +174,7 @@ def _by_names(row: Mapping[str, Any], names: Fields) -> tuple[list[dict[str, Any
 def _pair(
     question: Any, answer: Any, about: Any, question_name: str, answer_name: str, names: Fields
 ) -> list[dict[str, Any]]:
-    question, answer = _turns_or_text(question), _turns_or_text(answer)
+    question, answer = turns_or_text(question, question_name), turns_or_text(answer, answer_name)
     for name, value in ((question_name, question), (answer_name, answer)):
         if not isinstance(value, str | list):
             raise Invalid(f"{name} is {_kind(value)}, not text")
@@ -209,6 +210,8 @@ def turns_of(value: object, name: str, names: Fields | None = None) -> list[dict
     """A list of turns in any of the known spellings, as messages. Raises Invalid, which names the field and turn."""
     names = names or Fields()
     value = _json_list(value)
+    if isinstance(value, str):
+        turns_or_text(value, name)
     if not isinstance(value, list):
         raise Invalid(f"{name} is {_kind(value)}, not a list of turns")
     if value and all(isinstance(turn, str) for turn in value):
@@ -360,8 +363,15 @@ def _json_list(value: Any) -> Any:
     return value
 
 
-def _turns_or_text(value: Any) -> Any:
-    """A question or an answer: text that spells a list of turns is that list, any other JSON is text."""
+def turns_or_text(value: Any, name: str) -> Any:
+    """A question or an answer: text that spells a list of turns in JSON is that list, any other JSON is text.
+
+    Raises Invalid, which names the field, for turns as Python or numpy print them: they would be learned as prose.
+    """
+    if isinstance(value, str) and _PRINTED.match(value):
+        raise Invalid(
+            f"{name} holds turns as Python prints them, not JSON: write them with json.dumps, or as JSON lines"
+        )
     found = _json_list(value)
     if isinstance(found, list) and all(isinstance(turn, Mapping) and set(turn) & {*_ROLE_NAMES} for turn in found):
         return found

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from components.data.conversation_formats import Invalid, hh_turns, turns_of
+from components.data.conversation_formats import Invalid, hh_turns, turns_of, turns_or_text
 from components.rlhf.preferences import Preference, Turn, defect, preference_from_row
 
 SIDES = (
@@ -49,7 +49,7 @@ def prompt_turns(row: Mapping[str, Any]) -> tuple[Turn, ...]:
 
 
 def _question(row: Mapping[str, Any]) -> tuple[Turn, ...]:
-    given = row.get("prompt")
+    given = turns_or_text(row.get("prompt"), "prompt")
     if isinstance(given, Mapping):
         given = given.get("messages")
     if given is not None:
@@ -104,14 +104,15 @@ def _as_turns(messages: Sequence[Mapping[str, Any]], name: str) -> tuple[Turn, .
 
 
 def chosen_and_rejected(row: Mapping[str, Any], chosen_name: str, rejected_name: str) -> Line:
-    chosen, rejected = row[chosen_name], row[rejected_name]
+    chosen, rejected = _answer(row[chosen_name], chosen_name), _answer(row[rejected_name], rejected_name)
     named = {"chosen": chosen, "rejected": rejected}
     if not isinstance(chosen, str) and not isinstance(rejected, str):
         return _chat(row, _turns(chosen, chosen_name), _turns(rejected, rejected_name))
     for name, value in ((chosen_name, chosen), (rejected_name, rejected)):
         if not isinstance(value, str):
             raise Invalid(f"{name} is {type(value).__name__} where the other is text")
-    if isinstance(row.get("prompt"), str) and not (_HH_TURN.match(row["prompt"]) or _system(row) or _about(row)):
+    prompt = turns_or_text(row.get("prompt"), "prompt")
+    if isinstance(prompt, str) and not (_HH_TURN.match(prompt) or _system(row) or _about(row)):
         return Line("trl", (_sourced(_checked({**row, **named}), "trl"),))
     asked = prompt_turns(row)
     if not asked and (_HH_TURN.match(chosen) or _HH_TURN.match(rejected)):
@@ -119,6 +120,13 @@ def chosen_and_rejected(row: Mapping[str, Any], chosen_name: str, rejected_name:
     if not asked:
         return _implicit_text(row, chosen, rejected, {chosen_name, rejected_name})
     return from_turns("trl", asked, (Turn("assistant", chosen),), (Turn("assistant", rejected),), row)
+
+
+def _answer(value: Any, name: str) -> Any:
+    """A text, or turns: those that a cell of a table holds as JSON, and the one text of a list."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return value[0]
+    return turns_or_text(value, name)
 
 
 def _system(row: Mapping[str, Any]) -> bool:

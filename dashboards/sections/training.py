@@ -46,7 +46,12 @@ def data_section(data: DataFacts) -> Section:
     )
     if data.bytes_per_token is not None:
         meaning += f", packed at {data.bytes_per_token:.2f} bytes per token"
-    return body(meaning + ".", (funnel, listing("In numbers", pairs), conversations, quarantine))
+    meaning += "." + "".join(
+        f" Of {source.name} fine-tuning takes {formatting.count(source.num_conversations)} conversations, found as "
+        f"{', '.join(source.layouts)}, and leaves {formatting.count(sum(source.rejected.values()))} records out."
+        for source in data.read
+    )
+    return body(meaning, (funnel, listing("In numbers", pairs), conversations, quarantine))
 
 
 def _conversations(data: DataFacts) -> Iterator[tuple[str, ...]]:

@@ -513,3 +513,27 @@ def test_skipped_steps_and_overfitting_are_told_when_there_were_any(life) -> Non
     assert not any("skipped" in name for name in parts["finetuning"])
     assert parts["finetuning"]["lowest loss on validation conversations (kept)"] == "0.410 after 300 steps"
     assert parts["finetuning"]["last loss on validation conversations"] == "0.520 after 800 steps: overfitting by 0.110"
+
+
+def test_the_sources_of_conversations_are_told_with_what_was_rejected(life) -> None:
+    read = {
+        "name": "chats",
+        "num_files": 1,
+        "num_records": 12,
+        "num_conversations": 9,
+        "layouts": {"sharegpt (conversations)": 9},
+        "rejected": {"no turns": 2, "longer than the context": 1},
+    }
+    counts = {"chats": 9, "stories": 4}
+    facts = {"num_conversations": 13, "conversations_by_source": counts, "read": [read]}
+    life.stage("prepare_corpus", 1, {"num_documents": 7})
+    life.stage("make_conversations", 1.0, facts)
+    life.end()
+    section = next(part for part in collect(life.home).sections if part.slug == "data")
+    said = "Of chats fine-tuning takes 9 conversations, found as sharegpt (conversations), and leaves 3 records out."
+    assert section.meaning.endswith(said)
+    table = next(table for table in section.tables if table.title == "Conversations of fine-tuning")
+    assert table.rows == (
+        ("chats", "12", "3", "9", "sharegpt (conversations): 9"),
+        ("stories", "–", "–", "4", "generated"),
+    )

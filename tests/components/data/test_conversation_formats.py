@@ -130,6 +130,8 @@ def test_calls_of_tools_come_with_their_arguments_as_an_object() -> None:
         ({"title": "x"}, "no conversation: the row has title; it takes messages"),
         ({"prompt": "p", "chosen": "a", "rejected": "b"}, "a preference, no conversation"),
         ({"messages": []}, "no turns"),
+        ({"messages": str(openai(*HI))}, "messages holds turns as Python prints them"),
+        ({"prompt": str(openai(HI[0])), "completion": "x"}, "prompt holds turns as Python prints them"),
         ({"messages": openai(HI[0])}, "no turn of the assistant"),
         ({"messages": openai(HI[1], HI[0])}, r"messages\[0\]: the assistant speaks before the user"),
         ({"messages": openai(HI[0], ("assistant", " "))}, r"messages\[1\]: the turn of the assistant is empty"),

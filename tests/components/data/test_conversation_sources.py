@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -160,6 +161,16 @@ def test_hub_datasets_are_read_from_their_layout(tmp_path: Path) -> None:
     [one], _, _ = read(ConversationSource("h", "hub", "me/chats/train.jsonl"), filesystem=fs)
     assert one.messages[0].content == "What is 1?"
     assert conversation_digests(ConversationSource("h", "hub", "me/chats")) == {}
+
+
+def test_an_address_of_fsspec_is_read_as_a_folder_is(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/chats/a.jsonl.gz", gzip.compress(json.dumps(pair(1)).encode()))
+    memory.pipe("/chats/b.json", json.dumps([pair(2)]).encode())
+    source = ConversationSource("far", path="memory://chats")
+    good, _, _ = read(source)
+    assert [c.messages[0].content for c in good] == ["What is 1?", "What is 2?"]
+    assert conversation_digests(source).keys() == {"a.jsonl.gz", "b.json"}
 
 
 def test_digests_are_of_the_bytes(tmp_path: Path) -> None:
