@@ -27,7 +27,7 @@ from components.model.hub.source import BaseConfig
 from components.model.transformer import Transformer
 from components.training.checkpoints import load_model, save_model
 from flows.commands.cli import app
-from flows.runs.models import export_model, find_model
+from flows.runs.models import export_model, find_model, open_model
 from flows.runs.showcase import showcase
 from flows.settings import ConfigError
 from flows.stages.imported import import_source

@@ -367,7 +367,7 @@ def test_a_template_that_renders_no_question_is_refused_at_import(tmp_path: Path
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     for template, fails in (
         ("{{ now() }}", True),
-        ("{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}x", False),
+        ("{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}{{ messages }}", False),
     ):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
         if fails:

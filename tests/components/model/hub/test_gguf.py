@@ -286,7 +286,9 @@ def test_a_split_model_is_read_by_its_folder_or_any_of_its_files(tmp_path: Path,
         GGUFFile(folder / "other.gguf")
     (folder / names[0]).rename(folder / names[1])
     write_part(whole, folder / names[0], 0, 3)
-    with pytest.raises(UnsupportedModel, match="m-00002-of-00003.gguf: token_embd.weight is there twice|split file 0"):
+    with pytest.raises(
+        UnsupportedModel, match=r"m-00002-of-00003.gguf: not a GGUF file, or damaged: token_embd.weight is there"
+    ):
         GGUFFile(folder / names[0])
 
 
