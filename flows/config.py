@@ -95,7 +95,7 @@ def late_mistakes(cfg: RunConfig, labels: Collection[str], context_length: int |
             for target in config.lora.targets:
                 if not any(f".{name}".endswith(f".{target}") for name in known):
                     found.append(
-                        f"{section}.lora.targets: no linear map is called {target!r}; takes {', '.join(known)}"
+                        f"{section}.lora.targets: no linear map is called {target!r}; it takes {', '.join(known)}"
                     )
     if "pretrain" in labels:
         sources = sorted(source.name for source in cfg.data.all_sources)

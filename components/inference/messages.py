@@ -31,7 +31,10 @@ def _message(message: Any, where: str, tokenizer: Tokenizer) -> dict[str, Any]:
         raise ApiError(400, f"{where}.role is {shown(role)}; it takes a string", "messages")
     if role == "developer" and not tokenizer.knows_role(role):
         role = "system"  # its newer name in OpenAI's API
-    read = {"role": role, "content": _content(message.get("content"), where, bool(message.get("tool_calls")))}
+    read: dict[str, Any] = {
+        "role": role,
+        "content": _content(message.get("content"), where, bool(message.get("tool_calls"))),
+    }
     if message.get("tool_calls"):
         read["tool_calls"] = _calls(message["tool_calls"], f"{where}.tool_calls")
     for name, held in message.items():

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 import flows.settings
-from flows.config import load_config
+from components.model.config import ModelConfig, MoEConfig, linear_maps
+from flows.config import late_mistakes, load_config
 from flows.settings import ConfigError, merge, parse_overrides, parse_value, profile_names
 
 
@@ -204,3 +205,86 @@ def test_what_the_default_life_declares_is_what_it_sets() -> None:
     assert len(chosen) >= 5 and all(len(reason) > 20 for reason in chosen.values())
     assert "ppo.num_iterations" not in load_config("laptop", ["ppo.num_iterations=5"]).chosen
     assert "ppo.num_iterations" not in load_config("smoke").chosen  # its own 2 are not what the reason speaks of
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e400"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "ppo.kl_coef",
+        "dpo.beta",
+        "grpo.temperature",
+        "finetune.max_grad_norm",
+        "compute.usd_per_core_hour",
+        "pretrain.z_loss",
+    ],
+)
+def test_no_setting_takes_what_is_no_finite_number(setting: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"{setting}: takes a finite number"):
+        load_config("smoke", [f"{setting}={text}"])
+
+
+def test_nor_does_a_setting_within_a_list_or_a_table() -> None:
+    for setting, value in (
+        ("alignment.compare_kl_coefs", "[0.1, nan]"),
+        ("pretrain.loss_weights", "{stories = inf}"),
+        ("finetune.lora", "{alpha = nan}"),
+        ("preferences.temperatures", "[inf]"),
+    ):
+        with pytest.raises(ConfigError, match=rf"{setting}.* takes a finite number"):
+            load_config("smoke", [f"{setting}={value}"])
+
+
+def test_a_vocabulary_too_small_for_all_bytes_is_refused_before_a_run() -> None:
+    with pytest.raises(ConfigError, match="vocab_size is 100; it takes at least 262"):
+        load_config("smoke", ["tokenizer.vocab_size=100"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "label", "told"),
+    [
+        (["pretrain.context_length=256"], "pretrain", "pretrain.context_length is 256: it takes at most 128"),
+        (["model.context_length=64"], "finetune", "finetune.context_length is 128: it takes at most 64"),
+        (["finetune_on_puzzles.context_length=129"], "finetune[puzzles]", "finetune_on_puzzles.context_length is 129"),
+        (
+            ["finetune.lora={targets=['q_proj']}"],
+            "finetune",
+            "no linear map is called 'q_proj'; it takes blocks.attention",
+        ),
+        (
+            ["pretrain.loss_weights={tales=2}"],
+            "pretrain",
+            "pretrain.loss_weights.tales: no such data source; there are",
+        ),
+        (["recurrent.train.optimizer.base_width=64"], "architecture[lstm]", "base_width is 64: an LSTM has no such"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_told_before_the_stage_runs(
+    overrides: list[str], label: str, told: str
+) -> None:
+    cfg = load_config("smoke", overrides)
+    [found] = late_mistakes(cfg, {label}, cfg.model.context_length)
+    assert told in found
+    assert late_mistakes(cfg, {"prepare_corpus"}, cfg.model.context_length) == []  # whose stages are not there
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_in_no_profile_of_ours_is_there_such_a_mistake(name: str) -> None:
+    cfg = load_config(name)
+    labels = {"pretrain", "finetune", "finetune[puzzles]", "architecture[lstm]"}
+    assert late_mistakes(cfg, labels, None if cfg.base.model else cfg.model.context_length) == []
+
+
+def test_the_names_of_linear_maps_are_those_of_the_model() -> None:
+    from torch import nn
+
+    from components.model.transformer import Transformer
+
+    for cfg in (
+        ModelConfig(d_model=16),
+        ModelConfig(d_model=16, tie_embeddings=False, moe=MoEConfig(2, 1, 8, shared_d_ff=8, shared_gate=True)),
+        ModelConfig(d_model=16, moe=MoEConfig(2, 1, 8, first_dense=1)),
+    ):
+        maps = [name for name, part in Transformer(cfg).named_modules() if isinstance(part, nn.Linear)]
+        found = {".".join(part for part in name.split(".") if not part.isdigit()) for name in maps}
+        assert set(linear_maps(cfg)) == found

@@ -93,3 +93,20 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 def test_a_home_that_cannot_be_is_told(root: str, told: str) -> None:
     with pytest.raises(HomeError, match=told):
         Home(root)
+
+
+@pytest.mark.parametrize(
+    "name", ["a?b", "?", "50%", "100%25?", "a#b", "it's", 'sa"y', "two words", "naïve 日本", "a?b&c=d"]
+)
+def test_a_database_lies_in_its_home_whatever_that_is_called(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sqlalchemy
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home = Home(tmp_path / name)
+    home.local.mkdir()
+    with sqlalchemy.create_engine(home.mlflow_uri).begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE t (x INTEGER)"))
+    assert [file.name for file in home.local.iterdir()] == ["mlflow.db"]
+    assert [file.name for file in tmp_path.iterdir()] == [name]

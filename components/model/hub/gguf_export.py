@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ from components.model.rotary import rotary_frequencies
 if TYPE_CHECKING:
     from components.data.tokenizer import Tokenizer
 
-GGUFDtype = Literal["f32", "f16", "bf16", "q8_0"]
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # `general.file_type`, as llama.cpp numbers them
 _PLAIN = {"F32": np.float32, "F16": np.float16}
 # What llama.cpp's graphs of these architectures do not compute, whatever the file says.
@@ -58,7 +57,7 @@ def export_gguf(
     cfg: ModelConfig,
     tensors: Mapping[str, Tensor],
     tokenizer: Tokenizer | None = None,
-    dtype: GGUFDtype = "f16",
+    dtype: str = "f16",
     name: str = "",
 ) -> None:
     """Write a model of ours as one GGUF file with its tokenizer and chat template.
@@ -70,8 +69,8 @@ def export_gguf(
     from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
 
-    if dtype not in get_args(GGUFDtype):
-        raise UnsupportedModel(f"a GGUF file is written as {', '.join(get_args(GGUFDtype))}, not as {dtype!r}")
+    if dtype not in _FILE_TYPES:
+        raise UnsupportedModel(f"a GGUF file is written as {', '.join(_FILE_TYPES)}, not as {dtype!r}")
     gguf = gguf_layout_for(cfg)
     metadata = model_metadata(cfg, gguf) | {"general.file_type": _FILE_TYPES[dtype]}
     if tokenizer is not None:
@@ -195,7 +194,7 @@ def model_metadata(cfg: ModelConfig, gguf: GGUFNames) -> dict[str, Any]:
     return {f"{gguf.name}.{name}": value for name, value in fields.items()}
 
 
-def _kind(name: str, tensor: Tensor, dtype: GGUFDtype) -> str:
+def _kind(name: str, tensor: Tensor, dtype: str) -> str:
     if tensor.dim() == 1 or dtype == "f32" or name.endswith("ffn_gate_inp.weight"):
         return "F32"
     return "F16" if dtype == "q8_0" and tensor.shape[-1] % 32 else dtype.upper()

@@ -142,7 +142,7 @@ assert isinstance(ROOT, typer.core.TyperGroup)
 def test_every_command_has_a_help_text(path: tuple[str, ...]) -> None:
     code, out, _ = call(*path, "--help")
     assert code == 0
-    usage, _, text = out.partition("\n")[2].partition("\n")
+    usage, _, text = out.strip().partition("\n")
     assert " ".join(path) in usage and text.strip(" \n│╭╮─")
 
 
@@ -167,3 +167,24 @@ def test_a_home_that_cannot_be_is_one_line(home: str, monkeypatch: pytest.Monkey
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 2
         assert done.stderr.startswith("error: LIFESPAN_HOME") and done.stderr.count("\n") == 1
+
+
+def leaves(
+    command: typer.core.TyperGroup | object, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], object]]:
+    for name, inner in getattr(command, "commands", {}).items():
+        yield (*path, name), inner
+        yield from leaves(inner, (*path, name))
+
+
+def test_every_help_says_what_the_command_says_brackets_and_all() -> None:
+    for path, command in leaves(typer.main.get_command(app)):
+        code, out, _ = call(*path, "--help")
+        assert code == 0
+        said = "".join(out.split())
+        assert "".join((command.help or "").split()) in said, path  # type: ignore[attr-defined]
+        for option in command.params:  # type: ignore[attr-defined]
+            assert "".join((getattr(option, "help", None) or "").split()) in said, (path, option.name)
+    assert '{"prompt", "answers": [text, or {"text", "model"}]}' in " ".join(
+        call("annotate", "load", "--help")[1].split()
+    )

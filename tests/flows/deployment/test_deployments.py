@@ -192,3 +192,22 @@ def test_every_group_of_every_stage_is_reached_by_a_flow_of_its_own() -> None:
     found = [one for name in names for one in vars(importlib.import_module(name)).values() if isinstance(one, Stage)]
     groups = [group for flow_groups, _ in FLOWS.values() for group in flow_groups]
     assert sorted(groups) == sorted({stage.group for stage in found})  # each in one flow, and none that no stage has
+
+
+@pytest.mark.parametrize(
+    ("cron", "every", "told"),
+    [
+        ("0 0 2 * * *", 0.0, "has 6 fields; it takes five"),
+        ("0 2 * *", 0.0, "has 4 fields; it takes five"),
+        ("", 0.5, "--every 0.5: takes at least 30 seconds"),
+        ("", float("inf"), "takes at least 30 seconds"),
+        ("", float("nan"), "takes at least 30 seconds"),
+    ],
+)
+def test_times_that_mean_something_else_are_refused_without_a_server(
+    home: Home, cron: str, every: float, told: str
+) -> None:
+    from flows.deployment.deploy import add_schedule
+
+    with pytest.raises(ConfigError, match=told):
+        add_schedule(home, "lifecycle", cron, every=every, profile="smoke")

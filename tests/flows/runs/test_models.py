@@ -27,7 +27,7 @@ from components.model.hub.source import BaseConfig
 from components.model.transformer import Transformer
 from components.training.checkpoints import load_model, save_model
 from flows.commands.cli import app
-from flows.runs.models import export_model, find_model
+from flows.runs.models import export_model, find_model, open_model
 from flows.runs.showcase import showcase
 from flows.settings import ConfigError
 from flows.stages.imported import import_source
@@ -273,3 +273,28 @@ def test_an_alias_means_the_same_model_to_commands_and_in_the_registry(
     registered = showcase(home, "r", SimpleNamespace(scope="", headlines=[], figures={})).models  # type: ignore[arg-type]
     assert registered[alias].key == keys[expected]
     assert set(registered) <= {"base", "sft", "aligned", "champion"}
+
+
+def test_a_model_leaves_as_a_gguf_file_or_in_bf16(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _, _ = public_folder(tmp_path / "theirs")
+    key = import_source(home, str(folder))[1].key
+    monkeypatch.chdir(tmp_path)
+    assert call("export", key, "--format", "gguf")[0] == 0
+    assert call("export", key, "small.gguf", "--dtype", "q8_0")[0] == 0
+    assert call("export", key, "half", "--dtype", "bf16")[0] == 0
+    whole = open_model(home, str(tmp_path / "theirs"))
+    for made in (f"{key}.gguf", "small.gguf", "half"):
+        opened = open_model(home, str(tmp_path / made))
+        assert opened.tokenizer.encode("the cat") == whole.tokenizer.encode("the cat")
+        close = torch.allclose(opened.model.embedding.weight, whole.model.embedding.weight, rtol=0.01, atol=0.01)
+        assert close
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+    for arguments, said in (
+        ([key, "small.gguf"], "small.gguf: already exists: name a new one"),
+        ([key, "x", "--format", "onnx"], "--format onnx: takes one of safetensors, gguf, peft"),
+        ([key, "x", "--dtype", "q8_0"], "--dtype q8_0: safetensors takes one of f32, f16, bf16"),
+        ([key, "x", "--format", "peft"], "has no adapters of its own: it was not fine-tuned with `finetune.lora`"),
+    ):
+        code, _, err = call("export", *arguments)
+        assert code == 2 and said in err
+    assert not (tmp_path / "x").exists()

@@ -337,3 +337,41 @@ def test_the_tokenizer_goes_along(name: str, tmp_path: Path) -> None:
     back = import_folder(tmp_path)
     assert back.cfg == model.cfg
     assert Tokenizer.load(tmp_path).render_chat(turns) == tokenizer.render_chat(turns)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    ("pointer", "told"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a Git LFS pointer.*`git lfs pull`"),
+        ("/annex/objects/SHA256E-s9--00\n", "a git-annex pointer.*`git annex get"),
+    ],
+)
+def test_a_pointer_in_place_of_a_file_is_told(name: str, pointer: str, told: str, tmp_path: Path) -> None:
+    model = model_of(BASE)
+    export_folder(tmp_path, model.cfg, model.state_dict())
+    (tmp_path / name).write_text(pointer)
+    with pytest.raises(UnsupportedModel, match=f"{name}: {told}"):
+        locate(str(tmp_path))
+    (tmp_path / "m.gguf").write_text(pointer)
+    with pytest.raises(UnsupportedModel, match=f"m.gguf: {told}"):
+        locate(str(tmp_path / "m.gguf"))
+
+
+def test_a_template_that_renders_no_question_is_refused_at_import(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.train(["the cat sat\n"] * 50, 320)
+    model = model_of(dataclasses.replace(BASE, vocab_size=tokenizer.vocab_size))
+    export_folder(tmp_path, model.cfg, model.state_dict(), tokenizer)
+    file = tmp_path / "tokenizer.json"
+    file.write_text(file.read_text().replace("<|user|>", "<|person|>"))  # so that it is nobody's but its own
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    for template, fails in (
+        ("{{ now() }}", True),
+        ("{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}{{ messages }}", False),
+    ):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+        if fails:
+            with pytest.raises(UnsupportedModel, match="'now' is undefined, which was one question of a user: mend"):
+                import_tokenizer(locate(str(tmp_path)))
+        else:
+            import_tokenizer(locate(str(tmp_path)))

@@ -17,7 +17,7 @@ from components.model.hub.errors import UnsupportedModel
 from components.model.hub.gguf_file import import_gguf, read_gguf_config
 from components.model.hub.gguf_format import GGUFFile
 from components.model.hub.imports import import_model, import_tokenizer
-from components.model.hub.source import Source
+from components.model.hub.source import BaseConfig, Source, digests, locate
 from components.model.rotary import rotary_frequencies
 from components.model.transformer import Transformer
 
@@ -259,3 +259,68 @@ def test_transformers_reads_the_same_model_from_the_file(
             expected, found = reference(tokens).logits, import_model(Source(path))(tokens)
         assert expected.abs().max() > 0.5
         assert (expected - found).abs().max() <= 1e-4
+
+
+def test_a_split_model_is_read_by_its_folder_or_any_of_its_files(tmp_path: Path, write_gguf: Write) -> None:
+    model = model_of(BASE)
+    whole = write_gguf(tmp_path / "whole.gguf", model)
+    folder = tmp_path / "split"
+    folder.mkdir()
+    names = [f"m-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
+    for number, name in enumerate(names):
+        write_part(whole, folder / name, number, len(names))
+    for place in (folder, *(folder / name for name in names)):
+        source = locate(str(place))
+        assert source.path == folder / names[0]
+        found = import_model(source)
+        assert found.cfg == BASE
+        for key, tensor in model.state_dict().items():
+            assert torch.equal(found.state_dict()[key], tensor), key
+    assert set(digests(BaseConfig(str(folder)))) == set(names)
+    (folder / names[1]).rename(folder / "kept")
+    for place in (folder, folder / names[2]):
+        with pytest.raises(UnsupportedModel, match=r"one of 3 split files, and m-00002-of-00003.gguf is not beside it"):
+            locate(str(place))
+    (folder / "kept").rename(folder / "other.gguf")
+    with pytest.raises(UnsupportedModel, match=r"split file 1 \(from 0\) of 3, which its name does not say"):
+        GGUFFile(folder / "other.gguf")
+    (folder / names[0]).rename(folder / names[1])
+    write_part(whole, folder / names[0], 0, 3)
+    with pytest.raises(
+        UnsupportedModel, match=r"m-00002-of-00003.gguf: not a GGUF file, or damaged: token_embd.weight is there"
+    ):
+        GGUFFile(folder / names[0])
+
+
+def write_part(whole: Path, path: Path, number: int, count: int) -> None:
+    """Every `count`-th tensor of a file, as llama.cpp's gguf-split writes them: metadata in the first part alone."""
+    from gguf import GGUFReader, GGUFWriter
+
+    writer = GGUFWriter(path, "llama")
+    writer.kv_data[0].clear()  # even the architecture is in the first part alone
+    reader = GGUFReader(whole)
+    if number == 0:
+        for name, read in reader.fields.items():
+            if not name.startswith("GGUF."):
+                writer.add_key_value(name, read.contents(), read.types[0])
+    writer.add_uint16("split.no", number)
+    writer.add_uint16("split.count", count)
+    writer.add_int32("split.tensors.count", len(reader.tensors))
+    for tensor in reader.tensors[number::count]:
+        writer.add_tensor(tensor.name, np.asarray(tensor.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"), [("adapter", "merge it into its base model first"), ("imatrix", "own file")]
+)
+def test_a_file_that_is_no_whole_model_is_refused_by_name(
+    kind: str, advice: str, tmp_path: Path, write_gguf: Write
+) -> None:
+    path = write_gguf(tmp_path / "m.gguf", model_of(BASE), fields={"general.type": kind})
+    for read in (import_model, import_tokenizer):
+        with pytest.raises(UnsupportedModel, match=f"general.type is '{kind}', which is no whole model: .*{advice}"):
+            read(Source(path))
