@@ -5,8 +5,8 @@ from __future__ import annotations
 # By profile and part of the report; where each was tried stands in docs/log.md.
 CHOSEN = {
     ("laptop", "emergence"): (
-        "sizes three to four times apart and sums up to 19, with which models of 54k parameters learned to calculate in "
-        "1,500 steps in five of six trainings; with sums up to 99 they did not"
+        "sizes three to four times apart and sums up to 19, with which models of 54k parameters learned to calculate "
+        "in 1,500 steps in five of six trainings; with sums up to 99 they did not"
     ),
     ("laptop", "scaling"): (
         "widths from 24 on, since smaller models do not follow the law; nothing was chosen that makes the irreducible "
