@@ -203,8 +203,10 @@ def test_what_the_default_life_declares_is_what_it_sets() -> None:
     """A reason stands beside a setting that the profile or a default gives a value of its own."""
     chosen = load_config("laptop").chosen
     assert len(chosen) >= 5 and all(len(reason) > 20 for reason in chosen.values())
-    assert "ppo.num_iterations" not in load_config("laptop", ["ppo.num_iterations=5"]).chosen
-    assert "ppo.num_iterations" not in load_config("smoke").chosen  # its own 2 are not what the reason speaks of
+    # The report shows them whoever's preferences were learned: no gold, then.
+    assert not [reason for reason in chosen.values() if "gold" in reason or "true preference" in reason]
+    assert "alignment.free_iterations" not in load_config("laptop", ["alignment.free_iterations=5"]).chosen
+    assert "alignment.free_iterations" not in load_config("smoke").chosen  # its own are not what the reason speaks of
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e400"])
