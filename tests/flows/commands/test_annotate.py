@@ -62,10 +62,15 @@ def test_a_file_is_imported_with_its_mistakes_named_in_sql(home: Home, tmp_path:
     assert kept and Path(kept[1]).is_file()
     told("preferences", "import", str(file))  # again: the same rows, not more
     rows = json.loads(told("query", "SELECT file, line, reason FROM quarantine ORDER BY line", "--format", "json"))
-    assert [(row["line"], row["reason"].split(":")[0]) for row in rows] == [(2, "rejected is missing"), (3, "not JSON")]
+    assert [(row["line"], row["reason"].split(":")[0]) for row in rows] == [
+        (2, "rejected is missing"),
+        (3, "broken JSON"),
+    ]
     assert {row["file"] for row in rows} == {str(file)}
     file.write_text('{"prompt": "p"}\n')
-    assert "no usable preference: line 1: chosen is missing" in told("preferences", "import", str(file), code=2)
+    assert "no usable preference: line 1: no preference: the row has prompt" in told(
+        "preferences", "import", str(file), code=2
+    )
     assert "takes trl, trl-chat" in told("preferences", "export", str(file), "--format", "x", code=2)
     assert "no preferences were collected yet" in told("preferences", "export", str(file), code=2)
 
