@@ -47,9 +47,9 @@ def _message(message: Any, where: str, tokenizer: Tokenizer) -> dict[str, Any]:
     return read
 
 
-def _content(content: Any, where: str, calls: bool) -> str | None:
+def _content(content: Any, where: str, calls: bool) -> str:
     if content is None and calls:
-        return None
+        return ""  # no template says more for null, and some can only join text
     if isinstance(content, list):  # a list of parts: this model can only read text
         parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
         if len(parts) < len(content) or not all(isinstance(part, str) for part in parts):

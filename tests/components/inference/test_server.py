@@ -307,7 +307,7 @@ def test_a_system_turn_is_part_of_the_prompt(serve: Callable[..., TestClient], t
 
 
 TOOLS_SHOWN = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + ':' }}{% if m.content %}{{ m.content }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + ':' + m.content }}"
     "{% for c in m.tool_calls or [] %}{{ '<call>' + c.function.name + FORM + '</call>' }}{% endfor %}"
     "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant:' }}{% endif %}"
 )
