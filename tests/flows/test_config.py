@@ -206,7 +206,7 @@ def test_what_the_default_life_declares_is_what_it_sets() -> None:
     # The report shows them whoever's preferences were learned: no gold, then.
     assert not [reason for reason in chosen.values() if "gold" in reason or "true preference" in reason]
     assert "alignment.free_iterations" not in load_config("laptop", ["alignment.free_iterations=5"]).chosen
-    assert "alignment.free_iterations" not in load_config("smoke").chosen  # its own setting is not what the reason speaks of
+    assert "alignment.free_iterations" not in load_config("smoke").chosen  # the reason speaks of another value
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e400"])
