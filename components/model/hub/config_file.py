@@ -10,9 +10,10 @@ from typing import Any, get_args
 
 from components.model.config import ModelConfig, RopeKind, RopeScaling, config_from_dict
 from components.model.hub import architectures
-from components.model.hub.architectures import Architecture, architecture_in, experts_of
+from components.model.hub.architectures import Architecture, architecture_in
 from components.model.hub.errors import UnsupportedModel
 from components.model.hub.fields import Fields
+from components.model.hub.parts import experts_of
 
 OURS = "lifespan"  # the key under which a config that we wrote carries our own settings
 _NEEDED = {"linear": (), "llama3": ("factor", "low_freq_factor", "high_freq_factor"), "yarn": ("factor",)}

@@ -12,6 +12,7 @@ from toy_training import CASES, ENDS_IN_DIVERGENCE, EVERY, live, make_world
 
 from components.training.config import LoRAConfig
 from components.training.guard import TrainingDiverged
+from components.training.lora import load_lora
 from storage.artifacts import Store
 
 
@@ -29,7 +30,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.mark.parametrize("case", CASES)
 def test_a_killed_stage_ends_with_the_same_bits(case: str, tmp_path: Path, world: World) -> None:
     alone, killed = undisturbed_and_killed(live, case, tmp_path, world, kills=1)
-    assert (alone / "out/model.safetensors").read_bytes() == (killed / "out/model.safetensors").read_bytes()
+    files = [{file.name: file.read_bytes() for file in (one / "out").glob("*.safetensors")} for one in (alone, killed)]
+    assert files[0] == files[1] and "model.safetensors" in files[0]  # adapters, too
     # What it reports is the same too: each metric of each step once, and the same facts.
     assert told(alone) == told(killed)
 
@@ -48,6 +50,10 @@ def test_the_toy_cases_do_what_they_are_there_for(tmp_path: Path, world: World) 
     place, made = world
     base = load_file(Store(place / "artifacts").path(made["base"]) / "model.safetensors")
     tuned = load_file(tmp_path / "fine-tuning, adapters that overfit/out/model.safetensors")
+    adapters, rank, alpha = load_lora(tmp_path / "fine-tuning, adapters that overfit/out/adapters.safetensors")
+    for name in (name.removesuffix(".lora_a") for name in adapters if name.endswith(".lora_a")):
+        product = alpha / rank * adapters[f"{name}.lora_b"] @ adapters[f"{name}.lora_a"]
+        assert torch.equal(base[f"{name}.weight"] + product, tuned[f"{name}.weight"]), name
     changed = {name for name in base if not torch.equal(base[name], tuned[name])}
     assert base.keys() == tuned.keys()
     assert changed == {f"blocks.0.{name}.weight" for name in LoRAConfig().targets}
