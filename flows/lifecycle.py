@@ -271,7 +271,7 @@ def scaling_graph(cfg: RunConfig, run: Graph) -> None:
     forecast = scaling.forecast_loss.submit(run, config=larger, facts=sweep.facts, seed=seed, fit=fit, runs=runs)
     scaling.train_forecast_run.submit(run, config=larger, facts=sweep.facts, seed=seed, forecast=forecast)
     for variant, config in cfg.moe.variants().items():
-        for moe_seed in cfg.moe.seeds:
+        for moe_seed in cfg.moe.seeds(seed):
             scaling.train_experts.submit(
                 run,
                 label=f"experts[{variant},{moe_seed}]",

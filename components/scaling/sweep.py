@@ -90,13 +90,21 @@ class ScalingConfig:
 @dataclass(frozen=True)
 class MoEComparisonConfig:
     """Dense against experts of the dense model's width, top-1, so that a token's compute is the same; with and without
-    the balancing loss. `seeds` give the interval."""
+    the balancing loss; each trained alike `trainings` times with other seeds, over which the interval is."""
 
     run: FactsRunConfig = field(default_factory=lambda: FactsRunConfig(d_model=48, checkpoints=(400_000,)))
     num_experts: int = 8
     load_balance_coef: float = 0.01
     router_z_coef: float = 0.001
-    seeds: tuple[int, ...] = (0, 1)
+    trainings: int = 2
+
+    def __post_init__(self) -> None:
+        if self.trainings < 1:
+            raise ValueError(f"trainings is {self.trainings}: give a number of at least 1")
+
+    def seeds(self, seed: int) -> tuple[int, ...]:
+        """As of `training_seeds`."""
+        return training_seeds(seed, self.trainings)
 
     def variants(self) -> dict[str, FactsRunConfig]:
         """The runs to compare, by name."""
@@ -145,5 +153,10 @@ class EmergenceConfig:
             raise ValueError(f"widths are {self.widths}: emergence needs at least two sizes")
 
     def seeds(self, seed: int) -> tuple[int, ...]:
-        """Seeds of the trainings of the life with that seed; no two lives share one."""
-        return tuple(seed * self.trainings + training for training in range(self.trainings))
+        """As of `training_seeds`."""
+        return training_seeds(seed, self.trainings)
+
+
+def training_seeds(seed: int, trainings: int) -> tuple[int, ...]:
+    """Seeds of so many trainings of one kind, in the life with that seed; no two lives share one."""
+    return tuple(seed * trainings + training for training in range(trainings))

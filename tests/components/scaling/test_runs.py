@@ -96,12 +96,16 @@ def test_scores_of_an_untrained_model_are_about_chance() -> None:
     assert all(len(p) == len(worked) + 1 for p, (_, worked) in zip(log_probs, evaluation_chains(config), strict=True))
 
 
-def test_lives_share_no_training_of_the_emergence_sweep() -> None:
-    config = EmergenceConfig(trainings=3)
+@pytest.mark.parametrize("study", [EmergenceConfig, MoEComparisonConfig])
+def test_lives_share_no_training_of_a_study_with_several(study: type[EmergenceConfig | MoEComparisonConfig]) -> None:
+    config = study(trainings=3)
     seeds = [seed for life in range(4) for seed in config.seeds(life)]
     assert sorted(seeds) == list(range(12))
     with pytest.raises(ValueError, match="trainings is 0"):
-        EmergenceConfig(trainings=0)
+        study(trainings=0)
+
+
+def test_one_size_is_no_sweep() -> None:
     with pytest.raises(ValueError, match="at least two sizes"):
         EmergenceConfig(widths=(8,))
 
