@@ -68,7 +68,8 @@ def name_of(config: RewardConfig) -> str:
 
 def check_names(configs: Sequence[RewardConfig], where: str) -> None:
     """Raises ValueError where two rewards have one name, under which their parts are logged, or a weight is no
-    number.""" twice = [name for name, count in Counter(map(name_of, configs)).items() if count > 1]
+    number."""
+    twice = [name for name, count in Counter(map(name_of, configs)).items() if count > 1]
     if twice:
         raise ValueError(f"{where}: two are called {twice[0]!r}: give one a name of its own")
     for config in configs:

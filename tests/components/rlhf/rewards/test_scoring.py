@@ -67,7 +67,7 @@ def test_a_function_that_is_not_there_or_wants_what_no_prompt_has_is_told_at_onc
         open_function(PythonReward(f"{mine}:scores"), [])
     with pytest.raises(RewardError, match=r"takes 'price', which no prompt has; there are prompt, .*, level$"):
         open_function(PythonReward(f"{mine}:greedy"), ["level"])
-    with pytest.raises(RewardError, match="no file nowhere.py"):
+    with pytest.raises(RewardError, match=r"no file nowhere\.py"):
         open_function(PythonReward("nowhere.py:score"), [])
     broken = mine.parent / "broken.py"
     broken.write_text("import nothing_of_that_name\n")
@@ -115,7 +115,7 @@ def test_a_judge_marks_in_its_range_and_sees_each_text_once() -> None:
     assert asked[0] == "3+4=? | {prompt} | 7"
     assert [one.value for one in found] == [1.0, 0.0, 0.0, 0.0]
     assert [one.status for one in found] == ["answered", "answered", "failed", "failed"]
-    with pytest.raises(ValueError, match="question has no {completion}"):
+    with pytest.raises(ValueError, match=r"question has no \{completion\}"):
         JudgeReward("http://x", question="Good?")
 
 
@@ -151,7 +151,7 @@ def test_one_failure_never_ends_a_run_and_too_many_do(mine: Path) -> None:
 def test_a_profile_may_write_a_reward_in_short() -> None:
     assert from_settings("number") == {"kind": "number"}
     assert from_settings("my_rewards.py:score") == {"kind": "python", "function": "my_rewards.py:score"}
-    with pytest.raises(ValueError, match="no kind 'numbr' .did you mean 'number'"):
+    with pytest.raises(ValueError, match=r"no kind 'numbr' \(did you mean 'number'"):
         from_settings("numbr")
     with pytest.raises(ValueError, match="there is no kind; it takes exact, number"):
         from_settings({"weight": 1})

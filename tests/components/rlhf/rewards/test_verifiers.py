@@ -178,7 +178,7 @@ def test_json_is_checked_against_its_schema_and_nothing_is_fetched(tmp_path: Pat
     file = tmp_path / "schema.json"
     file.write_text(schema)
     assert JsonSchemaReward(path=str(file)).score(sample('{"city": "Bonn"}')).value == 1
-    with pytest.raises(RewardError, match="no such file|No such file"):
+    with pytest.raises(RewardError, match="No such file"):
         JsonSchemaReward(path=str(tmp_path / "none.json")).score(sample("{}"))
 
 
