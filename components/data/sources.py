@@ -9,35 +9,44 @@ is a tenth of every part of it, at the price of a tenth.
 
 from __future__ import annotations
 
-import codecs
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import PurePosixPath
+from itertools import chain, islice, repeat
 from typing import Any
 
-import fsspec
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 
+from components.data.files import (
+    RECORD_ENDINGS,
+    SourceError,
+    digests,
+    hub_files,
+    list_files,
+    opened,
+    packed,
+    relative,
+    size_of,
+)
 from components.data.packaged import bible_chapters, sotu_speeches
 from components.data.passages import cut_passages
+from components.data.records import (
+    Record,
+    Rejected,
+    container_of,
+    excerpt,
+    not_text,
+    parquet_rows,
+    read_records,
+    seekable,
+)
 from components.data.tolerant_read import TolerantRead
 
-EXCERPT_CHARS = 120
 MAX_QUARANTINED_PER_FILE = 100
 GENERATED = ("stories", "problems")
 KINDS = ("sotu", "bible", "text", "jsonl", "parquet", "files", "hub", *GENERATED)
-_SUFFIXES = {"text": (".txt", ".md"), "jsonl": (".jsonl", ".ndjson", ".jsonl.gz"), "parquet": (".parquet",)}
-_SUFFIXES["files"] = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-_BYTES_PER_COMPRESSED_BYTE = 4  # of text; only guides how thinly a budget is spread
-
-
-class SourceError(ValueError):
-    """A source that gives nothing, with what was found and what to do."""
+_ENDINGS = {"text": packed(".txt", ".md"), "jsonl": packed(".jsonl", ".ndjson"), "parquet": (".parquet",)}
+_ENDINGS["files"] = (*_ENDINGS["text"], *RECORD_ENDINGS)
 
 
 @dataclass(frozen=True)
@@ -45,14 +54,15 @@ class SourceConfig:
     """One source of text.
 
     kind: ``sotu`` and ``bible`` (packages that carry text), ``text``, ``jsonl``, ``parquet`` (path: file, folder, glob
-    or fsspec URL), ``files`` (the same, each file read by its ending), ``hub`` (path: ``owner/dataset`` of the Hugging
-    Face hub, a file pattern may follow), ``stories`` and ``problems`` (endless seeded generators).
+    or fsspec URL), ``files`` (the same; each file is text or records, JSON and CSV too, by what it holds), ``hub``
+    (path: ``owner/dataset`` of the Hugging Face hub, a file pattern may follow), ``stories`` and ``problems`` (endless
+    seeded generators).
     """
 
     name: str
     kind: str
     path: str = ""
-    field: str = "text"  # of a JSON line, or the column of a Parquet file
+    field: str = "text"  # of a record, or the column of a Parquet file
     weight: float = 1.0  # share of training windows, relative to the other sources
     max_bytes: int = 0  # UTF-8 bytes to take, spread evenly over the source; 0: all
     passage_chars: int = 2000  # plain texts are cut at paragraphs into documents of about this length; 0: leave whole
@@ -65,7 +75,7 @@ class SourceConfig:
             raise SourceError("a data source has no name")
         if self.kind not in KINDS:
             raise SourceError(f"{where}: unknown kind {self.kind!r}; it takes one of {', '.join(KINDS)}")
-        if self.kind in (*_SUFFIXES, "hub") and not self.path:
+        if self.kind in (*_ENDINGS, "hub") and not self.path:
             raise SourceError(f"{where}: kind {self.kind!r} needs a path")
         if self.generated and self.max_bytes <= 0:
             raise SourceError(f"{where}: a generator never ends; give max_bytes")
@@ -131,22 +141,33 @@ def _open(
         case kind if config.generated:
             return _from_generator(config, generators.get(kind) or _generator(kind))
         case "hub":
-            fs, files, kind = _hub_files(config, filesystem)
-        case "files":
-            fs, files = _list_files(config, filesystem)
-            return chain.from_iterable(
-                _READERS[kind](config, fs, of_kind)
-                for kind in _READERS
-                if (of_kind := [file for file in files if _kind_of(file) == kind])
-            )
+            fs, files = hub_files(_where(config), config.path, config.revision, filesystem)
         case kind:
-            fs, files = _list_files(config, filesystem)
-    return _READERS[kind](config, fs, files)
+            fs, files = list_files(_where(config), config.path, _ENDINGS[kind], filesystem)
+            if kind != "files":
+                return _READERS[kind](config, fs, files)
+    kinds = {file: _kind_of(config, fs, file) for file in files}
+    return chain.from_iterable(
+        _READERS[kind](config, fs, of_kind)
+        for kind in _READERS
+        if (of_kind := [file for file in files if kinds[file] == kind])
+    )
 
 
-def _kind_of(file: str) -> str:
-    """How a file is read, by its ending; what has none of ours is text, and is refused there if it is not."""
-    return next((kind for kind in ("jsonl", "parquet") if file.endswith(_SUFFIXES[kind])), "text")
+def _where(config: SourceConfig) -> str:
+    return f"data source {config.name!r}"
+
+
+def _kind_of(config: SourceConfig, fs: AbstractFileSystem, file: str) -> str:
+    """How a file is read, by what it holds; what is damaged or of no known kind is refused by the reader of its
+    ending."""
+    reading = TolerantRead()
+    with opened(_where(config), fs, file) as stream:
+        head = b"".join(reading.through(bytes(stream.peek()) for _ in "1"))
+    container = container_of(head, file)
+    if container == "parquet" or file.endswith(".parquet"):
+        return "parquet"
+    return "text" if container == "text" else "jsonl"
 
 
 class _Budget:
@@ -180,16 +201,17 @@ def _from_texts(config: SourceConfig, texts: Iterable[tuple[str, str]], total_by
 def _from_text_files(
     config: SourceConfig, fs: AbstractFileSystem, files: list[str]
 ) -> Iterator[Document | Quarantined]:
-    budget = _Budget(config.max_bytes, sum(_size(fs, f) for f in files))
-    for file, name in zip(files, _relative(files), strict=True):
-        with _open_file(config, fs, file) as handle:
+    budget = _Budget(config.max_bytes, sum(size_of(fs, f) for f in files))
+    for file, name in zip(files, relative(files), strict=True):
+        with opened(_where(config), fs, file) as handle:
             reading = TolerantRead()
-            head = b"".join(reading.through(handle.read(8192) for _ in "1"))
-            reason = reading.reason or _not_text(head)
+            head = b"".join(reading.through(bytes(handle.peek()) for _ in "1"))
+            reason = reading.reason or not_text(head)
+            if not reason and container_of(head, file) != "text":
+                reason = "holds records, not prose: read it with kind = 'files' and the name of the field with text"
             if reason:
                 yield Quarantined(config.name, file, 0, reason, "")
                 continue
-            handle.seek(0)
             bad = _BadLines()
             for number, passage in enumerate(cut_passages(bad.decode(reading.through(handle)), config.passage_chars)):
                 if passage.strip() and budget.take(len(passage.encode())):
@@ -213,74 +235,69 @@ class _BadLines:
                 yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
                 if not self.count:
-                    self.first, self.excerpt = number, _excerpt(raw)
+                    self.first, self.excerpt = number, excerpt(raw)
                 self.count += 1
                 yield "\n"
-
-
-def _not_text(head: bytes) -> str:
-    """Why the start of a file can't be text, or an empty string."""
-    if not head.strip():
-        return "empty file"
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "UTF-16 text; convert it to UTF-8 (iconv -f utf-16 -t utf-8)"
-    if b"\0" in head:
-        return "binary file, not text"
-    return ""
 
 
 # -- records ----------------------------------------------------------------------------------------------------------
 
 
-def _from_jsonl(config: SourceConfig, fs: AbstractFileSystem, files: list[str]) -> Iterator[Document | Quarantined]:
-    budget = _Budget(config.max_bytes, sum(_size(fs, f) for f in files))
-    for file, name in zip(files, _relative(files), strict=True):
-        usable = False
-        first: Quarantined | None = None
-        num_bad = 0
-        with _open_file(config, fs, file) as handle:
+def _from_records(config: SourceConfig, fs: AbstractFileSystem, files: list[str]) -> Iterator[Document | Quarantined]:
+    """JSON lines, JSON arrays, CSV: what is left of the budget by the size of each record, before it is parsed."""
+    budget = _Budget(config.max_bytes, sum(size_of(fs, f) for f in files))
+    for file, name in zip(files, relative(files), strict=True):
+        kept = _Kept(config, file, name)
+        with opened(_where(config), fs, file) as handle:
             reading = TolerantRead()
-            head = b"".join(reading.through(handle.read(8192) for _ in "1"))
-            reason = reading.reason or _not_text(head)
-            if reason:
-                yield Quarantined(config.name, file, 0, reason, "")
-                continue
-            handle.seek(0)
-            for number, raw in enumerate(reading.through(handle), start=1):
-                if not raw.strip() or not budget.take(len(raw)):
-                    continue
-                text, reason = _parse_line(raw, config.field)
-                if text:
-                    usable = True
-                    yield Document(text, config.name, f"{config.name}/{name}#{number}")
-                    continue
-                bad = Quarantined(config.name, file, number, reason, _excerpt(raw))
-                first = first or bad
-                num_bad += 1
-                if num_bad <= MAX_QUARANTINED_PER_FILE:
-                    yield bad
+            for item in reading.through(read_records(handle, file, budget.take)):
+                yield from kept.take(item)
             yield from _damaged(config, file, reading)
-        yield from _none_usable_or_summary(config, file, usable, first, num_bad)
+        yield from kept.summary()
 
 
-def _parse_line(raw: bytes, field: str) -> tuple[str, str]:
-    """(text, "") or ("", why the line is unusable)."""
-    try:
-        row = json.loads(raw.rstrip(b"\r\n").decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return "", f"not UTF-8 (byte 0x{raw[error.start]:02x} at {error.start})"
-    except json.JSONDecodeError as error:
-        return "", f"broken JSON: {error.msg} at column {error.colno}"
-    except RecursionError:
-        return "", "broken JSON: nested too deeply"
-    except ValueError as error:  # a number of thousands of digits
-        return "", f"broken JSON: {error}"
+class _Kept:
+    """What the records of one file give, and how many are unusable."""
+
+    def __init__(self, config: SourceConfig, file: str, name: str) -> None:
+        self._config, self._file, self._name = config, file, name
+        self._usable = False
+        self._first: Quarantined | None = None
+        self._num_bad = 0
+
+    def take(self, item: Record | Rejected) -> Iterator[Document | Quarantined]:
+        config = self._config
+        text, reason = _usable(item.value, config.field) if isinstance(item, Record) else ("", item.reason)
+        if text:
+            self._usable = True
+            yield Document(text, config.name, f"{config.name}/{self._name}#{item.number}")
+            return
+        shown = excerpt(item.value) if isinstance(item, Record) else item.excerpt
+        bad = Quarantined(config.name, self._file, item.number, reason, shown)
+        if item.number:  # the file as a whole is no row
+            self._first = self._first or bad
+            self._num_bad += 1
+        if self._num_bad <= MAX_QUARANTINED_PER_FILE:
+            yield bad
+
+    def summary(self) -> Iterator[Quarantined]:
+        """How many more are unusable than were listed; raises SourceError when none is usable."""
+        if self._first and not self._usable:
+            raise SourceError(
+                f"{_where(self._config)}: {self._file}: none of the {self._num_bad} rows read is usable; "
+                f"row {self._first.line}: {self._first.reason}. A [[data.sources]] says in which field the text is; "
+                "conversations are an [[instruction.sources]]"
+            )
+        if self._num_bad > MAX_QUARANTINED_PER_FILE:
+            rest = self._num_bad - MAX_QUARANTINED_PER_FILE
+            reason = f"{rest} more unusable rows, not listed one by one"
+            yield Quarantined(self._config.name, self._file, 0, reason, "")
+
+
+def _usable(row: Any, field: str) -> tuple[str, str]:
+    """(text, "") or ("", why the row is unusable)."""
     if not isinstance(row, dict):
         return "", f"expected a JSON object, found {type(row).__name__}"
-    return _usable(row, field)
-
-
-def _usable(row: Mapping[str, Any], field: str) -> tuple[str, str]:
     if field not in row:
         return "", f"no field {field!r}; the row has {', '.join(sorted(map(str, row))[:8]) or 'none'}"
     text = row[field]
@@ -294,62 +311,41 @@ def _damaged(config: SourceConfig, file: str, reading: TolerantRead) -> Iterator
         yield Quarantined(config.name, file, 0, reading.reason, "")
 
 
-def _none_usable_or_summary(
-    config: SourceConfig, file: str, usable: bool, first: Quarantined | None, num_bad: int
-) -> Iterator[Quarantined]:
-    if first and not usable:
-        raise SourceError(
-            f"data source {config.name!r}: {file}: none of the {num_bad} rows read is usable; "
-            f"row {first.line}: {first.reason}"
-        )
-    if num_bad > MAX_QUARANTINED_PER_FILE:
-        rest = num_bad - MAX_QUARANTINED_PER_FILE
-        yield Quarantined(config.name, file, 0, f"{rest} more unusable rows, not listed one by one", "")
-
-
 def _from_parquet(config: SourceConfig, fs: AbstractFileSystem, files: list[str]) -> Iterator[Document | Quarantined]:
     budget: _Budget | None = None
-    for file, name in zip(files, _relative(files), strict=True):
-        usable = False
-        first: Quarantined | None = None
-        num_bad = 0
-        with _open_file(config, fs, file) as handle:
-            try:
-                table = pq.ParquetFile(handle)
-            except Exception as error:  # pyarrow raises several kinds for what is not Parquet
-                reason = "empty file" if not _size(fs, file) else f"not a Parquet file ({error})"
-                yield Quarantined(config.name, file, 0, reason, "")
-                continue
-            if config.field not in table.schema_arrow.names:
-                names = ", ".join(table.schema_arrow.names[:8])
-                raise SourceError(f"data source {config.name!r}: {file}: no column {config.field!r}; it has {names}")
-            number = 0
+    for file, name in zip(files, relative(files), strict=True):
+        kept = _Kept(config, file, name)
+        with opened(_where(config), fs, file) as handle:
             reading = TolerantRead()
-            batches = table.iter_batches(batch_size=1024, columns=[config.field])
-            for values in reading.through(batch.column(0).to_pylist() for batch in batches):
+            for content in reading.through(seekable(handle) for _ in "1"):
+                try:
+                    table = pq.ParquetFile(content)
+                except Exception as error:  # pyarrow raises several kinds for what is not Parquet
+                    reason = "empty file" if not size_of(fs, file) else f"not a Parquet file ({error})"
+                    yield Quarantined(config.name, file, 0, reason, "")
+                    continue
+                if config.field not in table.schema_arrow.names:
+                    names = ", ".join(table.schema_arrow.names[:8])
+                    raise SourceError(f"{_where(config)}: {file}: no column {config.field!r}; it has {names}")
+                rows = reading.through(parquet_rows(table, [config.field]))
+                first = list(islice(rows, 1024))
                 if budget is None:
                     # The size on disk is compressed; the first rows tell better how long a row is.
-                    mean = sum(len(v) for v in values if isinstance(v, str)) / max(len(values), 1)
+                    mean = sum(map(_size, first, repeat(config.field))) / max(len(first), 1)
                     budget = _Budget(config.max_bytes, mean * table.metadata.num_rows * len(files))
-                for value in values:
-                    number += 1
-                    if not budget.take(len(value.encode("utf-8", "replace")) if isinstance(value, str) else 0):
-                        continue
-                    text, reason = _usable({config.field: value}, config.field)
-                    if text:
-                        usable = True
-                        yield Document(text, config.name, f"{config.name}/{name}#{number}")
-                        continue
-                    bad = Quarantined(config.name, file, number, reason, repr(value)[:EXCERPT_CHARS])
-                    first = first or bad
-                    num_bad += 1
-                    if num_bad <= MAX_QUARANTINED_PER_FILE:
-                        yield bad
+                for item in chain(first, rows):
+                    if budget.take(_size(item, config.field)):
+                        yield from kept.take(item)
             yield from _damaged(config, file, reading)
-        yield from _none_usable_or_summary(config, file, usable, first, num_bad)
+        yield from kept.summary()
 
 
-_READERS = {"text": _from_text_files, "jsonl": _from_jsonl, "parquet": _from_parquet}
+def _size(item: Record | Rejected, field: str) -> int:
+    text = item.value[field] if isinstance(item, Record) else None
+    return len(text.encode("utf-8", "replace")) if isinstance(text, str) else 0
+
+
+_READERS = {"text": _from_text_files, "jsonl": _from_records, "parquet": _from_parquet}
 
 
 # -- generators -------------------------------------------------------------------------------------------------------
@@ -377,7 +373,7 @@ def _from_generator(config: SourceConfig, generate: Generator) -> Iterator[Docum
             return
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
+# -- the user's own bytes ----------------------------------------------------------------------------------------------
 
 
 def raw_digests(config: SourceConfig, filesystem: AbstractFileSystem | None = None) -> dict[str, str]:
@@ -386,91 +382,6 @@ def raw_digests(config: SourceConfig, filesystem: AbstractFileSystem | None = No
     Empty for packages, generators and hub datasets, which their version, seed and revision tell apart. Raises
     SourceError as reading does when there is no such file.
     """
-    if config.kind not in _SUFFIXES:
+    if config.kind not in _ENDINGS:
         return {}
-    fs, files = _list_files(config, filesystem)
-    digests = {}
-    for name, file in zip(_relative(files), files, strict=True):
-        whole = hashlib.sha256()
-        with fs.open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                whole.update(block)
-        digests[name] = whole.hexdigest()
-    return digests
-
-
-def _list_files(config: SourceConfig, filesystem: AbstractFileSystem | None) -> tuple[AbstractFileSystem, list[str]]:
-    where = f"data source {config.name!r}"
-    try:
-        fs, path = (filesystem, config.path) if filesystem else fsspec.core.url_to_fs(config.path)
-    except (ImportError, ValueError) as error:  # a kind of address that needs a package, or that nobody knows
-        raise SourceError(f"{where}: {config.path}: {error}") from None
-    suffixes = _SUFFIXES[config.kind]
-    if fs.isfile(path):
-        return fs, [path]  # named by itself: whatever its ending
-    if fs.isdir(path):
-        files = sorted(f for f in fs.find(path) if f.endswith(suffixes) and not _hidden(f, path))
-        if not files:
-            raise SourceError(f"{where}: folder {config.path} has no {' or '.join(suffixes)} file")
-        return fs, files
-    files = sorted(f for f in fs.glob(path) if fs.isfile(f)) if any(c in path for c in "*?[") else []
-    if not files:
-        raise SourceError(f"{where}: {config.path}: no such file, folder or match")
-    return fs, files
-
-
-def _hub_files(
-    config: SourceConfig, filesystem: AbstractFileSystem | None
-) -> tuple[AbstractFileSystem, list[str], str]:
-    """Parquet files of a hub dataset, or else its JSON lines; a pattern after ``owner/dataset/`` narrows them."""
-    where = f"data source {config.name!r}: hub dataset {config.path!r}"
-    parts = config.path.split("/", 2)
-    if len(parts) < 2 or not all(parts):
-        raise SourceError(f"{where}: expected owner/dataset, with a file pattern after it if need be")
-    owner, dataset, *pattern = parts
-    if filesystem is None:
-        from huggingface_hub import HfFileSystem
-
-        filesystem = HfFileSystem()
-    root = f"datasets/{owner}/{dataset}@{config.revision}"
-    patterns = pattern or [f"**/*{suffix}" for kind in ("parquet", "jsonl") for suffix in _SUFFIXES[kind]]
-    for name in patterns:
-        try:
-            files = sorted(str(f) for f in filesystem.glob(f"{root}/{name}"))
-        except Exception as error:  # offline, unknown, private, rate-limited: many types, one meaning
-            raise SourceError(
-                f"{where} can't be listed ({type(error).__name__}: {error}); check the name and the network, "
-                "or download it and use kind = 'parquet' or 'jsonl' with a path"
-            ) from error
-        if files:
-            return filesystem, files, "parquet" if files[0].endswith(".parquet") else "jsonl"
-    raise SourceError(f"{where}@{config.revision} has no file like {' or '.join(patterns)}")
-
-
-def _open_file(config: SourceConfig, fs: AbstractFileSystem, file: str) -> Any:
-    try:
-        return fs.open(file, "rb", compression="infer")
-    except OSError as error:
-        raise SourceError(f"data source {config.name!r}: {file}: {error.strerror or error}") from error
-
-
-def _size(fs: AbstractFileSystem, file: str) -> int:
-    size = int(fs.size(file) or 0)
-    return size * _BYTES_PER_COMPRESSED_BYTE if file.endswith(_COMPRESSED) else size
-
-
-def _relative(files: list[str]) -> list[str]:
-    """Names below the files' common folder, so that an id doesn't depend on where the corpus lies."""
-    parents = [PurePosixPath(f).parent.parts for f in files]
-    common = 0
-    while all(len(p) > common and p[common] == parents[0][common] for p in parents):
-        common += 1
-    return ["/".join(PurePosixPath(f).parts[common:]) for f in files]
-
-
-def _hidden(file: str, folder: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(file[len(folder) :]).parts)
-
-
-def _excerpt(raw: bytes) -> str:
-    return raw[: 4 * EXCERPT_CHARS].decode("utf-8", errors="replace").strip()[:EXCERPT_CHARS]
+    return digests(*list_files(_where(config), config.path, _ENDINGS[config.kind], filesystem))

@@ -85,6 +85,30 @@ def test_files_are_read_each_by_its_ending(tmp_path: Path) -> None:
     assert [(q.file[-7:], q.line) for q in rejected] == [("b.jsonl", 2)]
 
 
+def test_records_in_a_named_file_are_never_read_as_prose(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say {n}.", "input": "", "output": f"It is {n}."} for n in range(3)]
+    for name in ("alpaca.json", "alpaca.txt"):
+        file = tmp_path / name
+        file.write_text(json.dumps(rows))
+        with pytest.raises(
+            SourceError, match=r"none of the 3 rows .*no field 'text'.*input, instruction, output.*\[\[instr"
+        ):
+            list(read_source(SourceConfig("own", "files", str(file))))
+        assert texts(SourceConfig("own", "files", str(file), field="output")) == ["It is 0.", "It is 1.", "It is 2."]
+        with pytest.raises(SourceError, match="holds records, not prose"):
+            list(read_source(SourceConfig("own", "text", str(file))))
+
+
+def test_a_folder_gives_json_arrays_and_csv_too_but_no_description_of_a_data_set(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"text": "from an array"}], indent=1))
+    (tmp_path / "b.csv").write_text('text,n\n"from a row",1\n')
+    (tmp_path / "dataset_info.json").write_text('{"features": {}}')
+    with gzip.open(tmp_path / "c.txt.gz", "wt") as file:
+        file.write("from a packed text")
+    documents, rejected = split(read_source(SourceConfig("own", "files", str(tmp_path))))
+    assert [d.text for d in documents] == ["from a packed text", "from an array", "from a row"] and not rejected
+
+
 def test_many_broken_lines_end_in_a_summary_row(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + "{\n" * (MAX_QUARANTINED_PER_FILE + 7))
     _, quarantined = split(read_source(SourceConfig("s", "jsonl", str(tmp_path))))
@@ -206,6 +230,20 @@ def test_hub_datasets_are_read_as_parquet_or_else_as_lines(tmp_path: Path) -> No
         list(read_source(SourceConfig("h", "hub", "me/lines"), fs))
     with pytest.raises(SourceError, match="expected owner/dataset"):
         list(read_source(SourceConfig("h", "hub", "lines"), fs))
+
+
+def test_a_hub_dataset_of_several_splits_or_configurations_needs_a_pattern(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00001", "test-00000-of-00001"):
+        write_parquet(tmp_path / f"datasets/me/splits@main/data/{name}.parquet", [name[:5]])
+    for name in ("easy", "hard"):
+        write_parquet(tmp_path / f"datasets/me/kinds@main/{name}/train.parquet", [name])
+    fs = hub(tmp_path)
+    with pytest.raises(SourceError, match=r"the splits test, train: .* 'me/splits/data/train-\*-of-\*.parquet'"):
+        list(read_source(SourceConfig("h", "hub", "me/splits"), fs))
+    config = SourceConfig("h", "hub", "me/splits/data/train-*-of-*.parquet")
+    assert [i.text for i in read_source(config, fs) if isinstance(i, Document)] == ["train"]
+    with pytest.raises(SourceError, match=r"the configurations easy, hard: .* 'me/kinds/easy/\*'"):
+        list(read_source(SourceConfig("h", "hub", "me/kinds"), fs))
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_do() -> None:
