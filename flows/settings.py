@@ -321,14 +321,19 @@ def fields_of(annotation: Any) -> dict[str, Any] | None:
 
 def options(annotation: Any) -> tuple[Any, ...]:
     """The members of a union, or the type itself."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return options(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return typing.get_args(annotation)
+        return tuple(inner for option in typing.get_args(annotation) for inner in options(option))
     return (annotation,)
 
 
 def unknown_settings(annotation: Any, data: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Walk types and data together; yield the path and the message of each setting that no field takes."""
     sections = [found for option in options(annotation) if (found := fields_of(option)) is not None]
+    if isinstance(data, Mapping) and len(sections) > 1:  # kinds of one thing, told apart by their field `kind`
+        mine = [found for found in sections if data.get("kind") in typing.get_args(found.get("kind"))]
+        sections = mine or sections
     if isinstance(data, Mapping):
         if sections:
             known: dict[str, Any] = {name: kind for section in reversed(sections) for name, kind in section.items()}

@@ -67,14 +67,15 @@ def account_costs(
     config: CostConfig,
     usd_per_core_hour: float,
     spent: list[Artifact],
-    aligned: Artifact,
+    aligned: list[Artifact],
     reasoning: list[Artifact],
     serving: Artifact,
 ) -> CostResult:
     """Training against lifetime inference, the break-even, and ways to answer at what they cost per question.
 
-    `spent`: every artifact that went into the model; `aligned`: the model that was trained further, against which
-    thinking longer with the model before it is held. A worker's price is that of its threads, as in the table `costs`.
+    `spent`: every artifact that went into the model; `aligned`: the model that was trained further, if any, against
+    which thinking longer with the model before it is held. A worker's price is that of its threads, as in the table
+    `costs`.
     """
     from components.cost.hardware import HARDWARE, PRICES
     from components.cost.inference import measured_prices
@@ -89,12 +90,16 @@ def account_costs(
     prices = measured_prices(speed.prefill_tokens_per_second, speed.decode_tokens_per_second, usd_per_hour)
     # An output token of a typical request, with its share of the prompt.
     served = prices.request(config.prompt_tokens, config.output_tokens) / config.output_tokens
-    further = float(aligned.facts["usage"]["seconds"]) * per_second
+    further = sum(float(artifact.facts["usage"]["seconds"]) for artifact in aligned) * per_second
     options, comparisons = {}, []
-    for row in [row for report in reasoning for row in from_facts(ReasoningResult, report.facts).strategies]:
+    rows = [row for report in reasoning for row in from_facts(ReasoningResult, report.facts).strategies]
+    first = next((row.suite for row in rows if row.suite), None)  # of several sets, the one that decisions rest on
+    for row in rows:
         extra = further if row.model == "grpo" else 0.0
         per_item = prices.request(row.prompt_tokens, row.completion_tokens)
-        name = f"{row.model} {row.strategy}"
+        name = (
+            f"{row.model} {row.strategy}" if row.suite in (None, first) else f"{row.suite}: {row.model} {row.strategy}"
+        )
         options[name] = (row, Option(name, extra, per_item))
         comparisons.append(
             StrategyPrice(
@@ -108,13 +113,15 @@ def account_costs(
                 prompt_tokens=row.prompt_tokens,
                 tokens_per_item=row.completion_tokens,
                 needs_verifier=bool(row.needs_verifier),
+                suite=row.suite,
             )
         )
     # The decision this life can inform: train further and answer once, or think longer with what there is?
     decision = Decision("no strategy of both models was measured")
-    trained = [o for o in options.values() if (o[0].model, o[0].strategy) == ("grpo", "cot")]
-    votes = ("sft", "self_consistency")
-    thinking = [o for o in options.values() if (o[0].model, o[0].strategy_family) == votes]
+    before = "sft" if any(row.model == "sft" for row in rows) else "base"
+    decisive = [o for o in options.values() if o[0].suite == first]
+    trained = [o for o in decisive if o[0].model == "grpo" and o[0].strategy in ("cot", "greedy")]
+    thinking = [o for o in decisive if (o[0].model, o[0].strategy_family) == (before, "self_consistency")]
     if trained and thinking:
         train_row, train_option = trained[0]
         think_row, think_option = max(thinking, key=lambda pair: pair[0].accuracy)

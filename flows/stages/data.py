@@ -14,21 +14,28 @@ from components.reasoning.puzzle_study_config import PuzzleStudyConfig
 from components.reasoning.tasks import SuiteConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
+from flows.stages.evaluations import held_out_questions
 from flows.stages.files import CONVERSATIONS, CORPUS
 from storage.artifacts import Artifact
 
 
 @stage(produces="corpus", group="data", seconds=15)
 def prepare_corpus(
-    work: Work, *, config: DataConfig, suite: SuiteConfig, raw: Mapping[str, Mapping[str, str]]
+    work: Work,
+    *,
+    config: DataConfig,
+    suite: SuiteConfig,
+    raw: Mapping[str, Mapping[str, str]],
+    evaluations: list[Artifact],
 ) -> CorpusResult:
-    """Read, filter, mask, de-duplicate, decontaminate against the evaluation set, split.
+    """Read, filter, mask, de-duplicate, decontaminate against our chains and the user's evaluation sets, split.
 
     `raw`: digests of the user's own files by source; only there so that other bytes make another corpus.
     """
     from components.data.pipeline import prepare, write_corpus
 
-    prepared = prepare(config, [problem.question for problem in suite.problems()])
+    questions = [problem.question for problem in suite.problems()]
+    prepared = prepare(config, [*questions, *held_out_questions(work, evaluations)])
     write_corpus(prepared.documents, work.out / CORPUS)
     work.rows("quarantine", [dataclasses.asdict(bad) for bad in prepared.quarantined])
     num_bytes = sum(len(document.text.encode()) for document in prepared.documents)

@@ -20,7 +20,7 @@ def choices(samples: Samples, size: int) -> list[Outcome]:
     """
     outcomes = []
     for item, group in samples.first(size):
-        right = next((i for i, done in enumerate(group) if item.verify(done.text)), None)
+        right = next((i for i, done in enumerate(group) if item.accepts(done)), None)
         chosen, last = (0, size - 1) if right is None else (right, right)
         sequential_tokens = sum(done.num_tokens for done in group[: last + 1])
         details = {"chosen": chosen, "sequential_tokens": sequential_tokens}

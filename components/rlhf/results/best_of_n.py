@@ -10,28 +10,32 @@ from components.statistics import Interval
 
 @dataclass(frozen=True)
 class BestOfNRow:
-    """The reward model's favourite of n samples: KL in nats, and its gain over one sample in standard deviations of the
-    fine-tuned model's scores; the interval of gold is over `items` requests."""
+    """The favourite of n samples by what policies are paid: KL in nats, and its gain over one sample; the interval of
+    gold, which is None where there is none, is over `items` prompts."""
 
     n: int
     items: int
     kl: float
     proxy: float
-    gold: float
-    gold_low: float
-    gold_high: float
+    gold: float | None = None
+    gold_low: float | None = None
+    gold_high: float | None = None
 
     @property
-    def gold_interval(self) -> Interval:
+    def gold_interval(self) -> Interval | None:
         """The gain in gold."""
+        if self.gold is None or self.gold_low is None or self.gold_high is None:
+            return None
         return Interval(self.gold, self.gold_low, self.gold_high, self.items)
 
 
 @dataclass(frozen=True)
 class BestOfNResult:
-    """n: requests; num_groups: groups of samples, several for each request."""
+    """n: prompts; num_groups: groups of samples, several for each prompt where there are few. gold_name: "none" where
+    there is no gold."""
 
     rows: tuple[BestOfNRow, ...]
     n: int
     num_groups: int
     law: Laws
+    gold_name: str = "none"

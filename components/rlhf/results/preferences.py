@@ -21,16 +21,16 @@ class AnswersResult:
 @dataclass(frozen=True)
 class PreferencesResult:
     """label_agreement: share of pairs that agree with gold, where gold is known. gold_mean, gold_std: of the fine-tuned
-    model's answers. What only one source of preferences can tell is None for the others: people's batch, num_judgements
-    and num_skipped; a model's name (judge), num_asked and num_swayed_by_position; a file's formats; num_ties, which all
-    but gold count."""
+    model's answers, where gold is known. What only one source of preferences can tell is None for the others: people's
+    batch, num_judgements and num_skipped; a model's name (judge), num_asked and num_swayed_by_position; a file's
+    formats; num_ties, which all but gold count."""
 
     source: str
     num_pairs: int
     num_left_out: int
     label_agreement: float | None
-    gold_mean: float
-    gold_std: float
+    gold_mean: float | None
+    gold_std: float | None
     batch: str | None = None
     num_judgements: int | None = None
     num_skipped: int | None = None

@@ -1,0 +1,117 @@
+"""Evaluation sets of a user's own: read once, answered by every model, kept out of what models train on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from components.reasoning.evaluation_sets import EvaluationConfig
+from components.reasoning.reasoning_config import ReasoningConfig
+from components.reasoning.results.evaluations import EvaluationsResult
+from components.reasoning.results.strategies import ReasoningResult
+from flows.engine.stage import stage
+from flows.engine.work import Work
+from flows.stages.files import EVALUATIONS
+from flows.stages.reasoning import summary_of
+from storage.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from components.reasoning.evaluation_sets import Question
+
+
+@stage(produces="evaluations", group="data", seconds=2)
+def prepare_evaluations(
+    work: Work, *, config: tuple[EvaluationConfig, ...], raw: Mapping[str, Mapping[str, str]]
+) -> EvaluationsResult:
+    """Read the sets. `raw`: digests of their files; only there so that other bytes make another evaluation."""
+    from components.data.sources import Quarantined
+    from components.reasoning.evaluation_sets import read_evaluation, write_questions
+
+    questions: list[Question] = []
+    rejected: list[Quarantined] = []
+    counts: dict[str, int] = {}
+    for one in config:
+        for found in read_evaluation(one):
+            if isinstance(found, Quarantined):
+                rejected.append(found)
+            else:
+                questions.append(found)
+                counts[one.called] = counts.get(one.called, 0) + 1
+    work.rows("quarantine", [dataclasses.asdict(one) for one in rejected])
+    write_questions(work.out / EVALUATIONS, questions)
+    return EvaluationsResult(counts, len(rejected))
+
+
+def questions_of(work: Work, evaluations: Sequence[Artifact], name: str = "") -> list[Question]:
+    """The items of the sets, or of the one of that name; none where there are no sets."""
+    from components.reasoning.evaluation_sets import read_questions
+
+    found = [q for artifact in evaluations for q in read_questions(work.open(artifact) / EVALUATIONS)]
+    return [q for q in found if name in ("", q.set)]
+
+
+def held_out_questions(work: Work, evaluations: Sequence[Artifact]) -> list[str]:
+    """What no training text may hold."""
+    return [question.question for question in questions_of(work, evaluations)]
+
+
+@stage(produces="eval_report", group="reasoning", seconds=35)
+def evaluate_set(
+    work: Work,
+    *,
+    config: EvaluationConfig,
+    reasoning: ReasoningConfig,
+    name: str,
+    model: Artifact,
+    tokenizer: Artifact,
+    evaluations: Artifact,
+) -> ReasoningResult:
+    """A set answered once, greedily, and by votes and choices among samples. `name`: what the tables call the model.
+
+    A question that leaves no room for an answer in the model's context goes to the table `quarantine`.
+    """
+    from components.data.sources import Quarantined
+    from components.data.tokenizer import Tokenizer
+    from components.inference.text import TextPrompt, encode_prompt, text_generator
+    from components.model.config import forward_flops_per_token
+    from components.reasoning.evaluate import at_sizes, eval_rows, run_strategies
+    from components.reasoning.evaluation_sets import as_item
+    from components.reasoning.strategies.best_of_k import best_of_k
+    from components.reasoning.strategies.greedy import GREEDY
+    from components.reasoning.strategies.self_consistency import self_consistency
+    from components.reasoning.strategy import Trial
+    from components.training.checkpoints import load_model
+
+    network, words = load_model(work.open(model)), Tokenizer.load(work.open(tokenizer))
+    asked, limit = [], network.cfg.context_length
+    for question in questions_of(work, [evaluations], config.called):
+        length = len(encode_prompt(words, TextPrompt(question.prompt)))
+        if length < limit:
+            asked.append(question)
+            continue
+        reason = f"{length} tokens; the context of {name} holds {limit}"
+        one = Quarantined(question.set, question.file, question.line, reason, question.prompt[:120])
+        work.rows("quarantine", [dataclasses.asdict(one)])
+    if not asked:
+        raise ValueError(f"evaluation {config.called!r}: no question fits into the context of {name}, {limit} tokens")
+    items = [as_item(question, config.verifier) for question in asked]
+    generate = text_generator(network, words)
+    trial = Trial(
+        generate, items, reasoning.num_samples, reasoning.temperature, max_tokens=config.max_tokens, seed=reasoning.seed
+    )
+    answered = list(run_strategies([GREEDY], trial))
+    work.progress(1, 3, strategy="samples")
+    sampled = [*at_sizes(reasoning.num_samples, self_consistency, best_of_k)] if reasoning.num_samples > 1 else []
+    if sampled:
+        answered += run_strategies(sampled, trial)
+    tokens = answered[0].total_tokens + (trial.samples.total_tokens if sampled else 0)
+    work.usage(tokens=tokens, flops=tokens * forward_flops_per_token(network.cfg, network.cfg.context_length))
+    strategies = []
+    for one in answered:
+        work.rows("evals", eval_rows(one, config.called, name))
+        found = summary_of(one, name)
+        strategies.append(dataclasses.replace(found, suite=config.called).named_by(one.strategy))
+        work.log(0, {f"accuracy/{one.strategy.name}": found.accuracy})
+    work.progress(3, 3)
+    return ReasoningResult(tuple(strategies))
