@@ -13,6 +13,7 @@ from dashboards.blocks import Section
 from dashboards.facts.alignment import alignment_facts, grpo_facts
 from dashboards.facts.cost import cost_facts
 from dashboards.facts.effects import Missing
+from dashboards.facts.evaluations import evaluation_facts
 from dashboards.facts.experts import moe_facts
 from dashboards.facts.forgetting import forgetting_facts
 from dashboards.facts.reasoning import reasoning_facts, tree_facts
@@ -31,6 +32,7 @@ from dashboards.figures.training import data_figure, finetuning_figure, pretrain
 from dashboards.run_data import RunRows
 from dashboards.sections.alignment import alignment_section, grpo_section
 from dashboards.sections.cost import cost_section
+from dashboards.sections.evaluations import evaluation_section
 from dashboards.sections.experts import moe_section
 from dashboards.sections.forgetting import forgetting_section
 from dashboards.sections.reasoning import reasoning_section, tree_section
@@ -81,6 +83,14 @@ PARTS: tuple[Part[Any], ...] = (
         recurrent_figure,
     ),
     Part("reasoning", "Reasoning at inference", "Reasoning", reasoning_facts, reasoning_section, reasoning_figure),
+    Part(
+        "evaluations",
+        "Your own evaluation sets",
+        "Your sets",
+        evaluation_facts,
+        evaluation_section,
+        lambda facts: None,
+    ),
     Part("tree", "Tree of Thought at equal tokens", "Tree of Thought", tree_facts, tree_section, tree_figure),
     Part("cost", "Cost of training and of serving", "Cost", cost_facts, cost_section, cost_figure),
 )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from components.cost.settings import CostConfig
 from components.data.instruction import InstructionConfig
@@ -80,26 +80,21 @@ class RunConfig(Settings):
     forgetting: ForgettingConfig = Field(default_factory=ForgettingConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
 
-    @field_validator("rewards", "gold", mode="before")
     @classmethod
-    def _in_short(cls, value: Any, info: ValidationInfo) -> Any:
-        """A reward may be a word or a function: "number", "my_rewards.py:score"."""
-        if not isinstance(value, list):
-            return value
-        return [from_settings(one, info.field_name or "rewards") for one in value]
-
-    @field_validator("evaluations", mode="before")
-    @classmethod
-    def _scorers_in_short(cls, value: Any) -> Any:
-        """A scorer may be a word."""
-        if not isinstance(value, list):
-            return value
-        return [
-            {**one, "scorer": from_settings(one["scorer"], "evaluations.scorer")}
-            if isinstance(one, dict) and one.get("scorer") is not None
-            else one
-            for one in value
-        ]
+    def in_full(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """A reward may be a word or a function ("number", "my_rewards.py:score"), and so may an evaluation's scorer."""
+        full = dict(data)
+        for name in ("rewards", "gold"):
+            if isinstance(full.get(name), list):
+                full[name] = [from_settings(one, name) for one in full[name]]
+        if isinstance(full.get("evaluations"), list):
+            full["evaluations"] = [
+                {**one, "scorer": from_settings(one["scorer"], "evaluations: scorer")}
+                if isinstance(one, dict) and "scorer" in one
+                else one
+                for one in full["evaluations"]
+            ]
+        return full
 
     @model_validator(mode="after")
     def _has_what_its_parts_need(self) -> Self:

@@ -60,6 +60,11 @@ class Settings(BaseModel):
     seed: int = 0
     compute: ComputeConfig = Field(default_factory=ComputeConfig)
 
+    @classmethod
+    def in_full(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings without abbreviations, before they are checked. Raises ValueError for one that means nothing."""
+        return dict(data)
+
 
 class ConfigError(ValueError):
     """One or more mistakes in settings, a line each, ready to be shown to the user."""
@@ -120,6 +125,10 @@ def check(data: Mapping[str, Any], sources: Sequence[Source], model: type[C]) ->
                     return source.where(path[:length])
         return sources[0].name if sources else "settings"
 
+    try:
+        data = model.in_full(data)
+    except ValueError as error:
+        raise ConfigError(f"{where([str(error).partition(':')[0]])}: {error}") from None
     problems = [f"{where(path)}: {text}" for path, text in unknown_settings(model, data, ())]
     if problems:
         raise ConfigError("\n".join(problems))

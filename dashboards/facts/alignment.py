@@ -8,12 +8,13 @@ started from. The curves are of answers to the requests that it trains on, where
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from components.rlhf.results.best_of_n import BestOfNResult
 from components.rlhf.results.dpo import DPOResult
 from components.rlhf.results.grpo import GRPOResult
-from components.rlhf.results.policy import PolicyJudgement
+from components.rlhf.results.policy import PolicyJudgement, RewardGain
 from components.rlhf.results.ppo import PPOResult
 from components.statistics import Interval
 from dashboards import formatting, labels
@@ -287,6 +288,9 @@ def _best_of_n_effect(rows: tuple[BestOfN, ...]) -> Effect:
 
 @dataclass(frozen=True)
 class GrpoFacts:
+    """measure: what before and after are, `accuracy` or the `reward` in its own unit. rewards: every reward by name.
+    gold_name: "none" where there is no gold; gold: its gain. statuses: share of the last answers by what they gave."""
+
     before: Interval | None
     after: Interval | None
     accuracy_curve: Series
@@ -294,6 +298,11 @@ class GrpoFacts:
     zero_std_curve: Series
     skipped: int
     effects: tuple[Effect, ...]
+    measure: str = "accuracy"
+    rewards: Mapping[str, RewardGain] = field(default_factory=dict)
+    gold_name: str = "none"
+    gold: Interval | None = None
+    statuses: Mapping[str, float] = field(default_factory=dict)
 
 
 @readable
@@ -306,11 +315,34 @@ def grpo_facts(rows: RunRows) -> GrpoFacts | Missing:
     return GrpoFacts(
         before,
         after,
-        accuracy_curve=rows.metric(stage, "greedy_accuracy"),
+        accuracy_curve=rows.metric(stage, "greedy_accuracy", "greedy_reward"),
         reward_curve=rows.metric(stage, "objective/reward"),
         zero_std_curve=rows.metric(stage, "groups/zero_variance"),
         skipped=result.guard.skipped_steps,
-        effects=(_grpo_effect(rows, before, after),),
+        effects=(_grpo_effect(rows, before, after) if result.measure == "accuracy" else _reward_effect(result),),
+        measure=result.measure,
+        rewards=result.rewards or {},
+        gold_name=result.gold_name,
+        gold=finite(result.gold),
+        statuses=result.statuses or {},
+    )
+
+
+def _reward_effect(result: GRPOResult) -> Effect:
+    """The gain in the reward that was trained on, over the same held-out prompts."""
+    slug, title = "grpo", "GRPO raises its reward on held-out prompts"
+    gains = result.rewards or {}
+    gain = gains.get("sum") or next(iter(gains.values()), None)
+    if gain is None or finite(gain.gain) is None:
+        return not_measured(slug, title, "no reward before and after with its interval")
+    return raises(
+        slug,
+        title,
+        gain.gain,
+        "reward",
+        f"{formatting.decimal(gain.before, 2)} → {formatting.decimal(gain.after, 2)} (greedy)",
+        "the reward itself, in its own unit, on the same held-out prompts; Student's 95% interval over prompts; seen "
+        "when it lies above 0",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from components.statistics import Interval
 from dashboards import formatting
 from dashboards.annotate.report import people_tables
 from dashboards.blocks import Section, Table, body, counted, effect_of, listing, said
@@ -151,9 +152,25 @@ def grpo_section(facts: GrpoFacts) -> Section:
         "Rewarding only exact answers, without any labelled solution, makes the model more accurate.",
         "Rewarding exact answers did not make the model more accurate.",
     )
+    shown = formatting.percent_interval
+    if facts.measure == "reward":
+        meaning = said(
+            effect_of(facts.effects, "grpo"),
+            "The policy earns more of the reward that it was trained on, on prompts that it was not trained on.",
+            "The policy earned no more of its reward on prompts that it was not trained on.",
+        )
+
+        def shown(x: Interval | None) -> str:
+            return formatting.decimal_interval(x, 3)
+
+    if facts.gold_name == "none":
+        meaning += " Nothing but that reward was measured: without gold nothing is known of what is truly wanted."
     pairs = [
-        ("greedy accuracy before", formatting.percent_interval(facts.before)),
-        ("greedy accuracy after", formatting.percent_interval(facts.after)),
+        (f"greedy {facts.measure} before", shown(facts.before)),
+        (f"greedy {facts.measure} after", shown(facts.after)),
+        ("gold", facts.gold_name),
+        ("gain in gold", formatting.decimal_interval(facts.gold, 3, plus=True)),
+        *((f"share {name}", formatting.percent(share)) for name, share in facts.statuses.items() if share),
         ("items", counted(facts.after)),
         ("iterations", formatting.count(facts.reward_curve.steps[-1] if facts.reward_curve else None)),
         (
@@ -162,4 +179,19 @@ def grpo_section(facts: GrpoFacts) -> Section:
         ),
         ("updates skipped, not finite", formatting.count(facts.skipped or None)),
     ]
-    return body(meaning, (listing("In numbers", pairs),), facts.effects)
+    parts = Table(
+        "Rewards on held-out prompts, each in its own unit",
+        ("reward", "before", "after", "gain [95%]", "n"),
+        "<>>>>",
+        tuple(
+            (
+                name,
+                formatting.decimal(one.before, 3),
+                formatting.decimal(one.after, 3),
+                formatting.decimal_interval(one.gain, 3, plus=True),
+                counted(one.gain),
+            )
+            for name, one in facts.rewards.items()
+        ),
+    )
+    return body(meaning, (listing("In numbers", pairs), parts), facts.effects)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from components.rlhf.preferences import Preference, write_preferences
 from components.rlhf.requests import story_requests
 from components.rlhf.reward_model import Ensemble, RewardModel, save_reward_model
 from components.rlhf.reward_model_config import RewardModelConfig
+from components.rlhf.rewards.settings import RewardSettings
 from components.rlhf.verifier_task_config import VerifierTaskConfig
 from components.stage_results import to_facts
 from components.training.checkpoints import save_model
@@ -129,6 +130,18 @@ CASES: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
 }
 
 
+def inputs_of(case: str, made: Mapping[str, Artifact]) -> dict[str, Any]:
+    """The artifacts that a case's stage takes, with what a life without prompts and rewards of one's own leaves empty."""
+    stage, _, names = CASES[case]
+    given: dict[str, Any] = {name: made[name] for name in names if name != "shards"}
+    if "shards" in names:
+        given["replay"] = [made["shards"]]
+    if stage is not train_reward_model:
+        given |= {"prompts": [], "reward": RewardSettings()}
+        given |= {name: [made[name]] for name in ("reward_model", "preferences") if name in names}
+    return given | ({"reward_model": []} if stage is grpo else {})
+
+
 def live(case: str, folder: str, world: str, made: dict[str, str]) -> None:
     """One attempt at a stage: what lies in folder/state is resumed; folder/facts.json says that it ended."""
     place = Path(folder)
@@ -136,10 +149,7 @@ def live(case: str, folder: str, world: str, made: dict[str, str]) -> None:
     artifacts = {name: Artifact.from_json(text) for name, text in made.items()}
     execution = ComputeConfig(checkpoint_seconds=0.0)  # a state after every step
     work = Work(place / "out", place / "state", execution, store=Store(Path(world) / "artifacts"))
-    stage, settings, inputs = CASES[case]
-    given = {name: artifacts[name] for name in inputs if name != "shards"}
-    if "shards" in inputs:
-        given["replay"] = [artifacts["shards"]]
-    result = stage.fn(work, seed=3, **settings, **given)
+    stage, settings, _ = CASES[case]
+    result = stage.fn(work, seed=3, **settings, **inputs_of(case, artifacts))
     metrics = [[step, name, value] for step, name, value, _ in work.metrics() if not name.startswith("seconds")]
     (place / "facts.json").write_text(json.dumps({"facts": to_facts(result), "metrics": metrics}, sort_keys=True))

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_alignment import CASES, JUDGED, PPO, make_world
+from toy_alignment import CASES, JUDGED, PPO, inputs_of, make_world
 
 import components.rlhf.overoptimization as watching
+from components.data.prompt_files import Prompt
 from components.model.config import forward_flops_per_token
 from components.reasoning.tasks import SuiteConfig, prompt
 from components.rlhf import prompts
@@ -46,18 +47,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Ar
 
 def run(case: str, folder: Path, world: tuple[Store, dict[str, Artifact]], **changed: Any) -> tuple[Work, Any]:
     store, made = world
-    stage, settings, inputs = CASES[case]
+    stage, settings, _ = CASES[case]
     (folder / "out").mkdir(parents=True)
     work = Work(folder / "out", folder / "state", store=store)
-    given = {name: made[name] for name in inputs if name != "shards"}
-    if "shards" in inputs:
-        given["replay"] = [made["shards"]]
-    return work, stage.fn(work, seed=3, **{**settings, **changed}, **given)
+    return work, stage.fn(work, seed=3, **{**settings, **changed}, **inputs_of(case, made))
 
 
 def open_bench(store: Store, made: dict[str, Artifact]) -> Bench:
     sft, reward_model, preferences, tokenizer = (store.path(made[name]) for name in JUDGED)
-    return Bench.open(sft, reward_model, preferences / GOLD_SCALE, tokenizer)
+    return Bench.of_stories(sft, reward_model, preferences / GOLD_SCALE, tokenizer)
 
 
 def test_an_alarm_stops_the_run_and_the_best_policy_is_kept(
@@ -134,7 +132,7 @@ def test_what_best_of_n_gains_is_over_requests_not_over_their_repeats(
         out.mkdir()
         judging = JudgingConfig(num_eval=4 * repeats * requests, max_tokens=6)
         work = Work(out, tmp_path / "state", store=store)
-        inputs = {name: made[name] for name in JUDGED}
+        inputs = inputs_of("dpo", made)
         result = best_of_n.fn(work, best_of=(1, 2, 4, 8), judging=judging, seed=3, **inputs)
         first = result.rows[0]
         assert [first.proxy, first.gold, first.gold_low, first.gold_high] == pytest.approx([0.0] * 4)
@@ -149,9 +147,9 @@ def test_grpo_watches_problems_of_every_difficulty(
 ) -> None:
     asked: list[list[str]] = []
 
-    def heard(words: Any, texts: list[str]) -> list[list[int]]:
-        asked.append(texts)
-        return [[1, 2, 3] for _ in texts]
+    def heard(words: Any, prompts: list[Prompt]) -> list[list[int]]:
+        asked.append([one.text for one in prompts])
+        return [[1, 2, 3] for _ in prompts]
 
     monkeypatch.setattr(prompts, "chat_prompts", heard)
     suite = SuiteConfig(difficulties=(2, 3, 4), per_difficulty=5)
