@@ -332,10 +332,12 @@ def ppo_graph(cfg: RunConfig, run: Graph, shards: list[Artifact], judged: Mappin
     if not cfg.life.has("ppo"):
         return
     alignment = cfg.alignment
+    # Of rewards there is one opinion, and nothing for an ensemble to disagree on.
+    mitigations = [name for name in alignment.mitigations if name == "length" or not cfg.rewards]
     variants = {
         f"kl_coef={kl_coef}": replace(cfg.ppo, kl_coef=kl_coef)
         for kl_coef in sorted({cfg.ppo.kl_coef, *alignment.compare_kl_coefs})
-    } | {name: alignment.mitigated(cfg.ppo, name) for name in alignment.mitigations}
+    } | {name: alignment.mitigated(cfg.ppo, name) for name in mitigations}
     for name, variant in variants.items():
         ppo.submit(
             run,

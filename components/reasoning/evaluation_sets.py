@@ -28,6 +28,7 @@ from components.reasoning.strategies.greedy import GREEDY
 from components.reasoning.strategy import Trial
 from components.rlhf.rewards.answers import Sample, Score
 from components.rlhf.rewards.choice import ChoiceReward
+from components.rlhf.rewards.extraction import marked
 from components.rlhf.rewards.kinds import Verifier
 from components.rlhf.rewards.number import NumberReward
 
@@ -190,7 +191,7 @@ def as_item(question: Question, verifier: Verifier) -> Item:
     return Item(
         item_id=question.id,
         question=question.question,
-        target=question.answer,
+        target=marked(question.answer, ("####",), finished=True) or question.answer,
         difficulty=0,
         direct=question.prompt,
         worked=question.prompt,

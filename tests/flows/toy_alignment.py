@@ -131,7 +131,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
 
 
 def inputs_of(case: str, made: Mapping[str, Artifact]) -> dict[str, Any]:
-    """The artifacts that a case's stage takes, with what a life without prompts and rewards of one's own leaves empty."""
+    """The artifacts that a case's stage takes; what a life without prompts and rewards of one's own has is empty."""
     stage, _, names = CASES[case]
     given: dict[str, Any] = {name: made[name] for name in names if name != "shards"}
     if "shards" in names:
