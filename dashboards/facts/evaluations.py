@@ -27,7 +27,7 @@ class SetScore:
     def of_answered(self) -> tuple[int, int]:
         """How many were right, of how many that gave an answer at all."""
         right = round(self.accuracy.value * self.accuracy.n)
-        return right, self.statuses.get("answered", self.accuracy.n)
+        return right, self.statuses.get("answered", 0) if self.statuses else self.accuracy.n
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ MANY = 0.05  # share of answers without a verdict from which on a comparison is 
 def evaluation_section(facts: EvaluationFacts) -> Section:
     """Accuracy of every model and strategy, and how many answers could be judged at all."""
     silent = [s for s in facts.scores if _silent(s) > MANY * s.accuracy.n]
-    meaning = f"{len({s.suite for s in facts.scores})} evaluation sets of your own."
+    sets = sorted({s.suite for s in facts.scores})
+    meaning = f"Answers to {', '.join(sets)}: {'a set' if len(sets) == 1 else 'sets'} of your own."
     if silent:
         worst = max(silent, key=lambda s: _silent(s) / s.accuracy.n)
         meaning += (
