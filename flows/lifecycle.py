@@ -93,7 +93,7 @@ def reward_digests(reward: RewardConfig) -> dict[str, str]:
     """Digests of the code and files that a reward reads. Raises ConfigError for what is not there or does not parse."""
     try:
         if isinstance(reward, PythonReward):
-            return {f"{reward.file}/{name}": digest for name, digest in file_fingerprint(reward.file).items()}
+            return {str(reward.file.parent / name): digest for name, digest in file_fingerprint(reward.file).items()}
         return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files_of(reward)}
     except SyntaxError as error:
         raise ConfigError(f"rewards: {error.filename}:{error.lineno}: {error.msg}") from None
@@ -136,7 +136,9 @@ def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:
     if cfg.data.all_sources:
         settings: dict[str, Any] = {"config": cfg.data, "suite": cfg.suite, "evaluations": evaluations}
         corpus = [data.prepare_corpus.submit(run, raw=outside.sources, **settings)]
-    conversations = data.make_conversations.submit(run, config=cfg.instruction, suite=cfg.suite, seed=seed)
+    conversations = data.make_conversations.submit(
+        run, config=cfg.instruction, suite=cfg.suite, seed=seed, evaluations=evaluations
+    )
     if cfg.base.model:
         tokenizer, base = base_graph(cfg.base, run, outside.base)
         shards = [data.tokenize.submit(run, corpus=text, tokenizer=tokenizer) for text in corpus]

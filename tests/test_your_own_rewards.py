@@ -66,7 +66,7 @@ def test_a_reward_of_ones_own(smoke: SmokeLife, tmp_path: Path, monkeypatch: pyt
     section = next(s for s in report.sections if s.slug == "grpo")
     assert "without gold nothing is known of what is truly wanted" in section.meaning
     absent = {s.slug: s.missing for s in report.sections if s.missing}
-    assert {"rlhf", "scaling", "reasoning", "cost", "evaluations"} <= absent.keys()
+    assert {"rlhf", "scaling", "reasoning", "evaluations"} <= absent.keys()
 
     assert ran(lived("mine.toml", home)) == set()
     source = tmp_path / "my_rewards.py"

@@ -6,16 +6,13 @@ A record that cannot be asked or judged is rejected with its file, line and reas
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from components.data.files import RECORD_ENDINGS, SourceError, digests, list_files
@@ -24,6 +21,7 @@ from components.data.records import excerpt, lone_surrogate
 from components.data.sources import Quarantined
 from components.inference.text import Generate
 from components.reasoning.items import Item
+from components.reasoning.question_files import Question
 from components.reasoning.strategies.greedy import GREEDY
 from components.reasoning.strategy import Trial
 from components.rlhf.rewards.answers import Sample, Score
@@ -32,10 +30,6 @@ from components.rlhf.rewards.extraction import marked
 from components.rlhf.rewards.kinds import Verifier
 from components.rlhf.rewards.number import NumberReward
 
-SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("set", "id", "question", "prompt", "answer", "metadata_json", "file")]
-    + [("line", pa.int64())]
-)
 _FIELD = re.compile(r"\{(\w+)\}")
 _LABELLED = re.compile(r"\(?[A-Z]\s*[).:]")
 
@@ -76,20 +70,6 @@ class EvaluationConfig:
     def verifier(self) -> Verifier:
         """What judges an answer."""
         return self.scorer or (ChoiceReward() if self.options else NumberReward())
-
-
-@dataclass(frozen=True)
-class Question:
-    """One item of a set. question: what training data must not hold; prompt: what the user says."""
-
-    set: str
-    id: str
-    question: str
-    prompt: str
-    answer: str
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    file: str = ""
-    line: int = 0
 
 
 def evaluation_digests(config: EvaluationConfig) -> dict[str, str]:
@@ -206,38 +186,3 @@ def greedy_verdicts(generate: Generate, config: EvaluationConfig, questions: Seq
     """Whether the greedy answer to each question is right."""
     items = [as_item(question, config.verifier) for question in questions]
     return [outcome.correct for outcome in GREEDY.answer(Trial(generate, items, max_tokens=config.max_tokens))]
-
-
-def write_questions(file: Path, questions: Sequence[Question]) -> None:
-    """As Parquet, a row an item."""
-    rows = [
-        {
-            "set": q.set,
-            "id": q.id,
-            "question": q.question,
-            "prompt": q.prompt,
-            "answer": q.answer,
-            "metadata_json": json.dumps(dict(q.metadata), ensure_ascii=False, default=str),
-            "file": q.file,
-            "line": q.line,
-        }
-        for q in questions
-    ]
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd")
-
-
-def read_questions(file: Path) -> list[Question]:
-    """The inverse of `write_questions`."""
-    return [
-        Question(
-            row["set"],
-            row["id"],
-            row["question"],
-            row["prompt"],
-            row["answer"],
-            json.loads(row["metadata_json"]),
-            row["file"],
-            row["line"],
-        )
-        for row in pq.read_table(file).to_pylist()
-    ]

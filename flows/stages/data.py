@@ -14,7 +14,7 @@ from components.reasoning.puzzle_study_config import PuzzleStudyConfig
 from components.reasoning.tasks import SuiteConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
-from flows.stages.evaluations import held_out_questions
+from flows.stages.evaluations import held_out_questions, without_held_out
 from flows.stages.files import CONVERSATIONS, CORPUS
 from storage.artifacts import Artifact
 
@@ -82,13 +82,15 @@ def tokenize(work: Work, *, corpus: Artifact, tokenizer: Artifact) -> ShardsResu
 
 
 @stage(produces="conversations", group="data", seconds=4)
-def make_conversations(work: Work, *, config: InstructionConfig, suite: SuiteConfig, seed: int) -> ConversationsResult:
-    """Conversations for fine-tuning, none of them from the evaluation set."""
+def make_conversations(
+    work: Work, *, config: InstructionConfig, suite: SuiteConfig, seed: int, evaluations: list[Artifact]
+) -> ConversationsResult:
+    """Conversations for fine-tuning, none of them from our chains or the user's evaluation sets."""
     from components.data.conversations import write_conversations
     from components.data.instruction import generate_conversations
 
     held_out = frozenset(problem.question for problem in suite.problems())
-    made = list(generate_conversations(config, seed, held_out))
+    made = without_held_out(work, evaluations, list(generate_conversations(config, seed, held_out)))
     write_conversations(made, work.out / CONVERSATIONS)
     sources = sorted({conversation.source for conversation in made})
     counts = {source: sum(c.source == source for c in made) for source in sources}

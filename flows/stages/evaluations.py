@@ -17,7 +17,8 @@ from flows.stages.reasoning import summary_of
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
-    from components.reasoning.evaluation_sets import Question
+    from components.data.conversations import Conversation
+    from components.reasoning.question_files import Question
 
 
 @stage(produces="evaluations", group="data", seconds=2)
@@ -26,7 +27,8 @@ def prepare_evaluations(
 ) -> EvaluationsResult:
     """Read the sets. `raw`: digests of their files; only there so that other bytes make another evaluation."""
     from components.data.sources import Quarantined
-    from components.reasoning.evaluation_sets import read_evaluation, write_questions
+    from components.reasoning.evaluation_sets import read_evaluation
+    from components.reasoning.question_files import write_questions
 
     questions: list[Question] = []
     rejected: list[Quarantined] = []
@@ -45,7 +47,7 @@ def prepare_evaluations(
 
 def questions_of(work: Work, evaluations: Sequence[Artifact], name: str = "") -> list[Question]:
     """The items of the sets, or of the one of that name; none where there are no sets."""
-    from components.reasoning.evaluation_sets import read_questions
+    from components.reasoning.question_files import read_questions
 
     found = [q for artifact in evaluations for q in read_questions(work.open(artifact) / EVALUATIONS)]
     return [q for q in found if name in ("", q.set)]
@@ -54,6 +56,20 @@ def questions_of(work: Work, evaluations: Sequence[Artifact], name: str = "") ->
 def held_out_questions(work: Work, evaluations: Sequence[Artifact]) -> list[str]:
     """What no training text may hold."""
     return [question.question for question in questions_of(work, evaluations)]
+
+
+def without_held_out(
+    work: Work, evaluations: Sequence[Artifact], conversations: Sequence[Conversation]
+) -> list[Conversation]:
+    """The conversations in which no turn holds a question of an evaluation set."""
+    from components.data.decontaminate import EvalIndex
+
+    questions = held_out_questions(work, evaluations)
+    if not questions:
+        return list(conversations)
+    texts = ["\n".join(message.content for message in one.messages) for one in conversations]
+    inside = {found.document for found in EvalIndex(questions, whole_items=True).search(texts)}
+    return [one for place, one in enumerate(conversations) if place not in inside]
 
 
 @stage(produces="eval_report", group="reasoning", seconds=35)

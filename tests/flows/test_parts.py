@@ -58,7 +58,7 @@ def test_a_part_brings_what_it_builds_on_and_nothing_else(mine: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (['life.parts=["grop"]'], "life.parts: there is no part 'grop'; did you mean 'grpo'? There are pretrain, "),
+        (['life.parts=["grop"]'], "there is no part 'grop'; did you mean 'grpo'? There are pretrain, sft, "),
         (['life.parts=["ppo"]'], 'life.parts: nothing pays ppo: add "reward_model" to life.parts, or give rewards'),
         (['life.parts=["sft", "grpo"]', 'rewards=["reward_model"]'], 'add it to life.parts'),
         (['life.parts=["grpo"]', "MINE"], "grpo: the prompts say nothing about what an answer is worth: give rewards"),
@@ -67,10 +67,10 @@ def test_a_part_brings_what_it_builds_on_and_nothing_else(mine: str) -> None:
         (['rewards=["nmber"]'], "rewards: there is no kind 'nmber' (did you mean 'number'?); it takes exact, number"),
         (['rewards=[{kind="number",tolerence=1}]'], "no such setting in rewards; did you mean rewards.tolerance"),
         (['rewards=["number", "number"]'], "rewards: two are called 'number': give one a name of its own"),
-        (['rewards=["nowhere.py:score"]'], "rewards: nowhere.py: No such file or directory; paths are relative to"),
+        (['rewards=["nowhere.py:score"]'], "nowhere.py: No such file or directory; paths are relative to"),
         (['evaluations=[{ path = "set.jsonl", scorer = "judge" }]'], "scorer"),
-        (['evaluations=[{ path = "nowhere.jsonl" }]'], "evaluation 'nowhere': nowhere.jsonl: no such file"),
-        (['prompts=[{ path = "nowhere.jsonl" }]', NUMBER, 'life.parts=["grpo"]'], "prompts 'nowhere': nowhere"),
+        (['evaluations=[{ path = "nowhere.jsonl" }]'], "nowhere.jsonl: no such file, folder or match"),
+        (['prompts=[{ path = "nowhere.jsonl" }]', NUMBER, 'life.parts=["grpo"]'], "nowhere.jsonl: no such file, folder or match"),
     ],
 )  # fmt: skip
 def test_what_is_missing_or_misspelt_is_told_in_one_sentence(settings: list[str], said: str, mine: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch._dynamo  # torch.optim imports it at the first optimizer, which would cost each attempt two seconds
 
+from components.data.prompt_files import user_says, write_prompts
 from components.data.shards import write_shards
 from components.data.stories import story
 from components.data.tokenizer import Tokenizer
@@ -29,6 +30,8 @@ from components.rlhf.preferences import Preference, write_preferences
 from components.rlhf.requests import story_requests
 from components.rlhf.reward_model import Ensemble, RewardModel, save_reward_model
 from components.rlhf.reward_model_config import RewardModelConfig
+from components.rlhf.rewards.number import NumberReward
+from components.rlhf.rewards.pattern import PatternReward
 from components.rlhf.rewards.settings import RewardSettings
 from components.rlhf.verifier_task_config import VerifierTaskConfig
 from components.stage_results import to_facts
@@ -36,7 +39,7 @@ from components.training.checkpoints import save_model
 from flows.engine.work import Work
 from flows.settings import ComputeConfig
 from flows.stages.dpo import dpo
-from flows.stages.files import GOLD_SCALE, PREFERENCES
+from flows.stages.files import GOLD_SCALE, PREFERENCES, PROMPTS
 from flows.stages.grpo import grpo
 from flows.stages.ppo import ppo
 from flows.stages.reward_model import train_reward_model
@@ -87,6 +90,8 @@ def make_world(folder: Path) -> dict[str, Artifact]:
     seal("shards", lambda out: write_shards([Document(text) for text in told], words, out))
     seal("sft", lambda out: save_model(out, model))
     seal("preferences", preferences)
+    asked = [user_says(f"{a}+{a}=?", str(2 * a)) for a in range(12)]
+    seal("prompts", lambda out: write_prompts(out / PROMPTS, asked[:9], asked[9:]))
     seal("reward_model", lambda out: save_reward_model(out, judges))
     return made
 
@@ -118,6 +123,16 @@ CASES: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
         (*JUDGED, "shards"),
     ),
     "dpo": (dpo, {"config": DPOConfig(epochs=2, batch_pairs=8), "judging": JUDGING}, JUDGED),
+    "grpo, rewards of one's own": (
+        grpo,
+        {
+            "config": GRPO,
+            "task": VerifierTaskConfig(num_watch=2),
+            "suite": SuiteConfig(),
+            "reward": RewardSettings((NumberReward(), PatternReward("[aeiou]", weight=0.5)), (PatternReward("e"),)),
+        },
+        ("sft", "prompts", "tokenizer"),
+    ),
     "grpo": (
         grpo,
         {
@@ -132,13 +147,13 @@ CASES: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
 
 def inputs_of(case: str, made: Mapping[str, Artifact]) -> dict[str, Any]:
     """The artifacts that a case's stage takes; what a life without prompts and rewards of one's own has is empty."""
-    stage, _, names = CASES[case]
+    stage, settings, names = CASES[case]
     given: dict[str, Any] = {name: made[name] for name in names if name != "shards"}
     if "shards" in names:
         given["replay"] = [made["shards"]]
     if stage is not train_reward_model:
-        given |= {"prompts": [], "reward": RewardSettings()}
-        given |= {name: [made[name]] for name in ("reward_model", "preferences") if name in names}
+        given |= {"prompts": []} | ({} if "reward" in settings else {"reward": RewardSettings()})
+        given |= {name: [made[name]] for name in ("reward_model", "preferences", "prompts") if name in names}
     return given | ({"reward_model": []} if stage is grpo else {})
 
 

@@ -10,14 +10,8 @@ import pytest
 from components.data.files import SourceError
 from components.data.sources import Quarantined
 from components.inference.text import TextCompletion
-from components.reasoning.evaluation_sets import (
-    EvaluationConfig,
-    Question,
-    as_item,
-    read_evaluation,
-    read_questions,
-    write_questions,
-)
+from components.reasoning.evaluation_sets import EvaluationConfig, as_item, read_evaluation
+from components.reasoning.question_files import Question, read_questions, write_questions
 from components.rlhf.rewards.exact import ExactReward
 
 GSM8K = Path("/work/shared/data/gsm8k/test.jsonl")

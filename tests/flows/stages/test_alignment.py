@@ -23,7 +23,12 @@ from components.rlhf.judging_config import JudgingConfig
 from components.rlhf.overoptimization import Alarm
 from components.rlhf.overoptimization_config import WatchConfig
 from components.rlhf.requests import story_requests
+from components.rlhf.rewards.choice import ChoiceReward
+from components.rlhf.rewards.number import NumberReward
+from components.rlhf.rewards.pattern import PatternReward
+from components.rlhf.rewards.settings import RewardSettings
 from components.rlhf.verifier_task_config import VerifierTaskConfig
+from components.stage_results import from_facts, to_facts
 from components.statistics import Interval
 from components.training.config import NonFiniteConfig, OptimizerConfig
 from flows.config import load_config
@@ -215,3 +220,62 @@ def test_updates_that_were_not_finite_are_told_in_the_log_the_metrics_and_the_fa
     assert said.count("updates skipped") == 2 and "step 3: back to the last snapshot" in said
     kept = load_file(tmp_path / "out" / "model.safetensors")
     assert all(x.isfinite().all() for x in kept.values())
+
+
+OWN = RewardSettings((NumberReward(), PatternReward("[aeiou]", name="vowels", weight=0.5)))
+
+
+def test_policies_are_paid_and_judged_by_rewards_of_ones_own_and_without_gold_nothing_is_said_of_it(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    _, made = world
+    case = next(name for name in CASES if name.startswith("ppo"))
+    own = {"reward": OWN, "prompts": [made["prompts"]], "reward_model": [], "preferences": []}
+    config = dataclasses.replace(PPO, num_iterations=2, combine="mean")
+    work, result = run(case, tmp_path / "ppo", world, config=config, **own)
+    values = {(step, name): value for step, name, value, _ in work.metrics()}
+    assert not any(name.startswith("gold") for _, name in values)
+    for step in (1, 2):
+        expected = values[step, "reward/number"] + 0.5 * values[step, "reward/vowels"]
+        assert values[step, "objective/score"] == pytest.approx(expected)
+    assert (result.judged.gold, result.judged.gold_name, result.law.gold) == (None, "none", None)
+    gains = result.judged.rewards
+    assert gains.keys() == {"number", "vowels", "sum"}
+    assert gains["sum"].after == pytest.approx(gains["number"].after + 0.5 * gains["vowels"].after)
+    assert gains["sum"].gain.value == pytest.approx(result.judged.proxy, abs=1e-6)
+    assert gains["sum"].gain.n == 3  # held-out prompts
+    assert from_facts(type(result), to_facts(result)) == result
+
+    paid = {**inputs_of("dpo", made), **own}
+    out = tmp_path / "best"
+    out.mkdir()
+    best = best_of_n.fn(
+        Work(out, tmp_path / "s", store=world[0]), best_of=(1, 2), judging=JudgingConfig(8, 6), seed=1, **paid
+    )
+    assert (best.gold_name, best.n) == ("none", 3)
+    assert all(row.gold_interval is None for row in best.rows) and best.rows[1].proxy >= 0
+
+
+def test_gold_is_watched_and_never_paid(world: tuple[Store, dict[str, Artifact]], tmp_path: Path) -> None:
+    case = "grpo, rewards of one's own"
+    _, watched = run(case, tmp_path / "watched", world)
+    assert (watched.gold_name, watched.gold.n, watched.measure) == ("regex", 3, "reward")
+    without = RewardSettings(CASES[case][1]["reward"].rewards)
+    _, plain = run(case, tmp_path / "plain", world, reward=without)
+    assert (plain.gold_name, plain.gold) == ("none", None)
+    one, other = (load_file(tmp_path / name / "out" / "model.safetensors") for name in ("watched", "plain"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_dpo_needs_neither_a_reward_model_nor_rewards(world: tuple[Store, dict[str, Artifact]], tmp_path: Path) -> None:
+    _, result = run("dpo", tmp_path, world, reward_model=[])
+    assert result.judged.proxy is None and result.judged.rewards is None
+    assert result.judged.gold_name == "story rubric"
+    assert from_facts(type(result), to_facts(result)) == result
+
+
+def test_a_prompt_that_a_reward_cannot_judge_is_left_out_and_none_at_all_is_an_error(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"no prompt is left to train on: 9 cannot be used; .*is no letter"):
+        run("grpo, rewards of one's own", tmp_path, world, reward=RewardSettings((ChoiceReward(),)))
