@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -19,11 +19,8 @@ from components.data.files import RECORD_ENDINGS, SourceError, digests, list_fil
 from components.data.prompt_files import as_text, columns_of, read_records_of
 from components.data.records import excerpt, lone_surrogate
 from components.data.sources import Quarantined
-from components.inference.text import Generate
 from components.reasoning.items import Item
 from components.reasoning.question_files import Question
-from components.reasoning.strategies.greedy import GREEDY
-from components.reasoning.strategy import Trial
 from components.rlhf.rewards.answers import Sample, Score
 from components.rlhf.rewards.choice import ChoiceReward
 from components.rlhf.rewards.extraction import marked
@@ -38,7 +35,9 @@ _LABELLED = re.compile(r"\(?[A-Z]\s*[).:]")
 class EvaluationConfig:
     """One `[[evaluations]]`: a file, folder, pattern or fsspec URL of JSONL, JSON, CSV or Parquet, compressed or not.
 
-    name: what reports call it; by default the file's. question, answer: columns. options: the column with the options
+    name: what reports call it; by default the file's. kind: questions with an answer; or pairs, a local file of any
+    format of preferences, of which a model should find the chosen answer the more probable one, and to which of the
+    rest only max_items applies. question, answer: columns. options: the column with the options
     of a multiple choice (a list); they are shown with letters, and an answer may be a letter, a place from 0, or the
     text of an option. template: what the user says, from columns in braces and {options}; "": the question and, where
     there are any, the options. scorer: a verifier, as for rewards; by default `number`, of a multiple choice `choice`.
@@ -47,6 +46,7 @@ class EvaluationConfig:
 
     path: str
     name: str = ""
+    kind: Literal["questions", "pairs"] = "questions"
     question: str = "question"
     answer: str = "answer"
     options: str = ""
@@ -180,9 +180,3 @@ def as_item(question: Question, verifier: Verifier) -> Item:
         extract_cut=lambda text: judged(text, False).found,
         verify_cut=lambda text: judged(text, False).value == 1.0,
     )
-
-
-def greedy_verdicts(generate: Generate, config: EvaluationConfig, questions: Sequence[Question]) -> list[bool]:
-    """Whether the greedy answer to each question is right."""
-    items = [as_item(question, config.verifier) for question in questions]
-    return [outcome.correct for outcome in GREEDY.answer(Trial(generate, items, max_tokens=config.max_tokens))]

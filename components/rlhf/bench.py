@@ -22,13 +22,14 @@ from components.inference.sampling import SamplingParams
 from components.model.transformer import Transformer
 from components.rlhf.gold import gold_score
 from components.rlhf.judging_config import JudgingConfig
-from components.rlhf.prompts import as_answers, chat_prompts, samples_of, samples_of_rollout
+from components.rlhf.prompts import as_answers, chat_prompts, samples_of
 from components.rlhf.requests import story_requests
-from components.rlhf.results.policy import PolicyJudgement, RewardGain
+from components.rlhf.results.policy import PolicyJudgement
 from components.rlhf.reward_model import Ensemble, ensemble_scores, load_reward_model
 from components.rlhf.rewards.answers import Sample
 from components.rlhf.rewards.scoring import Judged, Rewards
-from components.rlhf.rollouts import Rollout, Score, of_sequences, pack_responses, repeated_share, token_stats
+from components.rlhf.rollouts import Score, of_sequences, pack_responses, repeated_share, token_stats
+from components.rlhf.scored_answers import ScoredAnswers, reward_gains
 from components.statistics import clustered_mean_interval
 from components.training.checkpoints import load_model
 
@@ -51,32 +52,6 @@ class Gold:
     def of_rewards(cls, rewards: Rewards) -> Gold:
         """A weighted sum of rewards in its own unit."""
         return cls(" + ".join(rewards.names), lambda samples: [one.total for one in rewards.judge(samples)])
-
-
-class ScoredAnswers:
-    """The rewards of a rollout as a `Score`, which remembers what every part said until the rollout is `taken`.
-
-    An answer that occurs twice is judged once. `encoded`: the tokens of each prompt.
-    """
-
-    def __init__(
-        self, rewards: Rewards, words: Tokenizer, prompts: Sequence[Prompt], encoded: Sequence[Sequence[int]]
-    ) -> None:
-        self._rewards, self._words, self._prompts, self._encoded = rewards, words, prompts, encoded
-        self._judged: dict[tuple[int, tuple[int, ...]], Judged] = {}
-
-    def __call__(self, rollout: Rollout) -> Tensor:
-        samples = samples_of_rollout(self._words, self._prompts, self._encoded, rollout)
-        rows = list(zip(rollout.prompt_index, rollout.responses, strict=True))
-        new = {row: sample for row, sample in zip(rows, samples, strict=True) if row not in self._judged}
-        self._judged |= dict(zip(new, self._rewards.judge(list(new.values())), strict=True))
-        return torch.tensor([self._judged[row].total for row in rows])
-
-    def taken(self, rollout: Rollout) -> list[Judged]:
-        """What was said of the answers of a rollout, row by row; all that is remembered is then forgotten."""
-        judged = [self._judged[row] for row in zip(rollout.prompt_index, rollout.responses, strict=True)]
-        self._judged = {}
-        return judged
 
 
 @dataclass(frozen=True)
@@ -164,22 +139,6 @@ class Bench:
             rewards=reward_gains(before, judged, names) if judged else None,
         )
         return result, sum(len(c.tokens) for c in (*answers, *start_answers))
-
-
-def reward_gains(before: Sequence[Judged], after: Sequence[Judged], prompts: Sequence[str]) -> dict[str, RewardGain]:
-    """Every reward by name, and their sum where there are several, of two models' answers to the same prompts; the
-    interval of the gain is over prompts, of which one may stand several times."""
-    each = {name: [(a.parts[name].value, b.parts[name].value) for a, b in zip(before, after, strict=True)]
-            for name in before[0].parts}  # fmt: skip
-    if len(each) > 1:
-        each["sum"] = [(a.total, b.total) for a, b in zip(before, after, strict=True)]
-    gains = {}
-    for name, pairs in each.items():
-        first, second = np.array(pairs).T
-        gains[name] = RewardGain(
-            float(first.mean()), float(second.mean()), clustered_mean_interval(second - first, prompts)
-        )
-    return gains
 
 
 def story_prompts() -> tuple[list[Prompt], list[Prompt]]:

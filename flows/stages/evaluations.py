@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
     from components.data.conversations import Conversation
+    from components.data.tokenizer import Tokenizer
+    from components.model.transformer import Transformer
     from components.reasoning.question_files import Question
 
 
@@ -27,6 +30,7 @@ def prepare_evaluations(
 ) -> EvaluationsResult:
     """Read the sets. `raw`: digests of their files; only there so that other bytes make another evaluation."""
     from components.data.sources import Quarantined
+    from components.reasoning.evaluation_pairs import read_pairs
     from components.reasoning.evaluation_sets import read_evaluation
     from components.reasoning.question_files import write_questions
 
@@ -34,6 +38,12 @@ def prepare_evaluations(
     rejected: list[Quarantined] = []
     counts: dict[str, int] = {}
     for one in config:
+        if one.kind == "pairs":
+            pairs, left_out = read_pairs(one.called, one.path, one.max_items)
+            questions += pairs
+            rejected += left_out
+            counts[one.called] = len(pairs)
+            continue
         for found in read_evaluation(one):
             if isinstance(found, Quarantined):
                 rejected.append(found)
@@ -100,6 +110,8 @@ def evaluate_set(
     from components.training.checkpoints import load_model
 
     network, words = load_model(work.open(model)), Tokenizer.load(work.open(tokenizer))
+    if config.kind == "pairs":
+        return _ranked(work, config, name, network, words, questions_of(work, [evaluations], config.called))
     asked, limit = [], network.cfg.context_length
     for question in questions_of(work, [evaluations], config.called):
         length = len(encode_prompt(words, TextPrompt(question.prompt)))
@@ -131,3 +143,73 @@ def evaluate_set(
         work.log(0, {f"accuracy/{one.strategy.name}": found.accuracy})
     work.progress(3, 3)
     return ReasoningResult(tuple(strategies))
+
+
+def _ranked(
+    work: Work,
+    config: EvaluationConfig,
+    name: str,
+    network: Transformer,
+    words: Tokenizer,
+    questions: Sequence[Question],
+) -> ReasoningResult:
+    """Which answer of each pair the model itself finds the more probable one; nothing is generated."""
+    from components.data.sources import Quarantined
+    from components.model.config import forward_flops_per_token
+    from components.reasoning.evaluation_pairs import STRATEGY, rank_pairs
+    from components.reasoning.results.strategies import StrategyResult
+    from components.statistics import wilson
+
+    ranked, too_long = rank_pairs(network, words, questions)
+    for place, reason in too_long:
+        q = questions[place]
+        work.rows(
+            "quarantine", [dataclasses.asdict(Quarantined(q.set, q.file, q.line, f"{name}: {reason}", q.prompt[:120]))]
+        )
+    if not ranked:
+        raise ValueError(f"evaluation {config.called!r}: no pair fits into the context of {name}")
+    tokens = sum(one.tokens for one in ranked)
+    work.usage(tokens=tokens, flops=tokens * forward_flops_per_token(network.cfg, network.cfg.context_length))
+    work.rows(
+        "evals",
+        [
+            {
+                "suite": config.called,
+                "model": name,
+                "strategy": STRATEGY,
+                "strategy_family": STRATEGY,
+                "needs_verifier": False,
+                "greedy": False,
+                "item_id": one.question.id,
+                "prompt": one.question.prompt,
+                "answer": one.question.answer if one.correct else str(one.question.metadata["rejected"]),
+                "target": one.question.answer,
+                "correct": one.correct,
+                "score": one.margin,
+                "prompt_tokens": one.tokens,
+                "completion_tokens": 0,
+                "details_json": json.dumps({"sum_margin": one.sum_margin, "status": "answered"}),
+            }
+            for one in ranked
+        ],
+    )
+    accuracy = wilson(sum(one.correct for one in ranked), len(ranked))
+    work.log(0, {f"accuracy/{STRATEGY}": accuracy.value})
+    return ReasoningResult(
+        (
+            StrategyResult(
+                name,
+                STRATEGY,
+                accuracy.value,
+                accuracy.low,
+                accuracy.high,
+                accuracy.n,
+                completion_tokens=0.0,
+                prompt_tokens=tokens / len(ranked),
+                by_difficulty={},
+                strategy_family=STRATEGY,
+                suite=config.called,
+                statuses={"answered": len(ranked)},
+            ),
+        )
+    )

@@ -48,8 +48,7 @@ def measure_forgetting(
     from components.data.shards import TokenShards
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
-    from components.reasoning.evaluation_sets import greedy_verdicts
-    from components.reasoning.small_suite import small_suite
+    from components.reasoning.small_suite import greedy_verdicts, small_suite
     from components.reasoning.tasks import spread
     from components.statistics import mean_interval, paired_difference, wilson
     from components.training.checkpoints import load_model
@@ -58,7 +57,11 @@ def measure_forgetting(
     words = Tokenizer.load(work.open(tokenizer))
     data = TokenShards.open(work.open(shards[0])) if shards else None
     problems = spread(suite.problems(), config.num_problems)
-    asked = {one: questions_of(work, evaluations, one.called)[: config.num_problems] for one in sets}
+    asked = {
+        one: questions_of(work, evaluations, one.called)[: config.num_problems]
+        for one in sets
+        if one.kind == "questions"
+    }
     first_bits: dict[str, tuple[float, ...]] = {}
     first_right: dict[str, list[bool]] = {}
     rows: list[dict[str, Any]] = []

@@ -134,9 +134,9 @@ def grpo(
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
     from components.rlhf import grpo as algorithm
-    from components.rlhf.bench import ScoredAnswers, reward_gains
     from components.rlhf.prompts import as_answers, chat_prompts, samples_of
     from components.rlhf.rewards.scoring import means
+    from components.rlhf.scored_answers import ScoredAnswers, reward_gains
     from components.statistics import mean_interval, wilson
     from components.training.checkpoints import load_model, save_model
 

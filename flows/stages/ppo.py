@@ -51,11 +51,11 @@ def ppo(
     """PPO against rewards or the reward model; gold is watched, never trained on. `mitigation` names the run in the
     report; `replay`: token shards, where config.replay_coef asks for them."""
     from components.rlhf import ppo as algorithm
-    from components.rlhf.bench import ScoredAnswers
     from components.rlhf.overoptimization import alarm_now, best_observation, first_alarm
     from components.rlhf.overoptimization_laws import fit_rows
     from components.rlhf.prompts import chat_prompts
     from components.rlhf.rewards.scoring import Rewards, means
+    from components.rlhf.scored_answers import ScoredAnswers
     from components.training.checkpoints import save_model
 
     bench = open_bench(

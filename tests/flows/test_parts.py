@@ -14,6 +14,7 @@ from flows.settings import ConfigError
 from storage.home import Home
 
 NUMBER = 'rewards=["number"]'
+NOWHERE, LIFE = 'prompts=[{ path = "nowhere.jsonl" }]', 'life.parts=["grpo"]'
 
 
 def nodes(*settings: str, profile: str = "smoke") -> dict[str, Any]:
@@ -70,7 +71,7 @@ def test_a_part_brings_what_it_builds_on_and_nothing_else(mine: str) -> None:
         (['rewards=["nowhere.py:score"]'], "nowhere.py: No such file or directory; paths are relative to"),
         (['evaluations=[{ path = "set.jsonl", scorer = "judge" }]'], "scorer"),
         (['evaluations=[{ path = "nowhere.jsonl" }]'], "nowhere.jsonl: no such file, folder or match"),
-        (['prompts=[{ path = "nowhere.jsonl" }]', NUMBER, 'life.parts=["grpo"]'], "nowhere.jsonl: no such file, folder or match"),
+        ([NOWHERE, NUMBER, LIFE], "nowhere.jsonl: no such file, folder or match"),
     ],
 )  # fmt: skip
 def test_what_is_missing_or_misspelt_is_told_in_one_sentence(settings: list[str], said: str, mine: str) -> None:

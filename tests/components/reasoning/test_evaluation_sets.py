@@ -6,10 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from components.data.files import SourceError
 from components.data.sources import Quarantined
+from components.data.tokenizer import Tokenizer
 from components.inference.text import TextCompletion
+from components.model.config import ModelConfig
+from components.model.transformer import Transformer
+from components.reasoning.evaluation_pairs import rank_pairs, read_pairs
 from components.reasoning.evaluation_sets import EvaluationConfig, as_item, read_evaluation
 from components.reasoning.question_files import Question, read_questions, write_questions
 from components.rlhf.rewards.exact import ExactReward
@@ -102,3 +107,35 @@ def test_published_files_are_read_whole() -> None:
     questions, bad = read(config)
     assert (len(questions), bad) == (254, [])
     assert sum(as_item(q, config.verifier).accepts(completion("A")) for q in questions) == 63  # 24.8%
+
+
+def test_pairs_are_ranked_by_the_models_own_probability_per_token(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "pairs.jsonl",
+        {"prompt": "Say a.", "chosen": "a a", "rejected": "b"},
+        {"prompt": "Say b.", "chosen": "b", "rejected": "a a a a"},
+        {"prompt": "Say c."},
+        {"prompt": "Say a. " * 60, "chosen": "a", "rejected": "b"},
+    )
+    questions, (bad,) = read_pairs("mine", path)
+    assert (bad.line, len(questions)) == (3, 3)
+    words = Tokenizer.train(["Say a. a a b Say b. " * 20], 270)
+    cfg = ModelConfig(vocab_size=words.vocab_size, d_model=16, num_layers=1, num_heads=1, context_length=64)
+    model = Transformer(cfg, seed=1)
+    ranked, too_long = rank_pairs(model, words, questions)
+    assert [place for place, _ in too_long] == [2]
+
+    def per_token(question: str, answer: str) -> float:
+        """By hand, token by token."""
+        prompt, _ = words.render_chat([{"role": "user", "content": question}], add_generation_prompt=True)
+        ids = [*prompt, *words.encode(answer), words.end_id]
+        log_probs = model.logits(model.hidden(torch.tensor([ids])).x_BTD).double().log_softmax(-1)[0]
+        found = [float(log_probs[i - 1, ids[i]]) for i in range(len(prompt), len(ids))]
+        return sum(found) / len(found)
+
+    with torch.no_grad():
+        for one in ranked:
+            q = one.question
+            expected = per_token(q.question, q.answer) - per_token(q.question, q.metadata["rejected"])
+            assert one.margin == pytest.approx(expected, abs=1e-5)
+            assert one.correct == (expected > 0)

@@ -55,7 +55,7 @@ def run(case: str, folder: Path, world: tuple[Store, dict[str, Artifact]], **cha
     stage, settings, _ = CASES[case]
     (folder / "out").mkdir(parents=True)
     work = Work(folder / "out", folder / "state", store=store)
-    return work, stage.fn(work, seed=3, **{**settings, **changed}, **inputs_of(case, made))
+    return work, stage.fn(work, seed=3, **{**settings, **inputs_of(case, made), **changed})
 
 
 def open_bench(store: Store, made: dict[str, Artifact]) -> Bench:
