@@ -281,7 +281,10 @@ def alignment_graph(
         "prompts": prompts,
         "tokenizer": tokenizer,
     }
-    paid = {"reward_model": reward_model if "reward_model" in kinds or not kinds else [], "preferences": pairs}
+    paid: dict[str, Any] = {
+        "reward_model": reward_model if "reward_model" in kinds or not kinds else [],
+        "preferences": pairs,
+    }
     ppo_graph(cfg, run, shards, judged | paid)
     if with_dpo:
         dpo.submit(run, config=cfg.dpo, judging=cfg.judging, seed=seed, **judged, **paid)

@@ -129,8 +129,10 @@ def read_prompt_files(config: PromptsConfig) -> Iterator[Prompt | Quarantined]:
     where, count = f"prompts {config.called!r}", 0
     rejected: list[Quarantined] = []
     for item in read_records_of(where, config.path, config.called):
-        found = item
-        if not isinstance(item, Quarantined):
+        found: Prompt | Quarantined
+        if isinstance(item, Quarantined):
+            found = item
+        else:
             file, record = item
             made = _prompt(config, record.value)
             found = (
@@ -142,7 +144,7 @@ def read_prompt_files(config: PromptsConfig) -> Iterator[Prompt | Quarantined]:
             rejected.append(found)
         else:
             count += 1
-        yield found  # type: ignore[misc]  # a tuple became one of both above
+        yield found
         if config.max_prompts and count == config.max_prompts:
             return
     if not count:

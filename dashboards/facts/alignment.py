@@ -315,7 +315,7 @@ def grpo_facts(rows: RunRows) -> GrpoFacts | Missing:
     return GrpoFacts(
         before,
         after,
-        accuracy_curve=rows.metric(stage, "greedy_accuracy", "greedy_reward"),
+        accuracy_curve=rows.metric(stage, "greedy_accuracy", "held_out_reward"),
         reward_curve=rows.metric(stage, "objective/reward"),
         zero_std_curve=rows.metric(stage, "groups/zero_variance"),
         skipped=result.guard.skipped_steps,
@@ -340,9 +340,9 @@ def _reward_effect(result: GRPOResult) -> Effect:
         title,
         gain.gain,
         "reward",
-        f"{formatting.decimal(gain.before, 2)} → {formatting.decimal(gain.after, 2)} (greedy)",
-        "the reward itself, in its own unit, on the same held-out prompts; Student's 95% interval over prompts; seen "
-        "when it lies above 0",
+        f"{formatting.decimal(gain.before, 2)} → {formatting.decimal(gain.after, 2)} (sampled)",
+        "the reward itself, in its own unit, of sampled answers to the same held-out prompts; 95% interval over prompts; "
+        "seen when it lies above 0",
     )
 
 

@@ -189,7 +189,7 @@ def grpo_figure(facts: GrpoFacts) -> Figure | None:
                 )
             if facts.accuracy_curve:
                 drawn.axes.plot(
-                    facts.accuracy_curve.steps, facts.accuracy_curve.values, "o-", color=GREEN, label="greedy, held out"
+                    facts.accuracy_curve.steps, facts.accuracy_curve.values, "o-", color=GREEN, label="held out"
                 )
             last = max(facts.accuracy_curve.steps[-1:] + facts.reward_curve.steps[-1:])
             for end, x in ((facts.before, 0), (facts.after, last)):

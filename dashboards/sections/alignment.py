@@ -152,8 +152,9 @@ def grpo_section(facts: GrpoFacts) -> Section:
         "Rewarding only exact answers, without any labelled solution, makes the model more accurate.",
         "Rewarding exact answers did not make the model more accurate.",
     )
-    shown = formatting.percent_interval
+    shown, how = formatting.percent_interval, "greedy"
     if facts.measure == "reward":
+        how = "sampled"
         meaning = said(
             effect_of(facts.effects, "grpo"),
             "The policy earns more of the reward that it was trained on, on prompts that it was not trained on.",
@@ -166,8 +167,8 @@ def grpo_section(facts: GrpoFacts) -> Section:
     if facts.gold_name == "none":
         meaning += " Nothing but that reward was measured: without gold nothing is known of what is truly wanted."
     pairs = [
-        (f"greedy {facts.measure} before", shown(facts.before)),
-        (f"greedy {facts.measure} after", shown(facts.after)),
+        (f"{how} {facts.measure} before", shown(facts.before)),
+        (f"{how} {facts.measure} after", shown(facts.after)),
         ("gold", facts.gold_name),
         ("gain in gold", formatting.decimal_interval(facts.gold, 3, plus=True)),
         *((f"share {name}", formatting.percent(share)) for name, share in facts.statuses.items() if share),

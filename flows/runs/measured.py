@@ -32,7 +32,8 @@ def measured_run(home: Home, run: str, suite: str | None = None) -> MeasuredRun:
     Raises ConfigError when the run has not measured the costs of its strategies, or not on that set.
     """
     run_id = find_run(home, run)
-    strategies = strategy_costs(answer(home, "strategy_costs", run=run_id, suite=suite))
+    asked = {"suite": suite} if suite else {}
+    strategies = strategy_costs(answer(home, "strategy_costs", run=run_id, **asked))
     if suite and not strategies:
         there = {row["suite"] for row in answer(home, "accuracy", run=run_id)}
         raise ConfigError(

@@ -119,8 +119,8 @@ def evaluate_set(
             asked.append(question)
             continue
         reason = f"{length} tokens; the context of {name} holds {limit}"
-        one = Quarantined(question.set, question.file, question.line, reason, question.prompt[:120])
-        work.rows("quarantine", [dataclasses.asdict(one)])
+        bad = Quarantined(question.set, question.file, question.line, reason, question.prompt[:120])
+        work.rows("quarantine", [dataclasses.asdict(bad)])
     if not asked:
         raise ValueError(f"evaluation {config.called!r}: no question fits into the context of {name}, {limit} tokens")
     items = [as_item(question, config.verifier) for question in asked]

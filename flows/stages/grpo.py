@@ -39,6 +39,9 @@ def passes_per_token(config: GRPOConfig, metrics: Mapping[str, float], routed: b
     return metrics["groups/sampled"] / config.num_prompts + learned * each
 
 
+HELD_OUT_SAMPLES = 4  # answers to each held-out prompt where a reward is no verdict
+
+
 @dataclass(frozen=True)
 class Task:
     """What GRPO practises and what it is held to.
@@ -137,7 +140,7 @@ def grpo(
     from components.rlhf.prompts import as_answers, chat_prompts, samples_of
     from components.rlhf.rewards.scoring import means
     from components.rlhf.scored_answers import ScoredAnswers, reward_gains
-    from components.statistics import mean_interval, wilson
+    from components.statistics import wilson
     from components.training.checkpoints import load_model, save_model
 
     reference, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
@@ -152,31 +155,43 @@ def grpo(
     else:
         raise ValueError('grpo has prompts and no rewards: say what an answer is worth, as in rewards = ["number"]')
 
-    def greedy(model: Transformer, asked: Sequence[Prompt]) -> list[Judged]:
-        params = SamplingParams(max_tokens=config.max_tokens, temperature=0.0, stop_ids=(words.end_id,))
-        encoded = chat_prompts(words, asked)
-        answers = [group[0] for group in generate(model, encoded, params)]
-        return goal.rewards.judge(samples_of(words, asked, encoded, as_answers(answers)))
+    # A verdict is asked for greedily, as users would; of a reward the mean of samples is what is optimised.
+    each = 1 if goal.by_verdict else HELD_OUT_SAMPLES
+    params = SamplingParams(
+        max_tokens=config.max_tokens,
+        temperature=0.0 if goal.by_verdict else config.temperature,
+        num_samples=each,
+        seed=seed + 1,
+        stop_ids=(words.end_id,),
+    )
+
+    def answered(model: Transformer, prompts: Sequence[Prompt]) -> list[Judged]:
+        encoded = chat_prompts(words, prompts)
+        answers = [one for group in generate(model, encoded, params) for one in group]
+        asked, rendered = ([one for one in both for _ in range(each)] for both in (prompts, encoded))
+        return goal.rewards.judge(samples_of(words, asked, rendered, as_answers(answers)))
 
     def worth(judged: Sequence[Judged]) -> Interval:
         totals = [one.total for one in judged]
-        return wilson(sum(x == 1.0 for x in totals), len(totals)) if goal.by_verdict else mean_interval(totals)
+        if goal.by_verdict:
+            return wilson(sum(x == 1.0 for x in totals), len(totals))
+        return clustered_mean_interval(totals, [place // each for place in range(len(totals))])
 
-    measure = "greedy_accuracy" if goal.by_verdict else "greedy_reward"
-    before = greedy(reference, goal.held_out)
+    measure = "greedy_accuracy" if goal.by_verdict else "held_out_reward"
+    before = answered(reference, goal.held_out)
     state = algorithm.GRPOState.start(reference, config)
     if saved := work.load_state():
         state.load_tensors(saved[1])
         goal.rewards.counted(saved[2])
     else:
-        work.log(0, {measure: worth(greedy(reference, goal.watched)).value})
+        work.log(0, {measure: worth(answered(reference, goal.watched)).value})
     encoded = chat_prompts(words, goal.prompts)
     score = ScoredAnswers(goal.rewards, words, goal.prompts, encoded)
     for record in algorithm.grpo(state, reference, score, encoded, (words.end_id,), config, seed):
         step, metrics = record.iteration + 1, record.metrics
         judged = score.taken(record.rollout)
         watched_now = step % task.evaluate_every == 0 or step == config.num_iterations
-        extra = {measure: worth(greedy(state.policy, goal.watched)).value} if watched_now else {}
+        extra = {measure: worth(answered(state.policy, goal.watched)).value} if watched_now else {}
         work.log(step, metrics | dict(means(judged).metrics()) | extra)
         work.rows("samples", failed_rows(step, judged))
         passes = passes_per_token(config, metrics, routed=reference.cfg.moe is not None)
@@ -187,18 +202,19 @@ def grpo(
         if step < config.num_iterations and work.state_due():
             work.save_state(step, state.tensors(), goal.rewards.counts)
     save_model(work.out, state.policy)
-    after = greedy(state.policy, goal.held_out)
+    after = answered(state.policy, goal.held_out)
+    places = [str(place // each) for place in range(len(after))]
     gold = None
     if goal.gold is not None:
         first, second = (goal.gold.judge([one.sample for one in judged]) for judged in (before, after))
-        gold = mean_interval([b.total - a.total for a, b in zip(first, second, strict=True)])
+        gold = clustered_mean_interval([b.total - a.total for a, b in zip(first, second, strict=True)], places)
     return GRPOResult(
         worth(before),
         worth(after),
         state.guard.counts(),
         measure="accuracy" if goal.by_verdict else "reward",
-        rewards=reward_gains(before, after, [str(place) for place in range(len(before))]),
+        rewards=reward_gains(before, after, places),
         gold_name=" + ".join(goal.gold.names) if goal.gold else "none",
         gold=gold,
-        statuses=means(after).statuses,
+        statuses={str(status): share for status, share in means(after).statuses.items()},
     )

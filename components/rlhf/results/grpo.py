@@ -14,8 +14,9 @@ from components.training.results.guard import GuardCounts
 
 @dataclass(frozen=True)
 class GRPOResult:
-    """Greedy answers to the same n held-out prompts before and after. measure: `accuracy` where the reward is a verdict
-    (Wilson's interval), else `reward`, the mean of the weighted sum in its own unit (Student's t).
+    """Answers to the same n held-out prompts before and after. measure: `accuracy` of greedy answers where the reward
+    is a verdict (Wilson's interval), else `reward`, the mean of the weighted sum in its own unit over sampled answers,
+    which is what is optimised (the interval is over prompts).
 
     rewards: every reward by name, with what was gained. gold_name: what gold is called, "none" where there is none;
     gold: its gain. statuses: share of the answers after training that were answered, unparsed, truncated or failed.

@@ -49,6 +49,6 @@ def test_what_is_reported_is_documented_and_what_is_documented_is_reported(repor
     section = DOCS.read_text(encoding="utf-8").split("## Reward model, PPO, GRPO, DPO")[1].split("\n## ")[0]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     documented = {name for cell in rows for name in re.findall(r"`([^`]+)`", cell)}
-    by_the_stage = {"gold", "gold_low", "gold_high", "greedy_accuracy", "greedy_reward"}
+    by_the_stage = {"gold", "gold_low", "gold_high", "greedy_accuracy", "held_out_reward"}
     by_the_stage |= {f"reward/{name}" for name in ("<name>", "failed", "truncated", "unparsed")}
     assert documented - by_the_stage == reported
