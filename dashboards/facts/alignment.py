@@ -341,8 +341,8 @@ def _reward_effect(result: GRPOResult) -> Effect:
         gain.gain,
         "reward",
         f"{formatting.decimal(gain.before, 2)} → {formatting.decimal(gain.after, 2)} (sampled)",
-        "the reward itself, in its own unit, of sampled answers to the same held-out prompts; 95% interval over prompts; "
-        "seen when it lies above 0",
+        "the reward itself, in its own unit, of sampled answers to the same held-out prompts; 95% interval over "
+        "prompts; seen when it lies above 0",
     )
 
 

@@ -140,7 +140,7 @@ def grpo(
     from components.rlhf.prompts import as_answers, chat_prompts, samples_of
     from components.rlhf.rewards.scoring import means
     from components.rlhf.scored_answers import ScoredAnswers, reward_gains
-    from components.statistics import wilson
+    from components.statistics import clustered_mean_interval, wilson
     from components.training.checkpoints import load_model, save_model
 
     reference, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
