@@ -65,6 +65,8 @@ class PolicyFacts:
     skipped: int = 0
     laws: tuple[LawFacts, ...] = ()
     watched: tuple[tuple[str, Series], ...] = ()
+    gold_name: str = "none"
+    rewards: Mapping[str, RewardGain] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -169,6 +171,8 @@ def _policy(rows: RunRows, stage: StageRow, mitigation: str, judged: PolicyJudge
         repeated=known(judged.repeated),
         disagreement=known(judged.disagreement),
         watched=tuple((name, rows.metric(stage, metric)) for name, metric in WATCHED.items()),
+        gold_name=judged.gold_name,
+        rewards=judged.rewards or {},
     )
 
 

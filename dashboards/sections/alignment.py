@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from components.rlhf.results.policy import RewardGain
 from components.statistics import Interval
 from dashboards import formatting
 from dashboards.annotate.report import people_tables
@@ -96,12 +99,33 @@ def alignment_section(facts: AlignmentFacts) -> Section:
             for law in facts.laws
         ),
     )
-    tables = [policies, reasons, skipped, best_of_n, laws]
+    rewards = rewards_table([(p.name, name, one) for p in facts.policies for name, one in p.rewards.items()])
+    tables = [policies, rewards, reasons, skipped, best_of_n, laws]
     if facts.reward_model is not None:
         tables += _reward_model(facts.reward_model)
     if facts.people is not None:
         tables += people_tables(facts.people)
     return body(meaning, tables, facts.effects)
+
+
+def rewards_table(rewards: Sequence[tuple[str, str, RewardGain]]) -> Table:
+    """What policies gained in each of the rewards that they were paid: (policy, reward, gain)."""
+    return Table(
+        "Rewards on held-out prompts, each in its own unit",
+        ("policy", "reward", "before", "after", "gain [95%]", "n"),
+        "<<>>>>",
+        tuple(
+            (
+                policy,
+                name,
+                formatting.decimal(one.before, 3),
+                formatting.decimal(one.after, 3),
+                formatting.decimal_interval(one.gain, 3, plus=True),
+                counted(one.gain),
+            )
+            for policy, name, one in rewards
+        ),
+    )
 
 
 def _peak(law: LawFacts) -> str:
@@ -180,19 +204,5 @@ def grpo_section(facts: GrpoFacts) -> Section:
         ),
         ("updates skipped, not finite", formatting.count(facts.skipped or None)),
     ]
-    parts = Table(
-        "Rewards on held-out prompts, each in its own unit",
-        ("reward", "before", "after", "gain [95%]", "n"),
-        "<>>>>",
-        tuple(
-            (
-                name,
-                formatting.decimal(one.before, 3),
-                formatting.decimal(one.after, 3),
-                formatting.decimal_interval(one.gain, 3, plus=True),
-                counted(one.gain),
-            )
-            for name, one in facts.rewards.items()
-        ),
-    )
+    parts = rewards_table([("GRPO", name, one) for name, one in facts.rewards.items()])
     return body(meaning, (listing("In numbers", pairs), parts), facts.effects)

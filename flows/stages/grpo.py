@@ -168,7 +168,8 @@ def grpo(
     def answered(model: Transformer, prompts: Sequence[Prompt]) -> list[Judged]:
         encoded = chat_prompts(words, prompts)
         answers = [one for group in generate(model, encoded, params) for one in group]
-        asked, rendered = ([one for one in both for _ in range(each)] for both in (prompts, encoded))
+        places = [place for place in range(len(prompts)) for _ in range(each)]
+        asked, rendered = [prompts[place] for place in places], [encoded[place] for place in places]
         return goal.rewards.judge(samples_of(words, asked, rendered, as_answers(answers)))
 
     def worth(judged: Sequence[Judged]) -> Interval:
