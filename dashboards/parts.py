@@ -23,6 +23,7 @@ from dashboards.facts.training import data_facts, finetuning_facts, pretraining_
 from dashboards.figures.alignment import alignment_figure, grpo_figure
 from dashboards.figures.canvas import Figure
 from dashboards.figures.cost import cost_figure
+from dashboards.figures.evaluations import evaluation_figure
 from dashboards.figures.experts import moe_figure
 from dashboards.figures.forgetting import forgetting_figure
 from dashboards.figures.reasoning import reasoning_figure, tree_figure
@@ -54,6 +55,7 @@ class Part(Generic[F]):
             trial; `report_model.HEADLINES` picks those that come first.
         section: its sentence and tables from its facts.
         figure: its panels from its facts; None where there is nothing to draw.
+        optional: a life that does not have it is none the less whole, and its report does not name it.
     """
 
     slug: str
@@ -62,6 +64,7 @@ class Part(Generic[F]):
     facts: Callable[[RunRows], F | Missing]
     section: Callable[[F], Section]
     figure: Callable[[F], Figure | None]
+    optional: bool = False
 
 
 PARTS: tuple[Part[Any], ...] = (
@@ -89,7 +92,8 @@ PARTS: tuple[Part[Any], ...] = (
         "Your sets",
         evaluation_facts,
         evaluation_section,
-        lambda facts: None,
+        evaluation_figure,
+        optional=True,
     ),
     Part("tree", "Tree of Thought at equal tokens", "Tree of Thought", tree_facts, tree_section, tree_figure),
     Part("cost", "Cost of training and of serving", "Cost", cost_facts, cost_section, cost_figure),

@@ -66,7 +66,8 @@ def test_a_reward_of_ones_own(smoke: SmokeLife, tmp_path: Path, monkeypatch: pyt
     section = next(s for s in report.sections if s.slug == "grpo")
     assert "without gold nothing is known of what is truly wanted" in section.meaning
     absent = {s.slug: s.missing for s in report.sections if s.missing}
-    assert {"rlhf", "scaling", "reasoning", "evaluations"} <= absent.keys()
+    assert {"rlhf", "scaling", "reasoning"} <= absent.keys()
+    assert "evaluations" not in {s.slug for s in report.sections}
 
     assert ran(lived("mine.toml", home)) == set()
     source = tmp_path / "my_rewards.py"
@@ -104,7 +105,7 @@ def test_a_set_of_ones_own(smoke: SmokeLife, tmp_path: Path, monkeypatch: pytest
     assert bad == {"line": 4, "reason": "the reference answer 'That depends.' holds no number"}
     facts = done.report.facts["evaluations"]  # type: ignore[attr-defined]
     assert {score.suite for score in facts.scores} == {"riddles"}
-    assert evaluation_section(facts).tables
+    assert evaluation_section(facts).tables and "evaluations" in done.report.figures  # type: ignore[attr-defined]
     forgot = query(home, "SELECT DISTINCT evaluation FROM forgetting WHERE unit = 'accuracy' AND key = $key",
                    {"key": done.outcomes["measure_forgetting"].artifact.key}).to_pylist()  # fmt: skip
     assert forgot == [{"evaluation": "riddles"}]

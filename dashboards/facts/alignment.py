@@ -39,7 +39,7 @@ class PolicyFacts:
     """A policy that learned from preferences; the series are by iteration. `mitigation`: what held it back (a KL
     penalty, the ensemble's worst case or variance, a length penalty), or DPO. `suspicion`: the alarm that would have
     been raised without gold. skipped: updates whose loss was not finite. `watched`: the other things that the watch
-    sees, by name."""
+    sees, by name. gold_name: "none" where there is no gold. rewards: what it gained in each reward that it was paid."""
 
     label: str
     kl_coef: float | None
@@ -319,7 +319,7 @@ def grpo_facts(rows: RunRows) -> GrpoFacts | Missing:
     return GrpoFacts(
         before,
         after,
-        accuracy_curve=rows.metric(stage, "greedy_accuracy", "held_out_reward"),
+        accuracy_curve=rows.metric(stage, "greedy_accuracy" if result.measure == "accuracy" else "held_out_reward"),
         reward_curve=rows.metric(stage, "objective/reward"),
         zero_std_curve=rows.metric(stage, "groups/zero_variance"),
         skipped=result.guard.skipped_steps,
