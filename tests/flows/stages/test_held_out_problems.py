@@ -45,7 +45,7 @@ def problems() -> SourceConfig:
 
 def test_pretraining_text_holds_no_solution(tmp_path: Path, problems: SourceConfig) -> None:
     work = work_in(tmp_path)
-    result = prepare_corpus.fn(work, config=DataConfig((problems,)), suite=SUITE, raw={})
+    result = prepare_corpus.fn(work, config=DataConfig((problems,)), suite=SUITE, raw={}, evaluations=[])
     texts = [document.text for document in read_corpus(work.out / CORPUS)]
     assert sum(map(len, texts)) > 900_000
     assert solutions(texts) == set()
@@ -66,7 +66,9 @@ def test_text_from_elsewhere_with_a_solution_goes_with_its_reason(problems: Sour
 def test_conversations_hold_no_solution(tmp_path: Path) -> None:
     work = work_in(tmp_path)
     config = InstructionConfig(6000, (ConversationSource("sums", "sums", max_difficulty=4),))
-    make_conversations.fn(work, config=config, suite=SUITE, seed=0, raw={}, context_length=0, tokenizer=[])
+    make_conversations.fn(
+        work, config=config, suite=SUITE, seed=0, raw={}, context_length=0, tokenizer=[], evaluations=[]
+    )
     made = [c.messages[-1].content for c in read_conversations(work.out / CONVERSATIONS)]
     assert len(made) == 6000 and solutions(made) == set()
 
