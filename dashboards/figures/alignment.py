@@ -66,7 +66,7 @@ def alignment_figure(facts: AlignmentFacts) -> Figure | None:
     gold = "gold (the true preference)" if facts.gold.of_stories else facts.gold.said
     what = f"Proxy (what the policy is paid for) and {gold}" if facts.has_gold else "The proxy"
     caption = (
-        f"{what} as the policy moves away from the fine-tuned model, with the fitted laws of over-optimisation. "
+        f"{what} as the policy moves away from the model that it began as, with the fitted laws of over-optimisation. "
         "Calibration: on the diagonal, what the reward model predicts is what happens."
     )
     return Figure("rlhf", caption, tuple(panels)) if panels else None
