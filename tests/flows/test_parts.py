@@ -111,3 +111,6 @@ def test_a_base_of_somebody_else_needs_no_text(monkeypatch: pytest.MonkeyPatch, 
     }  # fmt: skip
     with pytest.raises(ConfigError, match=r"recurrent: they measure on text: give \[\[data.sources\]\]"):
         nodes('life.parts=["recurrent"]', *settings)
+    with pytest.raises(ConfigError, match=r"finetune.replay is 0.25, and there is no text to replay"):
+        nodes('life.parts=["sft", "grpo"]', *settings)
+    assert "finetune" in nodes('life.parts=["sft", "grpo"]', "finetune.replay=0", *settings)
