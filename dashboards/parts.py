@@ -10,32 +10,35 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from dashboards.blocks import Section
-from dashboards.facts.alignment import alignment_facts, grpo_facts
+from dashboards.facts.alignment import alignment_facts
 from dashboards.facts.cost import cost_facts
 from dashboards.facts.effects import Missing
 from dashboards.facts.evaluations import evaluation_facts
 from dashboards.facts.experts import moe_facts
 from dashboards.facts.forgetting import forgetting_facts
+from dashboards.facts.grpo import grpo_facts
 from dashboards.facts.reasoning import reasoning_facts, tree_facts
 from dashboards.facts.recurrent import recurrent_facts
 from dashboards.facts.scaling import emergence_facts, scaling_facts
 from dashboards.facts.training import data_facts, finetuning_facts, pretraining_facts
-from dashboards.figures.alignment import alignment_figure, grpo_figure
+from dashboards.figures.alignment import alignment_figure
 from dashboards.figures.canvas import Figure
 from dashboards.figures.cost import cost_figure
 from dashboards.figures.evaluations import evaluation_figure
 from dashboards.figures.experts import moe_figure
 from dashboards.figures.forgetting import forgetting_figure
+from dashboards.figures.grpo import grpo_figure
 from dashboards.figures.reasoning import reasoning_figure, tree_figure
 from dashboards.figures.recurrent import recurrent_figure
 from dashboards.figures.scaling import emergence_figure, scaling_figure
 from dashboards.figures.training import data_figure, finetuning_figure, pretraining_figure
 from dashboards.run_data import RunRows
-from dashboards.sections.alignment import alignment_section, grpo_section
+from dashboards.sections.alignment import alignment_section
 from dashboards.sections.cost import cost_section
 from dashboards.sections.evaluations import evaluation_section
 from dashboards.sections.experts import moe_section
 from dashboards.sections.forgetting import forgetting_section
+from dashboards.sections.grpo import grpo_section
 from dashboards.sections.reasoning import reasoning_section, tree_section
 from dashboards.sections.recurrent import recurrent_section
 from dashboards.sections.scaling import emergence_section, scaling_section

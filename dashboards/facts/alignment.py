@@ -1,4 +1,4 @@
-"""RLHF (reward model, PPO, best-of-n) and GRPO.
+"""RLHF: reward model, PPO, DPO, best-of-n.
 
 Of the reward model and of our stories' gold proxy and gold are in standard deviations of the fine-tuned model's scores,
 of rewards of the user's own in their own unit. Those of a finished policy are what it earns over the model that it
@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 
 from components.rlhf.results.best_of_n import BestOfNResult
 from components.rlhf.results.dpo import DPOResult
-from components.rlhf.results.grpo import GRPOResult
 from components.rlhf.results.policy import STORY_GOLD, PolicyJudgement, RewardGain
 from components.rlhf.results.ppo import PPOResult
 from components.rlhf.results.preferences import PreferencesResult
@@ -24,11 +23,16 @@ from components.statistics import Interval
 from dashboards import formatting, labels
 from dashboards.facts.effects import Effect, Missing, Unit, decided, difference, not_measured, raises, readable
 from dashboards.facts.people import PeopleFacts, people_facts
-from dashboards.facts.rewards import LawFacts, RewardModelFacts, laws_of, reward_model_facts
-from dashboards.facts.scores import best, paired, pick, scores_of
+from dashboards.facts.rewards import (
+    LawFacts,
+    RewardModelFacts,
+    calibration_effect,
+    laws_of,
+    reward_model_effect,
+    reward_model_facts,
+)
 from dashboards.run_data import RunRows, Series, StageRow, finite, known
 
-CALIBRATED = (0.8, 1.25)  # slopes of a confidence that can be taken at its word
 PROXY_GAIN = "proxy_gain", "PPO with a KL penalty raises the reward that it is trained on"
 HACKING_SIGNS = "hacking_signs", "Without a penalty the signs of reward hacking show"
 # What the watch sees beside proxy, gold and KL.
@@ -204,7 +208,7 @@ def alignment_facts(rows: RunRows) -> AlignmentFacts | Missing:
         if gold.known
         else (_proxy_effect(policies, paid), _signs_effect(policies))
     )
-    effects = (_reward_model_effect(reward_model), _calibration_effect(reward_model), *about_policies)
+    effects = (reward_model_effect(reward_model), calibration_effect(reward_model), *about_policies)
     fitted = tuple(law for policy in policies for law in policy.laws)
     if best_of_n:
         fitted += laws_of(best_of_n.law, "best of n", "best of n")
@@ -277,55 +281,6 @@ def _best_of_n(result: BestOfNResult | None) -> tuple[BestOfN, ...]:
     rows = result.rows if result else ()
     found = [BestOfN(row.n, known(row.kl), finite(row.proxy), finite(row.gold)) for row in rows]
     return tuple(sorted(found, key=lambda row: row.n))
-
-
-def _reward_model_effect(model: RewardModelFacts | None) -> Effect:
-    slug, title = "reward_model", "The reward model learns the preference"
-    if model is None or model.accuracy is None:
-        return not_measured(slug, title, "no accuracy of a reward model with its interval")
-    x = model.accuracy
-    over = Interval(x.value - 0.5, x.low - 0.5, x.high - 0.5, x.n)
-    gold = (
-        ""
-        if model.agreement_with_gold is None
-        else f"; correlation with gold {formatting.decimal(model.agreement_with_gold, 2)}"
-    )
-    return raises(
-        slug,
-        title,
-        over,
-        "points",
-        f"accuracy {formatting.percent_interval(x)} on held-out pairs{gold}",
-        "over chance (50%), 95% interval over requests, whose pairs are alike; seen when it lies above 0",
-    )
-
-
-def _calibration_effect(model: RewardModelFacts | None) -> Effect:
-    slug, title = "reward_model_calibration", "The reward model's confidence can be taken at its word"
-    x = model.calibration_slope if model else None
-    if model is None or x is None:
-        return not_measured(slug, title, "needs held-out pairs of two requests or more, some right and some wrong")
-    sure = max(model.bins, key=lambda entry: entry.predicted, default=None)
-    at_most = (
-        f"where it is surest it predicted {formatting.percent(sure.predicted, 0)}, and "
-        f"{formatting.percent_interval(sure.chosen)} were chosen; "
-        if sure
-        else ""
-    )
-    flat = "; that is flat: it is right as often where it is sure as where it is not" if x.contains(0.0) else ""
-    low, high = CALIBRATED
-    return Effect(
-        slug,
-        title,
-        decided(low <= x.low and x.high <= high),
-        x,
-        "slope",
-        f"{at_most}slope {formatting.decimal_interval(x, 2)} (1: calibrated, 0: flat){flat}",
-        "slope of the log-odds of being right on those that it gives, held-out pairs, t interval over requests; seen "
-        f"when it lies within {low} to {high}",
-        side="covers",
-        margin=1.0,
-    )
 
 
 def _proxy_effect(policies: tuple[PolicyFacts, ...], paid: Paid) -> Effect:
@@ -482,92 +437,4 @@ def _best_of_n_effect(rows: tuple[BestOfN, ...], watched: Watched, paid: Paid) -
         watched.unit,
         f"n={row.n}: proxy {_signed(row.proxy)}, {watched.short} {formatting.signed(gold.value)}",
         f"{watched.short} over one sample of the model before; seen when the 95% interval over requests lies above 0",
-    )
-
-
-@dataclass(frozen=True)
-class GrpoFacts:
-    """measure: what before and after are, `accuracy` or the `reward` in its own unit. rewards: every reward by name.
-    gold_name: "none" where there is no gold; gold: its gain. statuses: share of the last answers by what they gave."""
-
-    before: Interval | None
-    after: Interval | None
-    accuracy_curve: Series
-    reward_curve: Series
-    zero_std_curve: Series
-    skipped: int
-    effects: tuple[Effect, ...]
-    measure: str = "accuracy"
-    rewards: Mapping[str, RewardGain] = field(default_factory=dict)
-    gold_name: str = "none"
-    gold: Interval | None = None
-    statuses: Mapping[str, float] = field(default_factory=dict)
-
-
-@readable
-def grpo_facts(rows: RunRows) -> GrpoFacts | Missing:
-    stage = rows.find("grpo")
-    if stage is None:
-        return Missing(rows.why_missing("rlhf", "GRPO"))
-    result = rows.result(stage, GRPOResult)
-    before, after = finite(result.before), finite(result.after)
-    return GrpoFacts(
-        before,
-        after,
-        accuracy_curve=rows.metric(stage, "greedy_accuracy" if result.measure == "accuracy" else "held_out_reward"),
-        reward_curve=rows.metric(stage, "objective/reward"),
-        zero_std_curve=rows.metric(stage, "groups/zero_variance"),
-        skipped=result.guard.skipped_steps,
-        effects=(_grpo_effect(rows, before, after) if result.measure == "accuracy" else _reward_effect(result),),
-        measure=result.measure,
-        rewards=result.rewards or {},
-        gold_name=result.gold_name,
-        gold=finite(result.gold),
-        statuses=result.statuses or {},
-    )
-
-
-def _reward_effect(result: GRPOResult) -> Effect:
-    """The gain in the reward that was trained on, over the same held-out prompts."""
-    slug, title = "grpo", "GRPO raises its reward on held-out prompts"
-    gains = result.rewards or {}
-    gain = gains.get("sum") or next(iter(gains.values()), None)
-    if gain is None or finite(gain.gain) is None:
-        return not_measured(slug, title, "no reward before and after with its interval")
-    return raises(
-        slug,
-        title,
-        gain.gain,
-        "reward",
-        f"{formatting.decimal(gain.before, 2)} → {formatting.decimal(gain.after, 2)} (sampled)",
-        "the reward itself, in its own unit, of sampled answers to the same held-out prompts; 95% interval over "
-        "prompts; seen when it lies above 0",
-    )
-
-
-def _grpo_effect(rows: RunRows, before: Interval | None, after: Interval | None) -> Effect:
-    """From the items that both models answered, where there are such, else from the stage's two intervals."""
-    slug, title = "grpo", "GRPO raises accuracy by exact rewards"
-    scores = scores_of(rows, "chains")
-    trained = pick(scores, "grpo", "cot") or best(scores, "grpo", greedy=True)
-    start = pick(scores, "sft", trained.strategy) if trained else None
-    if trained and start and (gap := paired(trained, start)) is not None:
-        return raises(
-            slug,
-            title,
-            gap,
-            "points",
-            f"{formatting.percent(start.accuracy.value)} → {formatting.percent(trained.accuracy.value)} "
-            f"({trained.label})",
-            "paired items, Tango's 95% interval; seen when it lies above 0",
-        )
-    if before is None or after is None:
-        return not_measured(slug, title, "no accuracy before and after with their intervals")
-    return raises(
-        slug,
-        title,
-        difference(after, before),
-        "points",
-        f"{formatting.percent(before.value)} → {formatting.percent(after.value)} (greedy)",
-        "two 95% intervals taken as independent (Newcombe); seen when the difference lies above 0",
     )

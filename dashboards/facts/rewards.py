@@ -10,7 +10,11 @@ from components.rlhf.results.policy import Laws
 from components.rlhf.results.preferences import PreferencesResult
 from components.rlhf.results.reward_model import RewardModelResult
 from components.statistics import Interval
+from dashboards import formatting
+from dashboards.facts.effects import Effect, decided, not_measured, raises
 from dashboards.run_data import RunRows, finite, known
+
+CALIBRATED = (0.8, 1.25)  # slopes of a confidence that can be taken at its word
 
 
 @dataclass(frozen=True)
@@ -119,3 +123,54 @@ def laws_of(laws: Laws, law: str, run: str) -> tuple[LawFacts, ...]:
         if fit is not None and finite(fit.alpha) and finite(fit.beta):
             found.append(LawFacts(law, target, run, fit.alpha, fit.beta, fit.peak_kl, fit.extrapolated, fit.alpha.n))
     return tuple(found)
+
+
+def reward_model_effect(model: RewardModelFacts | None) -> Effect:
+    """Whether it is right on pairs that it has not seen."""
+    slug, title = "reward_model", "The reward model learns the preference"
+    if model is None or model.accuracy is None:
+        return not_measured(slug, title, "no accuracy of a reward model with its interval")
+    x = model.accuracy
+    over = Interval(x.value - 0.5, x.low - 0.5, x.high - 0.5, x.n)
+    gold = (
+        ""
+        if model.agreement_with_gold is None
+        else f"; correlation with gold {formatting.decimal(model.agreement_with_gold, 2)}"
+    )
+    return raises(
+        slug,
+        title,
+        over,
+        "points",
+        f"accuracy {formatting.percent_interval(x)} on held-out pairs{gold}",
+        "over chance (50%), 95% interval over requests, whose pairs are alike; seen when it lies above 0",
+    )
+
+
+def calibration_effect(model: RewardModelFacts | None) -> Effect:
+    """Whether it is right as often as it says."""
+    slug, title = "reward_model_calibration", "The reward model's confidence can be taken at its word"
+    x = model.calibration_slope if model else None
+    if model is None or x is None:
+        return not_measured(slug, title, "needs held-out pairs of two requests or more, some right and some wrong")
+    sure = max(model.bins, key=lambda entry: entry.predicted, default=None)
+    at_most = (
+        f"where it is surest it predicted {formatting.percent(sure.predicted, 0)}, and "
+        f"{formatting.percent_interval(sure.chosen)} were chosen; "
+        if sure
+        else ""
+    )
+    flat = "; that is flat: it is right as often where it is sure as where it is not" if x.contains(0.0) else ""
+    low, high = CALIBRATED
+    return Effect(
+        slug,
+        title,
+        decided(low <= x.low and x.high <= high),
+        x,
+        "slope",
+        f"{at_most}slope {formatting.decimal_interval(x, 2)} (1: calibrated, 0: flat){flat}",
+        "slope of the log-odds of being right on those that it gives, held-out pairs, t interval over requests; seen "
+        f"when it lies within {low} to {high}",
+        side="covers",
+        margin=1.0,
+    )

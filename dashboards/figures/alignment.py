@@ -1,4 +1,4 @@
-"""Proxy and gold against KL, best of n, the reward model's calibration and its taste for length, GRPO."""
+"""Proxy and gold against KL, best of n, the reward model's calibration and its taste for length."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from components.statistics import Interval
-from dashboards.facts.alignment import AlignmentFacts, GrpoFacts, PolicyFacts
+from dashboards.facts.alignment import AlignmentFacts, PolicyFacts
 from dashboards.facts.rewards import LawFacts, RewardModelFacts
 from dashboards.figures.canvas import (
     BLUE,
     GOLD,
-    GREEN,
     MUTED,
-    ORANGE,
     RED,
     SERIES,
     Figure,
@@ -187,39 +185,3 @@ def _looks(axes: Axes, points: list[tuple[float, ...]], law: LawFacts | None, co
         return
     grid = [max(x) * (i / 60) ** 2 for i in range(61)]  # even in the law's d = √KL
     axes.plot(grid, [y[0] + law.gain(kl) for kl in grid], color=color, linewidth=1.2, alpha=0.7)
-
-
-def grpo_figure(facts: GrpoFacts) -> Figure | None:
-    """Held-out accuracy and training reward by iteration, with the share of groups that gave no signal."""
-    panels = []
-    if facts.accuracy_curve or facts.reward_curve:
-        what = "accuracy, mean reward" if facts.measure == "accuracy" else "mean reward"
-        with panel("grpo", f"{facts.measure.capitalize()} while GRPO trains", "iteration", what) as drawn:
-            if facts.reward_curve:
-                drawn.axes.plot(
-                    facts.reward_curve.steps, facts.reward_curve.values, color=BLUE, alpha=0.6, label="sampled reward"
-                )
-            if facts.accuracy_curve:
-                drawn.axes.plot(
-                    facts.accuracy_curve.steps, facts.accuracy_curve.values, "o-", color=GREEN, label="held out"
-                )
-            last = max(facts.accuracy_curve.steps[-1:] + facts.reward_curve.steps[-1:])
-            for end, x in ((facts.before, 0), (facts.after, last)):
-                if end is not None:
-                    with_interval(drawn.axes, [x], [end.value], [end.low], [end.high], ORANGE, markersize=6)
-            if facts.measure == "accuracy":
-                drawn.axes.set_ylim(0, 1.02)
-                percent_axis(drawn.axes)
-            drawn.axes.legend(loc="lower right")
-        panels.append(drawn.svg)
-    if facts.zero_std_curve:
-        with panel(
-            "grpo-silent", "Groups without a signal", "iteration", "share of groups, all right or all wrong"
-        ) as drawn:
-            drawn.axes.plot(facts.zero_std_curve.steps, facts.zero_std_curve.values, color=MUTED)
-            drawn.axes.set_ylim(0, 1.02)
-            percent_axis(drawn.axes)
-        panels.append(drawn.svg)
-    silent = "A group whose answers all score the same gives no signal."
-    caption = f"Orange: {facts.measure} before and after, 95% intervals. {silent}"
-    return Figure("grpo", caption, tuple(panels)) if panels else None

@@ -13,8 +13,8 @@ from components.scaling.emergence import EmergenceRow, analyse_emergence
 from components.stage_results import to_facts
 from components.statistics import mean_interval
 from dashboards import formatting
-from dashboards.facts.alignment import grpo_facts
 from dashboards.facts.effects import Effect, Missing, difference
+from dashboards.facts.grpo import grpo_facts
 from dashboards.facts.reasoning import equal_rival
 from dashboards.facts.scores import scores_of, strongest_at
 from dashboards.facts.training import data_facts

@@ -12,11 +12,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from components.rlhf.judgements import Candidate, Item, judged, make_items
-from flows import lifecycle
+from flows import lifecycle, outside
 from flows.commands.cli import app
 from flows.config import load_config
 from flows.engine.graph import Graph
-from flows.lifecycle import Outside, life, lifecycle_graph, run_lifecycle
+from flows.lifecycle import life, lifecycle_graph, run_lifecycle
+from flows.outside import Outside
 from flows.runs.run import RunResult
 from flows.settings import ConfigError
 from flows.stages import preferences
@@ -37,14 +38,14 @@ def test_an_assembly_looks_at_no_file_and_no_home(monkeypatch: pytest.MonkeyPatc
     cfg = load_config("smoke", NOWHERE)
     monkeypatch.delenv("LIFESPAN_HOME", raising=False)
     monkeypatch.setattr(Home, "__init__", refuse)
-    for name in ("raw_digests", "digests", "conversation_digests"):
-        monkeypatch.setattr(lifecycle, name, refuse)
+    for name in ("raw_digests", "digests", "conversation_digests", "prompt_digests", "evaluation_digests"):
+        monkeypatch.setattr(outside, name, refuse)
     monkeypatch.setattr(preferences, "file_digest", refuse)
     first, other = Graph(), Graph()
     lifecycle_graph(cfg, first, Outside())
     answers = first.nodes["sample_answers"].key
-    outside = Outside({"mine": {"where.txt": "ab"}}, {"model.gguf": "cd"}, {}, {answers: {"ann": "7:ef"}, "00": {}})
-    lifecycle_graph(cfg, other, outside)
+    found = Outside({"mine": {"where.txt": "ab"}}, {"model.gguf": "cd"}, {}, {answers: {"ann": "7:ef"}, "00": {}})
+    lifecycle_graph(cfg, other, found)
     settings = {label: node.bound.settings for label, node in other.nodes.items()}
     assert settings["prepare_corpus"]["raw"] == {"mine": {"where.txt": "ab"}}
     assert settings["import_model"]["raw"] == {"model.gguf": "cd"}
@@ -75,8 +76,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return wrapped
 
-    for name in ("assemble", "raw_digests"):
-        monkeypatch.setattr(lifecycle, name, counting(name, getattr(lifecycle, name)))
+    for module, name in ((lifecycle, "assemble"), (outside, "raw_digests")):
+        monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
     return calls
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows import lifecycle
+from flows import lifecycle, outside
 from flows.config import load_config
 from flows.lifecycle import life
 from flows.settings import ConfigError
@@ -101,7 +101,7 @@ def test_an_edit_of_a_reward_changes_the_policies_alone(mine: str) -> None:
 
 
 def test_a_base_of_somebody_else_needs_no_text(monkeypatch: pytest.MonkeyPatch, mine: str) -> None:
-    monkeypatch.setattr(lifecycle, "digests", lambda base: {"model": "ab"})
+    monkeypatch.setattr(outside, "digests", lambda base: {"model": "ab"})
     monkeypatch.setattr(lifecycle, "_context_length", lambda cfg: None)
     settings = ["data.sources=[]", 'base.model="somewhere"', mine, NUMBER]
     made = nodes('life.parts=["grpo", "reasoning", "cost"]', 'evaluations=[{ path = "set.jsonl" }]', *settings)

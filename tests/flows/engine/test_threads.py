@@ -15,7 +15,8 @@ from flows.engine.graph import assemble
 from flows.engine.jobs import run_here
 from flows.engine.stage import stage
 from flows.engine.work import Work
-from flows.lifecycle import Outside, lifecycle_graph
+from flows.lifecycle import lifecycle_graph
+from flows.outside import Outside
 from flows.settings import MOST_WORKERS, ComputeConfig, Settings
 from storage.home import Home
 
