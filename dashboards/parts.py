@@ -13,6 +13,7 @@ from dashboards.blocks import Section
 from dashboards.facts.alignment import alignment_facts, grpo_facts
 from dashboards.facts.cost import cost_facts
 from dashboards.facts.effects import Missing
+from dashboards.facts.evaluations import evaluation_facts
 from dashboards.facts.experts import moe_facts
 from dashboards.facts.forgetting import forgetting_facts
 from dashboards.facts.reasoning import reasoning_facts, tree_facts
@@ -22,6 +23,7 @@ from dashboards.facts.training import data_facts, finetuning_facts, pretraining_
 from dashboards.figures.alignment import alignment_figure, grpo_figure
 from dashboards.figures.canvas import Figure
 from dashboards.figures.cost import cost_figure
+from dashboards.figures.evaluations import evaluation_figure
 from dashboards.figures.experts import moe_figure
 from dashboards.figures.forgetting import forgetting_figure
 from dashboards.figures.reasoning import reasoning_figure, tree_figure
@@ -31,6 +33,7 @@ from dashboards.figures.training import data_figure, finetuning_figure, pretrain
 from dashboards.run_data import RunRows
 from dashboards.sections.alignment import alignment_section, grpo_section
 from dashboards.sections.cost import cost_section
+from dashboards.sections.evaluations import evaluation_section
 from dashboards.sections.experts import moe_section
 from dashboards.sections.forgetting import forgetting_section
 from dashboards.sections.reasoning import reasoning_section, tree_section
@@ -52,6 +55,7 @@ class Part(Generic[F]):
             trial; `report_model.HEADLINES` picks those that come first.
         section: its sentence and tables from its facts.
         figure: its panels from its facts; None where there is nothing to draw.
+        optional: a life that does not have it is none the less whole, and its report does not name it.
     """
 
     slug: str
@@ -60,6 +64,7 @@ class Part(Generic[F]):
     facts: Callable[[RunRows], F | Missing]
     section: Callable[[F], Section]
     figure: Callable[[F], Figure | None]
+    optional: bool = False
 
 
 PARTS: tuple[Part[Any], ...] = (
@@ -88,6 +93,15 @@ PARTS: tuple[Part[Any], ...] = (
         recurrent_figure,
     ),
     Part("reasoning", "Reasoning at inference", "Reasoning", reasoning_facts, reasoning_section, reasoning_figure),
+    Part(
+        "evaluations",
+        "Your own evaluation sets",
+        "Your sets",
+        evaluation_facts,
+        evaluation_section,
+        evaluation_figure,
+        optional=True,
+    ),
     Part("tree", "Tree of Thought at equal dollars", "Tree of Thought", tree_facts, tree_section, tree_figure),
     Part("cost", "Cost of training and of serving", "Cost", cost_facts, cost_section, cost_figure),
 )

@@ -51,7 +51,8 @@ class LifeReport:
     """A life, part by part: one training, of which it speaks alone.
 
     Attributes:
-        facts: by slug of `dashboards.parts.PARTS`; a part without rows is `Missing`, which says why.
+        facts: by slug of `dashboards.parts.PARTS`; a part without rows is `Missing`, which says why, and one that is
+            optional is then not there at all.
         training: which training it is.
         earlier: by claim what the home's trainings of other seeds said.
         chosen: settings that were chosen so that effects show.
@@ -103,6 +104,8 @@ class LifeReport:
         """What every part says, in the order of a life: the terminal and the page show the same."""
         found = []
         for part in PARTS:
+            if part.slug not in self.facts:
+                continue
             facts = self.facts[part.slug]
             said = Section(missing=facts.reason) if isinstance(facts, Missing) else part.section(facts)
             found.append(replace(said, slug=part.slug, title=part.title, short_title=part.short_title))
@@ -112,14 +115,17 @@ class LifeReport:
     def figures(self) -> dict[str, Figure]:
         """The figures by slug of their part, without the parts that have nothing to draw."""
         drawn = {
-            part.slug: part.figure(facts) for part in PARTS if not isinstance(facts := self.facts[part.slug], Missing)
+            part.slug: part.figure(facts)
+            for part in PARTS
+            if part.slug in self.facts and not isinstance(facts := self.facts[part.slug], Missing)
         }
         return {slug: figure for slug, figure in drawn.items() if figure is not None}
 
 
 def build(rows: RunRows, training: Training, earlier: Mapping[str, Earlier]) -> LifeReport:
     """The report of a run from its rows, and from what other trainings said."""
-    facts = {part.slug: part.facts(rows) for part in PARTS}
+    read = {part: part.facts(rows) for part in PARTS}
+    facts = {part.slug: found for part, found in read.items() if not (part.optional and isinstance(found, Missing))}
     chosen = chosen_settings(rows.config)
     return LifeReport(_head(rows), rows.stages, facts, chosen_texts(rows), training, earlier, chosen)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.cost.settings import CostConfig
 from components.data.instruction import InstructionConfig
 from components.data.pipeline import DataConfig
+from components.data.prompt_files import PromptsConfig
 from components.data.tokenizer import TokenizerConfig
 from components.model.config import ModelConfig, linear_maps
 from components.model.hub.source import BaseConfig, is_hub_name
 from components.reasoning.adaptive_config import AdaptiveConfig
+from components.reasoning.evaluation_sets import EvaluationConfig
 from components.reasoning.forgetting_config import ForgettingConfig
 from components.reasoning.puzzle_study_config import PuzzleStudyConfig
 from components.reasoning.reasoning_config import ReasoningConfig
@@ -26,10 +30,13 @@ from components.rlhf.overoptimization_config import WatchConfig
 from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.preferences_config import PreferencesConfig
 from components.rlhf.reward_model_config import RewardModelConfig
+from components.rlhf.rewards.kinds import RewardConfig, check_names, from_settings
+from components.rlhf.rewards.settings import RewardLimits
 from components.rlhf.verifier_task_config import VerifierTaskConfig
 from components.scaling.sweep import EmergenceConfig, MoEComparisonConfig, ScalingConfig
 from components.scaling.text_runs import RecurrentComparisonConfig, SpecializationConfig
 from components.training.config import FinetuneConfig, PretrainConfig
+from flows.parts import LifeConfig, unmet
 from flows.settings import ComputeConfig as ComputeConfig
 from flows.settings import ConfigError as ConfigError
 from flows.settings import Settings, load
@@ -38,7 +45,13 @@ from flows.settings import Settings, load
 class RunConfig(Settings):
     """All settings of one life. The sections are dataclasses from `components`; see `flows/profiles/laptop.toml`."""
 
-    data: DataConfig
+    life: LifeConfig = Field(default_factory=LifeConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    prompts: tuple[PromptsConfig, ...] = ()
+    evaluations: tuple[EvaluationConfig, ...] = ()
+    rewards: tuple[Annotated[RewardConfig, Field(discriminator="kind")], ...] = ()
+    gold: tuple[Annotated[RewardConfig, Field(discriminator="kind")], ...] = ()
+    reward_limits: RewardLimits = Field(default_factory=RewardLimits)
     suite: SuiteConfig = Field(default_factory=SuiteConfig)
     base: BaseConfig = Field(default_factory=BaseConfig)
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
@@ -66,6 +79,43 @@ class RunConfig(Settings):
     finetune_on_puzzles: FinetuneConfig = Field(default_factory=FinetuneConfig)
     forgetting: ForgettingConfig = Field(default_factory=ForgettingConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
+
+    @classmethod
+    def in_full(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """A reward may be a word or a function ("number", "my_rewards.py:score"), and so may an evaluation's scorer."""
+        full = dict(data)
+        for name in ("rewards", "gold"):
+            if isinstance(full.get(name), list):
+                full[name] = [from_settings(one, name) for one in full[name]]
+        if isinstance(full.get("evaluations"), list):
+            full["evaluations"] = [
+                {**one, "scorer": from_settings(one["scorer"], "evaluations: scorer")}
+                if isinstance(one, dict) and "scorer" in one
+                else one
+                for one in full["evaluations"]
+            ]
+        return full
+
+    @model_validator(mode="after")
+    def _has_what_its_parts_need(self) -> Self:
+        check_names(self.rewards, "rewards")
+        check_names(self.gold, "gold")
+        for kind, named in (("prompts", self.prompts), ("evaluations", self.evaluations)):
+            twice = [name for name, count in Counter(one.called for one in named).items() if count > 1]
+            if twice:
+                raise ValueError(f"{kind}: two are called {twice[0]!r}: give one a name of its own")
+        missing = unmet(
+            self.life,
+            rewards=[reward.kind for reward in self.rewards],
+            prompts=bool(self.prompts),
+            evaluations=bool(self.evaluations),
+            text=bool(self.data.all_sources),
+            base=bool(self.base.model),
+            source=self.preferences.source,
+        )
+        if missing:
+            raise ValueError("\n".join(missing))
+        return self
 
     @property
     def uses_hub(self) -> bool:

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.data.instruction import conversation_digests
+from components.data.prompt_files import prompt_digests
 from components.data.sources import raw_digests
 from components.model.hub.errors import UnsupportedModel
 from components.model.hub.source import digests, is_hub_name, locate
+from components.reasoning.evaluation_sets import evaluation_digests
+from components.reasoning.reasoning_config import ReasoningConfig
+from components.rlhf.rewards.kinds import RewardConfig, files_of
+from components.rlhf.rewards.python_function import PythonReward
+from components.rlhf.rewards.settings import RewardSettings
 from components.scaling.text_runs import LSTM, TRANSFORMER
 from flows.config import RunConfig, late_mistakes
 from flows.engine.device import usable
 from flows.engine.graph import Graph, assemble
+from flows.parts import POLICIES, needs_pairs, needs_reward_model
 from flows.runs.run import RunResult, run_graph
 from flows.runs.showcase import showcase
 from flows.runs.start import Start, starting
 from flows.services import hermetic
 from flows.settings import ConfigError
 from flows.stages import cost, data, forgetting, preferences, reasoning, recurrence, scaling, training
+from flows.stages import evaluations as evaluation_sets
+from flows.stages import prompts as own_prompts
 from flows.stages.best_of_n import best_of_n
 from flows.stages.dpo import dpo
 from flows.stages.expert_specialization import specialize_experts
@@ -30,6 +41,7 @@ from flows.stages.imported import base_graph
 from flows.stages.ppo import ppo
 from flows.stages.reward_model import train_reward_model
 from storage.artifacts import Artifact
+from storage.code import file_fingerprint
 from storage.home import Home
 from storage.redaction import masked
 
@@ -48,6 +60,8 @@ class Outside:
         sources: digests of the user's own files, by data source and file.
         base: digests of the files of `[base]`.
         preferences: digest of the file of `preferences.path`.
+        prompts, evaluations: digests of the user's own files, by source and file.
+        rewards: digests of the code and files that rewards and gold read, by name.
         judgements: marks of the annotators' journals, by the key of the answers that they judge.
         conversations: digests of the user's own conversations, by instruction source and file.
     """
@@ -57,6 +71,9 @@ class Outside:
     preferences: Mapping[str, str] = field(default_factory=dict)
     judgements: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     conversations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    prompts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    evaluations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    rewards: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_outside(cfg: RunConfig, home: Home) -> Outside:
@@ -71,7 +88,22 @@ def read_outside(cfg: RunConfig, home: Home) -> Outside:
         base=base,
         preferences=preferences.file_digest(cfg.preferences),
         judgements=preferences.judgement_marks(cfg.preferences, home),
+        prompts={one.called: prompt_digests(one) for one in cfg.prompts},
+        evaluations={one.called: evaluation_digests(one) for one in cfg.evaluations},
+        rewards={name: digest for one in (*cfg.rewards, *cfg.gold) for name, digest in reward_digests(one).items()},
     )
+
+
+def reward_digests(reward: RewardConfig) -> dict[str, str]:
+    """Digests of the code and files that a reward reads. Raises ConfigError for what is not there or does not parse."""
+    try:
+        if isinstance(reward, PythonReward):
+            return {str(reward.file.parent / name): digest for name, digest in file_fingerprint(reward.file).items()}
+        return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files_of(reward)}
+    except SyntaxError as error:
+        raise ConfigError(f"rewards: {error.filename}:{error.lineno}: {error.msg}") from None
+    except OSError as error:
+        raise ConfigError(f"rewards: {error.filename}: {error.strerror}; paths are relative to {Path.cwd()}") from None
 
 
 def life(cfg: RunConfig, home: Home, only: Sequence[str] | None = None) -> Graph:
@@ -82,6 +114,8 @@ def life(cfg: RunConfig, home: Home, only: Sequence[str] | None = None) -> Graph
     """
     outside = read_outside(cfg, home)
     graph = assemble(partial(lifecycle_graph, outside=outside), cfg)
+    if cfg.life.parts:
+        graph = graph.only(wanted_of(cfg, graph))
     graph = graph.only(only) if only else graph
     if mistakes := late_mistakes(cfg, graph.nodes, _context_length(cfg)):
         raise ConfigError("\n".join(mistakes))
@@ -102,25 +136,41 @@ def _context_length(cfg: RunConfig) -> int | None:
         raise ConfigError(f"base.model: {error}") from None
 
 
+def wanted_of(cfg: RunConfig, graph: Graph) -> list[str]:
+    """Labels of the stages that the parts of a life ask for; what those need comes on top."""
+    shared = {"prepare_corpus", "train_tokenizer", "tokenize", "make_conversations", "prepare_prompts"}
+    shared |= {"prepare_evaluations", "sample_answers", "collect_preferences", "import_tokenizer"}
+    if not cfg.life.has("pretrain"):
+        shared |= {"pretrain", "import_model"}
+    return [label for label, node in graph.nodes.items() if node.stage.name not in shared]
+
+
 def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:
     """Every stage from raw text to what it all cost; see `flows/engine/stage.py` for how to write one."""
-    seed = cfg.seed
+    seed, has = cfg.seed, cfg.life.has
 
-    # Data, and the model itself.
-    corpus = data.prepare_corpus.submit(run, config=cfg.data, suite=cfg.suite, raw=outside.sources)
+    # Data, and the model itself. Text is a list: with somebody else's base there may be none.
+    evaluations: list[Artifact] = []
+    if cfg.evaluations:
+        raw = outside.evaluations
+        evaluations = [evaluation_sets.prepare_evaluations.submit(run, config=cfg.evaluations, raw=raw)]
+    corpus: list[Artifact] = []
+    if cfg.data.all_sources:
+        settings: dict[str, Any] = {"config": cfg.data, "suite": cfg.suite, "evaluations": evaluations}
+        corpus = [data.prepare_corpus.submit(run, raw=outside.sources, **settings)]
     if cfg.base.model:
         tokenizer, base = base_graph(cfg.base, run, outside.base)
-        shards = data.tokenize.submit(run, corpus=corpus, tokenizer=tokenizer)
+        shards = [data.tokenize.submit(run, corpus=text, tokenizer=tokenizer) for text in corpus]
     else:
-        tokenizer = data.train_tokenizer.submit(run, config=cfg.tokenizer, corpus=corpus)
-        shards = data.tokenize.submit(run, corpus=corpus, tokenizer=tokenizer)
+        tokenizer = data.train_tokenizer.submit(run, config=cfg.tokenizer, corpus=corpus[0])
+        shards = [data.tokenize.submit(run, corpus=text, tokenizer=tokenizer) for text in corpus]
         base = training.pretrain.submit(
             run,
             model=cfg.model,
             config=cfg.pretrain,
             weights=cfg.data.weights_by_source,
             seed=seed,
-            shards=shards,
+            shards=shards[0],
             tokenizer=tokenizer,
         )
     conversations = data.make_conversations.submit(
@@ -131,6 +181,7 @@ def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:
         raw=outside.conversations,
         context_length=cfg.finetune.context_length if cfg.instruction.read else 0,
         tokenizer=[tokenizer] if cfg.instruction.read else [],
+        evaluations=evaluations,
     )
     finetune = partial(
         training.finetune.submit,
@@ -141,59 +192,91 @@ def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:
         shards=shards,
         tokenizer=tokenizer,
     )
-    sft = finetune(config=cfg.finetune, conversations=conversations)
+    sft = finetune(config=cfg.finetune, conversations=conversations) if has("sft") else base
+    models = {"base": base, **({"sft": sft} if has("sft") else {})}
 
-    alignment_graph(cfg, run, outside, base, sft, tokenizer, shards)
-    practised = grpo.submit(
-        run, config=cfg.grpo, task=cfg.practice, suite=cfg.suite, seed=seed, sft=sft, tokenizer=tokenizer
-    )
+    if practised := alignment_graph(cfg, run, outside, base, sft, tokenizer, shards, evaluations):
+        models["grpo"] = practised
 
-    puzzles = data.make_puzzles.submit(run, config=cfg.puzzles, seed=seed)
-    solver = finetune(label="finetune[puzzles]", config=cfg.finetune_on_puzzles, conversations=puzzles)
-    reasoning.search_puzzles.submit(run, config=cfg.puzzles, model=solver, tokenizer=tokenizer)
+    if has("puzzles"):
+        puzzles = data.make_puzzles.submit(run, config=cfg.puzzles, seed=seed)
+        solver = finetune(label="finetune[puzzles]", config=cfg.finetune_on_puzzles, conversations=puzzles)
+        reasoning.search_puzzles.submit(run, config=cfg.puzzles, model=solver, tokenizer=tokenizer)
 
-    for share in cfg.forgetting.compare_replay:
-        config = replace(cfg.finetune, replay=share)
-        finetune(label=f"finetune[replay={share:g}]", config=config, conversations=conversations)
-
-    checkpoints, before = forgetting.trained_checkpoints(run)
-    forgetting.measure_forgetting.submit(
-        run,
-        config=cfg.forgetting,
-        suite=cfg.suite,
-        before=before,
-        checkpoints=checkpoints,
-        shards=shards,
-        tokenizer=tokenizer,
-    )
+    if has("forgetting"):
+        for share in cfg.forgetting.compare_replay:
+            config = replace(cfg.finetune, replay=share)
+            finetune(label=f"finetune[replay={share:g}]", config=config, conversations=conversations)
+        checkpoints, before = forgetting.trained_checkpoints(run)
+        forgetting.measure_forgetting.submit(
+            run,
+            config=cfg.forgetting,
+            suite=cfg.suite,
+            sets=cfg.evaluations,
+            before=before,
+            checkpoints=checkpoints,
+            shards=shards,
+            evaluations=evaluations,
+            tokenizer=tokenizer,
+        )
 
     scaling_graph(cfg, run)
     architecture_graph(cfg, run, shards)
-    emergence_graph(cfg, run)
+    if has("emergence"):
+        emergence_graph(cfg, run)
 
-    evaluated = [
-        reasoning.evaluate_reasoning.submit(
+    evaluated = reasoning_graph(cfg, run, models, tokenizer, evaluations) if has("reasoning") else []
+    if has("cost"):
+        serving = cost.measure_serving.submit(run, config=cfg.cost, model=practised or sft, tokenizer=tokenizer)
+        cost.account_costs.submit(
             run,
-            label=f"evaluate_reasoning[{name}]",
-            config=replace(cfg.reasoning, num_samples=1, num_direct_samples=1) if name == "base" else cfg.reasoning,
-            adaptive=None if name == "base" else cfg.adaptive,
-            suite=cfg.suite,
+            config=cfg.cost,
+            usd_per_core_hour=cfg.compute.usd_per_core_hour,
+            spent=[*corpus, tokenizer, *shards, *([conversations, base, sft] if has("sft") else [base])],
+            aligned=[practised] if practised else [],
+            reasoning=evaluated,
+            serving=serving,
+        )
+
+
+def reasoning_graph(
+    cfg: RunConfig, run: Graph, models: Mapping[str, Artifact], tokenizer: Artifact, evaluations: list[Artifact]
+) -> list[Artifact]:
+    """Every model on the user's evaluation sets, or without any on our chains; of several models the base answers
+    once."""
+
+    def thought(name: str) -> ReasoningConfig:
+        once = name == "base" and len(models) > 1
+        return replace(cfg.reasoning, num_samples=1, num_direct_samples=1) if once else cfg.reasoning
+
+    if not evaluations:
+        return [
+            reasoning.evaluate_reasoning.submit(
+                run,
+                label=f"evaluate_reasoning[{name}]",
+                config=thought(name),
+                adaptive=None if name == "base" and len(models) > 1 else cfg.adaptive,
+                suite=cfg.suite,
+                name=name,
+                model=model,
+                tokenizer=tokenizer,
+            )
+            for name, model in models.items()
+        ]
+    return [
+        evaluation_sets.evaluate_set.submit(
+            run,
+            label=f"evaluate_set[{one.called},{name}]",
+            config=one,
+            reasoning=thought(name),
             name=name,
             model=model,
             tokenizer=tokenizer,
+            evaluations=evaluations[0],
         )
-        for name, model in {"base": base, "sft": sft, "grpo": practised}.items()
+        for one in cfg.evaluations
+        for name, model in models.items()
     ]
-    serving = cost.measure_serving.submit(run, config=cfg.cost, model=practised, tokenizer=tokenizer)
-    cost.account_costs.submit(
-        run,
-        config=cfg.cost,
-        usd_per_core_hour=cfg.compute.usd_per_core_hour,
-        spent=[corpus, tokenizer, shards, conversations, base, sft],
-        aligned=practised,
-        reasoning=evaluated,
-        serving=serving,
-    )
 
 
 def alignment_graph(
@@ -203,41 +286,98 @@ def alignment_graph(
     base: Artifact,
     sft: Artifact,
     tokenizer: Artifact,
-    shards: Artifact,
-) -> None:
-    """Preferences, reward model, one PPO a KL coefficient or mitigation, DPO if asked for, best-of-n."""
-    seed, config, models = cfg.seed, cfg.preferences, {"base": base, "sft": sft}
-    answers = preferences.sample_answers.submit(
-        run,
-        config=config.answers,
-        seed=seed,
-        models={name: models[name] for name in config.models},
-        tokenizer=tokenizer,
+    shards: list[Artifact],
+    evaluations: list[Artifact],
+) -> Artifact | None:
+    """Preferences, reward model, one PPO a KL coefficient or mitigation, DPO if asked for, best-of-n, and GRPO, whose
+    policy is returned."""
+    seed, life, alignment = cfg.seed, cfg.life, cfg.alignment
+    with_dpo = "dpo" in life.parts or (not life.parts and alignment.dpo)
+    kinds = [reward.kind for reward in cfg.rewards]
+    prompts: list[Artifact] = []
+    if cfg.prompts and any(life.has(part) for part in POLICIES):
+        raw = outside.prompts
+        prompts = [
+            own_prompts.prepare_prompts.submit(run, config=cfg.prompts, seed=seed, raw=raw, evaluations=evaluations)
+        ]
+    pairs: list[Artifact] = []
+    if needs_pairs(life, kinds, with_dpo):
+        pairs = [preference_graph(cfg, run, outside, {"base": base, "sft": sft}, prompts, tokenizer)]
+    reward_model = [
+        train_reward_model.submit(
+            run, config=cfg.reward_model, seed=seed, sft=sft, preferences=pair, tokenizer=tokenizer
+        )
+        for pair in pairs
+        if needs_reward_model(life, kinds)
+    ]
+    judged: dict[str, Any] = {
+        "reward": RewardSettings(cfg.rewards, cfg.gold, cfg.reward_limits, outside.rewards),
+        "sft": sft,
+        "prompts": prompts,
+        "tokenizer": tokenizer,
+    }
+    paid: dict[str, Any] = {
+        "reward_model": reward_model if "reward_model" in kinds or not kinds else [],
+        "preferences": pairs,
+    }
+    ppo_graph(cfg, run, shards, judged | paid)
+    if with_dpo:
+        dpo.submit(run, config=cfg.dpo, judging=cfg.judging, seed=seed, **judged, **paid)
+    if life.has("best_of_n"):
+        best_of_n.submit(run, best_of=alignment.best_of, judging=cfg.judging, seed=seed, **judged, **paid)
+    if not life.has("grpo"):
+        return None
+    model = reward_model if "reward_model" in kinds else []
+    return grpo.submit(
+        run, config=cfg.grpo, task=cfg.practice, suite=cfg.suite, seed=seed, reward_model=model, **judged
     )
-    pairs = preferences.collect_preferences.submit(
+
+
+def preference_graph(
+    cfg: RunConfig,
+    run: Graph,
+    outside: Outside,
+    models: Mapping[str, Artifact],
+    prompts: list[Artifact],
+    tokenizer: Artifact,
+) -> Artifact:
+    """Answers to compare, unless a file has them, and what is said of them."""
+    config = cfg.preferences
+    answers = [
+        preferences.sample_answers.submit(
+            run,
+            config=config.answers,
+            seed=cfg.seed,
+            models={name: models[name] for name in config.models},
+            tokenizer=tokenizer,
+            prompts=prompts,
+        )
+        for _ in range(config.source != "file")
+    ]
+    return preferences.collect_preferences.submit(
         run,
         config=config,
-        seed=seed,
-        judgements=outside.judgements.get(answers.key, {}),
+        seed=cfg.seed,
+        judgements=outside.judgements.get(answers[0].key, {}) if answers else {},
         raw=outside.preferences,
         answers=answers,
         judge={config.judge: models[config.judge]} if config.source == "model" and not config.judge_url else {},
+        sft=models["sft"],
         tokenizer=tokenizer,
     )
-    reward_model = train_reward_model.submit(
-        run, config=cfg.reward_model, seed=seed, sft=sft, preferences=pairs, tokenizer=tokenizer
-    )
-    judged: dict[str, Any] = {
-        "sft": sft,
-        "reward_model": reward_model,
-        "preferences": pairs,
-        "tokenizer": tokenizer,
-    }
+
+
+def ppo_graph(cfg: RunConfig, run: Graph, shards: list[Artifact], judged: Mapping[str, Any]) -> None:
+    """One PPO a KL coefficient or mitigation."""
+    if not cfg.life.has("ppo"):
+        return
     alignment = cfg.alignment
+    # Of rewards there is one opinion, and nothing for an ensemble to disagree on.
+    mitigations = [name for name in alignment.mitigations if name == "length" or not cfg.rewards]
     variants = {
         f"kl_coef={kl_coef}": alignment.held(cfg.ppo, kl_coef)
         for kl_coef in sorted({cfg.ppo.kl_coef, *alignment.compare_kl_coefs})
-    } | {name: alignment.mitigated(cfg.ppo, name) for name in alignment.mitigations}
+    } | {name: alignment.mitigated(cfg.ppo, name) for name in mitigations}
     for name, variant in variants.items():
         ppo.submit(
             run,
@@ -246,17 +386,30 @@ def alignment_graph(
             watch=cfg.watch,
             judging=cfg.judging,
             mitigation="KL penalty" if name.startswith("kl_coef") else name,
-            seed=seed,
-            replay=[shards] if variant.replay_coef else [],
+            seed=cfg.seed,
+            replay=shards if variant.replay_coef else [],
             **judged,
         )
-    if alignment.dpo:
-        dpo.submit(run, config=cfg.dpo, judging=cfg.judging, seed=seed, **judged)
-    best_of_n.submit(run, best_of=alignment.best_of, judging=cfg.judging, seed=seed, **judged)
 
 
 def scaling_graph(cfg: RunConfig, run: Graph) -> None:
     """The dense sweep, its law, the forecast and its score; experts against dense."""
+    if cfg.life.has("scaling"):
+        sweep_graph(cfg, run)
+    for variant, config in cfg.moe.variants().items() if cfg.life.has("experts") else ():
+        for moe_seed in cfg.moe.seeds:
+            scaling.train_experts.submit(
+                run,
+                label=f"experts[{variant},{moe_seed}]",
+                variant=variant,
+                config=config,
+                facts=cfg.scaling.facts,
+                seed=moe_seed,
+            )
+
+
+def sweep_graph(cfg: RunConfig, run: Graph) -> None:
+    """The dense sweep, its law, the forecast and its score."""
     sweep, seed = cfg.scaling, cfg.seed
     runs = [
         scaling.train_on_facts.submit(
@@ -270,29 +423,22 @@ def scaling_graph(cfg: RunConfig, run: Graph) -> None:
     larger = sweep.forecast_run()
     forecast = scaling.forecast_loss.submit(run, config=larger, facts=sweep.facts, seed=seed, fit=fit, runs=runs)
     scaling.train_forecast_run.submit(run, config=larger, facts=sweep.facts, seed=seed, forecast=forecast)
-    for variant, config in cfg.moe.variants().items():
-        for moe_seed in cfg.moe.seeds:
-            scaling.train_experts.submit(
-                run,
-                label=f"experts[{variant},{moe_seed}]",
-                variant=variant,
-                config=config,
-                facts=sweep.facts,
-                seed=moe_seed,
-            )
 
 
-def architecture_graph(cfg: RunConfig, run: Graph, shards: Artifact) -> None:
+def architecture_graph(cfg: RunConfig, run: Graph, shards: list[Artifact]) -> None:
     """A recurrent net beside the transformer, and experts by source; on the life's own text."""
-    on_text: dict[str, Any] = {"weights": cfg.data.weights_by_source, "seed": cfg.seed, "shards": shards}
-    trained = {
-        name: recurrence.train_architecture.submit(
-            run, label=f"architecture[{name}]", architecture=name, config=cfg.recurrent, **on_text
-        )
-        for name in (TRANSFORMER, LSTM)
-    }
-    recurrence.compare_recurrent.submit(run, config=cfg.recurrent, trained=trained, **on_text)
-    for variant in cfg.specialization.variants():
+    if not shards:
+        return
+    on_text: dict[str, Any] = {"weights": cfg.data.weights_by_source, "seed": cfg.seed, "shards": shards[0]}
+    if cfg.life.has("recurrent"):
+        trained = {
+            name: recurrence.train_architecture.submit(
+                run, label=f"architecture[{name}]", architecture=name, config=cfg.recurrent, **on_text
+            )
+            for name in (TRANSFORMER, LSTM)
+        }
+        recurrence.compare_recurrent.submit(run, config=cfg.recurrent, trained=trained, **on_text)
+    for variant in cfg.specialization.variants() if cfg.life.has("specialization") else ():
         specialize_experts.submit(
             run, label=f"specialize[{variant}]", variant=variant, config=cfg.specialization, **on_text
         )

@@ -86,6 +86,11 @@ class Settings(BaseModel):
     # overrides such a setting removes its entry.
     chosen: Mapping[str, str] = Field(default_factory=dict)
 
+    @classmethod
+    def in_full(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings without abbreviations, before they are checked. Raises ValueError for one that means nothing."""
+        return dict(data)
+
 
 class ConfigError(ValueError):
     """One or more mistakes in settings, a line each, ready to be shown to the user."""
@@ -153,6 +158,10 @@ def check(data: Mapping[str, Any], sources: Sequence[Source], model: type[C]) ->
                     return source.where(path[:length])
         return sources[0].name if sources else "settings"
 
+    try:
+        data = model.in_full(data)
+    except ValueError as error:
+        raise ConfigError(f"{where([str(error).partition(':')[0]])}: {error}") from None
     problems = [f"{where(path)}: {text}" for path, text in unknown_settings(model, data, ())]
     chosen = data.get("chosen")
     for path in chosen if isinstance(chosen, Mapping) else ():
@@ -360,14 +369,19 @@ def fields_of(annotation: Any) -> dict[str, Any] | None:
 
 def options(annotation: Any) -> tuple[Any, ...]:
     """The members of a union, or the type itself."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return options(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return typing.get_args(annotation)
+        return tuple(inner for option in typing.get_args(annotation) for inner in options(option))
     return (annotation,)
 
 
 def unknown_settings(annotation: Any, data: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Walk types and data together; yield the path and the message of each setting that no field takes."""
     sections = [found for option in options(annotation) if (found := fields_of(option)) is not None]
+    if isinstance(data, Mapping) and len(sections) > 1:  # kinds of one thing, told apart by their field `kind`
+        mine = [found for found in sections if data.get("kind") in typing.get_args(found.get("kind"))]
+        sections = mine or sections
     if isinstance(data, Mapping):
         if sections:
             known: dict[str, Any] = {name: kind for section in reversed(sections) for name, kind in section.items()}

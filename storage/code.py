@@ -67,6 +67,31 @@ def code_fingerprint(function: Callable[..., Any]) -> dict[str, str]:
     return dict(_fingerprint(plain.__module__, Path(code.co_filename).resolve(), code.co_firstlineno, plain.__name__))
 
 
+def file_fingerprint(file: Path) -> dict[str, str]:
+    """Digests of a Python file that is in no package of ours, of the modules beside it that it imports, in turn, and of
+    other files beside them that they name; by their paths below its folder. Read anew at every call.
+
+    Raises SyntaxError where one does not parse, OSError where one cannot be read.
+    """
+    folder = file.resolve().parent
+    found: dict[str, str] = {}
+    waiting = [file.resolve()]
+    while waiting:
+        place = waiting.pop()
+        name = str(place.relative_to(folder))
+        if name in found:
+            continue
+        module = ".".join(place.relative_to(folder).with_suffix("").parts)
+        tree = ast.parse(place.read_bytes(), filename=str(place))
+        source = _Source(module, place, _stripped(tree.body, may_open_with_text=True))
+        found[name] = source.whole.digest
+        for target, inner in source.whole.imports:
+            for one in (target, f"{target}.{inner}" if inner else target):
+                bare = folder.joinpath(*one.split("."))
+                waiting += [path for path in (bare.with_suffix(".py"), bare / "__init__.py") if one and path.is_file()]
+    return dict(sorted(found.items()))
+
+
 def forget_sources() -> None:
     """Read all source files again at the next call: for a long-lived process, and for tests."""
     for cached in (_fingerprint, _source, _locate, _is_ours):

@@ -48,7 +48,8 @@ def offences(source: str) -> list[str]:
 def test_no_module_can_unpickle() -> None:
     assert len(MODULES) > 100
     found = {str(file.relative_to(ROOT)): what for file in MODULES if (what := offences(file.read_text("utf-8")))}
-    assert found == {}
+    # What a model wrote is run in one place, the inside of the sandbox, whose process does nothing else.
+    assert found == {"components/rlhf/rewards/sandbox_child.py": ["exec", "exec"]}
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,21 @@ def strongest_thinking(
     return None if best is None else (best, False)
 
 
+def decisive_suite(rows: Iterable[StrategyResult]) -> str | None:
+    """Of several evaluation sets the one that decisions rest on, the first; None for our chains."""
+    return next((row.suite for row in rows if row.suite), None)
+
+
+def sides(rows: Sequence[StrategyResult]) -> tuple[StrategyResult | None, list[StrategyResult]]:
+    """The model that was trained further, answering once, and every strategy of the model before it, which is the base
+    where none was fine-tuned; both on the set that decisions rest on."""
+    suite = decisive_suite(rows)
+    asked = [row for row in rows if row.suite == suite]
+    before = "sft" if any(row.model == "sft" for row in asked) else "base"
+    trained = next((row for row in asked if row.model == "grpo" and row.strategy in ("cot", "greedy")), None)
+    return trained, [row for row in asked if row.model == before]
+
+
 def train_or_think(
     trained: StrategyResult | None, thinking: Sequence[StrategyResult], extra_usd: float, prices: PriceInterval
 ) -> Decision:

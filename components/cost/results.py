@@ -33,7 +33,8 @@ class LifetimeCost:
 @dataclass(frozen=True)
 class StrategyPrice:
     """A model with a strategy: accuracy with its 95% interval over n items, dollars per thousand answers, what training
-    it took beyond fine-tuning, and tokens per item (tokens_per_item: generated)."""
+    it took beyond fine-tuning, and tokens per item (tokens_per_item: generated). suite: the evaluation set; None for
+    our chains."""
 
     name: str
     accuracy: float
@@ -45,6 +46,7 @@ class StrategyPrice:
     prompt_tokens: float
     tokens_per_item: float
     needs_verifier: bool
+    suite: str | None = None
 
 
 @dataclass(frozen=True)

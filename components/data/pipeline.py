@@ -54,7 +54,7 @@ class DataConfig:
     Parquet (column ``text``), with `own_weight` each as its share of training windows.
     """
 
-    sources: tuple[SourceConfig, ...]
+    sources: tuple[SourceConfig, ...] = ()
     own: tuple[str, ...] = ()
     own_weight: float = 0.25
     languages: Annotated[tuple[str, ...], Filter("language", language_reason)] = ("en",)  # ISO 639-1; empty: any
@@ -67,8 +67,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         names = Counter(source.name for source in self.all_sources)
         twice = [name for name, count in names.items() if count > 1]
-        if not names or twice:
-            raise ValueError(f"data source {twice[0]!r} is named twice" if twice else "no data source is configured")
+        if twice:
+            raise ValueError(f"data source {twice[0]!r} is named twice")
         if not 0 <= self.valid_share < 1:
             raise ValueError(f"valid_share is {self.valid_share}; it takes a number from 0 to below 1")
 

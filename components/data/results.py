@@ -65,3 +65,16 @@ class ConversationsResult:
     num_conversations: int
     conversations_by_source: Mapping[str, int] | None = None  # None: they all have one source
     read: tuple[ConversationSourceFacts, ...] | None = None  # None: they are all generated
+
+
+@dataclass(frozen=True)
+class PromptsResult:
+    """Prompts of the user's own. num_answers: those with a reference. num_duplicates: prompts that stood before;
+    num_contaminated: training prompts that hold a question of an evaluation set and were left out."""
+
+    num_train: int
+    num_held_out: int
+    num_answers: int
+    num_quarantined: int
+    num_duplicates: int
+    num_contaminated: int

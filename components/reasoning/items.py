@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from components.inference.text import TextCompletion
 from components.reasoning import puzzles, tasks
+from components.rlhf.rewards.answers import Status
 
 
 @dataclass(frozen=True)
 class Item:
     """A question as strategies see it. direct, worked: what the user says to get an answer at once, or in steps.
-    extract: the answer in a text ("" where there is none). verify: the exact verifier of a text."""
+    extract: the answer in a text ("" where there is none). verify: the exact verifier of a text. extract_cut,
+    verify_cut: the same of a text that the length limit cut, by default alike."""
 
     item_id: str
     question: str
@@ -21,6 +24,20 @@ class Item:
     worked: str
     extract: Callable[[str], str] = field(repr=False)
     verify: Callable[[str], bool] = field(repr=False)
+    extract_cut: Callable[[str], str] | None = field(default=None, repr=False)
+    verify_cut: Callable[[str], bool] | None = field(default=None, repr=False)
+
+    def answer_of(self, done: TextCompletion) -> str:
+        """The answer that a completion gives; "" where it gives none."""
+        return (self.extract if done.finished or self.extract_cut is None else self.extract_cut)(done.text)
+
+    def accepts(self, done: TextCompletion) -> bool:
+        """Whether a completion is right."""
+        return (self.verify if done.finished or self.verify_cut is None else self.verify_cut)(done.text)
+
+    def status_of(self, done: TextCompletion) -> Status:
+        """Whether a completion gives an answer at all, or why not."""
+        return "answered" if self.answer_of(done) else "unparsed" if done.finished else "truncated"
 
 
 def chain_item(problem: tasks.Problem) -> Item:

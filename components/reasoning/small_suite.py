@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from components.data.stories import NAMES, OBJECTS, story_prompt
 from components.inference.sampling import SamplingParams
 from components.inference.text import Generate, TextPrompt
+from components.reasoning.evaluation_sets import EvaluationConfig, as_item
 from components.reasoning.items import chain_item
+from components.reasoning.question_files import Question
 from components.reasoning.strategies.chain_of_thought import CHAIN_OF_THOUGHT
 from components.reasoning.strategies.direct import DIRECT
+from components.reasoning.strategies.greedy import GREEDY
 from components.reasoning.strategy import Trial
 from components.reasoning.tasks import Problem
 
@@ -33,3 +36,9 @@ def small_suite(generate: Generate, problems: Sequence[Problem], num_stories: in
             name in done.text and thing in done.text for (_, name, thing), (done,) in zip(stories, answers, strict=True)
         ],
     }
+
+
+def greedy_verdicts(generate: Generate, config: EvaluationConfig, questions: Sequence[Question]) -> list[bool]:
+    """Whether the greedy answer to each question is right."""
+    items = [as_item(question, config.verifier) for question in questions]
+    return [outcome.correct for outcome in GREEDY.answer(Trial(generate, items, max_tokens=config.max_tokens))]

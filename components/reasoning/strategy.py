@@ -144,7 +144,7 @@ class Trial:
             short = [
                 (item, group)
                 for item, group in zip(self.items, drawn, strict=True)
-                if len(group) < self.max_attempts and not any(item.verify(done.text) for done in group)
+                if len(group) < self.max_attempts and not any(item.accepts(done) for done in group)
             ]
             if not short:
                 break
@@ -176,15 +176,15 @@ def outcome_of(
     item: Item, chosen: TextCompletion, spent: Sequence[TextCompletion], details: Mapping[str, Any]
 ) -> Outcome:
     """The item answered by `chosen`, which was picked from all that were generated for it: `spent`, of one prompt."""
-    correct = item.verify(chosen.text)
+    correct = item.accepts(chosen)
     return Outcome(
         item_id=item.item_id,
-        answer=item.extract(chosen.text),
+        answer=item.answer_of(chosen),
         correct=correct,
         completion_tokens=sum(done.num_tokens for done in spent),
         prompt_tokens=chosen.prompt_tokens,
         score=float(correct),
-        details={"text": chosen.text, **details},
+        details={"text": chosen.text, "status": item.status_of(chosen), **details},
     )
 
 

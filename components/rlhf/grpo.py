@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +21,7 @@ from components.rlhf.advantages import clipped_surrogate, kl_estimate, sequence_
 from components.rlhf.grpo_config import GRPOConfig, Variant
 from components.rlhf.rollouts import (
     Rollout,
+    Score,
     TokenStats,
     draw_prompts,
     join_rollouts,
@@ -34,8 +35,6 @@ from components.training.guard import Guard
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
 from components.training.state import load_state_tensors, state_tensors
-
-Reward = Callable[[int, Sequence[int]], float]  # (prompt_index, response tokens) -> reward
 
 
 @dataclass
@@ -144,7 +143,7 @@ def overlong_penalties(lengths_B: Tensor, max_tokens: int, buffer: int) -> Tenso
 def grpo(
     state: GRPOState,
     reference: Transformer,
-    reward: Reward,
+    reward: Score,
     prompts: Sequence[Sequence[int]],
     stop_ids: Sequence[int],
     config: GRPOConfig,
@@ -152,8 +151,8 @@ def grpo(
 ) -> Iterator[GRPORecord]:
     """Improve `state.policy` in place; yields after each iteration, when `state` is fit to be saved.
 
-    reward(prompt_index, response_tokens) judges an answer; the tokens end with a stop id where the answer ended by
-    itself. All randomness depends on (seed, iteration) alone. Raises ValueError without prompts.
+    reward(rollout) judges its answers, one number each; with dynamic sampling also those that are then left out.
+    All randomness depends on (seed, iteration) alone. Raises ValueError without prompts.
 
     A group of equal rewards teaches nothing: `groups/zero_variance` is their share, and its rows cost no pass unless a
     KL or routing loss needs them. When no group teaches, the weights stay as they are and policy/num_updates is 0.
@@ -317,7 +316,7 @@ def _passes(rows: Tensor, advantages_B: Tensor, size: int, needs_all: bool) -> l
 
 def _sample_groups(
     state: GRPOState,
-    reward: Reward,
+    reward: Score,
     prompts: Sequence[Sequence[int]],
     stop_ids: Sequence[int],
     config: GRPOConfig,
@@ -341,9 +340,7 @@ def _sample_groups(
         )
         index = draw_prompts(len(prompts), config.num_prompts, rng)
         rollout = sample_rollout(state.policy, prompts, index, sampling)
-        rewards_B = torch.tensor(
-            [float(reward(i, r)) for i, r in zip(rollout.prompt_index, rollout.responses, strict=True)]
-        )
+        rewards_B = reward(rollout).detach().float()
         equal_G = [bool((group == group[0]).all()) for group in rewards_B.split(config.group_size)]
         seen, flat = seen + len(equal_G), flat + sum(equal_G)
         if not config.dynamic_sampling:

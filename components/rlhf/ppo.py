@@ -135,10 +135,10 @@ def ppo(
 ) -> Iterator[PPORecord]:
     """Improve `state.policy` in place; yields after each iteration, when `state` is fit to be saved.
 
-    score(tokens_BT, lengths_B) judges whole right-padded sequences: scores_B, or scores_BM of an ensemble, which
-    config.combine makes one. prompts: token ids, each ready for an answer. All randomness depends on (seed, iteration)
-    alone. `replay(iteration)` gives a batch of pretraining data, used when config.replay_coef is above 0. Raises
-    ValueError without prompts, or for a replay_coef without `replay`.
+    score(rollout) judges its answers: scores_B, or scores_BM of an ensemble, which config.combine makes one. prompts:
+    token ids, each ready for an answer. All randomness depends on (seed, iteration) alone. `replay(iteration)` gives a
+    batch of pretraining data, used when config.replay_coef is above 0. Raises ValueError without prompts, or for a
+    replay_coef without `replay`.
 
     An answer ends with a stop token or at max_tokens, which is the same distribution as sampling max_tokens and
     cutting at the first stop token. An update whose loss or gradients are not finite is skipped for policy and critic
@@ -164,7 +164,7 @@ def ppo(
         )
         rollout = sample_rollout(state.policy, prompts, index, sampling)
         sampled = time.perf_counter()
-        scores_BM = score(rollout.tokens_BT, rollout.lengths_B).detach()
+        scores_BM = score(rollout).detach()
         scores_BM = scores_BM[:, None] if scores_BM.dim() == 1 else scores_BM
         if config.score_after_end:
             rollout = rollout.widened()

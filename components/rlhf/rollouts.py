@@ -19,8 +19,6 @@ from components.inference.engine import generate
 from components.inference.sampling import SamplingParams
 from components.model.transformer import Transformer
 
-Score = Callable[[Tensor, Tensor], Tensor]  # (tokens_BT, lengths_B) -> scores_B, or scores_BM of an ensemble
-
 
 @dataclass(frozen=True)
 class Rollout:
@@ -170,6 +168,22 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "prompt/length_max": float(prompts_B.max()),
         "tokens": int(rollout.lengths_B.sum()),
     }
+
+
+Score = Callable[[Rollout], Tensor]
+"""What the answers of a rollout are worth: scores_B, or scores_BM of an ensemble."""
+
+
+def of_sequences(score: Callable[[Tensor, Tensor], Tensor]) -> Score:
+    """The score of a model that reads prompt and answer: (tokens_BT, lengths_B), padded on the right, to its scores."""
+    return lambda rollout: score(rollout.tokens_BT, rollout.lengths_B)
+
+
+def of_answers(reward: Callable[[int, Sequence[int]], float]) -> Score:
+    """The score of a function of single answers: (prompt index, response tokens) to a number."""
+    return lambda rollout: torch.tensor(
+        [float(reward(i, r)) for i, r in zip(rollout.prompt_index, rollout.responses, strict=True)]
+    )
 
 
 @dataclass(frozen=True)

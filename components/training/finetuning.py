@@ -39,7 +39,7 @@ class FinetuneBatches:
 
     config: FinetuneConfig
     packed: PackedConversations
-    shards: TokenShards
+    shards: TokenShards | None
     weights: Mapping[str, float]
     d_model: int
     seed: int
@@ -52,7 +52,7 @@ class FinetuneBatches:
             assert conversations.documents_BT is not None
             noise_BTD = neftune_noise(conversations.documents_BT, self.d_model, config.neftune_alpha, self.seed, step)
             conversations = replace(conversations, noise_BTD=noise_BTD)
-        if not replayed:
+        if not replayed or self.shards is None:
             return conversations
         read = batch_at(self.shards, step, replayed, config.context_length, self.seed + 1, self.weights)
         return _stacked(

@@ -10,12 +10,13 @@ are of answers to the requests that it trains on, where that model's mean is 0.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from components.rlhf.results.best_of_n import BestOfNResult
 from components.rlhf.results.dpo import DPOResult
 from components.rlhf.results.grpo import GRPOResult
-from components.rlhf.results.policy import PolicyJudgement
+from components.rlhf.results.policy import PolicyJudgement, RewardGain
 from components.rlhf.results.ppo import PPOResult
 from components.rlhf.results.preferences import PreferencesResult
 from components.statistics import Interval
@@ -44,7 +45,7 @@ class PolicyFacts:
     """A policy that learned from preferences; the series are by iteration. `mitigation`: what held it back (a KL
     penalty, the ensemble's worst case or variance, a length penalty), or DPO. `suspicion`: the alarm that would have
     been raised without gold. skipped: updates whose loss was not finite. `watched`: the other things that the watch
-    sees, by name."""
+    sees, by name. gold_name: "none" where there is no gold. rewards: what it gained in each reward that it was paid."""
 
     label: str
     kl_coef: float | None
@@ -70,6 +71,8 @@ class PolicyFacts:
     skipped: int = 0
     laws: tuple[LawFacts, ...] = ()
     watched: tuple[tuple[str, Series], ...] = ()
+    gold_name: str = "none"
+    rewards: Mapping[str, RewardGain] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -182,6 +185,8 @@ def _policy(rows: RunRows, stage: StageRow, mitigation: str, judged: PolicyJudge
         repeated=known(judged.repeated),
         disagreement=known(judged.disagreement),
         watched=tuple((name, rows.metric(stage, metric)) for name, metric in WATCHED.items()),
+        gold_name=judged.gold_name,
+        rewards=judged.rewards or {},
     )
 
 
@@ -395,6 +400,9 @@ def _best_of_n_effect(rows: tuple[BestOfN, ...]) -> Effect:
 
 @dataclass(frozen=True)
 class GrpoFacts:
+    """measure: what before and after are, `accuracy` or the `reward` in its own unit. rewards: every reward by name.
+    gold_name: "none" where there is no gold; gold: its gain. statuses: share of the last answers by what they gave."""
+
     before: Interval | None
     after: Interval | None
     accuracy_curve: Series
@@ -402,6 +410,11 @@ class GrpoFacts:
     zero_std_curve: Series
     skipped: int
     effects: tuple[Effect, ...]
+    measure: str = "accuracy"
+    rewards: Mapping[str, RewardGain] = field(default_factory=dict)
+    gold_name: str = "none"
+    gold: Interval | None = None
+    statuses: Mapping[str, float] = field(default_factory=dict)
 
 
 @readable
@@ -414,11 +427,34 @@ def grpo_facts(rows: RunRows) -> GrpoFacts | Missing:
     return GrpoFacts(
         before,
         after,
-        accuracy_curve=rows.metric(stage, "greedy_accuracy"),
+        accuracy_curve=rows.metric(stage, "greedy_accuracy" if result.measure == "accuracy" else "held_out_reward"),
         reward_curve=rows.metric(stage, "objective/reward"),
         zero_std_curve=rows.metric(stage, "groups/zero_variance"),
         skipped=result.guard.skipped_steps,
-        effects=(_grpo_effect(rows, before, after),),
+        effects=(_grpo_effect(rows, before, after) if result.measure == "accuracy" else _reward_effect(result),),
+        measure=result.measure,
+        rewards=result.rewards or {},
+        gold_name=result.gold_name,
+        gold=finite(result.gold),
+        statuses=result.statuses or {},
+    )
+
+
+def _reward_effect(result: GRPOResult) -> Effect:
+    """The gain in the reward that was trained on, over the same held-out prompts."""
+    slug, title = "grpo", "GRPO raises its reward on held-out prompts"
+    gains = result.rewards or {}
+    gain = gains.get("sum") or next(iter(gains.values()), None)
+    if gain is None or finite(gain.gain) is None:
+        return not_measured(slug, title, "no reward before and after with its interval")
+    return raises(
+        slug,
+        title,
+        gain.gain,
+        "reward",
+        f"{formatting.decimal(gain.before, 2)} → {formatting.decimal(gain.after, 2)} (sampled)",
+        "the reward itself, in its own unit, of sampled answers to the same held-out prompts; 95% interval over "
+        "prompts; seen when it lies above 0",
     )
 
 

@@ -14,7 +14,7 @@ from dashboards.run_data import RunRows, UnreadableFacts
 
 Verdict = Literal["seen", "not seen in this run", "measured", "not measured"]
 Facts = TypeVar("Facts")
-Unit = Literal["points", "nats", "bits", "SFT sd", "share", "slope", "% of the dollars", ""]
+Unit = Literal["points", "nats", "bits", "SFT sd", "share", "slope", "% of the dollars", "reward", ""]
 Side = Literal["above", "below", "covers", ""]
 
 

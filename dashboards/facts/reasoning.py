@@ -37,6 +37,8 @@ class ReasoningFacts:
 @readable
 def reasoning_facts(rows: RunRows) -> ReasoningFacts | Missing:
     scores = scores_of(rows, "chains")
+    if not scores and rows.all("evaluate_set"):
+        return Missing("our chains were not asked: evaluation sets of your own take their place")
     if not scores:
         return Missing(rows.why_missing("reasoning", "Reasoning"))
     model = _main_model(scores)
@@ -195,6 +197,8 @@ def _is_tree(score: Score) -> bool:
 def tree_facts(rows: RunRows) -> TreeFacts | Missing:
     scores = scores_of(rows, "puzzles")
     if not scores:
+        if not any(stage.stage == "search_puzzles" for stage in rows.stages):
+            return Missing("Tree of Thought is missing: no stage of this part is in this run")
         return Missing(rows.why_missing("reasoning", "Tree of Thought"))
     model = _main_model(scores)
     return TreeFacts(scores, model, (_tree_effect([s for s in scores if s.model == model]),))

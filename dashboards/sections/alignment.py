@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from components.rlhf.results.policy import RewardGain
+from components.statistics import Interval
 from dashboards import formatting
 from dashboards.annotate.report import people_tables
 from dashboards.blocks import Section, Table, body, counted, effect_of, listing, said
@@ -88,7 +92,8 @@ def alignment_section(facts: AlignmentFacts) -> Section:
             for law in facts.laws
         ),
     )
-    tables = [policies, reasons, skipped, best_of_n, laws]
+    rewards = rewards_table([(p.name, name, one) for p in facts.policies for name, one in p.rewards.items()])
+    tables = [policies, rewards, reasons, skipped, best_of_n, laws]
     if facts.reward_model is not None:
         tables += _reward_model(facts.reward_model)
     if facts.people is not None:
@@ -120,6 +125,26 @@ def _without_gold(facts: AlignmentFacts) -> str:
         f"The preferences came from {_WHOSE.get(facts.source, facts.source)}, so nobody knows which of the policies' "
         "answers are better. What can be told: the reward that they were trained on (the proxy), how often it agrees "
         "with held-out pairs, and signs of hacking. To know more, judge the policies' own answers."
+    )
+
+
+def rewards_table(rewards: Sequence[tuple[str, str, RewardGain]]) -> Table:
+    """What policies gained in each of the rewards that they were paid: (policy, reward, gain)."""
+    return Table(
+        "Rewards on held-out prompts, each in its own unit",
+        ("policy", "reward", "before", "after", "gain [95%]", "n"),
+        "<<>>>>",
+        tuple(
+            (
+                policy,
+                name,
+                formatting.decimal(one.before, 3),
+                formatting.decimal(one.after, 3),
+                formatting.decimal_interval(one.gain, 3, plus=True),
+                counted(one.gain),
+            )
+            for policy, name, one in rewards
+        ),
     )
 
 
@@ -172,9 +197,26 @@ def grpo_section(facts: GrpoFacts) -> Section:
         "Rewarding only exact answers, without any labelled solution, makes the model more accurate.",
         "Rewarding exact answers did not make the model more accurate.",
     )
+    shown, how = formatting.percent_interval, "greedy"
+    if facts.measure == "reward":
+        how = "sampled"
+        meaning = said(
+            effect_of(facts.effects, "grpo"),
+            "The policy earns more of the reward that it was trained on, on prompts that it was not trained on.",
+            "The policy earned no more of its reward on prompts that it was not trained on.",
+        )
+
+        def shown(x: Interval | None) -> str:
+            return formatting.decimal_interval(x, 3)
+
+    if facts.gold_name == "none":
+        meaning += " Nothing but that reward was measured: without gold nothing is known of what is truly wanted."
     pairs = [
-        ("greedy accuracy before", formatting.percent_interval(facts.before)),
-        ("greedy accuracy after", formatting.percent_interval(facts.after)),
+        (f"{how} {facts.measure} before", shown(facts.before)),
+        (f"{how} {facts.measure} after", shown(facts.after)),
+        ("gold", facts.gold_name),
+        ("gain in gold", formatting.decimal_interval(facts.gold, 3, plus=True)),
+        *((f"share {name}", formatting.percent(share)) for name, share in facts.statuses.items() if share),
         ("items", counted(facts.after)),
         ("iterations", formatting.count(facts.reward_curve.steps[-1] if facts.reward_curve else None)),
         (
@@ -183,4 +225,5 @@ def grpo_section(facts: GrpoFacts) -> Section:
         ),
         ("updates skipped, not finite", formatting.count(facts.skipped or None)),
     ]
-    return body(meaning, (listing("In numbers", pairs),), facts.effects)
+    parts = rewards_table([("GRPO", name, one) for name, one in facts.rewards.items()])
+    return body(meaning, (listing("In numbers", pairs), parts), facts.effects)

@@ -29,6 +29,9 @@ def advise(
     ] = None,
     train_on: Annotated[str, typer.Option(help="Hardware to train on, as in the table `hardware`.")] = "cpu-core",
     serve_on: Annotated[str, typer.Option(help="Hardware to serve on.")] = "cpu-core",
+    suite: Annotated[
+        str | None, typer.Option(help="An evaluation set of your own; by default the first that the run has answered.")
+    ] = None,
     run: Annotated[str, typer.Option(help="A run, or the beginning of its id.")] = "newest",
 ) -> None:
     """Advise how to answer and what to train, at what lifetime cost, from what a run has measured."""
@@ -40,7 +43,7 @@ def advise(
 
         try:
             request = AdviceRequest(questions, accuracy, verifier, loss, train_on, serve_on)
-            measured = measured_run(Home.from_env(), run)
+            measured = measured_run(Home.from_env(), run, suite)
             strategy, training = advise_strategy(measured.strategies, request), None
             if measured.fit and measured.sweep:
                 training = advise_training(measured.fit, measured.sweep, measured.speeds, request, strategy.reference)

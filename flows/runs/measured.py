@@ -25,13 +25,20 @@ class MeasuredRun:
     sweep: SweepReach | None
 
 
-def measured_run(home: Home, run: str) -> MeasuredRun:
-    """What a run measured. `run`: its id, the beginning of it, or `newest`.
+def measured_run(home: Home, run: str, suite: str | None = None) -> MeasuredRun:
+    """What a run measured. `run`: its id, the beginning of it, or `newest`. `suite`: the evaluation set that its
+    strategies answered; by default its first, or our chains.
 
-    Raises ConfigError when the run has not measured the costs of its strategies.
+    Raises ConfigError when the run has not measured the costs of its strategies, or not on that set.
     """
     run_id = find_run(home, run)
-    strategies = strategy_costs(answer(home, "strategy_costs", run=run_id))
+    asked = {"suite": suite} if suite else {}
+    strategies = strategy_costs(answer(home, "strategy_costs", run=run_id, **asked))
+    if suite and not strategies:
+        there = {row["suite"] for row in answer(home, "accuracy", run=run_id)}
+        raise ConfigError(
+            f"--suite {suite}: run {run_id} has not answered it; it has {', '.join(sorted(there)) or 'none'}"
+        )
     if not strategies:
         raise ConfigError(
             f"run {run_id} has not measured what its strategies of answering cost: `lifespan run --only account_costs`"

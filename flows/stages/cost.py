@@ -74,17 +74,17 @@ def account_costs(
     config: CostConfig,
     usd_per_core_hour: float,
     spent: list[Artifact],
-    aligned: Artifact,
+    aligned: list[Artifact],
     reasoning: list[Artifact],
     serving: Artifact,
 ) -> CostResult:
     """Training against lifetime inference, the break-even, and ways to answer at what they cost per question.
 
-    `spent`: every artifact that went into the model; `aligned`: the model that was trained further, against which
-    thinking longer with the model before it is held. All at the price of a busy core, as in the table `costs`.
+    `spent`: every artifact that went into the model; `aligned`: the model that was trained further, if any, against
+    which thinking longer with the model before it is held. All at the price of a busy core, as in the table `costs`.
     """
     from components.cost.accounting import stage_cost
-    from components.cost.deciding import measured_price, per_item, train_or_think
+    from components.cost.deciding import decisive_suite, measured_price, per_item, sides, train_or_think
     from components.cost.hardware import HARDWARE, PRICES
 
     work.rows("hardware", [device.to_row() for device in HARDWARE])
@@ -94,7 +94,7 @@ def account_costs(
         used = artifact.facts["usage"]
         return stage_cost(used, work.execution.device, work.execution.hardware, usd_per_core_hour).usd
 
-    training, further = sum(map(paid, spent)), paid(aligned)
+    training, further = sum(map(paid, spent)), sum(map(paid, aligned))
     speed = from_facts(ServingResult, serving.facts)
     prices = measured_price(speed, usd_per_core_hour)
     # An output token of a typical request, with its share of the prompt.
@@ -105,7 +105,7 @@ def account_costs(
         value, low, high = (training / (served * x) for x in (request.value, request.high, request.low))
         even = Interval(value, low, high, request.n)
     rows = [row for report in reasoning for row in from_facts(ReasoningResult, report.facts).strategies]
-    trained = next((row for row in rows if (row.model, row.strategy) == ("grpo", "cot")), None)
+    first = decisive_suite(rows)
     result = CostResult(
         training_usd=training,
         price_per_million_input_tokens=prices.input,
@@ -117,7 +117,9 @@ def account_costs(
         ),
         comparisons=tuple(
             StrategyPrice(
-                name=f"{row.model} {row.strategy}",
+                name=f"{row.model} {row.strategy}"
+                if row.suite in (None, first)
+                else f"{row.suite}: {row.model} {row.strategy}",
                 accuracy=row.accuracy,
                 low=row.low,
                 high=row.high,
@@ -127,11 +129,12 @@ def account_costs(
                 prompt_tokens=row.prompt_tokens,
                 tokens_per_item=row.completion_tokens,
                 needs_verifier=bool(row.needs_verifier),
+                suite=row.suite,
             )
             for row in rows
         ),
         # The decision this life can inform: train further and answer once, or think longer with what there is?
-        decision=train_or_think(trained, [row for row in rows if row.model == "sft"], further, prices),
+        decision=train_or_think(*sides(rows), further, prices),
     )
     (work.out / "cost.json").write_text(json.dumps(to_facts(result), indent=1), encoding="utf-8")
     return result

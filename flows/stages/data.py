@@ -21,9 +21,10 @@ from components.data.results import (
 )
 from components.data.tokenizer import TokenizerConfig
 from components.reasoning.puzzle_study_config import PuzzleStudyConfig
-from components.reasoning.tasks import HeldOutProblems, SuiteConfig
+from components.reasoning.tasks import SuiteConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
+from flows.stages.evaluations import held_out_questions, without_held_out
 from flows.stages.files import CONVERSATIONS, CORPUS
 from storage.artifacts import Artifact
 
@@ -33,10 +34,15 @@ if TYPE_CHECKING:
 
 @stage(produces="corpus", group="data", seconds=15, exact=True)
 def prepare_corpus(
-    work: Work, *, config: DataConfig, suite: SuiteConfig, raw: Mapping[str, Mapping[str, str]]
+    work: Work,
+    *,
+    config: DataConfig,
+    suite: SuiteConfig,
+    raw: Mapping[str, Mapping[str, str]],
+    evaluations: list[Artifact],
 ) -> CorpusResult:
-    """Read, filter, mask, de-duplicate, decontaminate against the evaluation set (questions and solutions), split.
-    Generated problems share none with it to begin with.
+    """Read, filter, mask, de-duplicate, decontaminate against our chains (questions and solutions) and the user's
+    evaluation sets, split. Generated problems share none with our chains to begin with.
 
     `raw`: digests of the user's own files by source; only there so that other bytes make another corpus.
     """
@@ -45,9 +51,8 @@ def prepare_corpus(
 
     held_out = suite.held_out()
     problems = partial(generate_problem_texts, held_out=held_out)
-    prepared = prepare(
-        config, sorted(held_out.questions), sorted(held_out.solutions), generators={"problems": problems}
-    )
+    questions = [*sorted(held_out.questions), *held_out_questions(work, evaluations)]
+    prepared = prepare(config, questions, sorted(held_out.solutions), generators={"problems": problems})
     write_corpus(prepared.documents, work.out / CORPUS)
     work.rows("quarantine", [dataclasses.asdict(bad) for bad in prepared.quarantined])
     num_bytes = sum(len(document.text.encode()) for document in prepared.documents)
@@ -103,9 +108,10 @@ def make_conversations(
     raw: Mapping[str, Mapping[str, str]],
     context_length: int,
     tokenizer: Sequence[Artifact],
+    evaluations: list[Artifact],
 ) -> ConversationsResult:
-    """Conversations for fine-tuning, read and generated, none of them with a question or a solution of the evaluation
-    set.
+    """Conversations for fine-tuning, read and generated, none of them with a question or a solution of our chains, or a
+    question of the user's evaluation sets.
 
     `raw`: digests of the user's own files by source; only there so that other bytes make other conversations.
     `tokenizer`, `context_length`: with which they are to be learned, where any are read: what the chat template cannot
@@ -115,8 +121,9 @@ def make_conversations(
     from components.data.instruction import generate_conversations
 
     held_out = suite.held_out()
-    made, facts = _read_conversations(work, config, held_out, tokenizer, context_length)
-    made += generate_conversations(config, seed, held_out)
+    forbidden = [*sorted(held_out.questions), *sorted(held_out.solutions), *held_out_questions(work, evaluations)]
+    made, facts = _read_conversations(work, config, forbidden, tokenizer, context_length)
+    made += without_held_out(work, evaluations, list(generate_conversations(config, seed, held_out)))
     write_conversations(made, work.out / CONVERSATIONS)
     counts = dict(sorted(Counter(conversation.source for conversation in made).items()))
     (work.out / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
@@ -126,11 +133,12 @@ def make_conversations(
 def _read_conversations(
     work: Work,
     config: InstructionConfig,
-    held_out: HeldOutProblems,
+    forbidden: Sequence[str],
     tokenizer: Sequence[Artifact],
     context_length: int,
 ) -> tuple[list[Conversation], tuple[ConversationSourceFacts, ...]]:
-    """What the sources of files and hub datasets give; what they do not goes to the quarantine table."""
+    """What the sources of files and hub datasets give; what they do not goes to the quarantine table. `forbidden`: what
+    no conversation may hold."""
     from components.data.conversation_sources import Reading, read_conversations_of, refusal_of
     from components.data.decontaminate import EvalIndex
     from components.data.files import Quarantined
@@ -139,8 +147,7 @@ def _read_conversations(
     if not config.read:
         return [], ()
     words = Tokenizer.load(work.open(tokenizer[0]))
-    evaluation = EvalIndex([*sorted(held_out.questions), *sorted(held_out.solutions)])
-    refusal = partial(refusal_of, tokenizer=words, context_length=context_length, evaluation=evaluation)
+    refusal = partial(refusal_of, tokenizer=words, context_length=context_length, evaluation=EvalIndex(forbidden))
     made: list[Conversation] = []
     facts = []
     for source in config.read:

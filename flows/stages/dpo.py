@@ -6,10 +6,12 @@ from components.model.config import forward_flops_per_token, training_flops_per_
 from components.rlhf.dpo_config import DPOConfig
 from components.rlhf.judging_config import JudgingConfig
 from components.rlhf.results.dpo import DPOResult
+from components.rlhf.rewards.settings import RewardSettings
 from flows.engine.stage import stage
 from flows.engine.work import Work
+from flows.stages.bench import open_bench
 from flows.stages.counting import count_generation, skips
-from flows.stages.files import GOLD_SCALE, PREFERENCES
+from flows.stages.files import PREFERENCES
 from storage.artifacts import Artifact
 
 
@@ -20,22 +22,31 @@ def dpo(
     config: DPOConfig,
     judging: JudgingConfig,
     seed: int,
+    reward: RewardSettings,
     sft: Artifact,
-    reward_model: Artifact,
-    preferences: Artifact,
+    reward_model: list[Artifact],
+    preferences: list[Artifact],
+    prompts: list[Artifact],
     tokenizer: Artifact,
 ) -> DPOResult:
-    """The policy learns from the pairs themselves; the reward model only judges it in the end."""
+    """The policy learns from the pairs themselves; rewards or the reward model, if any, only judge it in the end."""
     from components.rlhf import dpo as algorithm
-    from components.rlhf.bench import Bench
     from components.rlhf.pairs import encode_pairs
     from components.rlhf.preferences import read_preferences
     from components.training.checkpoints import save_model
 
-    bench = Bench.open(
-        work.open(sft), work.open(reward_model), work.open(preferences) / GOLD_SCALE, work.open(tokenizer)
+    bench = open_bench(
+        work,
+        reward=reward,
+        sft=sft,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        reward_model=reward_model,
+        preferences=preferences,
+        max_tokens=judging.max_tokens,
+        trained=False,
     )
-    judged, _ = read_preferences(work.open(preferences) / PREFERENCES)
+    judged, _ = read_preferences(work.open(preferences[0]) / PREFERENCES)
     pairs, too_long = encode_pairs(judged, bench.words, bench.reference.cfg.context_length)
     state = algorithm.DPOState.start(bench.reference, config)
     if saved := work.load_state():

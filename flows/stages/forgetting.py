@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from components.reasoning.evaluation_sets import EvaluationConfig
 from components.reasoning.forgetting_config import ForgettingConfig
 from components.reasoning.results.forgetting import ForgettingResult
 from components.reasoning.tasks import SuiteConfig
 from flows.engine.graph import Graph
 from flows.engine.stage import stage
 from flows.engine.work import Work
+from flows.stages.evaluations import questions_of
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -31,26 +33,35 @@ def measure_forgetting(
     *,
     config: ForgettingConfig,
     suite: SuiteConfig,
+    sets: tuple[EvaluationConfig, ...],
     before: Mapping[str, str],
     checkpoints: dict[str, Artifact],
-    shards: Artifact,
+    shards: list[Artifact],
+    evaluations: list[Artifact],
     tokenizer: Artifact,
 ) -> ForgettingResult:
-    """Held-out bits per byte by source of the pretraining text, and a small greedy suite, for every checkpoint.
+    """Held-out bits per byte by source of the pretraining text, if there is any, and greedy accuracy on the user's
+    sets, or without any on a small suite of ours, for every checkpoint.
 
     Differences are paired, window by window and item by item, against the first checkpoint.
     """
     from components.data.shards import TokenShards
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
-    from components.reasoning.small_suite import small_suite
+    from components.reasoning.small_suite import greedy_verdicts, small_suite
     from components.reasoning.tasks import spread
     from components.statistics import mean_interval, paired_difference, wilson
     from components.training.checkpoints import load_model
     from components.training.validation import held_out
 
-    data, words = TokenShards.open(work.open(shards)), Tokenizer.load(work.open(tokenizer))
+    words = Tokenizer.load(work.open(tokenizer))
+    data = TokenShards.open(work.open(shards[0])) if shards else None
     problems = spread(suite.problems(), config.num_problems)
+    asked = {
+        one: questions_of(work, evaluations, one.called)[: config.num_problems]
+        for one in sets
+        if one.kind == "questions"
+    }
     first_bits: dict[str, tuple[float, ...]] = {}
     first_right: dict[str, list[bool]] = {}
     rows: list[dict[str, Any]] = []
@@ -59,12 +70,19 @@ def measure_forgetting(
         network = load_model(work.open(checkpoint))
         measured: dict[str, tuple[str, Interval, Interval]] = {}
         context_length = min(config.context_length, network.cfg.context_length)
-        for source, look in held_out(network, data, words, context_length, config.num_windows).items():
+        looks = held_out(network, data, words, context_length, config.num_windows) if data else {}
+        for source, look in looks.items():
             bits = look.bits_by_window
             earlier = first_bits.setdefault(source, bits)
             change = mean_interval([now - then for now, then in zip(bits, earlier, strict=True)])
             measured[source] = ("bits_per_byte", mean_interval(bits), change)
-        for task, right in small_suite(text_generator(network, words), problems, config.num_stories).items():
+        generate = text_generator(network, words)
+        tasks = (
+            {one.called: greedy_verdicts(generate, one, questions) for one, questions in asked.items()}
+            if asked
+            else small_suite(generate, problems, config.num_stories)
+        )
+        for task, right in tasks.items():
             against = paired_difference(right, first_right.setdefault(task, right))
             measured[task] = ("accuracy", wilson(sum(right), len(right)), against)
         for evaluation, (unit, value, change) in measured.items():

@@ -12,10 +12,11 @@ from components.rlhf.overoptimization_config import WatchConfig
 from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.results.policy import LawResult, Laws
 from components.rlhf.results.ppo import PPOResult
+from components.rlhf.rewards.settings import RewardSettings
 from flows.engine.stage import stage
 from flows.engine.work import Work
+from flows.stages.bench import critic_start, failed_rows, open_bench
 from flows.stages.counting import count_generation, skips
-from flows.stages.files import GOLD_SCALE
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -39,25 +40,38 @@ def ppo(
     judging: JudgingConfig,
     mitigation: str,
     seed: int,
+    reward: RewardSettings,
     sft: Artifact,
-    reward_model: Artifact,
-    preferences: Artifact,
+    reward_model: list[Artifact],
+    preferences: list[Artifact],
+    prompts: list[Artifact],
     tokenizer: Artifact,
     replay: list[Artifact],
 ) -> PPOResult:
-    """PPO against the reward model; gold is watched where it is known, never trained on. `mitigation` names the run in
-    the report; `replay`: token shards, where config.replay_coef asks for them."""
+    """PPO against rewards or the reward model; gold is watched where it is known, never trained on. `mitigation` names
+    the run in the report; `replay`: token shards, where config.replay_coef asks for them."""
     from components.rlhf import ppo as algorithm
-    from components.rlhf.bench import Bench
     from components.rlhf.overoptimization import alarm_now, best_observation, first_alarm
     from components.rlhf.overoptimization_laws import fit_rows
     from components.rlhf.prompts import chat_prompts, stop_tokens
+    from components.rlhf.rewards.scoring import Rewards, means
+    from components.rlhf.scored_answers import ScoredAnswers
     from components.training.checkpoints import save_model
 
-    bench = Bench.open(
-        work.open(sft), work.open(reward_model), work.open(preferences) / GOLD_SCALE, work.open(tokenizer)
+    bench = open_bench(
+        work,
+        reward=reward,
+        sft=sft,
+        tokenizer=tokenizer,
+        prompts=prompts,
+        reward_model=reward_model,
+        preferences=preferences,
+        max_tokens=max(config.max_tokens, judging.max_tokens),
     )
-    state = algorithm.PPOState.start(bench.reference, bench.proxy.members[0], config)
+    encoded = chat_prompts(bench.words, bench.prompts)
+    score = bench.scorer(encoded)
+    num_rewards = reward_passes(bench)
+    state = algorithm.PPOState.start(bench.reference, critic_start(bench, seed), config)
     stopping = watch.on_alarm == "stop"
     seen: list[dict[str, Any]] = []  # what `observe` takes, of every look
     best: dict[str, Tensor] = {}  # weights that sampled the most trusted answers, kept where an alarm stops the run
@@ -65,6 +79,8 @@ def ppo(
         _, tensors, meta = saved
         state.load_tensors(tensors)
         seen = meta["seen"]
+        if isinstance(bench.proxy, Rewards):
+            bench.proxy.counted(meta["rewards"])
         best = {name.removeprefix("best."): x for name, x in tensors.items() if name.startswith("best.")}
     history = [_observation(one) for one in seen]
     alarm = first_alarm(history, watch.false_alarm_rate, watch.gold)
@@ -72,8 +88,8 @@ def ppo(
     reports = algorithm.ppo(
         state,
         bench.reference,
-        bench.proxy.scores,
-        chat_prompts(bench.words, bench.requests),
+        score,
+        encoded,
         stop_tokens(bench.words),
         config,
         seed,
@@ -82,11 +98,14 @@ def ppo(
     for record in reports:
         step, metrics = record.iteration + 1, record.metrics
         last = step == config.num_iterations
+        if isinstance(score, ScoredAnswers):
+            judged = score.taken(record.rollout)
+            metrics = metrics | dict(means(judged).metrics())
+            work.rows("samples", failed_rows(step, judged))
         if step == 1 or last or step % watch.every == 0:
-            seen.append(_look(bench, record))
+            seen.append(_look(bench, encoded, record))
             history.append(_observation(seen[-1]))
-            gold = history[-1].gold
-            if gold is not None:
+            if gold := history[-1].gold:
                 metrics = metrics | {"gold": gold.value, "gold_low": gold.low, "gold_high": gold.high}
             if stopping and best_observation(history, watch.gold) is history[-1]:
                 best = sampling
@@ -94,24 +113,27 @@ def ppo(
         sampling = _weights(state.policy) if stopping else {}
         work.log(step, metrics)
         if step % SAMPLES_EVERY == 0 or last:
-            work.rows("samples", _samples(bench, record))
+            work.rows("samples", _samples(bench, encoded, record))
         # A pass to sample; one each of policy, reference, critic and reward models to judge; and forward plus backward
         # of policy and critic an epoch.
-        passes = 1 + 3 + len(bench.proxy.members) + 2 * 3 * config.num_epochs
+        passes = 1 + 3 + num_rewards + 2 * 3 * config.num_epochs
         flops = (
             metrics["tokens"]
             * passes
             * forward_flops_per_token(bench.reference.cfg, bench.reference.cfg.context_length)
         )
         work.usage(tokens=metrics["tokens"], flops=flops)
-        latest = history[-1].gold
-        shown = {"reward": metrics["objective/score"]} | ({} if latest is None else {"gold": latest.value})
+        shown = {"reward": metrics["objective/score"]}
+        if gold := history[-1].gold:
+            shown["gold"] = gold.value
         work.progress(step, config.num_iterations, **shown, **skips(step, metrics, state.guard))
         if alarm and stopping:
             state.policy.load_state_dict(best)
             break
         if not last and work.state_due():
-            work.save_state(step, state.tensors() | {f"best.{name}": x for name, x in best.items()}, {"seen": seen})
+            counts = bench.proxy.counts if isinstance(bench.proxy, Rewards) else {}
+            tensors = state.tensors() | {f"best.{name}": x for name, x in best.items()}
+            work.save_state(step, tensors, {"seen": seen, "rewards": counts})
     save_model(work.out, state.policy)
     suspicion = first_alarm(history, watch.false_alarm_rate, gold=False)
     peak = best_observation(history, watch.gold)
@@ -135,6 +157,13 @@ def ppo(
     )
 
 
+def reward_passes(bench: Bench) -> int:
+    """Forward passes of reward models that judging an answer takes."""
+    from components.rlhf.reward_model import Ensemble
+
+    return len(bench.proxy.members) if isinstance(bench.proxy, Ensemble) else 0
+
+
 def _weights(policy: Transformer) -> dict[str, Tensor]:
     return {name: x.detach().clone() for name, x in policy.state_dict().items()}
 
@@ -155,16 +184,18 @@ def _replayed(work: Work, config: PPOConfig, seed: int, shards: list[Artifact], 
     return batch
 
 
-def _look(bench: Bench, record: PPORecord) -> dict[str, Any]:
+def _look(bench: Bench, encoded: Sequence[Sequence[int]], record: PPORecord) -> dict[str, Any]:
     """What the watch sees of an iteration's answers, as `observe` takes it."""
+    from components.rlhf.prompts import samples_of_rollout
     from components.rlhf.rollouts import repeated_share
 
     rollout, metrics = record.rollout, record.metrics
+    samples = samples_of_rollout(bench.words, bench.prompts, encoded, rollout)
     return {
         "step": record.iteration + 1,
         "kl": max(0.0, metrics["objective/kl"]),
         "proxy": record.scores_B.tolist(),
-        "gold": bench.golds(_answers(bench, record)),
+        "gold": bench.gold.score(samples) if bench.gold else None,
         "requests": list(rollout.prompt_index),
         "disagreement": record.scores_BM.std(1, correction=0).tolist() if record.scores_BM.shape[1] > 1 else [],
         "lengths": rollout.response_lengths_B.tolist(),
@@ -181,28 +212,21 @@ def _observation(look: dict[str, Any]) -> Observation:
     return observe(**look)
 
 
-def _answers(bench: Bench, record: PPORecord) -> list[tuple[str, str]]:
-    from components.rlhf.prompts import answer_text
+def _samples(bench: Bench, encoded: Sequence[Sequence[int]], record: PPORecord) -> list[dict[str, Any]]:
+    from components.rlhf.prompts import samples_of_rollout
 
-    return [
-        (bench.requests[i], answer_text(bench.words, tokens))
-        for i, tokens in zip(record.rollout.prompt_index, record.rollout.responses, strict=True)
-    ]
-
-
-def _samples(bench: Bench, record: PPORecord) -> list[dict[str, Any]]:
-    answers = _answers(bench, record)[:SAMPLES]
-    golds = bench.golds(answers)
-    shown = list(zip(answers, record.rollout.responses, record.scores_B.tolist(), strict=False))
+    samples = samples_of_rollout(bench.words, bench.prompts, encoded, record.rollout)[:SAMPLES]
+    golds = bench.gold.score(samples) if bench.gold else [None] * len(samples)
+    scores, lengths = record.scores_B.tolist(), map(len, record.rollout.responses)
     return [
         {
             "step": record.iteration + 1,
-            "prompt": text,
-            "completion": answer,
-            "scores_json": json.dumps({"proxy": score} | ({} if golds is None else {"gold": golds[place]})),
-            "tokens": len(tokens),
+            "prompt": sample.prompt,
+            "completion": sample.completion,
+            "scores_json": json.dumps({"proxy": score} | ({} if gold is None else {"gold": gold})),
+            "tokens": length,
         }
-        for place, ((text, answer), tokens, score) in enumerate(shown)
+        for sample, score, gold, length in zip(samples, scores, golds, lengths, strict=False)
     ]
 
 

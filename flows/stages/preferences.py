@@ -8,18 +8,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from components.model.config import forward_flops_per_token
 from components.rlhf.preferences_config import AnswersConfig, PreferencesConfig
 from components.rlhf.results.preferences import AnswersResult, PreferencesResult
-from components.stage_results import from_facts
 from flows.engine.stage import stage
 from flows.engine.work import Waiting, Work
-from flows.services.credentials import read_secret
-from flows.services.sockets import is_loopback
 from flows.settings import ConfigError
+from flows.stages.bench import own_prompts
 from flows.stages.files import ANSWERS, GOLD_SCALE, PREFERENCES, VERDICTS
+from flows.stages.judges import judge_server
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -32,21 +30,27 @@ if TYPE_CHECKING:
 
 @stage(produces="answers", group="rlhf", seconds=11)
 def sample_answers(
-    work: Work, *, config: AnswersConfig, seed: int, models: Mapping[str, Artifact], tokenizer: Artifact
+    work: Work,
+    *,
+    config: AnswersConfig,
+    seed: int,
+    models: Mapping[str, Artifact],
+    tokenizer: Artifact,
+    prompts: list[Artifact],
 ) -> AnswersResult:
-    """Answers to story requests from every model at every temperature, each with its origin."""
+    """Answers of every model at every temperature, each with its origin, to the user's prompts of one turn, if there
+    are `prompts`, or to our requests for stories."""
     from components.data.tokenizer import Tokenizer
     from components.inference.engine import generate
     from components.inference.sampling import SamplingParams
     from components.rlhf.judgements import batch_id, make_items
     from components.rlhf.prompts import answer_text, chat_prompts, stop_tokens
-    from components.rlhf.requests import story_requests
     from components.training.checkpoints import load_model
 
     words = Tokenizer.load(work.open(tokenizer))
-    requests, _ = story_requests()
+    requests = _requests(work, prompts)
     texts = [requests[i % len(requests)] for i in range(config.num_prompts)]
-    prompts = chat_prompts(words, texts)
+    asked = chat_prompts(words, texts)
     loaded = {name: load_model(work.open(artifact)) for name, artifact in models.items()}
     answers: list[list[dict[str, Any]]] = [[] for _ in texts]
     num_tokens = 0
@@ -59,7 +63,7 @@ def sample_answers(
             stop_ids=stop_tokens(words),
         )
         model, used = loaded[name], 0
-        for mine, group in zip(answers, generate(model, prompts, params), strict=True):
+        for mine, group in zip(answers, generate(model, asked, params), strict=True):
             used += sum(len(c.tokens) for c in group)
             mine += [
                 {
@@ -84,6 +88,18 @@ def sample_answers(
     )
 
 
+def _requests(work: Work, prompts: list[Artifact]) -> list[str]:
+    """What the users of the training prompts say. Raises ValueError where all of them have several turns."""
+    from components.rlhf.requests import story_requests
+
+    if not prompts:
+        return story_requests()[0]
+    texts = [prompt.text for prompt in own_prompts(work, prompts[0])[0] if len(prompt.messages) == 1]
+    if not texts:
+        raise ValueError("no answer to compare: every training prompt has several turns; give preferences.path instead")
+    return texts
+
+
 def _read_answers(path: Path) -> tuple[list[str], list[list[Candidate]]]:
     from components.rlhf.judgements import Candidate
 
@@ -99,19 +115,22 @@ def collect_preferences(
     seed: int,
     judgements: Mapping[str, str],
     raw: Mapping[str, str],
-    answers: Artifact,
+    answers: list[Artifact],
     judge: Mapping[str, Artifact],
+    sft: Artifact,
     tokenizer: Artifact,
 ) -> PreferencesResult:
     """Pairs of answers with the better one named, by whom `config.source` says.
 
     `judgements`: marks of the annotators' journals, and `raw`: the digest of the file: what people wrote is known by
-    its bytes, so other judgements are other preferences. `judge`: the model that judges, if one does.
+    its bytes, so other judgements are other preferences. `answers`: what is judged; none where a file has them.
+    `judge`: the model that judges, if one does. `sft`: the model that learns from the pairs.
     """
     from components.data.tokenizer import Tokenizer
     from components.rlhf.preferences import write_preferences
+    from components.training.checkpoints import load_config
 
-    prompts, groups = _read_answers(work.open(answers) / ANSWERS)
+    prompts, groups = _read_answers(work.open(answers[0]) / ANSWERS) if answers else ([], [])
     extra: dict[str, Any]
     if config.source == "gold":
         pairs, left_out, extra = _by_gold(config, seed, prompts, groups)
@@ -120,8 +139,8 @@ def collect_preferences(
     elif config.source == "model":
         pairs, left_out, extra = _by_model(work, config, seed, judge, tokenizer, prompts, groups)
     else:
-        words = Tokenizer.load(work.open(tokenizer))
-        pairs, left_out, extra = _from_file(config, raw, words, from_facts(AnswersResult, answers.facts).context_length)
+        words, limit = Tokenizer.load(work.open(tokenizer)), load_config(work.open(sft)).context_length
+        pairs, left_out, extra = _from_file(config, raw, words, limit)
     work.rows("quarantine", [dataclasses.asdict(one) for one in left_out])
     if not pairs:
         reasons = "; ".join(dict.fromkeys(one.reason for one in left_out)) or "nothing but ties and skips"
@@ -296,18 +315,10 @@ def _judge(
     """The judge's name, how it is asked, and why it cannot take a question, if we know."""
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
-    from components.rlhf.judge_server import JudgeFailed, JudgeServer
     from components.training.checkpoints import load_model
 
     if config.judge_url:
-        url, key = config.judge_url.rstrip("/"), read_secret("LIFESPAN_JUDGE_KEY")
-        is_local = is_loopback(urlsplit(url).hostname or "")
-        server = JudgeServer(url, config.judge_model, key, use_proxy=not is_local)
-        if not config.judge_model:
-            names = server.models()
-            if len(names) != 1:
-                raise JudgeFailed(f"{config.judge_url} has {len(names)} models: preferences.judge_model says which")
-            server = dataclasses.replace(server, model=names[0])
+        server = judge_server(config.judge_url, config.judge_model, "preferences.judge_model")
         return server.model, server, lambda _: None
     (name, artifact) = next(iter(judge.items()))
     model, words = load_model(work.open(artifact)), Tokenizer.load(work.open(tokenizer))

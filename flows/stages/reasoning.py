@@ -35,7 +35,14 @@ def summary_of(answered: Answered, model: str) -> StrategyResult:
         completion_tokens=overall.tokens,
         prompt_tokens=overall.prompt_tokens,
         by_difficulty={str(s.difficulty): s.accuracy for s in by_difficulty},
+        statuses=statuses_of(answered),
     )
+
+
+def statuses_of(answered: Answered) -> dict[str, int] | None:
+    """How many items were answered, unparsed or truncated; None for strategies that do not tell."""
+    told = [str(outcome.details["status"]) for outcome in answered.outcomes if "status" in outcome.details]
+    return {name: told.count(name) for name in sorted(set(told))} if told else None
 
 
 @stage(produces="eval_report", group="reasoning", seconds=35)

@@ -158,13 +158,14 @@ def finetune(
     seed: int,
     base: Artifact,
     conversations: Artifact,
-    shards: Artifact,
+    shards: list[Artifact],
     tokenizer: Artifact,
 ) -> FinetuneResult:
     """Supervised fine-tuning on packed conversations, with loss on what the assistant says alone.
 
-    `weights` mix the pretraining text that is replayed. Of the looks at validation conversations the best is kept; the
-    reported loss is of test conversations, whose prompts neither training nor these looks have seen.
+    `shards`: the pretraining text, if there is any; `weights` mix what of it is replayed. Of the looks at validation
+    conversations the best is kept; the reported loss is of test conversations, whose prompts neither training nor these
+    looks have seen.
     """
     from components.data.conversations import pack_conversations, read_conversations, tokenise
     from components.data.prompt_split import split_by_prompt
@@ -179,9 +180,14 @@ def finetune(
     from components.training.optimizers import Optimizer
     from components.training.validation import held_out
 
-    words, data = Tokenizer.load(work.open(tokenizer)), TokenShards.open(work.open(shards))
+    if config.replay and not shards:
+        raise ValueError(
+            f"replay is {config.replay}, and there is no text to replay: give [[data.sources]], or set it 0"
+        )
+    words = Tokenizer.load(work.open(tokenizer))
+    data = TokenShards.open(work.open(shards[0])) if shards else None
     network = load_model(work.open(base)).to(usable(work.execution.device))
-    before = held_out(network, data, words, config.context_length)
+    before = held_out(network, data, words, config.context_length) if data else {}
     split = split_by_prompt(read_conversations(work.open(conversations) / CONVERSATIONS), config.held_out)
     packed, watched, tested = (
         pack_conversations(tokenise(part, words), config.context_length, words.pad_id)
@@ -211,7 +217,7 @@ def finetune(
     loss, count = mean_loss(network, held_out_batches(tested, 8))
     guard.check_trained([loss])
     save_model(work.out, network)
-    after = held_out(network, data, words, config.context_length)
+    after = held_out(network, data, words, config.context_length) if data else {}
     return FinetuneResult(
         num_params=count_params(network.cfg).total,
         num_adapters=len(adapted),

@@ -35,6 +35,7 @@ from components.rlhf.grpo_config import GRPOConfig
 from components.rlhf.ppo import PPOState, ppo
 from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.reward_model import RewardModel
+from components.rlhf.rollouts import of_answers, of_sequences
 from components.training.config import OptimizerConfig
 
 PROMPT, NEW, GROUP = 16, 64, 8
@@ -141,7 +142,8 @@ def grpo_race(folder: Path, size: Size, iterations: int) -> str:
     state = GRPOState.start(model, config)
     # A reward that differs within every group, so that no row is left out of the update.
     in_turn = InTurn(
-        grpo(state, model, lambda prompt, answer: float(sum(answer) % 97), asked, [END], config, seed=0), size.samples
+        grpo(state, model, of_answers(lambda prompt, answer: sum(answer) % 97), asked, [END], config, seed=0),
+        size.samples,
     )
     trainer = trl.GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder),
@@ -183,7 +185,7 @@ def ppo_race(folder: Path, size: Size, iterations: int) -> str:
         10**6, size.samples, 2, 2, max_tokens=NEW, kl_coef=0.05, policy_optimizer=ADAM, critic_optimizer=ADAM
     )
     state = PPOState.start(model, reward_model, config)
-    in_turn = InTurn(ppo(state, model, reward_model.score, asked, [END], config, seed=0), size.samples)
+    in_turn = InTurn(ppo(state, model, of_sequences(reward_model.score), asked, [END], config, seed=0), size.samples)
 
     def judge() -> Any:
         return AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, pad_token_id=PAD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch._dynamo  # torch.optim imports it at the first optimizer, which would cost each attempt two seconds
 
+from components.data.prompt_files import user_says, write_prompts
 from components.data.shards import write_shards
 from components.data.stories import story
 from components.data.tokenizer import Tokenizer
@@ -29,13 +30,16 @@ from components.rlhf.preferences import Preference, write_preferences
 from components.rlhf.requests import story_requests
 from components.rlhf.reward_model import Ensemble, RewardModel, save_reward_model
 from components.rlhf.reward_model_config import RewardModelConfig
+from components.rlhf.rewards.number import NumberReward
+from components.rlhf.rewards.pattern import PatternReward
+from components.rlhf.rewards.settings import RewardSettings
 from components.rlhf.verifier_task_config import VerifierTaskConfig
 from components.stage_results import to_facts
 from components.training.checkpoints import save_model
 from flows.engine.work import Work
 from flows.settings import ComputeConfig
 from flows.stages.dpo import dpo
-from flows.stages.files import GOLD_SCALE, PREFERENCES
+from flows.stages.files import GOLD_SCALE, PREFERENCES, PROMPTS
 from flows.stages.grpo import grpo
 from flows.stages.ppo import ppo
 from flows.stages.reward_model import train_reward_model
@@ -86,6 +90,8 @@ def make_world(folder: Path) -> dict[str, Artifact]:
     seal("shards", lambda out: write_shards([Document(text) for text in told], words, out))
     seal("sft", lambda out: save_model(out, model))
     seal("preferences", preferences)
+    asked = [user_says(f"{a}+{a}=?", str(2 * a)) for a in range(12)]
+    seal("prompts", lambda out: write_prompts(out / PROMPTS, asked[:9], asked[9:]))
     seal("reward_model", lambda out: save_reward_model(out, judges))
     return made
 
@@ -117,6 +123,16 @@ CASES: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
         (*JUDGED, "shards"),
     ),
     "dpo": (dpo, {"config": DPOConfig(epochs=2, batch_pairs=8), "judging": JUDGING}, JUDGED),
+    "grpo, rewards of one's own": (
+        grpo,
+        {
+            "config": GRPO,
+            "task": VerifierTaskConfig(num_watch=2),
+            "suite": SuiteConfig(),
+            "reward": RewardSettings((NumberReward(), PatternReward("[aeiou]", weight=0.5)), (PatternReward("e"),)),
+        },
+        ("sft", "prompts", "tokenizer"),
+    ),
     "grpo": (
         grpo,
         {
@@ -129,6 +145,18 @@ CASES: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
 }
 
 
+def inputs_of(case: str, made: Mapping[str, Artifact]) -> dict[str, Any]:
+    """The artifacts that a case's stage takes; what a life without prompts and rewards of one's own has is empty."""
+    stage, settings, names = CASES[case]
+    given: dict[str, Any] = {name: made[name] for name in names if name != "shards"}
+    if "shards" in names:
+        given["replay"] = [made["shards"]]
+    if stage is not train_reward_model:
+        given |= {"prompts": []} | ({} if "reward" in settings else {"reward": RewardSettings()})
+        given |= {name: [made[name]] for name in ("reward_model", "preferences", "prompts") if name in names}
+    return given | ({"reward_model": []} if stage is grpo else {})
+
+
 def live(case: str, folder: str, world: str, made: dict[str, str]) -> None:
     """One attempt at a stage: what lies in folder/state is resumed; folder/facts.json says that it ended."""
     place = Path(folder)
@@ -136,10 +164,7 @@ def live(case: str, folder: str, world: str, made: dict[str, str]) -> None:
     artifacts = {name: Artifact.from_json(text) for name, text in made.items()}
     execution = ComputeConfig(checkpoint_seconds=0.0)  # a state after every step
     work = Work(place / "out", place / "state", execution, store=Store(Path(world) / "artifacts"))
-    stage, settings, inputs = CASES[case]
-    given = {name: artifacts[name] for name in inputs if name != "shards"}
-    if "shards" in inputs:
-        given["replay"] = [artifacts["shards"]]
-    result = stage.fn(work, seed=3, **settings, **given)
+    stage, settings, _ = CASES[case]
+    result = stage.fn(work, seed=3, **settings, **inputs_of(case, artifacts))
     metrics = [[step, name, value] for step, name, value, _ in work.metrics() if not name.startswith("seconds")]
     (place / "facts.json").write_text(json.dumps({"facts": to_facts(result), "metrics": metrics}, sort_keys=True))

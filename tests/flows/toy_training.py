@@ -137,8 +137,8 @@ def live(case: str, folder: str, world: str, made: dict[str, str]) -> None:
     if name == "pretrain":
         result = pretrain.fn(work, **settings, **shared)
     else:
-        more = {name: artifacts[name] for name in ("base", "conversations")}
-        result = finetune.fn(work, **settings, **shared, **more)
+        more = {name: artifacts[name] for name in ("base", "conversations")} | {"shards": [artifacts["shards"]]}
+        result = finetune.fn(work, **settings, **{**shared, **more})
     measured = ("tokens_per_second", "mfu", "peak_memory_bytes")
     metrics = [[step, name, value] for step, name, value, _ in work.metrics() if name not in measured]
     (place / "facts.json").write_text(json.dumps({"facts": to_facts(result), "metrics": metrics}, sort_keys=True))

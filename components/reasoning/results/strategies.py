@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 class StrategyResult:
     """Accuracy of a model with a strategy, Wilson's 95% interval over n items, and mean tokens per item.
 
-    The last four say what kind of strategy it is, as the columns of `evals` do; None where the stage does not say."""
+    strategy_family to greedy say what kind of strategy it is, as the columns of `evals` do; None where the stage does
+    not say. suite: the evaluation set; None for our chains and puzzles. statuses: how many items were answered,
+    unparsed or truncated, where the stage tells."""
 
     model: str
     strategy: str
@@ -31,6 +33,8 @@ class StrategyResult:
     strategy_size: int | None = None
     needs_verifier: bool | None = None
     greedy: bool | None = None
+    suite: str | None = None
+    statuses: Mapping[str, int] | None = None
 
     @property
     def interval(self) -> Interval:

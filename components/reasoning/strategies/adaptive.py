@@ -54,10 +54,10 @@ def controller(item: Item, policy: Policy) -> Controller:
     prompt_tokens: dict[str, int] = {}
 
     def outcome(chosen: TextCompletion, effort: Effort, confidence: float) -> Outcome:
-        correct = item.verify(chosen.text)
+        correct = item.accepts(chosen)
         return Outcome(
             item_id=item.item_id,
-            answer=item.extract(chosen.text),
+            answer=item.answer_of(chosen),
             correct=correct,
             completion_tokens=sum(done.num_tokens for done in spent),
             prompt_tokens=sum(prompt_tokens.values()),
@@ -76,7 +76,7 @@ def controller(item: Item, policy: Policy) -> Controller:
     prompt_tokens["worked"] = worked.prompt_tokens
     if _confidence(item, worked) >= policy.worked_confidence:
         return outcome(worked, "worked", _confidence(item, worked))
-    votes = [(item.extract(worked.text), worked)]
+    votes = [(item.answer_of(worked), worked)]
     while True:
         vote = best_tally(votes)
         first, second = _leaders(vote.counts)
@@ -88,12 +88,12 @@ def controller(item: Item, policy: Policy) -> Controller:
         done = yield "sample"
         spent.append(done)
         # Its prompt is that of the worked answer, paid already.
-        votes.append((item.extract(done.text), done))
+        votes.append((item.answer_of(done), done))
 
 
 def _confidence(item: Item, done: TextCompletion) -> float:
     """Probability of the whole completion; 0 for one that was cut off or holds no answer."""
-    return math.exp(done.log_prob) if done.finished and item.extract(done.text) else 0.0
+    return math.exp(done.log_prob) if done.finished and item.answer_of(done) else 0.0
 
 
 def _leaders(counts: Mapping[str, int]) -> tuple[int, int]:

@@ -16,6 +16,6 @@ def choices(samples: Samples, size: int) -> list[Outcome]:
     """Of each item's first `size` samples the first that is right, or the first of all where none is."""
     outcomes = []
     for item, group in samples.first(size):
-        chosen = next((i for i, done in enumerate(group) if item.verify(done.text)), 0)
+        chosen = next((i for i, done in enumerate(group) if item.accepts(done)), 0)
         outcomes.append(outcome_of(item, group[chosen], group, {"chosen": chosen}))
     return outcomes

@@ -18,7 +18,7 @@ def votes(samples: Samples, size: int) -> list[Outcome]:
     """Majority vote of each item's first `size` samples."""
     outcomes = []
     for item, group in samples.first(size):
-        vote = best_tally([(item.extract(done.text), done) for done in group])
+        vote = best_tally([(item.answer_of(done), done) for done in group])
         details = {"votes": dict(vote.counts), "agreement": vote.agreement}
         outcomes.append(outcome_of(item, vote.chosen, group, details))
     return outcomes

@@ -23,7 +23,7 @@ def first_right(attempts: Samples, size: int) -> list[Outcome]:
     """
     outcomes = []
     for item, group in zip(attempts.items, attempts.completions, strict=True):
-        last = next((i for i, done in enumerate(group) if item.verify(done.text)), len(group))
+        last = next((i for i, done in enumerate(group) if item.accepts(done)), len(group))
         if last == len(group) < size:
             raise ValueError(f"until one of {size} samples is right; {len(group)} were drawn")
         last = min(last, size - 1)

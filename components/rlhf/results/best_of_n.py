@@ -12,9 +12,9 @@ from components.statistics import Interval
 
 @dataclass(frozen=True)
 class BestOfNRow:
-    """The reward model's favourite of n samples: KL in nats, and its gain over one sample in standard deviations of the
-    fine-tuned model's scores, with the interval over `items` requests. gold is None where the preferences are not
-    gold's."""
+    """The favourite of n samples by what policies are paid: KL in nats, and its gain over one sample with the interval
+    over `items` prompts; of the reward model in standard deviations of the fine-tuned model's scores, of rewards in
+    their own unit. gold is None where there is none."""
 
     n: int
     kl: float
@@ -24,9 +24,11 @@ class BestOfNRow:
 
 @dataclass(frozen=True)
 class BestOfNResult:
-    """n: requests; num_groups: groups of samples, several for each request."""
+    """n: prompts; num_groups: groups of samples, several for each prompt where there are few. gold_name: "none" where
+    there is no gold."""
 
     rows: tuple[BestOfNRow, ...]
     n: int
     num_groups: int
     law: Laws
+    gold_name: str = "none"

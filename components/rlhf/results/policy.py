@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,17 +11,29 @@ from components.statistics import Interval
 
 
 @dataclass(frozen=True)
-class PolicyJudgement:
-    """A policy on requests that no policy was trained on, beside the fine-tuned model's answers to the same requests.
+class RewardGain:
+    """A reward in its own unit, mean over the held-out answers of the model that a policy began as and of the policy,
+    and what the policy gained; its interval is over the n prompts."""
 
-    proxy, gold: gain over the fine-tuned model, in standard deviations of its scores, with the interval over the n
-    requests; gold is None where the preferences are not gold's, since nobody then knows which answers are better.
-    disagreement: standard deviation over the ensemble, mean over answers. kl: nats per answer. length: tokens
-    per answer. repeated: share of 3-grams that stood before in the same answer. finished: share of answers that ended
-    before the length limit.
+    before: float
+    after: float
+    gain: Interval
+
+
+@dataclass(frozen=True)
+class PolicyJudgement:
+    """A policy on prompts that no policy was trained on, beside the answers of the model that it began as.
+
+    proxy, gold: gain over that model, with the interval over the n prompts. Of the reward model and of our own
+    stories' gold they are in standard deviations of that model's scores, of rewards in their own unit. proxy is None
+    for a policy that was paid nothing; gold where there is none, since nobody then knows which answers are better:
+    `gold_name` is then "none". disagreement: standard deviation over the ensemble, mean over answers. kl: nats per
+    answer. length: tokens per answer. repeated: share of 3-grams that stood before in the same answer. finished: share
+    of answers that ended before the length limit. rewards: every reward by name; None where the reward model is the
+    only one.
     """
 
-    proxy: Annotated[Interval, Spread("n")]
+    proxy: Annotated[Interval | None, Spread("n")]
     disagreement: float
     num_answers: int
     kl: float
@@ -28,6 +41,8 @@ class PolicyJudgement:
     repeated: float
     finished: float
     gold: Annotated[Interval | None, Spread("n")] = None
+    gold_name: str = "none"
+    rewards: Mapping[str, RewardGain] | None = None
 
 
 @dataclass(frozen=True)

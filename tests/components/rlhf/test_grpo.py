@@ -21,7 +21,7 @@ from components.rlhf.grpo import (
     token_losses,
     token_weights,
 )
-from components.rlhf.rollouts import join_rollouts
+from components.rlhf.rollouts import join_rollouts, of_answers
 from components.training.optimizers import OptimizerConfig
 
 DENSE = ModelConfig(vocab_size=24, d_model=16, num_layers=2, num_heads=2, context_length=32)
@@ -46,7 +46,7 @@ def _start(cfg: ModelConfig, config: GRPOConfig) -> tuple[Transformer, GRPOState
 
 def _run(cfg: ModelConfig, config: GRPOConfig) -> tuple[GRPOState, list[GRPORecord]]:
     reference, state = _start(cfg, config)
-    return state, list(grpo(state, reference, wanted, PROMPTS, [STOP], config, seed=3))
+    return state, list(grpo(state, reference, of_answers(wanted), PROMPTS, [STOP], config, seed=3))
 
 
 def test_advantages_by_hand() -> None:
@@ -113,11 +113,11 @@ def test_the_ratio_is_one_before_the_first_step_and_a_run_resumes(cfg: ModelConf
     assert all(r.metrics["rollout/log_prob_difference"] < 1e-4 for r in records)
 
     reference, cut = _start(cfg, config)
-    next(grpo(cut, reference, wanted, PROMPTS, [STOP], config, seed=3))
+    next(grpo(cut, reference, of_answers(wanted), PROMPTS, [STOP], config, seed=3))
     saved = {name: value.clone() for name, value in cut.tensors().items()}
     _, resumed = _start(cfg, config)
     resumed.load_tensors(saved)
-    rest = list(grpo(resumed, reference, wanted, PROMPTS, [STOP], config, seed=3))
+    rest = list(grpo(resumed, reference, of_answers(wanted), PROMPTS, [STOP], config, seed=3))
     assert rest[-1].rollout.responses == records[-1].rollout.responses
     for name, value in whole.tensors().items():
         assert torch.equal(value, resumed.tensors()[name]), name
@@ -138,7 +138,7 @@ def test_one_update_equals_the_policy_gradient_written_out() -> None:
     """On-policy the surrogate's gradient is Σ w_t A ∇log π (Williams 1992): the loss value is −Σ w_t A_i too."""
     config = dataclasses.replace(CONFIG, num_iterations=1, num_epochs=1, num_minibatches=1, max_grad_norm=1e9)
     reference, state = _start(DENSE, config)
-    (record,) = grpo(state, reference, wanted, PROMPTS, [STOP], config, seed=3)
+    (record,) = grpo(state, reference, of_answers(wanted), PROMPTS, [STOP], config, seed=3)
     rollout = record.rollout
     advantages = group_advantages(record.rewards_B.view(4, 4), "dapo").flatten()
     total = torch.zeros(())
@@ -154,7 +154,7 @@ def test_one_update_equals_the_policy_gradient_written_out() -> None:
 def test_groups_without_variance_are_reported_and_leave_the_weights_alone() -> None:
     reference, state = _start(DENSE, CONFIG)
     before = [p.detach().clone() for p in state.policy.parameters()]
-    records = list(grpo(state, reference, lambda i, t: 1.0, PROMPTS, [STOP], CONFIG, seed=3))
+    records = list(grpo(state, reference, of_answers(lambda i, t: 1.0), PROMPTS, [STOP], CONFIG, seed=3))
     assert [r.metrics["groups/zero_variance"] for r in records] == [1.0] * 3
     assert [r.metrics["policy/num_updates"] for r in records] == [0] * 3
     assert all(torch.equal(a, b) for a, b in zip(before, state.policy.parameters(), strict=True))
@@ -175,7 +175,7 @@ def test_dynamic_sampling_replaces_groups_that_teach_nothing() -> None:
 def test_truncated_answers_can_be_left_out() -> None:
     config = dataclasses.replace(CONFIG, num_iterations=1, mask_truncated=True, max_tokens=2)
     reference, state = _start(DENSE, config)
-    (record,) = grpo(state, reference, lambda i, t: float(sum(t)), PROMPTS, [27], config, seed=3)
+    (record,) = grpo(state, reference, of_answers(lambda i, t: sum(t)), PROMPTS, [27], config, seed=3)
     assert record.metrics["response/finished"] == 0 and record.metrics["loss/policy"] == 0
 
 

@@ -24,6 +24,7 @@ from components.rlhf.ppo import PPOState, ppo
 from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.reward_model import RewardModel, RewardState, train_reward_model
 from components.rlhf.reward_model_config import RewardModelConfig
+from components.rlhf.rollouts import of_answers, of_sequences
 from components.training.config import NonFiniteConfig, OptimizerConfig
 from components.training.guard import TrainingDiverged
 from components.training.results.guard import GuardCounts
@@ -77,7 +78,7 @@ def ppo_loop(bad: set[int], lr: float = 1e-3, patience: NonFiniteConfig = PATIEN
     def run(state: PPOState) -> Iterator[dict[str, float]]:
         # A poisoned iteration is the same whenever it is run.
         score = Poison({i - state.iteration for i in bad})
-        return (record.metrics for record in ppo(state, model, score, PROMPTS, [0], config, seed=0))
+        return (record.metrics for record in ppo(state, model, of_sequences(score), PROMPTS, [0], config, seed=0))
 
     return Loop(fresh(), lambda state: [state.policy, state.critic], run, fresh)
 
@@ -93,7 +94,7 @@ def grpo_loop(bad: set[int], lr: float = 1e-3, patience: NonFiniteConfig = PATIE
         def reward(prompt: int, answer: Sequence[int]) -> float:
             return math.nan if state.iteration in bad else float(sum(answer) % 7)
 
-        return (record.metrics for record in grpo(state, model, reward, PROMPTS, [0], config, seed=0))
+        return (record.metrics for record in grpo(state, model, of_answers(reward), PROMPTS, [0], config, seed=0))
 
     def fresh() -> GRPOState:
         return GRPOState.start(model, config)

@@ -25,7 +25,7 @@ from components.rlhf.overoptimization import (
 from components.rlhf.ppo import PPOState, ppo
 from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.reward_model import RewardModel
-from components.rlhf.rollouts import repeated_share
+from components.rlhf.rollouts import of_sequences, repeated_share
 from components.statistics import clustered_mean_interval, mean_interval
 from components.training.config import OptimizerConfig
 
@@ -171,7 +171,7 @@ def _watched(proxy: Callable[[Tensor, Tensor], Tensor], gold: Callable[[float], 
     reference = Transformer(MODEL, seed=1)
     state = PPOState.start(reference, RewardModel.from_policy(reference, seed=2), config)
     history = []
-    for record in ppo(state, reference, proxy, [[1, 2, 3], [4, 5], [6, 8]], [STOP], config, seed=3):
+    for record in ppo(state, reference, of_sequences(proxy), [[1, 2, 3], [4, 5], [6, 8]], [STOP], config, seed=3):
         rollout = record.rollout
         history.append(
             observe(

@@ -15,7 +15,7 @@ from components.model.transformer import Transformer
 from components.rlhf.ppo import PPORecord, PPOState, judged_scores, ppo
 from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.reward_model import RewardModel
-from components.rlhf.rollouts import Rollout, pack_responses, repeated_share, sample_rollout, token_stats
+from components.rlhf.rollouts import Rollout, of_sequences, pack_responses, repeated_share, sample_rollout, token_stats
 from components.training.language_model import LMBatch
 from components.training.optimizers import OptimizerConfig
 
@@ -41,7 +41,7 @@ def _start(cfg: ModelConfig, config: PPOConfig) -> tuple[Transformer, PPOState]:
 
 def _run(cfg: ModelConfig, config: PPOConfig, prompts: Sequence[Sequence[int]] = PROMPTS) -> list[PPORecord]:
     reference, state = _start(cfg, config)
-    return list(ppo(state, reference, honest, prompts, [STOP], config, seed=3))
+    return list(ppo(state, reference, of_sequences(honest), prompts, [STOP], config, seed=3))
 
 
 @pytest.mark.parametrize("cfg", [DENSE, EXPERTS], ids=["dense", "moe"])
@@ -60,14 +60,14 @@ def test_the_ratio_is_one_before_the_first_step_of_each_rollout(cfg: ModelConfig
 def test_a_run_resumes_bit_for_bit(cfg: ModelConfig) -> None:
     config = dataclasses.replace(CONFIG, kl_target=0.5, kl_horizon=100)
     reference, whole = _start(cfg, config)
-    records = list(ppo(whole, reference, honest, PROMPTS, [STOP], config, seed=3))
+    records = list(ppo(whole, reference, of_sequences(honest), PROMPTS, [STOP], config, seed=3))
 
     _, cut = _start(cfg, config)
-    next(ppo(cut, reference, honest, PROMPTS, [STOP], config, seed=3))
+    next(ppo(cut, reference, of_sequences(honest), PROMPTS, [STOP], config, seed=3))
     saved = {name: value.clone() for name, value in cut.tensors().items()}
     _, resumed = _start(cfg, config)
     resumed.load_tensors(saved)
-    rest = list(ppo(resumed, reference, honest, PROMPTS, [STOP], config, seed=3))
+    rest = list(ppo(resumed, reference, of_sequences(honest), PROMPTS, [STOP], config, seed=3))
 
     assert [r.iteration for r in rest] == [1, 2]
     assert rest[-1].rollout.responses == records[-1].rollout.responses
@@ -141,7 +141,7 @@ def test_an_ensemble_pays_as_it_is_told_to_be_combined() -> None:
     for combine, shift in (("mean", 1.0), ("worst", 0.0), ("variance", 1.0 - 2.0 * 2 / 3)):
         config = dataclasses.replace(CONFIG, num_iterations=1, combine=combine, variance_coef=2.0)
         reference, state = _start(DENSE, config)
-        (record,) = ppo(state, reference, three, PROMPTS, [STOP], config, seed=3)
+        (record,) = ppo(state, reference, of_sequences(three), PROMPTS, [STOP], config, seed=3)
         plain = honest(record.rollout.tokens_BT, record.rollout.lengths_B)
         torch.testing.assert_close(record.scores_B, plain + shift)
         assert record.scores_BM.shape == (24, 3)
@@ -152,14 +152,14 @@ def test_an_ensemble_pays_as_it_is_told_to_be_combined() -> None:
 def test_other_conventions_start_from_a_ratio_of_one_too_and_resume(cfg: ModelConfig) -> None:
     config = dataclasses.replace(CONFIG, score_after_end=True, score_scaling=True, whiten_rewards=True, dual_clip=3.0)
     reference, whole = _start(cfg, config)
-    records = list(ppo(whole, reference, honest, PROMPTS, [STOP], config, seed=3))
+    records = list(ppo(whole, reference, of_sequences(honest), PROMPTS, [STOP], config, seed=3))
     assert [r.metrics["check/first_ratio_deviation"] for r in records] == [0.0] * 3
     assert [r.metrics["check/first_clip_fraction"] for r in records] == [0.0] * 3
     _, cut = _start(cfg, config)
-    next(ppo(cut, reference, honest, PROMPTS, [STOP], config, seed=3))
+    next(ppo(cut, reference, of_sequences(honest), PROMPTS, [STOP], config, seed=3))
     _, resumed = _start(cfg, config)
     resumed.load_tensors({name: value.clone() for name, value in cut.tensors().items()})
-    list(ppo(resumed, reference, honest, PROMPTS, [STOP], config, seed=3))
+    list(ppo(resumed, reference, of_sequences(honest), PROMPTS, [STOP], config, seed=3))
     assert all(torch.equal(value, resumed.tensors()[name]) for name, value in whole.tensors().items())
 
 
@@ -174,13 +174,13 @@ def test_replayed_data_moves_the_policy() -> None:
     batch = LMBatch(tokens[:, :-1], tokens[:, 1:])
     config = dataclasses.replace(CONFIG, num_iterations=4, replay_coef=5.0)
     reference, state = _start(DENSE, config)
-    for _ in ppo(state, reference, honest, PROMPTS, [STOP], config, seed=3, replay=lambda _: batch):
+    for _ in ppo(state, reference, of_sequences(honest), PROMPTS, [STOP], config, seed=3, replay=lambda _: batch):
         pass
     with torch.no_grad():
         before, after = (float(token_log_probs(m, tokens).sum()) for m in (reference, state.policy))
     assert after > before + 1
     with pytest.raises(ValueError, match="no replay data"):
-        next(ppo(state, reference, honest, PROMPTS, [STOP], config, seed=3))
+        next(ppo(state, reference, of_sequences(honest), PROMPTS, [STOP], config, seed=3))
 
 
 def test_packed_responses_mask_the_response_and_nothing_else() -> None:

@@ -20,7 +20,7 @@ from components.inference.sampling import SamplingParams
 from components.model.transformer import Transformer
 from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.reward_model import RewardModel
-from components.rlhf.rollouts import Rollout, pack_responses
+from components.rlhf.rollouts import Rollout, of_sequences, pack_responses
 from components.training.config import OptimizerConfig
 
 pytestmark = pytest.mark.slow
@@ -87,7 +87,7 @@ def test_ppo(
     )
     state = algorithm.PPOState.start(policy, reward_model, config)
     state.critic.head.bias.requires_grad_(False)  # TRL's head has none
-    (record,) = algorithm.ppo(state, reference, reward_model.score, prompts, [END], config, seed=0)
+    (record,) = algorithm.ppo(state, reference, of_sequences(reward_model.score), prompts, [END], config, seed=0)
     assert record.metrics["check/first_ratio_deviation"] == 0.0 and record.metrics["policy/num_updates"] == 2
 
     updated = in_our_names(_part(theirs, "policy."))

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy_alignment import CASES, JUDGED, JUDGING, PPO, make_world
+from toy_alignment import CASES, JUDGED, JUDGING, PPO, inputs_of, make_world
 
-import components.reasoning.tasks as tasks
 import components.rlhf.grpo as grpo_module
 import components.rlhf.overoptimization as watching
+from components.data.prompt_files import Prompt
 from components.data.tokenizer import Tokenizer
 from components.inference.sampling import SamplingParams
 from components.model.config import forward_flops_per_token
@@ -28,6 +28,11 @@ from components.rlhf.overoptimization import Alarm
 from components.rlhf.overoptimization_config import WatchConfig
 from components.rlhf.preferences import read_preferences, write_preferences
 from components.rlhf.requests import story_requests
+from components.rlhf.rewards.choice import ChoiceReward
+from components.rlhf.rewards.number import NumberReward
+from components.rlhf.rewards.pattern import PatternReward
+from components.rlhf.rewards.settings import RewardSettings
+from components.rlhf.rollouts import Rollout, pack_responses
 from components.rlhf.verifier_task_config import VerifierTaskConfig
 from components.stage_results import from_facts, to_facts
 from components.statistics import Interval, clustered_share_interval
@@ -37,7 +42,7 @@ from flows.engine.work import Work
 from flows.lifecycle import life
 from flows.stages.best_of_n import best_of_n
 from flows.stages.files import GOLD_SCALE, PREFERENCES
-from flows.stages.grpo import passes_per_token
+from flows.stages.grpo import chains, passes_per_token
 from storage.artifacts import Artifact, Record, Store
 from storage.home import Home
 
@@ -53,18 +58,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Ar
 
 def run(case: str, folder: Path, world: tuple[Store, dict[str, Artifact]], **changed: Any) -> tuple[Work, Any]:
     store, made = world
-    stage, settings, inputs = CASES[case]
+    stage, settings, _ = CASES[case]
     (folder / "out").mkdir(parents=True)
     work = Work(folder / "out", folder / "state", store=store)
-    given = {name: made[name] for name in inputs if name != "shards"}
-    if "shards" in inputs:
-        given["replay"] = [made["shards"]]
-    return work, stage.fn(work, seed=3, **{**settings, **changed}, **given)
+    return work, stage.fn(work, seed=3, **{**settings, **inputs_of(case, made), **changed})
 
 
 def open_bench(store: Store, made: dict[str, Artifact]) -> Bench:
     sft, reward_model, preferences, tokenizer = (store.path(made[name]) for name in JUDGED)
-    return Bench.open(sft, reward_model, preferences / GOLD_SCALE, tokenizer)
+    return Bench.of_stories(sft, reward_model, preferences / GOLD_SCALE, tokenizer)
 
 
 def test_an_alarm_stops_the_run_and_the_best_policy_is_kept(
@@ -146,7 +148,7 @@ def test_what_best_of_n_gains_is_over_requests_not_over_their_repeats(
         out.mkdir()
         judging = JudgingConfig(num_eval=4 * repeats * requests, max_tokens=6)
         work = Work(out, tmp_path / "state", store=store)
-        inputs = {name: made[name] for name in JUDGED}
+        inputs = inputs_of("dpo", made)
         result = best_of_n.fn(work, best_of=(1, 2, 4, 8), judging=judging, seed=3, **inputs)
         first = result.rows[0]
         for x in (first.proxy, first.gold):
@@ -193,7 +195,7 @@ def test_without_a_scale_of_gold_no_stage_scores_by_it(
     work = Work(tmp_path / "best", tmp_path / "state", store=store)
     work.out.mkdir()
     judging = JudgingConfig(num_eval=64, max_tokens=6)
-    best = best_of_n.fn(work, best_of=(1, 2), judging=judging, seed=3, **{name: made[name] for name in JUDGED})
+    best = best_of_n.fn(work, best_of=(1, 2), judging=judging, seed=3, **inputs_of("dpo", made))
     assert [row.gold for row in best.rows] == [None, None] and best.law.gold is None
     assert best.rows[1].proxy.value > 0
 
@@ -203,9 +205,9 @@ def test_grpo_watches_problems_of_every_difficulty(
 ) -> None:
     asked: list[list[str]] = []
 
-    def heard(words: Any, texts: list[str]) -> list[list[int]]:
-        asked.append(texts)
-        return [[1, 2, 3] for _ in texts]
+    def heard(words: Any, prompts: list[Prompt]) -> list[list[int]]:
+        asked.append([one.text for one in prompts])
+        return [[1, 2, 3] for _ in prompts]
 
     monkeypatch.setattr(prompts, "chat_prompts", heard)
     suite = SuiteConfig(difficulties=(2, 3, 4), per_difficulty=5)
@@ -293,7 +295,7 @@ def test_an_answer_ends_at_every_token_that_ends_one(
     if case == "best of n":
         (tmp_path / "out").mkdir()
         work = Work(tmp_path / "out", tmp_path / "state", store=store)
-        best_of_n.fn(work, best_of=(1, 2), judging=JUDGING, seed=3, **{name: made[name] for name in JUDGED})
+        best_of_n.fn(work, best_of=(1, 2), judging=JUDGING, seed=3, **inputs_of("dpo", made))
     else:
         run(case, tmp_path, world)
     words = with_one_more(store.path(made["tokenizer"]))
@@ -311,13 +313,19 @@ def test_a_verified_answer_may_end_with_any_of_them(
     """GRPO pays for a right answer that came to an end, by whatever token, and for no answer that was cut off."""
     paid: list[float] = []
 
+    settings = CASES["grpo"][1]
+    practised = chains(settings["task"], settings["suite"], 3).prompts[0]
+
     def loop(state: Any, reference: Any, reward: Any, prompts: Any, stop_ids: Any, config: Any, seed: int) -> Any:
         words = Tokenizer.load(world[0].path(world[1]["tokenizer"]))
-        answer = words.encode("7")
-        paid.extend(reward(0, [*answer, *end]) for end in ([], [words.end_id], [words.eos_id]))
+        answer = words.encode(practised.answer)
+        responses = [(*answer, *end) for end in ((), (words.end_id,), (words.eos_id,))]
+        packed = pack_responses([prompts[0]] * 3, responses)
+        finished_B = torch.tensor([response[-1] in stop_ids for response in responses])
+        rollout = Rollout(*packed, finished_B, (0, 0, 0), tuple(responses), torch.zeros(packed[2].shape))
+        paid.extend(reward(rollout).tolist())
         return iter(())
 
-    monkeypatch.setattr(tasks, "is_correct", lambda problem, text: text == "7")
     monkeypatch.setattr(grpo_module, "grpo", loop)
     run("grpo", tmp_path, world)
     assert paid == [0.0, 1.0, 1.0]
@@ -339,3 +347,62 @@ def test_runs_without_a_penalty_are_as_long_as_it_takes_to_show_where_they_lead(
     }
     same = load_config("remedies", ["alignment.free_iterations=0"]).alignment.held(cfg.ppo, 0.0)
     assert same.num_iterations == held
+
+
+OWN = RewardSettings((NumberReward(), PatternReward("[aeiou]", name="vowels", weight=0.5)))
+
+
+def test_policies_are_paid_and_judged_by_rewards_of_ones_own_and_without_gold_nothing_is_said_of_it(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    _, made = world
+    case = next(name for name in CASES if name.startswith("ppo"))
+    own = {"reward": OWN, "prompts": [made["prompts"]], "reward_model": [], "preferences": []}
+    config = dataclasses.replace(PPO, num_iterations=2, combine="mean")
+    work, result = run(case, tmp_path / "ppo", world, config=config, **own)
+    values = {(step, name): value for step, name, value, _ in work.metrics()}
+    assert not any(name.startswith("gold") for _, name in values)
+    for step in (1, 2):
+        expected = values[step, "reward/number"] + 0.5 * values[step, "reward/vowels"]
+        assert values[step, "objective/score"] == pytest.approx(expected)
+    assert (result.judged.gold, result.judged.gold_name, result.law.gold) == (None, "none", None)
+    gains = result.judged.rewards
+    assert gains.keys() == {"number", "vowels", "sum"}
+    assert gains["sum"].after == pytest.approx(gains["number"].after + 0.5 * gains["vowels"].after)
+    assert gains["sum"].gain.value == pytest.approx(result.judged.proxy.value, abs=1e-6)
+    assert gains["sum"].gain.n == 3  # held-out prompts
+    assert from_facts(type(result), to_facts(result)) == result
+
+    paid = {**inputs_of("dpo", made), **own}
+    out = tmp_path / "best"
+    out.mkdir()
+    best = best_of_n.fn(
+        Work(out, tmp_path / "s", store=world[0]), best_of=(1, 2), judging=JudgingConfig(8, 6), seed=1, **paid
+    )
+    assert (best.gold_name, best.n) == ("none", 3)
+    assert all(row.gold is None for row in best.rows) and best.rows[1].proxy.value >= 0
+
+
+def test_gold_is_watched_and_never_paid(world: tuple[Store, dict[str, Artifact]], tmp_path: Path) -> None:
+    case = "grpo, rewards of one's own"
+    _, watched = run(case, tmp_path / "watched", world)
+    assert (watched.gold_name, watched.gold.n, watched.measure) == ("regex", 3, "reward")
+    without = RewardSettings(CASES[case][1]["reward"].rewards)
+    _, plain = run(case, tmp_path / "plain", world, reward=without)
+    assert (plain.gold_name, plain.gold) == ("none", None)
+    one, other = (load_file(tmp_path / name / "out" / "model.safetensors") for name in ("watched", "plain"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_dpo_needs_neither_a_reward_model_nor_rewards(world: tuple[Store, dict[str, Artifact]], tmp_path: Path) -> None:
+    _, result = run("dpo", tmp_path, world, reward_model=[])
+    assert result.judged.proxy is None and result.judged.rewards is None
+    assert result.judged.gold_name == "story rubric"
+    assert from_facts(type(result), to_facts(result)) == result
+
+
+def test_a_prompt_that_a_reward_cannot_judge_is_left_out_and_none_at_all_is_an_error(
+    world: tuple[Store, dict[str, Artifact]], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"no prompt is left to train on: 9 cannot be used; .*is no letter"):
+        run("grpo, rewards of one's own", tmp_path, world, reward=RewardSettings((ChoiceReward(),)))

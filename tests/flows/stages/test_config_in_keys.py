@@ -21,6 +21,7 @@ EXPECTED = {
     "best_of_n": {"rlhf.judging_config"},
     "grpo": {"rlhf.grpo_config", "rlhf.verifier_task_config"},
     "evaluate_reasoning": {"reasoning.reasoning_config", "reasoning.adaptive_config"},
+    "evaluate_set": {"reasoning.reasoning_config"},
     "make_puzzles": {"reasoning.puzzle_study_config", "reasoning.tree_config"},
     "search_puzzles": {"reasoning.puzzle_study_config", "reasoning.tree_config"},
     "measure_forgetting": {"reasoning.forgetting_config"},
@@ -58,7 +59,8 @@ def test_a_strategy_is_in_the_key_of_the_evaluations_that_use_it() -> None:
             "adaptive",
         },
         "search_puzzles": {"greedy", "self_consistency", "best_of_k", "until_right", "tree_of_thought"},
-        "measure_forgetting": {"direct", "chain_of_thought"},
+        "evaluate_set": {"greedy", "self_consistency", "best_of_k"},
+        "measure_forgetting": {"direct", "chain_of_thought", "greedy"},
     }
 
 

@@ -71,7 +71,7 @@ def account(folder: Path, threads: int = 1, usd_per_core_hour: float = 3.6) -> d
             config=CostConfig(prompt_tokens=30, output_tokens=60, lifetime_tokens=(600.0,)),
             usd_per_core_hour=usd_per_core_hour,
             spent=[spent("base", 50.0), spent("sft", 13.0)],
-            aligned=spent("grpo", 12.0),
+            aligned=[spent("grpo", 12.0)],
             reasoning=[spent("chains", 1.0, strategies=STRATEGIES)],
             serving=SERVING,
         )

@@ -128,7 +128,7 @@ def collect(root: Path, url: str) -> tuple[dict[str, Any], list[Any], list[dict[
     )
     given = {"judgements": {}, "raw": {}, "judge": {}, "tokenizer": Artifact("tokenizer", "none")}
     result = preferences.collect_preferences.fn(
-        work, config=config, seed=0, answers=Artifact("answers", "answers"), **given
+        work, config=config, seed=0, answers=[Artifact("answers", "answers")], sft=Artifact("sft", "none"), **given
     )
     pairs, _ = read_preferences(root / "out" / files.PREFERENCES)
     said = (root / "out" / files.VERDICTS).read_text().splitlines()

@@ -75,7 +75,7 @@ def sample(root: Path, out: str, config: PreferencesConfig) -> dict[str, Any]:
     models = {name: Artifact("checkpoint", name) for name in config.models}
     work = work_in(root, out)
     result = preferences.sample_answers.fn(
-        work, config=config.answers, seed=3, models=models, tokenizer=FIXED["tokenizer"]
+        work, config=config.answers, seed=3, models=models, tokenizer=FIXED["tokenizer"], prompts=[]
     )
     facts = to_facts(result)
     (root / out / "facts.json").write_text(json.dumps(facts))
@@ -87,7 +87,8 @@ def collect(
 ) -> tuple[dict[str, Any], Work]:
     made = Artifact("answers", answers, json.loads((root / "answers" / "facts.json").read_text()))
     work = work_in(root, out)
-    result = preferences.collect_preferences.fn(work, config=config, answers=made, **{**FIXED, **change})
+    sft = Artifact("checkpoint", "sft")
+    result = preferences.collect_preferences.fn(work, config=config, answers=[made], sft=sft, **{**FIXED, **change})
     return to_facts(result), work
 
 
