@@ -1,0 +1,233 @@
+"""Which fields of saved generations hold what: the layouts of known tools, else the names that people use.
+
+A path is names with dots between ("response.body.choices"), "*" for every element of a list, and "|" between
+alternatives, of which the first that is there is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Paths of what is read from each record; "" where there is none.
+
+    text: one generation, a list of them, or messages. reference: the right answer, or a list of right ones. id: of the
+    item; several paths with commas between are one id together. finish: why each generation ended. error: why a request
+    failed. verdict: what the file itself says is right. layout: whose the fields are, others: further fields that may
+    hold generations.
+    """
+
+    text: str = ""
+    reference: str = ""
+    id: str = ""
+    finish: str = ""
+    error: str = ""
+    verdict: str = ""
+    question: str = ""
+    layout: str = "by the names of the fields"
+    others: tuple[str, ...] = ()
+
+
+# Names that all records of a layout have, and its fields.
+_LAYOUTS: tuple[tuple[tuple[str, ...], Fields], ...] = (
+    (
+        ("custom_id", "response"),
+        Fields(
+            text="response.body.choices|response.body.output",
+            id="custom_id",
+            error="error|response.body.error",
+            finish="response.body.incomplete_details.reason",
+            layout="OpenAI batch output",
+        ),
+    ),
+    (
+        ("custom_id", "result"),
+        Fields(text="result.message", id="custom_id", error="result.error", layout="Anthropic batch output"),
+    ),
+    (
+        ("doc_id", "resps"),
+        Fields(
+            text="resps",
+            reference="target",
+            id="doc_id",
+            verdict="exact_match",
+            question="doc.question|arguments",
+            layout="samples of lm-evaluation-harness",
+        ),
+    ),
+    (
+        ("instance", "result"),
+        Fields(
+            text="result.completions",
+            reference="instance.references",
+            id="instance.id,instance.perturbation.name",
+            error="result.error",
+            question="instance.input.text",
+            layout="scenario state of HELM",
+        ),
+    ),
+    (
+        ("epoch", "output", "target"),
+        Fields(
+            text="output.choices",
+            reference="target",
+            id="id",
+            error="error",
+            question="input",
+            layout="log of Inspect",
+        ),
+    ),
+    (("convo",), Fields(text="convo", verdict="score", layout="results of simple-evals")),
+    (("choices", "object"), Fields(text="choices", id="id", error="error", layout="chat completions")),
+)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_TEXTS = _names(
+    "completion completions generation generations generated_text generated_texts response responses output "
+    "outputs model_output model_outputs model_response model_responses raw_output raw_prediction prediction "
+    "predictions model_prediction model_answer generated_answer candidates samples ys code pred preds text"
+)
+_TEXTS_IF_NOTHING_ELSE = ("solution", "solutions", "answer", "answers", "messages")
+_REFERENCES = _names(
+    "target targets gold golds gold_answer gold_answers gold_label gt gt_answer ground_truth ground_truths "
+    "reference references reference_answer reference_answers expected expected_answer expected_output "
+    "correct_answer correct_answers answer answers correct label labels final_answer"
+)
+_HOLDERS = ("doc", "example", "metadata", "item", "problem", "instance", "row", "data")
+_IDS = _names(
+    "id custom_id doc_id question_id item_id problem_id task_id instance_id example_id prompt_id unique_id uid qid idx"
+)
+_FINISHES = ("finish_reason", "finish_reasons", "stop_reason", "stop_reasons", "finished", "truncated")
+_ERRORS = ("error", "exception")
+_VERDICTS = ("is_correct", "correct", "exact_match", "passed", "accs", "acc", "right")
+QUESTIONS = ("question", "prompt", "problem", "query", "instruction", "input")
+
+
+def value_at(record: object, path: str) -> Any:
+    """What stands at a path of a record; None where nothing does. "*" gives a list."""
+    for alternative in path.split("|"):
+        found = _walk(record, alternative)
+        if found is not None:
+            return found
+    return None
+
+
+def _walk(value: object, path: str) -> Any:
+    if not path or value is None:
+        return value
+    if isinstance(value, Mapping):
+        if path in value:
+            return value[path]  # a name may have dots of its own
+        names = path.split(".")
+        for length in range(len(names) - 1, 0, -1):
+            name = ".".join(names[:length])
+            if name in value:
+                return _walk(value[name], ".".join(names[length:]))
+        return None
+    head, _, rest = path.partition(".")
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        if head == "*":
+            return [_walk(one, rest) for one in value]
+        if head.isdigit() and int(head) < len(value):
+            return _walk(value[int(head)], rest)
+    return None
+
+
+def detect(records: Sequence[Mapping[str, Any]], chosen: Fields) -> Fields:
+    """The fields of these records, those of `chosen` as they are.
+
+    Raises ValueError, which names what there is, where a chosen field is in no record, or no field can hold
+    generations.
+    """
+    names = {name for record in records for name in record}
+    for what in ("text", "reference", "finish", "verdict"):
+        path = getattr(chosen, what)
+        if path and all(value_at(record, path) is None for record in records):
+            raise ValueError(f"--{what} {path}: no record has it; there is {listed(records)}")
+    for needed, known in _LAYOUTS:
+        if all(set(needed) <= record.keys() for record in records):
+            return _merged(known, chosen)
+    taken = {chosen.text, chosen.reference, chosen.verdict, chosen.id, chosen.finish, chosen.error}
+    verdict = next((n for n in _VERDICTS if n in names - taken and _are_verdicts(records, n)), "")
+    taken.add(verdict)
+    texts = [name for name in _TEXTS if name in names - taken and _are_texts(records, name)]
+    text = chosen.text or next(iter(texts), "")
+    taken.add(text)
+    reference = chosen.reference or next((n for n in _references(records) if n not in taken), "")
+    taken.add(reference)
+    if not text:
+        rest = [n for n in _TEXTS_IF_NOTHING_ELSE if n in names - taken and _are_texts(records, n)]
+        if not rest and reference in _TEXTS_IF_NOTHING_ELSE and not chosen.reference:
+            rest, reference = [reference], ""  # `answer` alone is the model's
+        if not rest:
+            raise ValueError(f"no field holds generations: give --text with one of {listed(records)}")
+        text = rest[0]
+    found = Fields(
+        text,
+        reference,
+        next((name for name in _IDS if name in names - taken), ""),
+        next((name for name in _FINISHES if name in names), ""),
+        next((name for name in _ERRORS if name in names), ""),
+        verdict,
+        next((name for name in QUESTIONS if name in names - taken), ""),
+        others=tuple(name for name in texts if name not in taken),
+    )
+    return _merged(found, chosen)
+
+
+def detect_answers(records: Sequence[Mapping[str, Any]], id: str, reference: str) -> Fields:
+    """The fields of a file of reference answers: its id, answer and question. Raises ValueError as `detect` does."""
+    names = {name for record in records for name in record}
+    if reference and all(value_at(record, reference) is None for record in records):
+        raise ValueError(f"--answers-field {reference}: no record has it; there is {listed(records)}")
+    found = reference or next(iter(_references(records)), "")
+    if not found:
+        raise ValueError(f"no field holds reference answers: give --answers-field with one of {listed(records)}")
+    own = id or next((name for name in _IDS if name in names), "")
+    return Fields(reference=found, id=own, question=next((name for name in QUESTIONS if name in names - {found}), ""))
+
+
+def _merged(found: Fields, chosen: Fields) -> Fields:
+    given = {name: value for name, value in vars(chosen).items() if value and name not in ("layout", "others")}
+    return replace(found, **given)
+
+
+def _references(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Paths that may hold reference answers, the likeliest first: at the top, then one level down."""
+    for path in (*_REFERENCES, *(f"{holder}.{name}" for holder in _HOLDERS for name in _REFERENCES)):
+        values = [value for record in records if (value := value_at(record, path)) is not None]
+        if values and not all(isinstance(value, bool) for value in values):
+            yield path
+
+
+def _are_texts(records: Iterable[Mapping[str, Any]], name: str) -> bool:
+    """Whether a field holds text, in whatever form; numbers and verdicts are none."""
+    values = [value for record in records if (value := record.get(name)) is not None]
+    return any(isinstance(value, (str, list, dict)) and value for value in values)
+
+
+def _are_verdicts(records: Iterable[Mapping[str, Any]], name: str) -> bool:
+    """Whether a field says right or wrong: of each record, or of each of its samples."""
+    values = [value for record in records if (value := record.get(name)) is not None]
+    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    return bool(flat) and all(isinstance(one, (bool, int, float)) and one in (0, 1) for one in flat)
+
+
+def listed(records: Sequence[Mapping[str, Any]]) -> str:
+    """The fields of the first records, with what they hold one level down."""
+    names: dict[str, None] = {}
+    for record in records[:5]:
+        for name, value in record.items():
+            names[str(name)] = None
+            if isinstance(value, Mapping):
+                names.update({f"{name}.{inner}": None for inner in list(value)[:8]})
+    shown = list(names)[:40]
+    return ", ".join(shown) + (", …" if len(names) > len(shown) else "") if shown else "no field"
