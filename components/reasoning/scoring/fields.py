@@ -81,7 +81,12 @@ _LAYOUTS: tuple[tuple[tuple[str, ...], Fields], ...] = (
             layout="log of Inspect",
         ),
     ),
-    (("convo",), Fields(text="convo", verdict="score", layout="results of simple-evals")),
+    (
+        ("convo",),
+        Fields(
+            text="convo", reference="correct_answer|target|answer", verdict="score", layout="results of simple-evals"
+        ),
+    ),
     (("choices", "object"), Fields(text="choices", id="id", error="error", layout="chat completions")),
 )
 

@@ -11,6 +11,7 @@ from components.data.files import Quarantined, SourceError
 from components.data.prompt_files import read_records_of
 from components.data.records import excerpt
 from components.reasoning.scoring.fields import Fields, detect, detect_answers, value_at
+from components.reasoning.scoring.numbers import as_number
 
 _LOOKED_AT = 200  # records from which fields are told
 # Under which one JSON object may hold the records of a run.
@@ -78,6 +79,8 @@ def read_saved(path: str, chosen: Fields = _DETECTED, only: Sequence[tuple[str, 
         fields = detect([row.value for row in rows[:_LOOKED_AT]], chosen)
     except ValueError as error:
         raise SourceError(f"{path}: {error}") from None
+    if any(_is_log_likelihood(value_at(row.value, fields.text)) for row in rows[:_LOOKED_AT]):
+        raise SourceError(f"{path}: {fields.text} holds log-likelihoods of options, not texts: nothing was generated")
     filters = list(dict.fromkeys(str(row.value["filter"]) for row in rows if "filter" in row.value))
     if "lm-evaluation-harness" in fields.layout and len(filters) > 1:
         rows = [row for row in rows if str(row.value.get("filter")) == filters[0]]
@@ -140,13 +143,19 @@ def _having(rows: Sequence[_Row], name: str, value: str) -> list[_Row]:
 
 def _unwrapped(value: object) -> Iterator[object]:
     """The records that one holds, or itself."""
+    if isinstance(value, Mapping) and isinstance(value.get("samples"), Mapping):  # by task, as lm-eval saved them once
+        for task, held in value["samples"].items():
+            yield from ({"task": task, **one} if isinstance(one, Mapping) else one for one in held)
+        return
     if isinstance(value, Mapping):
         for name in _HOLDERS:
             held = value.get(name)
             if not isinstance(held, list) or not held:
                 continue
             if name == "convos":
-                yield from ({"convo": convo} for convo in held)
+                told = value_at(value, "metadata.example_level_metadata")
+                told = told if isinstance(told, list) and len(told) == len(held) else [{}] * len(held)
+                yield from ({**(one or {}), "convo": convo} for one, convo in zip(told, held, strict=True))
                 return
             records = all(isinstance(one, Mapping) for one in held)
             if records and (name == "request_states" or (name == "samples" and "eval" in value) or len(held) > 50):
@@ -174,14 +183,26 @@ def _cell(value: Any) -> Any:
     return value
 
 
+def _is_log_likelihood(value: object) -> bool:
+    """Whether a field holds pairs such as [-17.5, false], as lm-eval saves them for options."""
+    while isinstance(value, list) and len(value) > 0 and isinstance(value[0], list):
+        value = value[0]
+    if not isinstance(value, list) or len(value) != 2 or str(value[1]) not in ("True", "False"):
+        return False
+    return isinstance(value[0], float) or (isinstance(value[0], str) and as_number(value[0]) is not None)
+
+
 def _item(row: _Row, fields: Fields, place: int) -> SavedItem:
     value = row.value
     named = [value_at(value, path.strip()) for path in fields.id.split(",")] if fields.id else []
     name = "/".join(str(one) for one in named if one is not None)
     question = value_at(value, fields.question) if fields.question else None
+    references = references_of(value_at(value, fields.reference) if fields.reference else None)
+    if isinstance(mapping := value.get("output_mapping"), Mapping):  # HELM's, of the letters that were asked for
+        references = tuple(letter for letter, option in mapping.items() if option in references) or references
     return SavedItem(
         name or f"{place}",
-        references_of(value_at(value, fields.reference) if fields.reference else None),
+        references,
         tuple(_generations(value, fields)),
         question if isinstance(question, str) else json.dumps(question, default=str) if question is not None else "",
         value,
@@ -196,7 +217,7 @@ def references_of(value: object) -> tuple[str, ...]:
         case None:
             return ()
         case str():
-            return (value,)
+            return (value,) if value.strip() else ()
         case bool() | int() | float():
             return (str(value),)
         case list() | tuple():
@@ -268,11 +289,15 @@ def _parts(value: Sequence[Any]) -> Iterator[Generation]:
 
 def _one(value: Mapping[str, Any]) -> Generation:
     """A choice, a message, a completion."""
-    inner = next((value[n] for n in ("message", "text", "content", "generated_text") if value.get(n) is not None), None)
+    inner = next(
+        (value[n] for n in ("message", "text", "content", "parts", "generated_text") if value.get(n) is not None), None
+    )
     made = next(_texts(inner), Generation("", problem="failed", note="no text"))
     if isinstance(refusal := value.get("refusal"), str) and refusal:
         made = Generation("", problem="refused", note=refusal)
-    end = next((value[name] for name in ("finish_reason", "stop_reason") if value.get(name) is not None), None)
+    end = next(
+        (value[name] for name in ("finish_reason", "stop_reason", "finishReason") if value.get(name) is not None), None
+    )
     return made if end is None else _ended(made, end)
 
 

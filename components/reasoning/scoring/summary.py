@@ -7,7 +7,6 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy import stats
@@ -46,11 +45,6 @@ class JudgedItem:
     def share(self) -> float:
         """Share of the samples that are right."""
         return self.num_right / len(self.verdicts)
-
-    @cached_property
-    def majority(self) -> float:
-        """maj@n: 1 where the vote of all samples is right; a tie is split evenly."""
-        return self.maj_at(len(self.verdicts))
 
     def maj_at(self, k: int) -> float:
         """maj@k, over all subsets of k samples."""
@@ -115,7 +109,7 @@ Cluster = Callable[[SavedItem], str]
 
 
 def column(path: str) -> Cluster:
-    """A label of an item from its record: a path, or "file". An item without it is a label of its own."""
+    """A label of an item from its record: a path, or "file". Items without it share one."""
 
     def label(item: SavedItem) -> str:
         value = value_at(item.row, path)
@@ -130,7 +124,7 @@ def accuracy(judged: Sequence[JudgedItem], cluster: Cluster | None = None) -> Ac
     """Of at least one item. Samples of one item, and items of one cluster, may depend on each other."""
     samples = [(verdict, place) for place, one in enumerate(judged) for verdict in one.verdicts]
     labels = [cluster(one.item) if cluster else str(place) for place, one in enumerate(judged)]
-    single = cluster is None and len(samples) == len(judged)
+    single = len(set(labels)) == len(samples)
 
     def share(keep: Callable[[Verdict], bool]) -> Interval | None:
         kept = [(verdict.right, labels[place]) for verdict, place in samples if keep(verdict)]
@@ -197,11 +191,19 @@ def at_sizes(judged: Sequence[JudgedItem], cluster: Cluster | None = None, sizes
     return [
         AtK(
             k,
-            clustered_mean_interval([one.maj_at(k) for one in judged], labels),
-            clustered_mean_interval([pass_at_k(len(one.verdicts), one.num_right, k) for one in judged], labels),
+            _mean([one.maj_at(k) for one in judged], labels),
+            _mean([pass_at_k(len(one.verdicts), one.num_right, k) for one in judged], labels),
         )
         for k in wanted
     ]
+
+
+def _mean(shares: Sequence[float], labels: Sequence[str]) -> Interval:
+    """Of values in [0, 1]: their interval lies there, too, and has width where all are 0 or all are 1."""
+    if all(share in (0.0, 1.0) for share in shares):
+        return clustered_share_interval(shares, labels)
+    mean = clustered_mean_interval(shares, labels)
+    return Interval(mean.value, max(0.0, mean.low), min(1.0, mean.high), mean.n)
 
 
 @dataclass(frozen=True)
