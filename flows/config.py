@@ -140,6 +140,11 @@ def late_mistakes(cfg: RunConfig, labels: Collection[str], context_length: int |
             found.append(
                 f"{section}.context_length is {config.context_length}: it takes at most {context_length}, {whose}"
             )
+        if isinstance(config, FinetuneConfig) and config.replay and not cfg.data.all_sources:
+            found.append(
+                f"{section}.replay is {config.replay}, and there is no text to replay: give [[data.sources]], or set "
+                "it to 0"
+            )
         if isinstance(config, FinetuneConfig) and config.lora is not None and not cfg.base.model:
             known = linear_maps(cfg.model)
             for target in config.lora.targets:

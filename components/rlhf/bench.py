@@ -24,7 +24,7 @@ from components.rlhf.gold import gold_score
 from components.rlhf.judging_config import JudgingConfig
 from components.rlhf.prompts import as_answers, chat_prompts, samples_of, stop_tokens
 from components.rlhf.requests import story_requests
-from components.rlhf.results.policy import PolicyJudgement
+from components.rlhf.results.policy import STORY_GOLD, PolicyJudgement
 from components.rlhf.reward_model import Ensemble, ensemble_scores, load_reward_model
 from components.rlhf.rewards.answers import Sample
 from components.rlhf.rewards.scoring import Judged, Rewards
@@ -32,8 +32,6 @@ from components.rlhf.rollouts import Score, of_sequences, pack_responses, repeat
 from components.rlhf.scored_answers import ScoredAnswers, reward_gains
 from components.statistics import clustered_mean_interval
 from components.training.checkpoints import load_model
-
-STORY_GOLD = "story rubric"
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """RLHF (reward model, PPO, best-of-n) and GRPO.
 
-Proxy and gold are in standard deviations of the fine-tuned model's scores. Those of a finished policy are what it earns
-over that model on the same held-out requests: a gold below 0 is a policy that is liked less than the one it started
-from. Where the preferences are not those of the gold scorer (people, a model, a file) there is no gold: nothing is said
-of a true preference then, and what is left are the proxy, agreement on held-out pairs and signs of hacking. The curves
-are of answers to the requests that it trains on, where that model's mean is 0.
+Of the reward model and of our stories' gold proxy and gold are in standard deviations of the fine-tuned model's scores,
+of rewards of the user's own in their own unit. Those of a finished policy are what it earns over the model that it
+began as, on the same held-out requests: a gold below 0 is a policy that is liked less than the one it started from.
+Gold that the user gives is called by its name. Where there is none, and the preferences are not those of the gold
+scorer (people, a model, a file), nothing is said of a true preference, and what is left are the proxy, agreement on
+held-out pairs and signs of hacking. The curves are of answers to the requests that it trains on.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from dataclasses import dataclass, field, replace
 from components.rlhf.results.best_of_n import BestOfNResult
 from components.rlhf.results.dpo import DPOResult
 from components.rlhf.results.grpo import GRPOResult
-from components.rlhf.results.policy import PolicyJudgement, RewardGain
+from components.rlhf.results.policy import STORY_GOLD, PolicyJudgement, RewardGain
 from components.rlhf.results.ppo import PPOResult
 from components.rlhf.results.preferences import PreferencesResult
 from components.statistics import Interval
 from dashboards import formatting, labels
-from dashboards.facts.effects import Effect, Missing, decided, difference, not_measured, raises, readable
+from dashboards.facts.effects import Effect, Missing, Unit, decided, difference, not_measured, raises, readable
 from dashboards.facts.people import PeopleFacts, people_facts
 from dashboards.facts.rewards import LawFacts, RewardModelFacts, laws_of, reward_model_facts
 from dashboards.facts.scores import best, paired, pick, scores_of
@@ -99,8 +100,64 @@ class BestOfN:
 
 
 @dataclass(frozen=True)
+class Watched:
+    """The gold that policies are watched with, by name: our stories', where the preferences are its own, or the user's;
+    "none" where nobody knows which answers are better."""
+
+    name: str
+
+    @property
+    def known(self) -> bool:
+        return self.name != "none"
+
+    @property
+    def of_stories(self) -> bool:
+        return self.name == STORY_GOLD
+
+    @property
+    def said(self) -> str:
+        """As a sentence has it. What a user's gold measures, its author alone knows."""
+        return "the true preference" if self.of_stories else f"your gold `{self.name}`"
+
+    @property
+    def short(self) -> str:
+        """As a table and a figure have it."""
+        return "gold" if self.of_stories else f"gold `{self.name}`"
+
+    @property
+    def unit(self) -> Unit:
+        return "SFT sd" if self.of_stories else "reward"
+
+    @property
+    def method(self) -> str:
+        """What is subtracted from what."""
+        return (
+            "gold over the fine-tuned model's on the same held-out requests"
+            if self.of_stories
+            else f"{self.said}, in its own unit, over that of the model that the policy began as, on the same held-out "
+            "prompts"
+        )
+
+
+@dataclass(frozen=True)
+class Paid:
+    """What policies are paid with: the reward model, or rewards of the user's own."""
+
+    own: bool = False
+
+    @property
+    def by(self) -> str:
+        return "your rewards" if self.own else "the reward model"
+
+    @property
+    def unit(self) -> Unit:
+        return "reward" if self.own else "SFT sd"
+
+
+@dataclass(frozen=True)
 class AlignmentFacts:
-    """source: whose preferences were learned; `has_gold`: the gold scorer's, so that the true preference is known."""
+    """source: whose preferences were learned, "" where there are none. gold: what the policies were watched with. paid:
+    by the reward model, or by rewards of the user's own."""
 
     reward_model: RewardModelFacts | None
     policies: tuple[PolicyFacts, ...]
@@ -109,10 +166,20 @@ class AlignmentFacts:
     laws: tuple[LawFacts, ...]
     effects: tuple[Effect, ...]
     source: str = "gold"
+    gold: Watched = field(default_factory=lambda: Watched(STORY_GOLD))
+    paid: Paid = field(default_factory=Paid)
 
     @property
     def has_gold(self) -> bool:
-        return self.source == "gold"
+        return self.gold.known
+
+    @property
+    def units(self) -> str:
+        """What proxy and gold are in."""
+        told = {self.paid.unit, *([self.gold.unit] if self.has_gold else [])}
+        if told == {"SFT sd"}:
+            return "SFT standard deviations"
+        return "the rewards' own units" if told == {"reward"} else "SFT standard deviations, rewards in their own unit"
 
 
 @readable
@@ -125,17 +192,33 @@ def alignment_facts(rows: RunRows) -> AlignmentFacts | Missing:
     if reward_model is None and not policies and not sampled:
         return Missing(rows.why_missing("rlhf", "RLHF"))
     collected = rows.result_of("collect_preferences", PreferencesResult)
-    source = collected.source if collected else "gold"
+    source, paid = collected.source if collected else "", Paid(bool(rows.config.get("rewards")))
+    gold = _watched(policies, best_of_n, source)
     about_policies = (
-        (_gain_effect(policies), _hacking_effect(policies), _best_of_n_effect(sampled), *_remedy_effects(policies))
-        if source == "gold"
-        else (_proxy_effect(policies), _signs_effect(policies))
+        (
+            _gain_effect(policies, gold),
+            _hacking_effect(policies, gold),
+            _best_of_n_effect(sampled, gold, paid),
+            *_remedy_effects(policies, gold),
+        )
+        if gold.known
+        else (_proxy_effect(policies, paid), _signs_effect(policies))
     )
     effects = (_reward_model_effect(reward_model), _calibration_effect(reward_model), *about_policies)
     fitted = tuple(law for policy in policies for law in policy.laws)
     if best_of_n:
         fitted += laws_of(best_of_n.law, "best of n", "best of n")
-    return AlignmentFacts(reward_model, policies, sampled, people_facts(rows.judgements), fitted, effects, source)
+    return AlignmentFacts(
+        reward_model, policies, sampled, people_facts(rows.judgements), fitted, effects, source, gold, paid
+    )
+
+
+def _watched(policies: tuple[PolicyFacts, ...], best_of_n: BestOfNResult | None, source: str) -> Watched:
+    """The gold of the policies; where there are none, that of the preferences."""
+    names = [policy.gold_name for policy in policies] + ([best_of_n.gold_name] if best_of_n else [])
+    if not names:
+        return Watched(STORY_GOLD if source == "gold" else "none")
+    return Watched(next((name for name in names if name != "none"), "none"))
 
 
 def _order(policy: PolicyFacts) -> tuple[bool, bool, float, str]:
@@ -245,7 +328,7 @@ def _calibration_effect(model: RewardModelFacts | None) -> Effect:
     )
 
 
-def _proxy_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
+def _proxy_effect(policies: tuple[PolicyFacts, ...], paid: Paid) -> Effect:
     """Without gold: what the policy was trained on, which is no more than that."""
     slug, title = PROXY_GAIN
     held = [p for p in policies if p.kl_coef and p.proxy]
@@ -257,11 +340,17 @@ def _proxy_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
         slug,
         title,
         policy.proxy,
-        "SFT sd",
+        paid.unit,
         f"KL coefficient {policy.kl_coef:g}: proxy {formatting.signed(policy.proxy.value)}, {_signs(policy)}",
-        "the reward model's score over the fine-tuned model's on the same held-out requests, 95% interval over "
-        "requests; seen when it lies above 0. The policy was trained on that score: whether its answers are preferred "
-        "is not known",
+        (
+            "what your rewards give, weighted and in their own unit, over what they gave the model that the policy "
+            "began as, on the same held-out prompts, 95% interval over prompts"
+            if paid.own
+            else "the reward model's score over the fine-tuned model's on the same held-out requests, 95% interval "
+            "over requests"
+        )
+        + "; seen when it lies above 0. The policy was trained on that score: whether its answers are preferred is not "
+        "known",
     )
 
 
@@ -297,8 +386,8 @@ def _signs(policy: PolicyFacts) -> str:
     )
 
 
-def _gain_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
-    slug, title = "ppo_gain", "PPO with a KL penalty raises the true preference"
+def _gain_effect(policies: tuple[PolicyFacts, ...], watched: Watched) -> Effect:
+    slug, title = "ppo_gain", f"PPO with a KL penalty raises {watched.said}"
     held = [(p, p.gold) for p in policies if p.kl_coef and p.gold]
     if not held:
         return not_measured(slug, title, "no PPO run with a KL coefficient above 0 and a gold score with its interval")
@@ -310,15 +399,14 @@ def _gain_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
         slug,
         title,
         gold,
-        "SFT sd",
+        watched.unit,
         f"KL coefficient {policy.kl_coef:g}{among}: proxy {_signed(policy.proxy)}, "
-        f"gold {formatting.signed(gold.value)}",
-        "gold over the fine-tuned model's on the same held-out requests; seen when the 95% interval over requests lies "
-        "above 0",
+        f"{watched.short} {formatting.signed(gold.value)}",
+        f"{watched.method}; seen when the 95% interval over requests lies above 0",
     )
 
 
-def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
+def _hacking_effect(policies: tuple[PolicyFacts, ...], watched: Watched) -> Effect:
     slug, title = "reward_hacking", "Without a penalty the proxy is hacked"
     free = _free(policies)
     if free is None or free.gold is None or free.proxy is None:
@@ -329,11 +417,10 @@ def _hacking_effect(policies: tuple[PolicyFacts, ...]) -> Effect:
         title,
         decided(seen),
         free.gold,
-        "SFT sd",
-        f"proxy {_signed(free.proxy)} while gold {formatting.signed(free.gold.value)}, "
+        watched.unit,
+        f"proxy {_signed(free.proxy)} while {watched.short} {formatting.signed(free.gold.value)}, "
         f"KL {formatting.decimal(free.kl, 1)}; {_alarm_and_verdict(free, seen)}",
-        "gold against the fine-tuned model's on the same held-out requests; seen when the proxy rose and gold's 95% "
-        "interval over requests lies below 0",
+        f"{watched.method}; seen when the proxy rose and the 95% interval of gold over requests lies below 0",
         side="below",
     )
 
@@ -349,7 +436,7 @@ def _alarm_and_verdict(policy: PolicyFacts, hacked: bool) -> str:
     return raised if hacked else f"{raised}: gold fell from its height on the way, not below the start for certain"
 
 
-def _remedy_effects(policies: tuple[PolicyFacts, ...]) -> tuple[Effect, ...]:
+def _remedy_effects(policies: tuple[PolicyFacts, ...], watched: Watched) -> tuple[Effect, ...]:
     """What each remedy but the KL penalty did for gold, against the run that nothing held back; none where none ran."""
     free = _free(policies)
     if free is None or free.gold is None:
@@ -363,11 +450,11 @@ def _remedy_effects(policies: tuple[PolicyFacts, ...]) -> tuple[Effect, ...]:
                 f"remedy_{policy.mitigation.lower()}",
                 f"Remedy for reward hacking: {policy.name}",
                 difference(policy.gold, free.gold),
-                "SFT sd",
-                f"gold {formatting.signed(free.gold.value)} → {formatting.signed(policy.gold.value)}, "
+                watched.unit,
+                f"{watched.short} {formatting.signed(free.gold.value)} → {formatting.signed(policy.gold.value)}, "
                 f"proxy {_signed(free.proxy)} → {_signed(policy.proxy)}",
-                "gold against the run without a KL penalty, two 95% intervals taken as independent (Newcombe); seen "
-                "when the difference lies above 0",
+                f"{watched.short} against the run without a KL penalty, two 95% intervals taken as independent "
+                "(Newcombe); seen when the difference lies above 0",
             )
         )
     return tuple(found)
@@ -382,8 +469,8 @@ def _free(policies: tuple[PolicyFacts, ...]) -> PolicyFacts | None:
     return next((p for p in policies if p.kl_coef == 0.0 and p.mitigation in ("", "KL penalty")), None)
 
 
-def _best_of_n_effect(rows: tuple[BestOfN, ...]) -> Effect:
-    slug, title = "best_of_n", "Best-of-n by the reward model raises the true preference"
+def _best_of_n_effect(rows: tuple[BestOfN, ...], watched: Watched, paid: Paid) -> Effect:
+    slug, title = "best_of_n", f"Best-of-n by {paid.by} raises {watched.said}"
     measured = [(row, row.gold) for row in rows if row.gold]
     if not measured:
         return not_measured(slug, title, "no best-of-n row with a gold score and its interval")
@@ -392,9 +479,9 @@ def _best_of_n_effect(rows: tuple[BestOfN, ...]) -> Effect:
         slug,
         title,
         gold,
-        "SFT sd",
-        f"n={row.n}: proxy {_signed(row.proxy)}, gold {formatting.signed(gold.value)}",
-        "gold over one sample of the fine-tuned model; seen when the 95% interval over requests lies above 0",
+        watched.unit,
+        f"n={row.n}: proxy {_signed(row.proxy)}, {watched.short} {formatting.signed(gold.value)}",
+        f"{watched.short} over one sample of the model before; seen when the 95% interval over requests lies above 0",
     )
 
 

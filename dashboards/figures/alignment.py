@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 def alignment_figure(facts: AlignmentFacts) -> Figure | None:
     """Proxy and gold against KL for every coefficient; the outcome by coefficient; best of n."""
     panels = [
-        _proxy_and_gold(i, p)
+        _proxy_and_gold(i, p, facts.units)
         for i, p in enumerate(facts.policies)
         if p.kl_curve and p.proxy_curve and (p.gold_curve or not facts.has_gold)
     ]
     panels += [_watched(free) for free in facts.policies[:1] if free.kl_coef == 0.0 and _moving(free)]
     measured = [p for p in facts.policies if p.proxy is not None and (p.gold is not None or not facts.has_gold)]
     if len(measured) > 1:
-        with panel("rlhf-end", "Where each policy ended", "SFT standard deviations", "") as drawn:
+        with panel("rlhf-end", "Where each policy ended", facts.units, "") as drawn:
             places = list(range(len(measured)))
             drawn.axes.axvline(0.0, color=MUTED, linewidth=1)
             _ends(drawn.axes, [p.proxy for p in measured if p.proxy], "s", BLUE, "proxy, 95%")
@@ -50,7 +50,7 @@ def alignment_figure(facts: AlignmentFacts) -> Figure | None:
         panels.append(drawn.svg)
     rows = [r for r in facts.best_of_n if r.proxy is not None and (r.gold is not None or not facts.has_gold)]
     if rows:
-        with panel("rlhf-best-of-n", "Best of n", "n samples", "SFT standard deviations") as drawn:
+        with panel("rlhf-best-of-n", "Best of n", "n samples", facts.units) as drawn:
             n = [r.n for r in rows]
             for name, color, found in (
                 ("proxy", BLUE, [r.proxy for r in rows if r.proxy]),
@@ -63,9 +63,10 @@ def alignment_figure(facts: AlignmentFacts) -> Figure | None:
             _ticks_at(drawn.axes, n)
         panels.append(drawn.svg)
     panels += _reward_model(facts.reward_model) if facts.reward_model else []
-    what = "Proxy (what the policy is paid for) and gold (the true preference)" if facts.has_gold else "The proxy"
+    gold = "gold (the true preference)" if facts.gold.of_stories else facts.gold.said
+    what = f"Proxy (what the policy is paid for) and {gold}" if facts.has_gold else "The proxy"
     caption = (
-        f"{what} as the policy moves away from the fine-tuned model, with the fitted laws of over-optimisation. "
+        f"{what} as the policy moves away from the model that it began as, with the fitted laws of over-optimisation. "
         "Calibration: on the diagonal, what the reward model predicts is what happens."
     )
     return Figure("rlhf", caption, tuple(panels)) if panels else None
@@ -142,10 +143,10 @@ def _common(*series: Series) -> list[tuple[float, ...]]:
     ]
 
 
-def _proxy_and_gold(index: int, policy: PolicyFacts) -> str:
+def _proxy_and_gold(index: int, policy: PolicyFacts, unit: str) -> str:
     title = f"{policy.name}: alarm raised" if policy.alarm else policy.name
     laws = {law.target: law for law in policy.laws}
-    with panel(f"rlhf-{index}", title, "KL from the fine-tuned model, nats", "SFT standard deviations") as drawn:
+    with panel(f"rlhf-{index}", title, "KL from where it began, nats", unit) as drawn:
         drawn.axes.axhline(0.0, color=MUTED, linewidth=1)
         proxy = _common(policy.kl_curve, policy.proxy_curve)
         _looks(drawn.axes, proxy, laws.get("proxy"), BLUE, "proxy")

@@ -18,9 +18,9 @@ def alignment_section(facts: AlignmentFacts) -> Section:
     meaning = _meaning(facts) if facts.has_gold else _without_gold(facts)
     if not any(p.mitigation not in ("", "KL penalty", "DPO") for p in facts.policies):
         meaning += " `lifespan run remedies` shows what else could hold it back."
-    gold = ("gold [95%]",) if facts.has_gold else ()
+    gold = (f"{facts.gold.short} [95%]",) if facts.has_gold else ()
     policies = Table(
-        "Policies and what held them back (SFT standard deviations)",
+        f"Policies and what held them back ({facts.units})",
         (
             *("policy", "proxy [95%]", *gold, "KL, nats", "tokens", "repeated", "n", "alarm"),
             *(["without gold"] if facts.has_gold else []),
@@ -34,7 +34,7 @@ def alignment_section(facts: AlignmentFacts) -> Section:
                 formatting.decimal(p.kl, 1),
                 formatting.decimal(p.length, 0),
                 formatting.percent(p.repeated, 0),
-                counted(p.proxy),
+                counted(p.proxy or p.gold),
                 _alarm(p.alarm, p.alarm_step, p.stopped_at is not None),
                 *(_alarm(p.suspicion, None, False) for _ in gold),
             )
@@ -63,7 +63,7 @@ def alignment_section(facts: AlignmentFacts) -> Section:
         ((name, formatting.count(number)) for name, number in counted_skips if number),
     )
     best_of_n = Table(
-        "Best of n by the reward model (SFT standard deviations)",
+        f"Best of n by {facts.paid.by} ({facts.units})",
         ("n", "KL, nats", "proxy [95%]", *gold),
         f">>>{'>' * len(gold)}",
         tuple(
@@ -107,22 +107,31 @@ _WHOSE = {"people": "people's judgements", "model": "a model's verdicts", "file"
 def _meaning(facts: AlignmentFacts) -> str:
     meaning = said(
         effect_of(facts.effects, "ppo_gain"),
-        "Held near the fine-tuned model, the policy earned more of the true preference.",
-        "Held near the fine-tuned model, the policy earned no more of the true preference.",
+        f"Held near the model that it began as, the policy earned more of {facts.gold.said}.",
+        f"Held near the model that it began as, the policy earned no more of {facts.gold.said}.",
     )
     hack = effect_of(facts.effects, "reward_hacking")
     if hack is None or hack.verdict == "not measured":
         return meaning
+    lost = "true preference" if facts.gold.of_stories else facts.gold.said
     return meaning + (
-        " Left free, it learned to please the reward model and lost true preference: reward hacking."
+        f" Left free, it learned to please {facts.paid.by} and lost {lost}: reward hacking."
         if hack.seen
         else " Left free, it did not fall below where it started."
     )
 
 
 def _without_gold(facts: AlignmentFacts) -> str:
+    if facts.paid.own:
+        return (
+            "The policies were paid by your rewards and watched by nothing else, so nobody knows which of their "
+            "answers are better. What can be told: what they earned of each reward, and signs of hacking. A `gold` of "
+            "your own would be watched and never paid."
+        )
+    if facts.source not in _WHOSE:
+        return "Nobody knows which of the policies' answers are better: no gold was watched."
     return (
-        f"The preferences came from {_WHOSE.get(facts.source, facts.source)}, so nobody knows which of the policies' "
+        f"The preferences came from {_WHOSE[facts.source]}, so nobody knows which of the policies' "
         "answers are better. What can be told: the reward that they were trained on (the proxy), how often it agrees "
         "with held-out pairs, and signs of hacking. To know more, judge the policies' own answers."
     )
@@ -209,13 +218,13 @@ def grpo_section(facts: GrpoFacts) -> Section:
         def shown(x: Interval | None) -> str:
             return formatting.decimal_interval(x, 3)
 
-    if facts.gold_name == "none":
+    if facts.measure == "reward" and facts.gold_name == "none":
         meaning += " Nothing but that reward was measured: without gold nothing is known of what is truly wanted."
+    gold = formatting.decimal_interval(facts.gold, 3, plus=True)
     pairs = [
         (f"{how} {facts.measure} before", shown(facts.before)),
         (f"{how} {facts.measure} after", shown(facts.after)),
-        ("gold", facts.gold_name),
-        ("gain in gold", formatting.decimal_interval(facts.gold, 3, plus=True)),
+        *([(f"gain in your gold `{facts.gold_name}`", gold)] if facts.gold_name != "none" else []),
         *((f"share {name}", formatting.percent(share)) for name, share in facts.statuses.items() if share),
         ("items", counted(facts.after)),
         ("iterations", formatting.count(facts.reward_curve.steps[-1] if facts.reward_curve else None)),

@@ -128,6 +128,7 @@ def test_the_figure_has_calibration_length_and_what_the_watch_saw(report: LifeRe
 def by_others(life, source: str) -> LifeReport:
     """A life whose preferences are not gold's: the stages write no gold, and the smoke life's is taken out."""
     gold = {"gold": None, "gold_low": None, "gold_high": None}
+    named = {"gold_name": "none"}
     none = {"label_agreement": None, "gold_mean": None, "gold_std": None}
     life.stage("collect_preferences", 1, {"source": source, **none})
     known = {"agreement_with_gold": None, "best_of_four": None}
@@ -138,10 +139,10 @@ def by_others(life, source: str) -> LifeReport:
         curves = [*life.curve("objective/score", 9, lambda x: x), *life.curve("objective/kl", 9, lambda x: x)]
         curves += life.curve("policy/entropy", 9, lambda x: 2 - x)
         law = {"law": {"gold": None, "proxy": None}}
-        facts |= {**watch, **gold, **law, "mitigation": "KL penalty"}
+        facts |= {**watch, **gold, **named, **law, "mitigation": "KL penalty"}
         life.stage(f"ppo[kl_coef={kl_coef}]", 1, facts, metrics=curves)
     row = {"n": 4, "items": 16, "kl": 0.6, "proxy": 0.9, "proxy_low": 0.8, "proxy_high": 1.0, **gold}
-    life.stage("best_of_n", 1, {"rows": [row], "law": law["law"]})
+    life.stage("best_of_n", 1, {"rows": [row], "law": law["law"], **named})
     life.end()
     return collect(life.home)
 
@@ -166,6 +167,47 @@ def test_where_preferences_are_not_golds_nothing_speaks_of_gold_or_of_a_true_pre
     assert "accuracy 70.0%" in report.effects["reward_model"].numbers
     assert ("KL coefficient 0", "signs", "reward hacking suspected: it repeats") in table(section, "What the over").rows
     assert table(section, "Best of n").rows == (("4", "0.60", "+0.90 [+0.80, +1.00]"),)
+
+
+def test_gold_of_the_users_own_is_called_by_its_name_and_is_no_true_preference(life) -> None:
+    life = life.another("run-2", rewards=[{"kind": "number"}])
+    gain = {"before": 0.2, "after": 0.6, "gain": {"value": 0.4, "low": 0.3, "high": 0.5, "n": 16}}
+    for kl_coef, gold in ((0.0, -0.3), (0.1, 0.2)):
+        ends = {"gold_name": "score", "gold": gold, "gold_low": gold - 0.1, "gold_high": gold + 0.1, "n": 16}
+        paid = {"proxy": 0.4, "proxy_low": 0.3, "proxy_high": 0.5, "rewards": {"number": gain}}
+        life.stage(f"ppo[kl_coef={kl_coef}]", 1, ends | paid | {"kl_coef": kl_coef, "mitigation": "KL penalty"})
+    row = {"n": 4, "items": 16, "kl": 0.6, "proxy": 0.9, "proxy_low": 0.8, "proxy_high": 1.0}
+    row |= {"gold": 0.1, "gold_low": 0.05, "gold_high": 0.15}
+    life.stage("best_of_n", 1, {"rows": [row], "law": {"gold": None, "proxy": None}, "gold_name": "score"})
+    life.end()
+    report = collect(life.home, "run-2")
+    titles = {slug: effect.title for slug, effect in report.effects.items()}
+    assert titles["ppo_gain"] == "PPO with a KL penalty raises your gold `score`"
+    assert titles["best_of_n"] == "Best-of-n by your rewards raises your gold `score`"
+    assert report.effects["ppo_gain"].difference == "+0.200 reward [+0.100, +0.300]"
+    assert report.effects["reward_hacking"].seen
+    section = next(part for part in report.sections if part.slug == "rlhf")
+    assert "lost your gold `score`: reward hacking" in section.meaning
+    assert table(section, "Policies").columns[2] == "gold `score` [95%]"
+    assert "the rewards' own units" in table(section, "Policies").title
+    (first, *_) = table(section, "Rewards on held-out prompts").rows
+    assert first == ("KL coefficient 0", "number", "0.200", "0.600", "+0.400 [+0.300, +0.500]", "16")
+    said = section.meaning + report.figures["rlhf"].caption + " ".join(str(effect) for effect in section.effects)
+    assert not re.search("true preference|SFT sd|fine-tuned", said)
+
+
+def test_without_gold_policies_of_the_users_rewards_are_told_by_what_they_earned(life) -> None:
+    life = life.another("run-2", rewards=[{"kind": "number"}])
+    facts = {"proxy": 0.4, "proxy_low": 0.3, "proxy_high": 0.5, "n": 16, "mitigation": "KL penalty"}
+    facts |= {"gold": None, "gold_low": None, "gold_high": None, "gold_name": "none"}
+    for kl_coef in (0.0, 0.1):
+        life.stage(f"ppo[kl_coef={kl_coef}]", 1, facts | {"kl_coef": kl_coef})
+    life.end()
+    report = collect(life.home, "run-2")
+    assert report.effects["proxy_gain"].difference == "+0.400 reward [+0.300, +0.500]"
+    assert "your rewards" in report.effects["proxy_gain"].method
+    section = next(part for part in report.sections if part.slug == "rlhf")
+    assert section.meaning.startswith("The policies were paid by your rewards and watched by nothing else")
 
 
 def test_a_flat_calibration_has_a_line_and_no_tick(life) -> None:

@@ -131,16 +131,19 @@ class Life:
         run_id: str = "run-1",
         name: str = "laptop · clever-heron",
         began: datetime.datetime = START,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.home, self.real, self.run_id = home, real, run_id
         self.clock = began
         self.random = random.Random(7)
         self.stages: list[dict[str, Any]] = []
-        home.tables.write("runs", f"{run_id}-started", [self._event("started", "running", name=name)])
+        home.tables.write(
+            "runs", f"{run_id}-started", [self._event("started", "running", name=name, config_json=config or {})]
+        )
 
-    def another(self, run_id: str) -> Life:
-        """A later run of the same home."""
-        return Life(self.home, self.real, run_id, "again", began=self.clock)
+    def another(self, run_id: str, **config: Any) -> Life:
+        """A later run of the same home, with these settings."""
+        return Life(self.home, self.real, run_id, "again", began=self.clock, config=config)
 
     def _event(self, event: str, status: str, **more: Any) -> dict[str, Any]:
         return {

@@ -102,6 +102,7 @@ def test_an_edit_of_a_reward_changes_the_policies_alone(mine: str) -> None:
 
 def test_a_base_of_somebody_else_needs_no_text(monkeypatch: pytest.MonkeyPatch, mine: str) -> None:
     monkeypatch.setattr(lifecycle, "digests", lambda base: {"model": "ab"})
+    monkeypatch.setattr(lifecycle, "_context_length", lambda cfg: None)
     settings = ["data.sources=[]", 'base.model="somewhere"', mine, NUMBER]
     made = nodes('life.parts=["grpo", "reasoning", "cost"]', 'evaluations=[{ path = "set.jsonl" }]', *settings)
     assert made.keys() == {
@@ -110,3 +111,6 @@ def test_a_base_of_somebody_else_needs_no_text(monkeypatch: pytest.MonkeyPatch, 
     }  # fmt: skip
     with pytest.raises(ConfigError, match=r"recurrent: they measure on text: give \[\[data.sources\]\]"):
         nodes('life.parts=["recurrent"]', *settings)
+    with pytest.raises(ConfigError, match=r"finetune.replay is 0.25, and there is no text to replay"):
+        nodes('life.parts=["sft", "grpo"]', *settings)
+    assert "finetune" in nodes('life.parts=["sft", "grpo"]', "finetune.replay=0", *settings)

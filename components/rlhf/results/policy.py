@@ -9,6 +9,8 @@ from typing import Annotated
 from components.stage_results import Spread
 from components.statistics import Interval
 
+STORY_GOLD = "story rubric"  # the scorer of our stories, where the preferences are its own; what users name is theirs
+
 
 @dataclass(frozen=True)
 class RewardGain:
@@ -33,13 +35,13 @@ class PolicyJudgement:
     only one.
     """
 
-    proxy: Annotated[Interval | None, Spread("n")]
     disagreement: float
     num_answers: int
     kl: float
     length: float
     repeated: float
     finished: float
+    proxy: Annotated[Interval | None, Spread("n")] = None
     gold: Annotated[Interval | None, Spread("n")] = None
     gold_name: str = "none"
     rewards: Mapping[str, RewardGain] | None = None

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from components.cost.deciding import PriceInterval, strongest_thinking, train_or_think
+from components.cost.deciding import PriceInterval, decisive_suite, sides, strongest_thinking, train_or_think
 from components.reasoning.results.strategies import StrategyResult
 from components.statistics import Interval, wilson
 
@@ -62,3 +62,18 @@ def test_training_that_saves_nothing_per_question_never_pays() -> None:
     assert decision.compared.break_even_high is None
     assert decision.verdict == "sft cot costs less in all however many are asked"
     assert train_or_think(None, [GREEDY], 0.01, PRICES).compared is None
+
+
+def test_of_several_sets_the_first_decides_and_without_fine_tuning_the_base_is_the_rival() -> None:
+    assert decisive_suite([GREEDY, TRAINED]) is None
+    assert sides([GREEDY, VOTE, TRAINED]) == (TRAINED, [GREEDY, VOTE])
+    own = [
+        replace(one, suite=suite, strategy=one.strategy.replace("cot", "greedy"))
+        for suite in ("mine", "other")
+        for one in (replace(GREEDY, model="base"), replace(VOTE, model="base"), TRAINED)
+    ]
+    assert decisive_suite(own) == "mine"
+    trained, thinking = sides(own)
+    assert trained is not None and (trained.suite, trained.model, trained.strategy) == ("mine", "grpo", "greedy")
+    assert [(one.suite, one.model) for one in thinking] == [("mine", "base")] * 2
+    assert sides(own[:2]) == (None, own[:2])  # nothing was trained further

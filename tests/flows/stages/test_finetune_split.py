@@ -52,7 +52,7 @@ def test_training_early_stopping_and_the_reported_loss_share_no_prompt(
     work = Work(tmp_path / "out", tmp_path / "state", ComputeConfig(), store=store)
     (tmp_path / "out").mkdir()
     _, settings = finetuning()
-    inputs = {name: made[name] for name in ("base", "conversations", "shards", "tokenizer")}
+    inputs = {name: made[name] for name in ("base", "conversations", "tokenizer")} | {"shards": [made["shards"]]}
     result = finetune.fn(work, **settings, weights={"tales": 1.0}, seed=3, **inputs)
 
     parts = {use: asked[packed] for use, packed in uses.items()}

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from components.data.conversations import read_conversations
-from components.data.instruction import ConversationSource, InstructionConfig
+from components.data.instruction import ConversationSource, InstructionConfig, generate_conversations
 from components.data.pipeline import DataConfig, prepare, read_corpus
 from components.data.results import CorpusResult
 from components.data.sources import SourceConfig
+from components.data.tokenizer import Tokenizer
+from components.reasoning.question_files import Question, write_questions
 from components.reasoning.tasks import HeldOutProblems, Problem, SuiteConfig, chain_problem
 from flows.engine.work import Work
 from flows.settings import ComputeConfig
 from flows.stages.data import make_conversations, prepare_corpus
-from flows.stages.files import CONVERSATIONS, CORPUS
+from flows.stages.files import CONVERSATIONS, CORPUS, EVALUATIONS
+from storage.artifacts import Artifact, Record, Store
 
 SUITE = SuiteConfig(difficulties=(2, 4), per_difficulty=120)
 
@@ -45,7 +52,7 @@ def problems() -> SourceConfig:
 
 def test_pretraining_text_holds_no_solution(tmp_path: Path, problems: SourceConfig) -> None:
     work = work_in(tmp_path)
-    result = prepare_corpus.fn(work, config=DataConfig((problems,)), suite=SUITE, raw={})
+    result = prepare_corpus.fn(work, config=DataConfig((problems,)), suite=SUITE, raw={}, evaluations=[])
     texts = [document.text for document in read_corpus(work.out / CORPUS)]
     assert sum(map(len, texts)) > 900_000
     assert solutions(texts) == set()
@@ -66,9 +73,48 @@ def test_text_from_elsewhere_with_a_solution_goes_with_its_reason(problems: Sour
 def test_conversations_hold_no_solution(tmp_path: Path) -> None:
     work = work_in(tmp_path)
     config = InstructionConfig(6000, (ConversationSource("sums", "sums", max_difficulty=4),))
-    make_conversations.fn(work, config=config, suite=SUITE, seed=0, raw={}, context_length=0, tokenizer=[])
+    make_conversations.fn(
+        work, config=config, suite=SUITE, seed=0, raw={}, context_length=0, tokenizer=[], evaluations=[]
+    )
     made = [c.messages[-1].content for c in read_conversations(work.out / CONVERSATIONS)]
     assert len(made) == 6000 and solutions(made) == set()
+
+
+def test_conversations_hold_no_question_of_the_users_sets(tmp_path: Path) -> None:
+    """Neither those that are read, which are told by line, nor those that are generated."""
+    store = Store(tmp_path / "artifacts")
+
+    def sealed(kind: str, write: Callable[[Path], object]) -> Artifact:
+        key = hashlib.sha256(kind.encode()).hexdigest()
+        with store.writing(key) as out:
+            write(out)
+            return store.seal(out, Record(Artifact(kind, key, {}), kind, {}, {}, {}, "toy"))
+
+    config = InstructionConfig(50, (ConversationSource("sums", "sums"),))
+    plain = list(generate_conversations(config, 0, SUITE.held_out()))
+    taken = plain[7].messages[0].content
+    asked = [Question("mine", str(i), text, text, "4") for i, text in enumerate((taken, "Which river is the longest?"))]
+    evaluations = sealed("evaluations", lambda out: write_questions(out / EVALUATIONS, asked))
+    tokenizer = sealed("tokenizer", Tokenizer.train([taken] * 3, 300).save)
+    said = ["Which lake is deep?", "Tell me: which river is the longest?", "Name a lake.", "Name a river.", "And one?"]
+    lines = [json.dumps({"prompt": text, "completion": "I do not know."}) for text in said]
+    (tmp_path / "chats.jsonl").write_text("\n".join(lines))
+    chats = ConversationSource("chats", path=str(tmp_path / "chats.jsonl"), max_bad_share=0.5)
+    (tmp_path / "out").mkdir()
+    work = Work(tmp_path / "out", tmp_path / "state", ComputeConfig(), store=store)
+    make_conversations.fn(
+        work,
+        config=dataclasses.replace(config, sources=(*config.sources, chats)),
+        suite=SUITE,
+        seed=0,
+        raw={},
+        context_length=200,
+        tokenizer=[tokenizer],
+        evaluations=[evaluations],
+    )
+    made = [c.messages[0].content for c in read_conversations(work.out / CONVERSATIONS)]
+    assert [text for text in said if text not in made] == [said[1]]
+    assert taken not in made and {c.messages[0].content for c in plain} - {taken} <= {*made}
 
 
 def chain(question: str, steps: str) -> Problem:
