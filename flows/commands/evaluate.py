@@ -135,7 +135,14 @@ def _show(
     cluster: Cluster | None,
     sizes: Any,
 ) -> None:
-    from components.reasoning.scoring.summary import MAX_WITHOUT_ANSWER, accuracy, agreement, at_sizes, by_group
+    from components.reasoning.scoring.summary import (
+        MAX_WITHOUT_ANSWER,
+        accuracy,
+        agreement,
+        at_sizes,
+        by_group,
+        found_by,
+    )
 
     console = wide_console(160)
     names = ("text", "reference", "id", "finish", "error", "verdict")
@@ -144,6 +151,14 @@ def _show(
     typer.echo(f"{file}: {whole.num_items} items, {whole.num_samples} samples")
     typer.echo(f"fields ({saved.fields.layout}): {taken}")
     typer.echo(f"scorer {rule.described}")
+    counts = found_by(judged)
+    typer.echo(f"found by {', '.join(f'{label} {count}' for label, count in counts.items()) or 'none'}")
+    announced = sum(count for label, count in counts.items() if label.startswith(("marked", "boxed")))
+    if (whole_texts := counts.get("whole/1", 0)) and announced:
+        typer.echo(
+            f"note: {announced} texts announce their answer; {whole_texts} do not and are compared as a whole: "
+            "--marker-only counts them as unparsed"
+        )
     for note in saved.notes:
         typer.echo(f"note: {note}")
     for bad in saved.rejected[:MAX_SHOWN]:

@@ -146,6 +146,16 @@ def _walk(value: object, path: str) -> Any:
     return None
 
 
+def is_record(value: Mapping[str, Any]) -> bool:
+    """Whether an object is an item by itself, with an id, a question or a reference."""
+    return bool(value.keys() & {*_IDS, *QUESTIONS, *_HOLDERS}) or has_reference(value)
+
+
+def has_reference(value: Mapping[str, Any]) -> bool:
+    """Whether an object has a field that is called like a right answer."""
+    return bool(value.keys() & {*_REFERENCES})
+
+
 def detect(records: Sequence[Mapping[str, Any]], chosen: Fields) -> Fields:
     """The fields of these records, those of `chosen` as they are.
 

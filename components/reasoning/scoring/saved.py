@@ -10,7 +10,7 @@ from typing import Any, Literal
 from components.data.files import Quarantined, SourceError
 from components.data.prompt_files import read_records_of
 from components.data.records import excerpt
-from components.reasoning.scoring.fields import Fields, detect, detect_answers, value_at
+from components.reasoning.scoring.fields import Fields, detect, detect_answers, has_reference, is_record, value_at
 from components.reasoning.scoring.numbers import as_number
 
 _LOOKED_AT = 200  # records from which fields are told
@@ -157,8 +157,7 @@ def _unwrapped(value: object) -> Iterator[object]:
                 told = told if isinstance(told, list) and len(told) == len(held) else [{}] * len(held)
                 yield from ({**(one or {}), "convo": convo} for one, convo in zip(told, held, strict=True))
                 return
-            records = all(isinstance(one, Mapping) for one in held)
-            if records and (name == "request_states" or (name == "samples" and "eval" in value) or len(held) > 50):
+            if all(isinstance(one, Mapping) and is_record(one) for one in held) and not has_reference(value):
                 yield from held
                 return
     if isinstance(value, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -109,15 +110,19 @@ Cluster = Callable[[SavedItem], str]
 
 
 def column(path: str) -> Cluster:
-    """A label of an item from its record: a path, or "file". Items without it share one."""
+    """A label of an item from its record: a path, or "file", the name of its file. Items without share one."""
 
     def label(item: SavedItem) -> str:
         value = value_at(item.row, path)
         if value is None:
-            return item.file.rpartition("/")[2] if path == "file" else f"(without {path})"
+            return _stem(item.file) if path == "file" else f"(without {path})"
         return str(value)
 
     return label
+
+
+def _stem(file: str) -> str:
+    return re.sub(r"(\.\w+){1,2}$", "", file.rpartition("/")[2])
 
 
 def accuracy(judged: Sequence[JudgedItem], cluster: Cluster | None = None) -> Accuracy:
@@ -233,14 +238,20 @@ class Comparison:
 def compare(
     first: Sequence[JudgedItem], second: Sequence[JudgedItem], by_id: bool, cluster: Cluster | None = None
 ) -> Comparison:
-    """Items are matched by id, else by question and references.
+    """Items are matched by id; without one by question, or, where no question is in both, by their order if all
+    references are the same in that order.
 
-    Raises ValueError where no item is in both, or a question stands twice without an id.
+    Raises ValueError where no item is in both, or one has other references there.
     """
-    here, there = _keyed(first, by_id), _keyed(second, by_id)
+    how = "id" if by_id else "question"
+    here, there = _keyed(first, how), _keyed(second, how)
     shared = [key for key in here if key in there]
+    if not shared and not by_id and [x.item.references for x in first] == [x.item.references for x in second]:
+        how = "order"
+        here, there = _keyed(first, how), _keyed(second, how)
+        shared = list(here)
     if not shared:
-        raise ValueError(f"no item is in both, by {_how(by_id)}: give --id")
+        raise ValueError(f"no item is in both, by {how}: give --id")
     pairs = [(here[key], there[key]) for key in shared]
     for a, b in pairs:
         if a.item.references != b.item.references:
@@ -262,7 +273,7 @@ def compare(
         accuracy([b for _, b in pairs], cluster),
         len(here) - len(shared),
         len(there) - len(shared),
-        _how(by_id),
+        how,
     )
 
 
@@ -270,18 +281,14 @@ def _first(one: JudgedItem) -> str:
     return one.item.references[0][:60] if one.item.references else ""
 
 
-def _how(by_id: bool) -> str:
-    return "id" if by_id else "question"
-
-
-def _keyed(judged: Sequence[JudgedItem], by_id: bool) -> dict[str, JudgedItem]:
-    """Without an id a question that stands twice is its first, second, … occurrence, if there is any question."""
+def _keyed(judged: Sequence[JudgedItem], how: str) -> dict[str, JudgedItem]:
+    """A question that stands twice is its first, second, … occurrence; an item without one has no key."""
     found: dict[str, JudgedItem] = {}
     times: Counter[str] = Counter()
-    for one in judged:
-        key = one.item.id if by_id else one.item.question
+    for place, one in enumerate(judged):
+        key = {"id": one.item.id, "question": one.item.question, "order": str(place)}[how]
         if not key:
-            raise ValueError("the items have neither an id nor a question to be matched by: give --id")
+            continue
         times[key] += 1
         found[key if times[key] == 1 else f"{key}#{times[key]}"] = one
     return found
@@ -306,6 +313,11 @@ def verdict_rows(judged: Sequence[JudgedItem], columns: Sequence[str] = ()) -> l
         for one in judged
         for place, verdict in enumerate(one.verdicts)
     ]
+
+
+def found_by(judged: Sequence[JudgedItem]) -> dict[str, int]:
+    """Answers by the label of the extractor that found them, the most first."""
+    return dict(Counter(v.extractor for one in judged for v in one.verdicts if v.extractor).most_common())
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from components.reasoning.scoring.fields import Fields, value_at
 from components.reasoning.scoring.saved import Generation, SavedFile, read_saved, with_answers
 
 
-def saved(path: Path, *rows: Any, **fields: str) -> SavedFile:
+def saved(path: Path, *rows: Any, **fields: Any) -> SavedFile:
     """The rows as JSON lines, read."""
     path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
     return read_saved(str(path), Fields(**fields))
@@ -176,6 +176,14 @@ def test_rows_of_one_id_are_samples_and_collisions_are_told(tmp_path: Path) -> N
     assert len(read_saved(str(tmp_path), Fields(id="id")).items) == 2  # two files of one task
     again = [{"question": "q", "output": x, "target": "5"} for x in "ab"]
     assert "stands 2 times" in saved(tmp_path / "c.jsonl", *again).notes[0]
+
+
+def test_one_object_may_hold_the_records_or_be_one_with_several_texts(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"canary": "x", "outputs": [{"input": "q", "prediction": "5", "target": "5"}]}))
+    assert texts(read_saved(str(path))) == [["5"]]
+    path.write_text(json.dumps({"target": "5", "outputs": [{"id": 1, "text": "5"}, {"id": 2, "text": "6"}]}))
+    assert texts(read_saved(str(path))) == [["5", "6"]]
 
 
 def test_a_bad_record_costs_itself_and_a_missing_text_is_a_failure(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_other_extractors_and_equalities_can_be_chosen_by_name() -> None:
     scorer = chosen_scorer("exact", ["boxed", "last-line"], "text-without-case", markers=("so:",))
     assert scorer.judge("a\n\\boxed{Bonn} maybe", ["bonn"]).right
     assert scorer.judge("or rather\nBONN", ["bonn"]).extractor == "last-line/1"
-    with pytest.raises(ValueError, match="no extractor 'last'.*take one of marked, "):
+    with pytest.raises(ValueError, match=r"no extractor 'last'.*take one of marked, "):
         chosen_scorer("exact", ["last"])
     assert list(EXTRACTORS) == [extractor.name for extractor in EXTRACTORS.values()]
 
@@ -136,7 +136,7 @@ def test_code_is_the_last_block_of_its_language() -> None:
 
 
 def test_our_chains_keep_their_verdicts() -> None:
-    """Against the last run of digits with its sign, which judged them before: every chain, and every beginning of it."""
+    """Against the last run of digits with its sign, which judged them before: all chains and all their beginnings."""
     rng, seen = random.Random(3), 0
     for _ in range(150):
         problem = chain_problem(rng, rng.randint(1, 8))

@@ -89,7 +89,7 @@ def test_two_files_are_compared_on_the_same_items_by_mcnemar() -> None:
     assert found.paired is not None
     assert found.paired.p_value == pytest.approx(2 * 0.5**6)  # six items against none
     assert (found.only_first, found.only_second, found.unlike) == (0, 1, False)
-    clustered = compare(first, second, by_id=False, cluster=lambda item: item.id[-1:] < "5" and "low" or "high")
+    clustered = compare(first, second, by_id=False, cluster=lambda item: (item.id[-1:] < "5" and "low") or "high")
     assert clustered.paired is None
     labels = ["low" if n < 5 else "high" for n in range(10)]
     assert clustered.difference == clustered_mean_interval([0, 0, 1, 1, 1, 1, 1, 1, 0, 0], labels)
@@ -100,6 +100,8 @@ def test_a_comparison_that_is_none_is_refused_or_told() -> None:
         compare([judged("a", "5")], [judged("b", "5")], by_id=True)
     with pytest.raises(ValueError, match="'a' has the answer '5' in one file and '6' in the other"):
         compare([judged("a", "5")], [judged("a", "5", answer="6")], by_id=True)
+    asked, again = [judged("a", "5"), judged("b", "6")], [judged("c", "6"), judged("d", "6")]
+    assert compare(asked, again, by_id=False).how == "order"
     parsed, unparsed = [judged(n, "5") for n in "abc"], [judged(n, "?") for n in "abc"]
     assert compare(parsed, unparsed, by_id=True).unlike
 
