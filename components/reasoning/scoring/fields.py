@@ -6,6 +6,7 @@ alternatives, of which the first that is there is taken.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,7 +53,7 @@ _LAYOUTS: tuple[tuple[tuple[str, ...], Fields], ...] = (
         ("doc_id", "resps"),
         Fields(
             text="resps",
-            reference="target",
+            reference="target|doc.answer|doc.target",
             id="doc_id",
             verdict="exact_match",
             question="doc.question|arguments",
@@ -113,6 +114,9 @@ _IDS = _names(
 _FINISHES = ("finish_reason", "finish_reasons", "stop_reason", "stop_reasons", "finished", "truncated")
 _ERRORS = ("error", "exception")
 _VERDICTS = ("is_correct", "correct", "exact_match", "passed", "accs", "acc", "right")
+_LIKELY = re.compile(r"(^|_)(output|response|completion|generation|prediction)s?$")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_BETWEEN = re.compile(r"[\s-]+")
 QUESTIONS = ("question", "prompt", "problem", "query", "instruction", "input")
 
 
@@ -148,12 +152,17 @@ def _walk(value: object, path: str) -> Any:
 
 def is_record(value: Mapping[str, Any]) -> bool:
     """Whether an object is an item by itself, with an id, a question or a reference."""
-    return bool(value.keys() & {*_IDS, *QUESTIONS, *_HOLDERS}) or has_reference(value)
+    return bool(_spelled(value).keys() & {*_IDS, *QUESTIONS, *_HOLDERS}) or has_reference(value)
 
 
 def has_reference(value: Mapping[str, Any]) -> bool:
     """Whether an object has a field that is called like a right answer."""
-    return bool(value.keys() & {*_REFERENCES})
+    return bool(_spelled(value).keys() & {*_REFERENCES})
+
+
+def _spelled(names: Iterable[Any]) -> dict[str, str]:
+    """Names as they stand, by how the lists above spell them: "ground truth" and "groundTruth" by "ground_truth"."""
+    return {_BETWEEN.sub("_", _CAMEL.sub("_", str(name))).lower(): str(name) for name in names}
 
 
 def detect(records: Sequence[Mapping[str, Any]], chosen: Fields) -> Fields:
@@ -162,24 +171,30 @@ def detect(records: Sequence[Mapping[str, Any]], chosen: Fields) -> Fields:
     Raises ValueError, which names what there is, where a chosen field is in no record, or no field can hold
     generations.
     """
-    names = {name for record in records for name in record}
     for what in ("text", "reference", "finish", "verdict"):
         path = getattr(chosen, what)
-        if path and all(value_at(record, path) is None for record in records):
+        if path and not _anywhere(records, path):
             raise ValueError(f"--{what} {path}: no record has it; there is {listed(records)}")
     for needed, known in _LAYOUTS:
         if all(set(needed) <= record.keys() for record in records):
-            return _merged(known, chosen)
+            reference, verdict = (p if _anywhere(records, p) else "" for p in (known.reference, known.verdict))
+            return _merged(replace(known, reference=reference, verdict=verdict), chosen)
+    spelled = _spelled(name for record in records for name in record)
     taken = {chosen.text, chosen.reference, chosen.verdict, chosen.id, chosen.finish, chosen.error}
-    verdict = next((n for n in _VERDICTS if n in names - taken and _are_verdicts(records, n)), "")
+
+    def free(known: Iterable[str]) -> list[str]:
+        return [spelled[name] for name in known if name in spelled and spelled[name] not in taken]
+
+    verdict = next((name for name in free(_VERDICTS) if _are_verdicts(records, name)), "")
     taken.add(verdict)
-    texts = [name for name in _TEXTS if name in names - taken and _are_texts(records, name)]
+    likely = [*_TEXTS, *(name for name in spelled if _LIKELY.search(name) and name not in (*_TEXTS, *_REFERENCES))]
+    texts = [name for name in free(likely) if _are_texts(records, name)]
     text = chosen.text or next(iter(texts), "")
     taken.add(text)
-    reference = chosen.reference or next((n for n in _references(records) if n not in taken), "")
+    reference = chosen.reference or next((path for path in _references(records) if path not in taken), "")
     taken.add(reference)
     if not text:
-        rest = [n for n in _TEXTS_IF_NOTHING_ELSE if n in names - taken and _are_texts(records, n)]
+        rest = [name for name in free(_TEXTS_IF_NOTHING_ELSE) if _are_texts(records, name)]
         if not rest and reference in _TEXTS_IF_NOTHING_ELSE and not chosen.reference:
             rest, reference = [reference], ""  # `answer` alone is the model's
         if not rest:
@@ -188,26 +203,31 @@ def detect(records: Sequence[Mapping[str, Any]], chosen: Fields) -> Fields:
     found = Fields(
         text,
         reference,
-        next((name for name in _IDS if name in names - taken), ""),
-        next((name for name in _FINISHES if name in names), ""),
-        next((name for name in _ERRORS if name in names), ""),
+        next(iter(free(_IDS)), ""),
+        next(iter(free(_FINISHES)), ""),
+        next(iter(free(_ERRORS)), ""),
         verdict,
-        next((name for name in QUESTIONS if name in names - taken), ""),
+        next(iter(free(QUESTIONS)), ""),
         others=tuple(name for name in texts if name not in taken),
     )
     return _merged(found, chosen)
 
 
+def _anywhere(records: Sequence[Mapping[str, Any]], path: str) -> bool:
+    return bool(path) and any(value_at(record, path) is not None for record in records)
+
+
 def detect_answers(records: Sequence[Mapping[str, Any]], id: str, reference: str) -> Fields:
     """The fields of a file of reference answers: its id, answer and question. Raises ValueError as `detect` does."""
-    names = {name for record in records for name in record}
-    if reference and all(value_at(record, reference) is None for record in records):
+    if reference and not _anywhere(records, reference):
         raise ValueError(f"--answers-field {reference}: no record has it; there is {listed(records)}")
     found = reference or next(iter(_references(records)), "")
     if not found:
         raise ValueError(f"no field holds reference answers: give --answers-field with one of {listed(records)}")
-    own = id or next((name for name in _IDS if name in names), "")
-    return Fields(reference=found, id=own, question=next((name for name in QUESTIONS if name in names - {found}), ""))
+    spelled = _spelled(name for record in records for name in record)
+    own = id or next((spelled[name] for name in _IDS if name in spelled), "")
+    questions = [spelled[name] for name in QUESTIONS if name in spelled and spelled[name] != found]
+    return Fields(reference=found, id=own, question=next(iter(questions), ""))
 
 
 def _merged(found: Fields, chosen: Fields) -> Fields:
@@ -217,7 +237,9 @@ def _merged(found: Fields, chosen: Fields) -> Fields:
 
 def _references(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Paths that may hold reference answers, the likeliest first: at the top, then one level down."""
-    for path in (*_REFERENCES, *(f"{holder}.{name}" for holder in _HOLDERS for name in _REFERENCES)):
+    spelled = _spelled(name for record in records for name in record)
+    top = [spelled[name] for name in _REFERENCES if name in spelled]
+    for path in (*top, *(f"{holder}.{name}" for holder in _HOLDERS for name in _REFERENCES)):
         values = [value for record in records if (value := value_at(record, path)) is not None]
         if values and not all(isinstance(value, bool) for value in values):
             yield path

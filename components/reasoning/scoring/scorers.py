@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
@@ -12,6 +13,7 @@ from components.reasoning.scoring.numbers import as_number
 from components.reasoning.scoring.text import MARKERS, refuses, spoken
 
 T = TypeVar("T")
+_WORKED = re.compile(r"(?:^|\n)\s*(?:####|A:|Answer:)[^\n]*\d[^\n]*\s*$", re.IGNORECASE)
 Status = Literal["answered", "unparsed", "truncated", "refused", "failed"]
 """answered: an answer was found and judged. unparsed: the text holds none. truncated: the length limit cut the text
 before it gave one. refused: the model declined. failed: nothing is known about the answer, since its request, its
@@ -122,11 +124,11 @@ def _named(known: Mapping[str, T], name: str, what: str) -> T:
 
 def scorer_for(references: Sequence[str]) -> str:
     """The name of the scorer that the references call for: `number` where all are numbers or worked solutions that end
-    in "#### 18", `choice` where all are letters, `math` where any has LaTeX in it, else `exact`."""
+    in "#### 18" or "A: 18", `choice` where all are letters, `math` where any has LaTeX in it, else `exact`."""
     if not references:
         return "exact"
     if all(letter_alone(reference) for reference in references):
         return "choice"
-    if all(as_number(r) is not None or ("####" in r and reference_number(r) is not None) for r in references):
+    if all(as_number(r) is not None or (_WORKED.search(r) and reference_number(r) is not None) for r in references):
         return "number"
     return "math" if any("\\" in reference or "$" in reference for reference in references) else "exact"

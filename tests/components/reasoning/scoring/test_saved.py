@@ -141,6 +141,19 @@ def test_fields_go_by_their_names_and_others_are_told(tmp_path: Path) -> None:
     assert (chosen.fields.text, chosen.fields.reference) == ("prediction", "answer")
 
 
+def test_names_are_told_however_they_are_spelled(tmp_path: Path) -> None:
+    row = {"newPrompt": "q", "ground truth": "33", "llm_output": "so 33", "pred_ans": "33", "stopReason": "length"}
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"accuracy": 0.0, "outputs": [row]}, indent=1))
+    found = read_saved(str(path))
+    assert (found.fields.text, found.fields.reference, found.fields.finish) == (
+        "llm_output",
+        "ground truth",
+        "stopReason",
+    )
+    assert not found.items[0].generations[0].finished
+
+
 def test_nested_fields_lists_and_several_verdicts(tmp_path: Path) -> None:
     row = {"doc": {"answer": 5}, "ys": ["a", "b"], "infos": [{"r": 0}, {"r": 1}]}
     found = saved(tmp_path / "a.jsonl", row, verdict="infos.*.r")

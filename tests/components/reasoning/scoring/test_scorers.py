@@ -102,7 +102,8 @@ def test_equality_is_exact() -> None:
     ("references", "scorer"),
     [
         (["18", "1,600", "7.5"], "number"),
-        (["steps <<1+1=2>>\n#### 2"], "number"),
+        (["steps <<1+1=2>>\n#### 2", "He pays $3.\nA: 3"], "number"),
+        (["A: all of them", "3"], "exact"),
         (["(A)", "B"], "choice"),
         (["True", "(A)"], "exact"),
         (["\\frac{1}{2}", "3"], "math"),
