@@ -20,9 +20,9 @@ from components.data.prompt_files import as_text, columns_of, read_records_of
 from components.data.records import excerpt, lone_surrogate
 from components.reasoning.items import Item
 from components.reasoning.question_files import Question
+from components.reasoning.scoring.text import marked
 from components.rlhf.rewards.answers import Sample, Score
 from components.rlhf.rewards.choice import ChoiceReward
-from components.rlhf.rewards.extraction import marked
 from components.rlhf.rewards.kinds import Verifier
 from components.rlhf.rewards.number import NumberReward
 

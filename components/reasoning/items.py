@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from components.inference.text import TextCompletion
 from components.reasoning import puzzles, tasks
-from components.rlhf.rewards.answers import Status
+from components.reasoning.scoring.scorers import Status
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Item:
 
 
 def chain_item(problem: tasks.Problem) -> Item:
-    """A chain of sums: the answer is its last number."""
+    """A chain of sums: the answer is its last number; one that was cut has none."""
     return Item(
         item_id=problem.question,
         question=problem.question,
@@ -51,6 +51,8 @@ def chain_item(problem: tasks.Problem) -> Item:
         worked=tasks.prompt(problem, "worked"),
         extract=tasks.extract_answer,
         verify=lambda text: tasks.is_correct(problem, text),
+        extract_cut=lambda text: "",
+        verify_cut=lambda text: False,
     )
 
 

@@ -8,11 +8,12 @@ next depends on the last expression alone. Every value on the way stays within 0
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
+
+from components.reasoning.scoring.numbers import last_term, shown
 
 NAMES = ("Ann", "Ben", "Cara", "Dan", "Eve", "Finn", "Gus", "Hana", "Ivan", "June")
 OBJECTS = ("apples", "books", "coins", "shells", "stamps", "cards", "beads", "nuts")
@@ -136,13 +137,11 @@ class SuiteConfig:
         return HeldOutProblems.of(self.problems())
 
 
-_LAST_NUMBER = re.compile(r"-?\d+")
-
-
 def extract_answer(text: str) -> str:
-    """The last number of an answer, which is where both styles put it; empty when there is none."""
-    numbers = _LAST_NUMBER.findall(text)
-    return str(int(numbers[-1])) if numbers else ""
+    """The last number of an answer, which is where both styles put it; empty when there is none. A step that was not
+    done, "45-6", ends in -6, which is no answer to any chain."""
+    value = last_term(text)
+    return "" if value is None else shown(value)
 
 
 def is_correct(problem: Problem, text: str) -> bool:

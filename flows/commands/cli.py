@@ -15,6 +15,7 @@ from flows.commands.compact import compact
 from flows.commands.deploy import deploy
 from flows.commands.doctor import doctor
 from flows.commands.down import down
+from flows.commands.evaluate import evaluate
 from flows.commands.export_model import export_model
 from flows.commands.gc import gc
 from flows.commands.import_model import import_model
@@ -53,6 +54,7 @@ app.command("deploy")(deploy)
 app.add_typer(schedule, name="schedule")
 app.add_typer(annotate, name="annotate")
 app.add_typer(preferences, name="preferences")
+app.add_typer(evaluate, name="evaluate")
 app.command("serve")(serve)
 app.command("chat")(chat)
 app.command("export")(export_model)

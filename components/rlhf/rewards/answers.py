@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-Status = Literal["answered", "unparsed", "truncated", "failed"]
-"""answered: an answer was found and judged. unparsed: the text holds none. truncated: the length limit cut the text
-before it gave one. failed: the reward itself failed, so nothing is known about the answer."""
+from components.reasoning.scoring.scorers import Scorer as AnswerScorer
+from components.reasoning.scoring.scorers import Status
 
 
 class RewardError(ValueError):
@@ -63,6 +62,12 @@ Scorer = Callable[[Sequence[Sample]], list[Score]]
 def missing(sample: Sample) -> Score:
     """Of a text without an answer: cut off, or simply without."""
     return Score(0.0, "unparsed" if sample.finished else "truncated")
+
+
+def judged_by(scorer: AnswerScorer, sample: Sample) -> Score:
+    """1 where the answer of a sample is its reference."""
+    found = scorer.judge(sample.completion, (sample.answer,), sample.finished)
+    return Score(float(found.right), found.status, found.found, found.note)
 
 
 def verdict(right: bool, found: str) -> Score:

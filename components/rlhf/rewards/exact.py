@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from components.rlhf.rewards.answers import Sample, Score, missing, verdict
-from components.rlhf.rewards.extraction import MARKERS, marked, spoken
+from components.reasoning.scoring.equality import text
+from components.reasoning.scoring.scorers import SCORERS, Scorer
+from components.reasoning.scoring.text import MARKERS
+from components.rlhf.rewards.answers import Sample, Score, judged_by
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,15 @@ class ExactReward:
     marker_only: bool = False
     ignore_case: bool = False
 
+    @property
+    def scorer(self) -> Scorer:
+        """How an answer is found and compared."""
+        equality = text(self.ignore_case)
+        return replace(SCORERS["exact"], equality=equality, markers=self.markers, marker_only=self.marker_only)
+
     def refusal(self, answer: str, metadata: Mapping[str, Any]) -> str:
         """Why a prompt with this reference cannot be judged; "" where it can."""
-        return "" if self._plain(answer) else "the reference answer is empty"
+        return self.scorer.equality.refusal(answer)
 
     def score(self, sample: Sample) -> Score:
-        text = spoken(sample.completion)
-        found = marked(text, self.markers, sample.finished)
-        if not found and not self.marker_only and sample.finished:
-            found = text.strip()
-        if not found:
-            return missing(sample)
-        return verdict(self._plain(found) == self._plain(sample.answer), found)
-
-    def _plain(self, text: str) -> str:
-        plain = " ".join(unicodedata.normalize("NFC", text).split()).removesuffix(".")
-        return plain.casefold() if self.ignore_case else plain
+        return judged_by(self.scorer, sample)

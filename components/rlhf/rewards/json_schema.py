@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from components.reasoning.scoring.text import code_block, spoken
 from components.rlhf.rewards.answers import RewardError, Sample, Score, missing, verdict
-from components.rlhf.rewards.extraction import spoken
-
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,8 @@ class JsonSchemaReward:
 
     def score(self, sample: Sample) -> Score:
         text = spoken(sample.completion)
-        blocks = _FENCE.findall(text)
-        body = (blocks[-1] if blocks else text).strip()
+        block = code_block(text, "json")
+        body = (text if block is None else block).strip()
         try:
             value = json.loads(body)
         except (ValueError, RecursionError):

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from components.reasoning.scoring.numbers import as_number, number_in
+from components.reasoning.scoring.text import marked, spoken
 from components.rlhf.rewards.answers import Sample, Score, Scorer
-from components.rlhf.rewards.extraction import as_number, marked, number_in, spoken
 
 QUESTION = (
     "A user asked:\n{prompt}\n\nThe answer was:\n{completion}\n\nHow good is this answer, from 1 (useless) to 10 "

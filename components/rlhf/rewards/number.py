@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from components.rlhf.rewards.answers import Sample, Score, missing, verdict
-from components.rlhf.rewards.extraction import MARKERS, marked, number_in, shown, spoken
+from components.reasoning.scoring.equality import number
+from components.reasoning.scoring.scorers import SCORERS, Scorer
+from components.reasoning.scoring.text import MARKERS
+from components.rlhf.rewards.answers import Sample, Score, judged_by
 
 
 @dataclass(frozen=True)
@@ -33,25 +34,15 @@ class NumberReward:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}: give a number of at least 0")
 
+    @property
+    def scorer(self) -> Scorer:
+        """How an answer is found and compared."""
+        equality = number(self.tolerance, self.relative)
+        return replace(SCORERS["number"], equality=equality, markers=self.markers, marker_only=self.marker_only)
+
     def refusal(self, answer: str, metadata: Mapping[str, Any]) -> str:
         """Why a prompt with this reference cannot be judged; "" where it can."""
-        return "" if self.reference(answer) is not None else f"the reference answer {answer[:60]!r} holds no number"
-
-    def reference(self, answer: str) -> Fraction | None:
-        """The number of a reference."""
-        announced = marked(answer, ("####",), True)
-        return number_in(announced or answer)
+        return self.scorer.equality.refusal(answer)
 
     def score(self, sample: Sample) -> Score:
-        text = spoken(sample.completion)
-        announced = marked(text, self.markers, sample.finished)
-        found = number_in(announced, last=False) if announced else None
-        if found is None and not self.marker_only and sample.finished:
-            found = number_in(text)
-        wanted = self.reference(sample.answer)
-        if wanted is None:
-            return Score.failed(self.refusal(sample.answer, sample.metadata))
-        if found is None:
-            return missing(sample)
-        allowed = Fraction(self.tolerance) + Fraction(self.relative) * abs(wanted)
-        return verdict(abs(found - wanted) <= allowed, shown(found))
+        return judged_by(self.scorer, sample)

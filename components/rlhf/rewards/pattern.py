@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from components.reasoning.scoring.text import spoken
 from components.rlhf.rewards.answers import Sample, Score, verdict
-from components.rlhf.rewards.extraction import spoken
 
 
 @dataclass(frozen=True)

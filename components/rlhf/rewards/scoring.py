@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from components.rlhf.rewards.answers import RewardError, Sample, Score, Scorer, Status
+from components.reasoning.scoring.scorers import STATUSES, Status
+from components.rlhf.rewards.answers import RewardError, Sample, Score, Scorer
 from components.rlhf.rewards.command import CommandReward, open_command
 from components.rlhf.rewards.judge import JudgeReward, open_judge
 from components.rlhf.rewards.kinds import RewardConfig, name_of
@@ -103,10 +104,7 @@ def means(judged: Sequence[Judged]) -> Means:
     """Of at least one answer. A failed score counts 0, as it does in the sum; its share is told beside it."""
     n = len(judged)
     names = list(judged[0].parts)
-    worst: list[Status] = ["failed", "truncated", "unparsed"]
-    shares: dict[Status, float] = {
-        status: sum(_status(one) == status for one in judged) / n for status in (*worst, "answered")
-    }
+    shares: dict[Status, float] = {status: sum(_status(one) == status for one in judged) / n for status in STATUSES}
     parts = {name: sum(one.parts[name].value for one in judged) / n for name in names}
     return Means(sum(one.total for one in judged) / n, parts, shares)
 
@@ -114,8 +112,7 @@ def means(judged: Sequence[Judged]) -> Means:
 def _status(judged: Judged) -> Status:
     """The worst of its parts."""
     found = {score.status for score in judged.parts.values()}
-    order: tuple[Status, ...] = ("failed", "truncated", "unparsed", "answered")
-    return next(status for status in order if status in found)
+    return next(status for status in reversed(STATUSES) if status in found)
 
 
 def open_rewards(

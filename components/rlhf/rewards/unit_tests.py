@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from components.reasoning.scoring.text import code_block, spoken
 from components.rlhf.rewards.answers import Sample, Score, missing, verdict
-from components.rlhf.rewards.extraction import spoken
 from components.rlhf.rewards.sandbox import run_program
 
-_FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)```", re.DOTALL)
 _AT_ONCE = 4
 
 
@@ -50,10 +48,10 @@ class UnitTestsReward:
 
     def score(self, sample: Sample) -> Score:
         text = spoken(sample.completion)
-        blocks = _FENCE.findall(text)
-        if not blocks and (not sample.finished or not text.strip()):
+        block = code_block(text, "python", "py")
+        if block is None and (not sample.finished or not text.strip()):
             return missing(sample)
-        program = blocks[-1] if blocks else text
+        program = text if block is None else block
         required = self.isolation == "required"
         tests = self._tests(sample.answer, sample.metadata)
         ran = run_program(program, tests, self.seconds, self.megabytes, required, self.packages)

@@ -131,6 +131,7 @@ def test_a_sum_keeps_its_parts_and_counts_a_failed_part_as_nothing(mine: Path) -
         "reward/number": 0.5,
         "reward/score": 0.75,
         "reward/failed": 0.5,
+        "reward/refused": 0.0,
         "reward/truncated": 0.0,
         "reward/unparsed": 0.0,
     }

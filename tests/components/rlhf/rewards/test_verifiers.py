@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from components.reasoning.scoring.numbers import as_number, number_in
+from components.reasoning.scoring.text import boxed, spoken
 from components.rlhf.rewards.answers import RewardError, Sample, Score
 from components.rlhf.rewards.choice import ChoiceReward
 from components.rlhf.rewards.exact import ExactReward
-from components.rlhf.rewards.extraction import as_number, boxed, number_in, spoken
 from components.rlhf.rewards.json_schema import JsonSchemaReward
 from components.rlhf.rewards.math_answer import MathReward
 from components.rlhf.rewards.number import NumberReward
