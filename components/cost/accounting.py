@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from components.cost.hardware import Hardware, Price, find_hardware, find_price
+from components.cost.hardware import Hardware, find_hardware
+from components.cost.prices import Price
 
 # Average over data centres: Uptime Institute, Global Data Center Survey 2024.
 AVERAGE_PUE = 1.56
@@ -47,7 +48,7 @@ def spent(
     """Cost of work that took `device_seconds` (seconds times devices; CPU seconds of busy cores on a CPU).
 
     Energy is the device's maximum power times time times `pue` (power usage effectiveness, at least 1): an upper
-    estimate, since no device draws its maximum all the time.
+    estimate, since no device draws its maximum all the time; nan for a device whose power is not published.
     """
     _check_pue(pue)
     for name, value in (("tokens", tokens), ("flops", flops), ("device_seconds", device_seconds)):
@@ -59,7 +60,7 @@ def spent(
         tokens=tokens,
         flops=flops,
         device_seconds=device_seconds,
-        energy_joules=hardware.power_watts * device_seconds * pue,
+        energy_joules=hardware.energy_joules(device_seconds, pue),
         usd=device_seconds / 3600.0 * price.usd_per_hour,
         mfu=flops / (hardware.peak_flops * device_seconds) if device_seconds else math.nan,
     )
@@ -81,7 +82,7 @@ def stage_cost(usage: Mapping[str, float], device: str, hardware: str, usd_per_h
         usage["flops"],
         device_seconds(device, usage["seconds"], usage["cpu_seconds"]),
         find_hardware(hardware),
-        replace(find_price(hardware), usd_per_hour=usd_per_hour),
+        Price(hardware, usd_per_hour, "the run", "", "compute.usd_per_core_hour"),
     )
 
 

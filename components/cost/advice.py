@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from components.cost.answering import StrategyCost, cheapest, frontier
-from components.cost.hardware import find_hardware, find_price
+from components.cost.hardware import find_hardware
 from components.cost.lifetime import Option, Traffic
 from components.cost.planning import Deployment, Plan, advise
+from components.cost.prices import find_price
 from components.scaling.chinchilla_fit import ChinchillaFit
 from components.statistics import Interval
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.cost.accounting import AVERAGE_PUE, Cost, expected_training
-from components.cost.hardware import Hardware, Price
+from components.cost.hardware import Hardware
 from components.cost.lifetime import BreakEven, LifetimeCost, Option, Traffic, break_even
+from components.cost.prices import Price
 from components.scaling.chinchilla_fit import ChinchillaFit
 from components.scaling.laws import ChinchillaLaw
 from components.scaling.optimum import dollar_costs, flop_costs, lifetime_optimum

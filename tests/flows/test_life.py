@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from components.cost.accounting import AVERAGE_PUE
 from components.cost.advice import CPU, deployment
-from components.cost.hardware import find_hardware, find_price
+from components.cost.hardware import find_hardware
+from components.cost.prices import find_price
 from flows.commands.cli import app
 from flows.config import load_config
 from flows.engine.plan import plan

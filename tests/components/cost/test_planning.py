@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from components.cost.hardware import Hardware, Price
+from components.cost.hardware import Hardware
 from components.cost.lifetime import Traffic
 from components.cost.planning import Deployment, advise
+from components.cost.prices import Price
 from components.scaling.chinchilla_fit import ChinchillaFitConfig, fit_chinchilla
 from components.scaling.laws import ChinchillaLaw
 from components.scaling.points import ScalingPoint
