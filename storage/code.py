@@ -3,7 +3,8 @@
 A stage is covered as far as it reaches, in whatever folder the code lies that is not an installed package: its own
 function, and all that this uses and imports in turn. Orchestration is followed by definition, so that a stage is not
 made again because its neighbour in the same file changed; all other code is followed by whole modules, as importing a
-module runs all of it. Of files that are not Python those count that a module names and that lie beside it (C sources).
+module runs all of it. Of files that are not Python those count that a module names and that lie beside or below it (C
+sources, catalogues).
 What is reached and left out stands in `CANNOT_CHANGE_A_RESULT`. Nothing is imported or run to find this out.
 
 What an import cannot tell is not covered: modules and files that are found by a computed name, installed packages.
@@ -401,7 +402,7 @@ class _Seen:
 
 
 _NO_CODE = frozenset({"kind", "ctx", "type_comment"})  # the u of u"", what the place tells, a comment
-_FILES = re.compile(r"[\w-]*\*?[\w-]*\.\w+")
+_FILES = re.compile(r"(?:[\w-]+/)*[\w-]*\*?[\w-]*\.\w+")
 
 
 def _dump(node: Any, seen: _Seen) -> None:

@@ -214,18 +214,36 @@ null where the items are not questions to a reasoning strategy
         time: when the report was written"""),
     "hardware": ("one device", """
         name: which `prices` and `costs` refer to
-        kind: cpu | gpu
-        peak_flops: FLOP/s at the precision that training uses
+        kind: cpu | gpu | tpu
+        peak_flops: dense FLOP/s in bf16, on a CPU in fp32
+        fp8_flops: dense FLOP/s; null: it has no such units
+        fp4_flops: dense FLOP/s; null: it has no such units
         memory_bandwidth: bytes/s
-        power_watts: under load
+        memory_bytes: of one device
+        memory_type: HBM3 | GDDR6 | DDR5-4800 | …
+        interconnect: what connects devices, as NVLink 4
+        interconnect_bandwidth: bytes/s of one device, both directions together
+        power_watts: rated maximum; null: not published
         source: of the figures
-        date: of the source, ISO 8601"""),
+        date: of the oldest source, ISO 8601"""),
     "prices": ("one price of one device", """
         hardware: name in `hardware`
         usd_per_hour: US dollars
         provider: who asks it
-        date: when it was looked up, ISO 8601
-        source: where"""),
+        date: when it was asked, ISO 8601
+        source: where
+        commitment: on demand | reserved | spot
+        region: the provider's name of it
+        usd_low: US dollars, lower end of what is asked where the source gives a range
+        usd_high: US dollars, upper end"""),
+    "api_prices": ("one price of one hosted model", """
+        model: as the provider's client names it
+        provider: who asks it
+        usd_per_million_input: US dollars for a million tokens read
+        usd_per_million_output: US dollars for a million tokens generated
+        usd_per_million_cached: US dollars for a million tokens read from the provider's cache; null: not offered
+        date: when it was asked, ISO 8601
+        source: the file"""),
 }  # fmt: skip
 
 LAST_VALUES = """\

@@ -108,9 +108,20 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     # peak_flops: FLOP/s; memory_bandwidth: bytes/s; date: ISO
     "hardware": _schema(
-        "name:str kind:str? peak_flops:float? memory_bandwidth:float? power_watts:float? source:str? date:str?"
+        "name:str kind:str? peak_flops:float? fp8_flops:float? fp4_flops:float? memory_bandwidth:float? "
+        "memory_bytes:float? memory_type:str? interconnect:str? interconnect_bandwidth:float? power_watts:float? "
+        "source:str? date:str?"
     ),
-    "prices": _schema("hardware:str usd_per_hour:float provider:str? date:str? source:str?"),
+    # commitment: on demand | reserved | spot
+    "prices": _schema(
+        "hardware:str usd_per_hour:float provider:str? date:str? source:str? commitment:str? region:str? "
+        "usd_low:float? usd_high:float?"
+    ),
+    # of hosted models, as `lifespan prices import` reads them
+    "api_prices": _schema(
+        "model:str provider:str usd_per_million_input:float usd_per_million_output:float "
+        "usd_per_million_cached:float? date:str source:str?"
+    ),
 }
 
 

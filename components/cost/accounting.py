@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal, get_args
 
-from components.cost.hardware import Hardware, Price, find_hardware, find_price
+from components.cost.hardware import Hardware, find_hardware
+from components.cost.prices import Price
 
 # Average over data centres: Uptime Institute, Global Data Center Survey 2024.
 AVERAGE_PUE = 1.56
@@ -47,7 +49,7 @@ def spent(
     """Cost of work that took `device_seconds` (seconds times devices; CPU seconds of busy cores on a CPU).
 
     Energy is the device's maximum power times time times `pue` (power usage effectiveness, at least 1): an upper
-    estimate, since no device draws its maximum all the time.
+    estimate, since no device draws its maximum all the time; nan for a device whose power is not published.
     """
     _check_pue(pue)
     for name, value in (("tokens", tokens), ("flops", flops), ("device_seconds", device_seconds)):
@@ -59,7 +61,7 @@ def spent(
         tokens=tokens,
         flops=flops,
         device_seconds=device_seconds,
-        energy_joules=hardware.power_watts * device_seconds * pue,
+        energy_joules=hardware.energy_joules(device_seconds, pue),
         usd=device_seconds / 3600.0 * price.usd_per_hour,
         mfu=flops / (hardware.peak_flops * device_seconds) if device_seconds else math.nan,
     )
@@ -81,7 +83,7 @@ def stage_cost(usage: Mapping[str, float], device: str, hardware: str, usd_per_h
         usage["flops"],
         device_seconds(device, usage["seconds"], usage["cpu_seconds"]),
         find_hardware(hardware),
-        replace(find_price(hardware), usd_per_hour=usd_per_hour),
+        Price(hardware, usd_per_hour, "the run", "", "compute.usd_per_core_hour"),
     )
 
 
@@ -95,10 +97,28 @@ def expected_training(
     return spent(tokens, flops, flops / (hardware.peak_flops * mfu), hardware, price, pue)
 
 
+Convention = Literal["6n", "palm", "causal"]
+
+
+def training_flops_per_token(
+    convention: Convention, num_params: float, num_layers: int, width: int, context_length: int
+) -> float:
+    """FLOPs of a training step, forward and backward, per token, by a named convention; an MFU says nothing without it.
+
+    6n: 6N. palm: 6N + 12·L·H·Q·T (Chowdhery et al. 2022, appendix B), full attention. causal: 6N + 6·L·H·Q·T, the half
+    of attention that a causal mask leaves. `num_params`: those that a token uses; `width`: H·Q, heads times their
+    size. At long contexts they differ by much: an MPT-1B at 65,536 tokens has 26% by PaLM's and 4.8% by 6N.
+    """
+    if convention not in get_args(Convention):
+        raise ValueError(f"no convention {convention!r}: takes {', '.join(get_args(Convention))}")
+    attention = {"6n": 0.0, "palm": 12.0, "causal": 6.0}[convention]
+    return 6.0 * num_params + attention * num_layers * width * context_length
+
+
 def mfu(tokens_per_second: float, flops_per_token: float, hardware: Hardware, num_devices: int = 1) -> float:
     """Model FLOPs utilisation (Chowdhery et al. 2022, appendix B): FLOPs that the model needs over the dense peak.
 
-    `flops_per_token` in training, forward and backward: 6N + 12·L·H·Q·T, or the exact count.
+    `flops_per_token` in training, forward and backward: `training_flops_per_token`, or the exact count.
     """
     if num_devices < 1:
         raise ValueError(f"num_devices must be at least 1, got {num_devices}")

@@ -6,17 +6,21 @@ The first half needs no law: every strategy was measured on the same questions, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from components.cost.answering import StrategyCost, cheapest, frontier
-from components.cost.hardware import find_hardware, find_price
+from components.cost.hardware import find_hardware
 from components.cost.lifetime import Option, Traffic
-from components.cost.planning import Deployment, Plan, advise
+from components.cost.planning import FAR, Deployment, Plan, advise
+from components.cost.prices import Price, find_offer
+from components.cost.serving_model import expected_error, training_share
 from components.scaling.chinchilla_fit import ChinchillaFit
 from components.statistics import Interval
 
+MOST_QUESTIONS = 1e15  # a hundred thousand for everyone alive
 CPU = "cpu-core"  # the hardware on which a run's own speeds are measured
 
 
@@ -26,7 +30,8 @@ class AdviceRequest:
 
     questions: over the lifetime. accuracy: that they need (None: the whole frontier). verifier: right answers can be
     told from wrong ones. loss: that the model shall reach, in nats per token (None: the lowest of the sweep). train_on,
-    serve_on: names of hardware.
+    serve_on: names of hardware. price: which of its prices, as `find_offer` takes it. batch: requests that a copy
+    answers at a time.
 
     Raises ValueError naming the command-line option with a wrong value.
     """
@@ -37,10 +42,16 @@ class AdviceRequest:
     loss: float | None = None
     train_on: str = CPU
     serve_on: str = CPU
+    price: str = ""
+    batch: int = 32
 
     def __post_init__(self) -> None:
-        if not self.questions >= 1:
-            raise ValueError(f"--questions is {self.questions:g}: takes a number of at least 1")
+        if not 1 <= self.questions <= MOST_QUESTIONS:
+            raise ValueError(f"--questions is {self.questions:g}: takes a number from 1 to {MOST_QUESTIONS:g}")
+        if self.loss is not None and not 0 < self.loss < math.inf:
+            raise ValueError(f"--loss is {self.loss:g}: takes nats per token, a finite number above 0")
+        if self.batch < 1:
+            raise ValueError(f"--batch is {self.batch}: takes a number of at least 1")
         if self.accuracy is not None and not 0 < self.accuracy <= 1:
             raise ValueError(f"--accuracy is {self.accuracy:g}: takes a share above 0 and at most 1, such as 0.6")
         for option, name in (("--train-on", self.train_on), ("--serve-on", self.serve_on)):
@@ -128,11 +139,18 @@ def advise_strategy(measured: Iterable[StrategyCost], request: AdviceRequest) ->
 
 
 def advise_training(
-    fit: ChinchillaFit, sweep: SweepReach, speeds: CoreSpeeds, request: AdviceRequest, answers: StrategyCost
+    fit: ChinchillaFit,
+    sweep: SweepReach,
+    speeds: CoreSpeeds,
+    request: AdviceRequest,
+    answers: StrategyCost,
+    prices: Sequence[Price] | None = None,
 ) -> TrainingAdvice:
-    """What to train, to answer as often as requested and with the tokens that `answers` takes.
+    """What to train, to answer as often as requested and with the tokens that `answers` takes, at the catalogue's
+    prices or at `prices`.
 
-    Raises ValueError for a loss at or below the irreducible one of the law.
+    Raises ValueError for a loss at or below the irreducible one of the law, for one that a model far below the sweep's
+    smallest would reach, and for a price that is not there.
     """
     loss = sweep.lowest_loss if request.loss is None else request.loss
     if not loss > fit.law.E:
@@ -140,8 +158,16 @@ def advise_training(
             f"--loss is {loss:g} nats per token: by the fitted law only losses above {fit.law.E:.3f} can be reached; "
             f"the lowest measured one is {sweep.lowest_loss:.3f}"
         )
-    train, train_basis = deployment(request.train_on, sweep.training_flops_per_second, speeds)
-    serve, serve_basis = deployment(request.serve_on, sweep.training_flops_per_second, speeds)
+    easy = float(fit.law.loss(sweep.min_params / FAR, sweep.min_tokens / FAR))
+    if loss > easy:
+        raise ValueError(
+            f"--loss is {loss:g} nats per token: a model of a {FAR:.0f}th of the sweep's smallest, on a {FAR:.0f}th of "
+            f"its fewest tokens, is already at {easy:.3f}; give a loss below that, the lowest measured one is "
+            f"{sweep.lowest_loss:.3f}"
+        )
+    rate = sweep.training_flops_per_second
+    train, train_basis = deployment(request.train_on, rate, speeds, request, prices)
+    serve, serve_basis = deployment(request.serve_on, rate, speeds, request, prices)
     traffic = Traffic(request.questions, answers.prompt_tokens, answers.answer_tokens)
     fitted = ((sweep.min_params, sweep.max_params), (sweep.min_tokens, sweep.max_tokens))
     plan = advise(fit, loss, traffic, train, serve, fitted_range=fitted)
@@ -161,27 +187,41 @@ def _against(fit: ChinchillaFit, loss: float) -> Iterator[str]:
         )
 
 
-def deployment(name: str, training_flops_per_second: float, speeds: CoreSpeeds) -> tuple[Deployment, str]:
-    """A device with the shares of its peak that the run reached on it, or usual shares where it measured none; and in
-    words which price and which shares these are."""
-    hardware, price = find_hardware(name), find_price(name)
+def deployment(
+    name: str,
+    training_flops_per_second: float,
+    speeds: CoreSpeeds,
+    request: AdviceRequest,
+    prices: Sequence[Price] | None = None,
+) -> tuple[Deployment, str]:
+    """A device at the speeds that the run reached on it, or at those of public runs and of the serving model where it
+    measured none; and in words at which price and speeds. Raises ValueError for a price that is not there."""
+    hardware = find_hardware(name)
     if name == CPU:  # at the price with which the run accounts, like the costs of the strategies
-        price = replace(price, usd_per_hour=speeds.usd_per_core_hour)
+        price = Price(CPU, speeds.usd_per_core_hour, "the run", "", "compute.usd_per_core_hour")
         basis = f"{name}, {price.usd_per_hour:g} $/h (compute.usd_per_core_hour of the run)"
     else:
-        basis = f"{name}, {price.usd_per_hour:g} $/h ({price.provider}, {price.date})"
+        try:
+            offer = find_offer(name, prices, request.price)
+        except ValueError as error:
+            raise ValueError(f"{error}; `lifespan prices import` takes your own") from None
+        price, basis = offer.price, f"{name}, {offer.basis}"
     prefill, decode = speeds.prefill_tokens_per_second, speeds.decode_tokens_per_second
-    if name != CPU or prefill is None or decode is None or speeds.num_params_non_embedding is None:
-        usual = Deployment(hardware, price)
-        shares = (("training", usual.train_mfu), ("prefill", usual.input_mfu), ("decode", usual.output_mfu))
-        assumed = ", ".join(f"{share:.0%} of its peak in {what}" for what, share in shares)
-        return usual, f"{basis}, {assumed} (assumed)"
-    per_token = 2.0 * speeds.num_params_non_embedding  # FLOPs as the plan counts them, with the law's N
-    reached = Deployment(
-        hardware,
-        price,
-        train_mfu=min(1.0, training_flops_per_second / hardware.peak_flops),
-        input_mfu=min(1.0, prefill * per_token / hardware.peak_flops),
-        output_mfu=min(1.0, decode * per_token / hardware.peak_flops),
+    if name == CPU and prefill is not None and decode is not None and speeds.num_params_non_embedding is not None:
+        per_token = 2.0 * speeds.num_params_non_embedding  # FLOPs as the plan counts them, with the law's N
+        reached = Deployment(
+            hardware,
+            price,
+            train_mfu=min(1.0, training_flops_per_second / hardware.peak_flops),
+            measured=(
+                min(1.0, prefill * per_token / hardware.peak_flops),
+                min(1.0, decode * per_token / hardware.peak_flops),
+            ),
+        )
+        return reached, f"{basis}, at the speeds of this run"
+    share = training_share(name)
+    cpu = ", though no CPU was among its points" if hardware.kind == "cpu" else ""
+    return Deployment(hardware, price, train_mfu=share.middle, batch=request.batch), (
+        f"{basis}; training at {share.middle:.0%} of its peak by 6N (public runs: {share.low:.0%} to {share.high:.0%}, "
+        f"n={share.n}), serving by the serving model (mean error {expected_error():.0%} on models it had not seen{cpu})"
     )
-    return reached, f"{basis}, at the speeds of this run"

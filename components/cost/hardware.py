@@ -1,146 +1,154 @@
-"""Accelerators and what an hour of them costs, each figure with its source and date.
+"""Devices: what they compute, move, hold and draw, from `catalogue/hardware.toml`, with source and date of each figure.
 
-Peaks are dense bf16 with fp32 accumulation: data sheets often print the twice as high figure for 2:4 sparsity
-(H100: 989 dense, 1,979 sparse TFLOP/s), and an MFU against that one is half as large.
+Peaks are dense with fp32 accumulation: data sheets often print the twice as high figure for 2:4 sparsity (H100:
+989 dense, 1,979 sparse TFLOP/s in bf16), and an MFU against that one is half as large.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from components.cost.entries import CatalogueError, Entry, checked_date, toml_entries
 
 Kind = Literal["cpu", "gpu", "tpu"]
+Precision = Literal["bf16", "fp8", "fp4"]
+CATALOGUE = Path(__file__).parent / "catalogue/hardware.toml"
+_FIELDS = ("name", "kind", "peak_tflops", "bandwidth_gb_per_s", "memory_gb", "memory_type", "interconnect",
+           "interconnect_gb_per_s", "power_watts", "source", "date", "other_sources")  # fmt: skip
+_FIGURES = ("peak_tflops", "bandwidth_gb_per_s", "memory_gb", "memory_type", "interconnect", "interconnect_gb_per_s",
+            "power_watts")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """One device. `peak_flops`: FLOP/s, dense bf16 (fp32 on a CPU); `memory_bandwidth`: bytes/s; `memory_bytes`;
-    `power_watts`: maximum board power, or a core's share of its socket's; `date`: of the source."""
+    """One device. `peak_flops`: FLOP/s, dense bf16 (fp32 on a CPU); `fp8_flops`, `fp4_flops`: None where it has no such
+    units. `memory_bandwidth`: bytes/s; `memory_bytes`. `power_watts`: rated maximum, or a core's share of its socket's;
+    None where it is not published. `interconnect_bandwidth`: bytes/s in both directions together; None: of no use here.
+    `source`: in words, of which figures where there are several; `date`: of the oldest."""
 
     name: str
     kind: Kind
     peak_flops: float
     memory_bandwidth: float
     memory_bytes: float
-    power_watts: float
+    power_watts: float | None
     source: str
     date: str
+    fp8_flops: float | None = None
+    fp4_flops: float | None = None
+    memory_type: str = ""
+    interconnect: str = ""
+    interconnect_bandwidth: float | None = None
 
     def __post_init__(self) -> None:
-        for field in ("peak_flops", "memory_bandwidth", "memory_bytes", "power_watts"):
+        for field in ("peak_flops", "memory_bandwidth", "memory_bytes"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"hardware {self.name!r}: {field} must be positive, got {getattr(self, field)}")
+        for field in ("power_watts", "fp8_flops", "fp4_flops", "interconnect_bandwidth"):
+            if (value := getattr(self, field)) is not None and not value > 0:
+                raise ValueError(f"hardware {self.name!r}: {field} must be positive or absent, got {value}")
 
     @property
     def flops_per_byte(self) -> float:
         """The roofline's ridge: work with fewer FLOPs per byte read is bound by memory."""
         return self.peak_flops / self.memory_bandwidth
 
+    def peak(self, precision: Precision) -> float:
+        """Dense FLOP/s at a precision; a device without units for it computes at the next wider one."""
+        fp8 = self.fp8_flops or self.peak_flops
+        return {"bf16": self.peak_flops, "fp8": fp8, "fp4": self.fp4_flops or fp8}[precision]
+
+    def energy_joules(self, seconds: float, pue: float) -> float:
+        """Energy at the rated power with a data centre's overhead; nan where the power is not published."""
+        return math.nan if self.power_watts is None else self.power_watts * seconds * pue
+
     def to_row(self) -> dict[str, Any]:
         """A row of the `hardware` table."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "peak_flops": self.peak_flops,
-            "memory_bandwidth": self.memory_bandwidth,
-            "power_watts": self.power_watts,
-            "source": self.source,
-            "date": self.date,
-        }
-
-
-@dataclass(frozen=True)
-class Price:
-    """Rent of one device in US dollars per hour, at a provider on a day (ISO 8601)."""
-
-    hardware: str
-    usd_per_hour: float
-    provider: str
-    date: str
-    source: str
-
-    def __post_init__(self) -> None:
-        if not self.usd_per_hour >= 0:
-            raise ValueError(f"the price of {self.hardware!r} must be at least 0, got {self.usd_per_hour}")
-
-    def to_row(self) -> dict[str, Any]:
-        """A row of the `prices` table."""
         return dict(vars(self))
 
 
-_GB = 1e9
-_RUNPOD = "RunPod list prices as reported in deploybase.ai/articles/best-gpu-for-llm-training"
-
-HARDWARE: tuple[Hardware, ...] = (
-    Hardware(
-        "cpu-core",
-        "cpu",
-        peak_flops=90e9,
-        memory_bandwidth=10 * _GB,
-        memory_bytes=4 * _GB,
-        power_watts=280 / 64,
-        source="fp32 matrix product measured on one AMD EPYC (Zen 3) core, see measure_cpu_core; power: EPYC 7763, "
-        "280 W over 64 cores; bandwidth and memory: a core's rough share",
-        date="2026-01-01",
-    ),
-    Hardware(
-        "rtx-4090", "gpu", 165.2e12, 1008 * _GB, 24 * _GB, 450, "NVIDIA Ada GPU architecture white paper", "2022-10-12"
-    ),
-    Hardware("a100-sxm-80gb", "gpu", 312e12, 2039 * _GB, 80 * _GB, 400, "NVIDIA A100 data sheet", "2021-06-01"),
-    Hardware("h100-sxm", "gpu", 989.4e12, 3350 * _GB, 80 * _GB, 700, "NVIDIA H100 data sheet, dense", "2023-03-01"),
-    Hardware("h200-sxm", "gpu", 989.4e12, 4800 * _GB, 141 * _GB, 700, "NVIDIA H200 data sheet, dense", "2024-11-01"),
-    Hardware(
-        "b200-sxm", "gpu", 2250e12, 8000 * _GB, 192 * _GB, 1000, "NVIDIA Blackwell data sheet, dense", "2024-03-18"
-    ),
-    Hardware(
-        "tpu-v5e",
-        "tpu",
-        197e12,
-        819 * _GB,
-        16 * _GB,
-        200,
-        "Google Cloud TPU v5e documentation; power is not published, 200 W is an estimate",
-        "2023-08-29",
-    ),
-)
-
-PRICES: tuple[Price, ...] = (
-    Price(
-        "cpu-core",
-        0.0816 / 2,
-        "AWS m7g.large on demand, us-east-1, a core of two",
-        "2026-06-17",
-        "www.factualminds.com/blog/amazon-ec2-on-demand-pricing-instance-families-2026",
-    ),
-    Price("rtx-4090", 0.34, "RunPod", "2026-03-21", _RUNPOD),
-    Price("a100-sxm-80gb", 1.39, "RunPod", "2026-03-21", _RUNPOD),
-    Price("h100-sxm", 2.69, "RunPod", "2026-03-21", _RUNPOD),
-    Price("h200-sxm", 3.59, "RunPod", "2026-03-21", _RUNPOD),
-    Price("b200-sxm", 5.98, "RunPod", "2026-03-21", _RUNPOD),
-    Price("tpu-v5e", 1.20, "Google Cloud on demand", "2023-08-29", "Google Cloud TPU price list at the launch of v5e"),
-)
+@cache
+def hardware_catalogue(file: Path = CATALOGUE) -> tuple[Hardware, ...]:
+    """The devices of a catalogue file. Raises CatalogueError naming file, entry and field."""
+    found: dict[str, Hardware] = {}
+    for entry in toml_entries(file, "hardware"):
+        device = _device(entry)
+        if device.name in found:
+            raise CatalogueError(f"{entry.where}, name: {device.name!r} is there twice")
+        found[device.name] = device
+    return tuple(found.values())
 
 
-def find_hardware(name: str, table: Sequence[Hardware] = HARDWARE) -> Hardware:
-    """The device of that name. Raises ValueError naming the nearest one."""
-    for device in table:
+def _device(entry: Entry) -> Hardware:
+    entry.check_names(_FIELDS)
+    kind = entry.text("kind")
+    if kind not in get_args(Kind):
+        raise CatalogueError(f"{entry.where}, kind: takes {', '.join(get_args(Kind))}, got {kind!r}")
+    peaks = entry.values.get("peak_tflops")
+    known = ("fp32",) if kind == "cpu" else get_args(Precision)
+    if not isinstance(peaks, Mapping) or known[0] not in peaks or set(peaks) - set(known):
+        takes = f"a table with {known[0]}" + (f", and {' and '.join(known[1:])} where it has them" if known[1:] else "")
+        raise CatalogueError(f"{entry.where}, peak_tflops: takes {takes}, got {peaks!r}")
+    tflops = Entry(f"{entry.where}, peak_tflops", peaks)
+    source, date = _sources(entry)
+    link = entry.optional_number("interconnect_gb_per_s")
+
+    def narrow(precision: str) -> float | None:
+        found = tflops.optional_number(precision)
+        return None if found is None else 1e12 * found
+
+    return Hardware(
+        name=entry.text("name"),
+        kind=cast(Kind, kind),
+        peak_flops=1e12 * tflops.number(known[0]),
+        memory_bandwidth=1e9 * entry.number("bandwidth_gb_per_s"),
+        memory_bytes=1e9 * entry.number("memory_gb"),
+        power_watts=entry.optional_number("power_watts"),
+        source=source,
+        date=date,
+        fp8_flops=narrow("fp8"),
+        fp4_flops=narrow("fp4"),
+        memory_type=entry.text("memory_type", ""),
+        interconnect=entry.text("interconnect", ""),
+        interconnect_bandwidth=None if link is None else 1e9 * link,
+    )
+
+
+def _sources(entry: Entry) -> tuple[str, str]:
+    """Where the figures are from, in words, and the date of the oldest source."""
+    sources, dates = [entry.text("source")], [entry.date()]
+    others = entry.values.get("other_sources", {})
+    if not isinstance(others, Mapping):
+        raise CatalogueError(f"{entry.where}, other_sources: takes a table by figure, got {others!r}")
+    for figure, values in others.items():
+        where = f"{entry.where}, other_sources.{figure}"
+        if figure not in _FIGURES or figure not in entry.values or not isinstance(values, Mapping):
+            raise CatalogueError(f"{where}: takes a figure of this entry with its source and date")
+        other = Entry(where, values)
+        other.check_names(("source", "date"))
+        sources.append(f"{figure}: {other.text('source')}")
+        dates.append(checked_date(values.get("date"), f"{where}, date"))
+    return "; ".join(sources), min(dates)
+
+
+def find_hardware(name: str, table: Sequence[Hardware] | None = None) -> Hardware:
+    """The device of that name, in the catalogue by default. Raises ValueError naming the nearest one."""
+    devices = hardware_catalogue() if table is None else table
+    for device in devices:
         if device.name == name:
             return device
-    raise ValueError(_unknown("hardware", name, [device.name for device in table]))
+    raise ValueError(unknown_name("hardware", name, [device.name for device in devices]))
 
 
-def find_price(hardware: str, table: Sequence[Price] = PRICES, provider: str | None = None) -> Price:
-    """The newest price of a device, at `provider` where one is given. Raises ValueError naming the nearest device."""
-    offers = [p for p in table if p.hardware == hardware and provider in (None, p.provider)]
-    if not offers:
-        raise ValueError(_unknown("price for", hardware, sorted({p.hardware for p in table})))
-    return max(offers, key=lambda p: p.date)
-
-
-def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+def unknown_name(what: str, name: str, known: Sequence[str]) -> str:
+    """A message about a name that is none of `known`, with the nearest of them."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"no {what} {name!r}: {hint}known are {', '.join(known)}"

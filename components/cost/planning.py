@@ -7,35 +7,55 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from components.cost.accounting import AVERAGE_PUE, Cost, expected_training
-from components.cost.hardware import Hardware, Price
+from components.cost.hardware import Hardware
+from components.cost.inference import ServingEstimate, estimate_serving
 from components.cost.lifetime import BreakEven, LifetimeCost, Option, Traffic, break_even
+from components.cost.prices import Price
 from components.scaling.chinchilla_fit import ChinchillaFit
 from components.scaling.laws import ChinchillaLaw
 from components.scaling.optimum import dollar_costs, flop_costs, lifetime_optimum
 from components.statistics import Interval
 
+SIZES_TRIED = 200
 FAR = 10.0  # times outside of the fitted N or D, from where on a law's numbers are no more than an extrapolation
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """Hardware, its rent, and the shares of its dense peak that training, prefill and decode reach.
+    """Hardware, its rent, and how fast it trains and serves.
 
-    Decode reads all weights for each token of a batch, so its share is far below prefill's; measure both where a
-    model of like size runs.
+    `train_mfu`: share of the dense peak that training reaches, by 6N. `measured`: shares that prefill and decoding
+    reached with a model of like size, as (prefill, decode); None: by the serving model, `batch` requests at a time.
     """
 
     hardware: Hardware
     price: Price
     train_mfu: float = 0.4
-    input_mfu: float = 0.4
-    output_mfu: float = 0.05
+    measured: tuple[float, float] | None = None
+    batch: int = 32
 
     @property
     def usd_per_flop(self) -> float:
         """Dollars for one FLOP at the dense peak."""
         return self.price.usd_per_hour / 3600.0 / self.hardware.peak_flops
+
+    def estimate(self, num_params: float, traffic: Traffic) -> ServingEstimate | None:
+        """How a model would be served by the serving model; None where shares were measured."""
+        if self.measured is not None:
+            return None
+        return estimate_serving(num_params, self.hardware, traffic.input_tokens, traffic.output_tokens, self.batch)
+
+    def serving_usd(self, num_params: float, traffic: Traffic) -> float:
+        """Dollars to serve the traffic with every device busy; with measured shares 2N FLOPs a token."""
+        if (estimate := self.estimate(num_params, traffic)) is not None:
+            prices = estimate.prices(self.price.usd_per_hour)
+            return traffic.requests * prices.request(traffic.input_tokens, traffic.output_tokens)
+        assert self.measured is not None
+        prefill, decode = self.measured
+        return 2.0 * num_params * self.usd_per_flop * (traffic.total_input / prefill + traffic.total_output / decode)
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,7 @@ class PlanRow:
     life: LifetimeCost
     outside: str
     reach: float = 1.0
+    serving: ServingEstimate | None = None  # where no speeds were measured
 
     @property
     def far(self) -> bool:
@@ -76,6 +97,7 @@ class PlanRow:
             "total_usd": self.life.total,
             "outside": self.outside,
             "reach": self.reach,
+            "serving": self.serving.to_json() if self.serving else None,
         }
 
 
@@ -122,21 +144,13 @@ def advise(
     Raises ValueError when the loss is at or under the irreducible one.
     """
     fit, plain = (law, law.law) if isinstance(law, ChinchillaFit) else (None, law)
-    dollars = dollar_costs(
-        train_usd_per_flop=train_on.usd_per_flop,
-        train_mfu=train_on.train_mfu,
-        serve_usd_per_flop=serve_on.usd_per_flop,
-        input_tokens=traffic.total_input,
-        input_mfu=serve_on.input_mfu,
-        output_tokens=traffic.total_output,
-        output_mfu=serve_on.output_mfu,
-    )
     by_flops = lifetime_optimum(plain, target_loss, flop_costs(traffic.total_input + traffic.total_output))
-    by_dollars = lifetime_optimum(plain, target_loss, dollars)
     candidates = {
         "compute-optimal": by_flops.compute_optimal_params,
         "least lifetime FLOPs": by_flops.num_params,
-        "least lifetime dollars": by_dollars.num_params,
+        "least lifetime dollars": _cheapest(
+            plain, target_loss, traffic, train_on, serve_on, by_flops.compute_optimal_params
+        ),
     }
     for size in sizes:
         if math.isfinite(plain.tokens_for_loss(size, target_loss)):
@@ -153,13 +167,52 @@ def advise(
                 tokens=tokens,
                 loss=fit.predict(num_params, tokens) if fit else None,
                 training=training,
-                life=LifetimeCost(training.usd, num_params * dollars.served),
+                life=LifetimeCost(training.usd, serve_on.serving_usd(num_params, traffic)),
                 outside=_outside(num_params, tokens, fitted_range),
                 reach=_reach(num_params, tokens, fitted_range),
+                serving=serve_on.estimate(num_params, traffic),
             )
         )
     ordered = tuple(sorted(rows, key=lambda row: row.life.total))
     return Plan(target_loss, traffic, ordered, _against_compute_optimal(rows[0], ordered[0], traffic))
+
+
+def _cheapest(
+    law: ChinchillaLaw,
+    loss: float,
+    traffic: Traffic,
+    train_on: Deployment,
+    serve_on: Deployment,
+    compute_optimal: float,
+) -> float:
+    """Parameters of the cheapest life.
+
+    With measured shares dollars are proportional to FLOPs, and the optimum has an equation. By the serving model they
+    jump where a model takes another layer or device, so sizes are tried: from the smallest that can reach the loss to
+    the compute-optimal one, beyond which both training and serving cost more; then finely about the best of them.
+    """
+    if serve_on.measured is not None:
+        prefill, decode = serve_on.measured
+        dollars = dollar_costs(
+            train_usd_per_flop=train_on.usd_per_flop,
+            train_mfu=train_on.train_mfu,
+            serve_usd_per_flop=serve_on.usd_per_flop,
+            input_tokens=traffic.total_input,
+            input_mfu=prefill,
+            output_tokens=traffic.total_output,
+            output_mfu=decode,
+        )
+        return lifetime_optimum(law, loss, dollars).num_params
+
+    def cost(num_params: float) -> float:
+        training = 6.0 * num_params * law.tokens_for_loss(num_params, loss) * train_on.usd_per_flop / train_on.train_mfu
+        return training + serve_on.serving_usd(num_params, traffic)
+
+    smallest = (law.A / (loss - law.E)) ** (1 / law.alpha)  # reaches the loss with endless data
+    sizes = np.geomspace(smallest * 1.001, compute_optimal, SIZES_TRIED).tolist()
+    best = min(range(len(sizes)), key=lambda at: cost(sizes[at]))
+    near = np.geomspace(sizes[max(0, best - 1)], sizes[min(len(sizes) - 1, best + 1)], SIZES_TRIED).tolist()
+    return float(min(near, key=cost))
 
 
 def _against_compute_optimal(reference: PlanRow, best: PlanRow, traffic: Traffic) -> BreakEven | None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from components.cost.advice import AdviceRequest, StrategyAdvice, TrainingAdvice
+    from components.cost.inference import ServingEstimate
+    from components.statistics import Interval
     from flows.runs.measured import MeasuredRun
 
 
@@ -32,21 +34,32 @@ def advise(
     suite: Annotated[
         str | None, typer.Option(help="An evaluation set of your own; by default the first that the run has answered.")
     ] = None,
+    price: Annotated[
+        str,
+        typer.Option(
+            help="Which price: a provider, `spot`, `reserved`, or PROVIDER/spot; by default the newest on demand."
+        ),
+    ] = "",
+    batch: Annotated[int, typer.Option(help="Requests that each copy of the model answers at a time.")] = 32,
     run: Annotated[str, typer.Option(help="A run, or the beginning of its id.")] = "newest",
 ) -> None:
     """Advise how to answer and what to train, at what lifetime cost, from what a run has measured."""
     with friendly_errors():
         from components.cost.advice import AdviceRequest, advise_strategy, advise_training
         from flows.runs.measured import measured_run
+        from flows.runs.prices import home_prices
         from flows.settings import ConfigError
         from storage.home import Home
 
         try:
-            request = AdviceRequest(questions, accuracy, verifier, loss, train_on, serve_on)
-            measured = measured_run(Home.from_env(), run, suite)
+            request = AdviceRequest(questions, accuracy, verifier, loss, train_on, serve_on, price, batch)
+            home = Home.from_env()
+            measured = measured_run(home, run, suite)
             strategy, training = advise_strategy(measured.strategies, request), None
             if measured.fit and measured.sweep:
-                training = advise_training(measured.fit, measured.sweep, measured.speeds, request, strategy.reference)
+                training = advise_training(
+                    measured.fit, measured.sweep, measured.speeds, request, strategy.reference, home_prices(home)
+                )
         except ValueError as error:
             raise ConfigError(str(error)) from None
         print_advice(measured, request, strategy, training, wide_console())
@@ -78,12 +91,29 @@ def print_advice(
         reach = f"Extrapolated: for {row.name}, {row.outside}" if row.outside else f"Within the sweep: {row.name}"
         loud = f". This is more than {FAR:.0f} times outside of what was measured: no basis for a decision"
         show(f"{reach}{loud if row.far else ''}.", "bold red" if row.far else None)
+    for row in training.plan.rows:
+        if row.serving:
+            show(_served(row.name, row.serving))
     for warning in training.warnings:
         show(f"The law's fit warns: {warning}.", "yellow")
     show(
         f"The loss of {training.plan.target_loss:.3f} nats per token is on the corpus of the sweep "
         f"({measured.fit.num_runs} runs, {len(measured.fit.residuals)} points); no law here predicts an accuracy from "
         f"it. {_basis(training)}"
+    )
+
+
+def _served(name: str, serving: ServingEstimate) -> str:
+    def rate(speed: Interval) -> str:
+        ends = f"[{formatting.count(speed.low)}, {formatting.count(speed.high)}]"
+        return f"{formatting.count(speed.value)} {ends}"
+
+    from dashboards import formatting
+
+    on = f"{serving.on.num_devices} x {serving.on.hardware.name}, {serving.batch} requests at a time"
+    return (
+        f"Served: {name}, a copy on {on}: {rate(serving.decode)} tokens per second generated, "
+        f"{rate(serving.prefill)} read (ranges of 90%)."
     )
 
 

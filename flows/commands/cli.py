@@ -21,6 +21,7 @@ from flows.commands.gc import gc
 from flows.commands.import_model import import_model
 from flows.commands.plan import plan
 from flows.commands.preferences import preferences
+from flows.commands.prices import prices
 from flows.commands.query import query
 from flows.commands.replicate import replicate
 from flows.commands.run import run
@@ -47,6 +48,7 @@ app.command("status")(status)
 app.command("query")(query)
 app.command("sql")(sql)
 app.command("advise")(advise)
+app.add_typer(prices, name="prices")
 app.command("ui")(ui)
 app.command("up")(up)
 app.command("down")(down)

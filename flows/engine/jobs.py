@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import math
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -106,7 +107,8 @@ def write_rows(
     if len(work.points):
         home.tables.write("metrics", job.key, work.points.table(job.run_id, job.key, stage.name))
     paid = stage_cost(spent, execution.device, execution.hardware, execution.usd_per_core_hour)
-    cost = {**spent, "energy_joules": paid.energy_joules, "usd": paid.usd, "hardware": execution.hardware}
+    energy = None if math.isnan(paid.energy_joules) else paid.energy_joules  # of a device whose power is not published
+    cost = {**spent, "energy_joules": energy, "usd": paid.usd, "hardware": execution.hardware}
     for table, rows in {**work.table_rows(), "costs": [cost]}.items():
         if table not in SCHEMAS:
             raise ValueError(f"{job.stage} wrote rows for {table!r}; tables: {', '.join(SCHEMAS)}")

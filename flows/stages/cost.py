@@ -85,10 +85,11 @@ def account_costs(
     """
     from components.cost.accounting import stage_cost
     from components.cost.deciding import decisive_suite, measured_price, per_item, sides, train_or_think
-    from components.cost.hardware import HARDWARE, PRICES
+    from components.cost.hardware import hardware_catalogue
+    from components.cost.prices import price_catalogue
 
-    work.rows("hardware", [device.to_row() for device in HARDWARE])
-    work.rows("prices", [price.to_row() for price in PRICES])
+    work.rows("hardware", [device.to_row() for device in hardware_catalogue()])
+    work.rows("prices", [price.to_row() for price in price_catalogue()])
 
     def paid(artifact: Artifact) -> float:
         used = artifact.facts["usage"]

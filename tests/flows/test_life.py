@@ -13,8 +13,9 @@ from smoke_life import SmokeLife
 from typer.testing import CliRunner
 
 from components.cost.accounting import AVERAGE_PUE
-from components.cost.advice import CPU, deployment
-from components.cost.hardware import find_hardware, find_price
+from components.cost.advice import CPU, AdviceRequest, deployment
+from components.cost.hardware import find_hardware
+from components.cost.prices import find_price
 from flows.commands.cli import app
 from flows.config import load_config
 from flows.engine.plan import plan
@@ -106,7 +107,9 @@ def test_advice_is_from_what_the_run_measured(lived: tuple[Home, SmokeLife], mon
     # Each recommendation says how far it lies from what was measured, and the law's fit speaks against itself.
     assert len(re.findall(r"Extrapolated: for|Within the sweep:", text)) == 3
     assert "The law's fit warns:" in text
-    assert "40% of its peak in training" in advised("--train-on", "h100-sxm") and "times the largest fitted" in text
+    on_gpu = advised("--train-on", "h100-sxm", "--serve-on", "h100-sxm")
+    assert "of its peak by 6N (public runs:" in on_gpu and "a copy on 1 x h100-sxm, 32 requests at a time" in on_gpu
+    assert "times the largest fitted" in text
     (law,) = query(home, "SELECT value FROM scaling_fits WHERE law = 'chinchilla' AND parameter = 'E'").to_pylist()
     refused = advised("--loss", str(law["value"]), code=2)
     assert f"only losses above {law['value']:.3f} can be reached" in refused
@@ -119,13 +122,14 @@ def test_what_was_trained_and_served_is_priced_at_what_it_took(lived: tuple[Home
     home, result = lived
     measured = measured_run(home, result.run_id)
     assert measured.sweep is not None
-    made, _ = deployment(CPU, measured.sweep.training_flops_per_second, measured.speeds)
+    made, _ = deployment(CPU, measured.sweep.training_flops_per_second, measured.speeds, AdviceRequest(1))
+    assert made.measured is not None
     facts = {
         name: json.loads(answer(home, "facts", run=result.run_id, stage=name)[0]["facts_json"])
         for name in ("pretrain", "measure_serving")
     }
     size, a_second = facts["pretrain"]["num_params_non_embedding"], made.price.usd_per_hour / 3600
-    for reached, rate in ((made.input_mfu, "prefill"), (made.output_mfu, "decode")):
+    for reached, rate in zip(made.measured, ("prefill", "decode"), strict=True):
         a_token = a_second / facts["measure_serving"][f"{rate}_tokens_per_second"]
         assert 2 * size * made.usd_per_flop / reached == pytest.approx(a_token)
     sizes = "SELECT max(num_params) AS n, max(tokens) AS d FROM scaling_points WHERE sweep = 'dense' GROUP BY key"

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from components.cost.accounting import AVERAGE_PUE, expected_training, mfu, spent, stage_cost
-from components.cost.hardware import Hardware, Price, find_hardware, find_price
+from components.cost.hardware import Hardware, find_hardware
+from components.cost.prices import Price, find_price
 from flows.settings import ComputeConfig
 
 # 1 PFLOP/s, 500 W, $3.60 an hour: $0.001 a second.

@@ -16,6 +16,8 @@ from components.cost.advice import (
     strategy_costs,
 )
 from components.cost.hardware import find_hardware
+from components.cost.prices import Price, price_catalogue
+from components.cost.serving_model import training_share
 from components.scaling.chinchilla_fit import ChinchillaFitConfig, fit_chinchilla
 from components.scaling.laws import ChinchillaLaw
 from components.scaling.points import ScalingPoint
@@ -49,6 +51,12 @@ def test_without_a_choice_the_most_accurate_one_is_the_reference() -> None:
     [
         ({"questions": 0.5}, "--questions is 0.5"),
         ({"questions": float("nan")}, "--questions is nan"),
+        ({"questions": float("inf")}, "--questions is inf: takes a number from 1 to 1e\\+15"),
+        ({"questions": 1e30}, r"--questions is 1e\+30"),
+        ({"loss": float("inf")}, "--loss is inf"),
+        ({"loss": float("nan")}, "--loss is nan"),
+        ({"loss": -1.0}, "--loss is -1"),
+        ({"batch": 0}, "--batch is 0"),
         ({"accuracy": 60}, "--accuracy is 60"),
         ({"accuracy": 0}, "--accuracy is 0"),
         ({"train_on": "h10"}, "--train-on: no hardware 'h10'"),
@@ -65,20 +73,30 @@ def test_a_core_is_taken_with_the_speeds_and_the_price_of_the_run() -> None:
     speeds = CoreSpeeds(
         0.07, num_params_non_embedding=1e6, prefill_tokens_per_second=9000, decode_tokens_per_second=300
     )
-    made, basis = deployment(CPU, peak / 4, speeds)
+    made, basis = deployment(CPU, peak / 4, speeds, AdviceRequest(1))
     assert made.price.usd_per_hour == 0.07 and "at the speeds of this run" in basis
     assert made.train_mfu == pytest.approx(0.25)
-    assert made.input_mfu == pytest.approx(2e6 * 9000 / peak)
-    assert made.output_mfu == pytest.approx(2e6 * 300 / peak)
-    too_fast, _ = deployment(CPU, 2 * peak, speeds)
+    assert made.measured == pytest.approx((2e6 * 9000 / peak, 2e6 * 300 / peak))
+    too_fast, _ = deployment(CPU, 2 * peak, speeds, AdviceRequest(1))
     assert too_fast.train_mfu == 1.0
 
 
-def test_what_the_run_has_not_measured_is_assumed_and_says_so() -> None:
+def test_what_the_run_has_not_measured_is_of_public_runs_and_of_the_serving_model_and_says_so() -> None:
     for name, speeds in ((CPU, CoreSpeeds(0.07)), ("h100-sxm", CoreSpeeds(0.07, 1e6, 9000, 300))):
-        made, basis = deployment(name, 1e9, speeds)
-        assert (made.train_mfu, made.input_mfu, made.output_mfu) == (0.4, 0.4, 0.05)
-        assert "40% of its peak in training" in basis and basis.endswith("(assumed)")
+        made, basis = deployment(name, 1e9, speeds, AdviceRequest(1, batch=8))
+        assert made.measured is None and made.batch == 8 and made.train_mfu == training_share(name).middle
+        assert "of its peak by 6N (public runs:" in basis and "serving by the serving model (mean error" in basis
+        assert ("no CPU was among its points" in basis) == (name == CPU)
+
+
+def test_a_price_is_chosen_by_provider_and_commitment_among_those_of_the_home() -> None:
+    own = [Price("h100-sxm", 2.0, "Us", "2026-11-01", "contract", "reserved"), *price_catalogue()]
+    made, basis = deployment("h100-sxm", 1e9, CoreSpeeds(0.07), AdviceRequest(1, price="us/reserved"), own)
+    assert made.price is own[0] and "2 $/h reserved (Us, 2026-11-01)" in basis
+    newest, _ = deployment("h100-sxm", 1e9, CoreSpeeds(0.07), AdviceRequest(1), own)
+    assert newest.price.commitment == "on demand"
+    with pytest.raises(ValueError, match=r"no price .them. of h100-sxm: .*lifespan prices import"):
+        deployment("h100-sxm", 1e9, CoreSpeeds(0.07), AdviceRequest(1, price="them"), own)
 
 
 def test_a_loss_below_the_irreducible_one_is_an_error_and_without_one_the_sweeps_lowest_is_taken() -> None:
@@ -90,6 +108,9 @@ def test_a_loss_below_the_irreducible_one_is_an_error_and_without_one_the_sweeps
     speeds = CoreSpeeds(0.05, 1e5, 9000, 300)
     with pytest.raises(ValueError, match=r"--loss is 1 nats per token: .* only losses above 1\.[45]"):
         advise_training(fit, sweep, speeds, AdviceRequest(10, loss=1.0), COSTS[0])
+    for easy in (50.0, 1e9):
+        with pytest.raises(ValueError, match=r"--loss is .*is already at .*give a loss below that"):
+            advise_training(fit, sweep, speeds, AdviceRequest(10, loss=easy), COSTS[0])
     advice = advise_training(fit, sweep, speeds, AdviceRequest(10), COSTS[0])
     assert advice.plan.target_loss == sweep.lowest_loss and advice.train_basis == advice.serve_basis
     assert advice.warnings == ("the fit has no intervals",)

@@ -1,21 +1,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from components.cost.hardware import Hardware, Price
+from components.cost.hardware import Hardware
 from components.cost.lifetime import Traffic
 from components.cost.planning import Deployment, advise
+from components.cost.prices import Price
 from components.scaling.chinchilla_fit import ChinchillaFitConfig, fit_chinchilla
 from components.scaling.laws import ChinchillaLaw
 from components.scaling.points import ScalingPoint
 
 LAW = ChinchillaLaw(E=1.69, A=406.4, B=410.7, alpha=0.336, beta=0.283)
 # $3.60 an hour at 1e15 FLOP/s: 1e-18 dollars a FLOP.
-DEVICE = Hardware("toy", "gpu", 1e15, 1e12, 80e9, 500.0, "test", "2026-01-01")
-ON = Deployment(DEVICE, Price("toy", 3.6, "test", "2026-01-01", "test"), train_mfu=0.5, input_mfu=0.5, output_mfu=0.01)
+DEVICE = Hardware("toy", "gpu", 1e15, 1e12, 80e9, 500.0, "test", "2026-01-01", interconnect_bandwidth=1e12)
+ON = Deployment(DEVICE, Price("toy", 3.6, "test", "2026-01-01", "test"), train_mfu=0.5, measured=(0.5, 0.01))
 TRAFFIC = Traffic(1e10, 300, 100)
 TARGET = float(LAW.loss(7e9, LAW.optimal_tokens(7e9)))
 
@@ -41,6 +43,20 @@ def test_the_best_row_is_the_cheapest_life_of_all_sizes() -> None:
     assert sizes == sorted(sizes) and sizes[0] < sizes[1] < sizes[2]
     assert by_name["compute-optimal"].num_params == pytest.approx(7e9, rel=1e-6)
     assert by_name["compute-optimal"].training.usd == min(r.training.usd for r in plan.rows)
+
+
+def test_by_the_serving_model_no_size_is_cheaper_than_the_advised_one() -> None:
+    """Dollars jump with layers and devices: checked against 400 other sizes."""
+    on = replace(ON, measured=None)
+    sizes = np.geomspace(3e9, 2e10, 400).tolist()
+    plan = advise(LAW, TARGET, TRAFFIC, on, on, sizes=sizes)
+    best = next(row for row in plan.rows if row.name == "least lifetime dollars")
+    assert best.life.total <= 1.001 * plan.best.life.total
+    served = best.serving
+    assert served is not None and best.to_json()["serving"]["batch"] == 32
+    rent = 0.001 * served.on.num_devices
+    by_hand = rent * (TRAFFIC.total_input / served.prefill.value + TRAFFIC.total_output / served.decode.value)
+    assert best.life.serving == pytest.approx(by_hand)
 
 
 def test_break_even_against_the_compute_optimal_model() -> None:

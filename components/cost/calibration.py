@@ -1,0 +1,386 @@
+"""Fits the constants of `components.cost.serving_model` to measured points, and says how far off they are on others.
+
+    python -m components.cost.calibration POINTS.csv            # constants, and errors on points that no fit had seen
+    python -m components.cost.calibration POINTS.csv --write    # and keep them in catalogue/serving.toml
+
+A point is a row of a CSV with the columns of `COLUMNS` (see `read_points`); your own measurements can be appended to
+public ones. The fit is by logarithms of measured over modelled seconds, with a loss that forgives outliers and weak
+priors from how such devices behave, so that constants that few points bear on stay where physics has them.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from components.cost.accounting import training_flops_per_token
+from components.cost.entries import CatalogueError
+from components.cost.hardware import find_hardware
+from components.cost.serving_model import (
+    CONSTANTS,
+    Engine,
+    Replica,
+    ServedModel,
+    ServingConstants,
+    StepWork,
+    decode_work,
+    prefill_step_seconds,
+    prefill_work,
+    step_seconds,
+)
+
+COLUMNS = (
+    "kind", "model", "params", "active", "layers", "heads", "kv_heads", "head_dim", "expert_params", "experts", "top_k",
+    "hardware", "devices", "precision", "weight_bytes", "kv_bytes", "seq", "batch", "context", "isl", "osl", "value",
+    "source",
+)  # fmt: skip
+# Constant: its prior's middle, and its spread as a factor, one standard deviation of the logarithm.
+PRIORS = {
+    "weights": (0.9, 0.15),
+    "cache": (0.8, 0.3),
+    "compute": (0.7, 0.3),
+    "moe": (1.3, 0.3),
+    "quantised": (1.5, 0.3),
+    "overlap": (0.5, 0.4),
+    "layer_seconds": (60e-6, 0.6),
+    "sequence_seconds": (50e-6, 0.6),
+    "hop_seconds": (10e-6, 1.0),
+    "framework_cache": (2.0, 1.0),
+}
+NOISE = 0.15  # of the logarithm, beyond which a point counts as an outlier
+LONG_CONTEXT = 8192  # tokens, beyond which 6N says little of a training step
+ONE_NODE = 8  # devices with one fast link between all of them
+FEWEST_TRAINING = 5  # points of a device, below which those of all devices stand for it
+_Rows = NDArray[np.intp]
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement: `seconds` of a decode step or of a prefill, and the work it did. `share`: of a training run, its
+    utilisation by 6N; 0 for the other kinds."""
+
+    kind: str
+    model: str
+    hardware: str
+    work: StepWork | None
+    seconds: float
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Error:
+    """Modelled over measured seconds of `n` points: mean of |ratio - 1|, share within 20%, and the factor within which
+    nine of ten lie."""
+
+    n: int
+    mean: float
+    within_fifth: float
+    nine_of_ten: float
+
+    def __str__(self) -> str:
+        return (
+            f"mean error {self.mean:.1%}, {self.within_fifth:.0%} within 20%, "
+            f"9 of 10 within a factor {self.nine_of_ten:.2f} (n={self.n})"
+        )
+
+
+def read_points(file: Path) -> list[Point]:
+    """Points of kind decode, prefill and training (in bf16, contexts of up to 8,192 tokens). Rows of other kinds,
+    without a value, of hardware that is not in the catalogue, or of serving beyond one node (8 devices) are left out.
+
+    `value` is tokens per second, of all devices together (per device in training). Raises CatalogueError naming the row
+    and the column of a value that is no number.
+    """
+    try:
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogueError(f"{file}: {error}") from None
+    if missing := [name for name in COLUMNS if not rows or name not in rows[0]]:
+        raise CatalogueError(f"{file}: column {missing[0]!r} is missing: takes {', '.join(COLUMNS)}")
+    found = (_point(row, f"{file}, row {number}") for number, row in enumerate(rows, 2))
+    return [point for point in found if point is not None]
+
+
+def _point(row: dict[str, str], where: str) -> Point | None:
+    def number(name: str, default: float | None = None) -> float:
+        text = row[name] or ""
+        try:
+            value = float(text) if text or default is None else default
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= 0):
+            raise CatalogueError(f"{where}, {name}: takes a number of at least 0, got {text!r}")
+        return value
+
+    kind, rate = row["kind"], number("value", 0)
+    try:
+        device = find_hardware(row["hardware"])
+    except ValueError:
+        return None
+    if kind not in ("decode", "prefill", "training") or not rate or not number("layers", 0):
+        return None
+    if kind != "training" and number("devices") > ONE_NODE:
+        return None
+    layers, width = int(number("layers")), int(number("heads") * number("head_dim"))
+    if kind == "training":
+        context = int(number("seq"))
+        if context > LONG_CONTEXT or row["precision"] != "bf16":
+            return None
+        flops = training_flops_per_token("6n", number("active"), layers, width, context)
+        return Point(kind, row["model"], device.name, None, 1 / rate, rate * flops / device.peak_flops)
+    weight_bytes = number("weight_bytes", 2)
+    model = ServedModel(
+        number("params"),
+        number("active"),
+        layers,
+        int(number("heads")),
+        int(number("kv_heads")),
+        int(number("head_dim")),
+        number("expert_params", 0),
+        int(number("experts", 1)),
+        int(number("top_k", 1)),
+        weight_bytes,
+        number("kv_bytes", 2),
+        "fp8" if weight_bytes == 1 else "bf16",  # 4-bit weights of these points are computed with in 16 bits
+    )
+    on, batch = Replica(device, int(number("devices"))), number("batch")
+    if kind == "prefill":
+        tokens = number("isl")
+        return Point(kind, row["model"], device.name, prefill_work(model, on, tokens, batch), batch * tokens / rate)
+    engine = _engine(row["source"])
+    prompts = number("isl", 0) / number("osl") if engine == "server" and row["osl"] else 0.0
+    work = decode_work(model, on, batch, number("context"), engine, prompts)
+    return Point(kind, row["model"], device.name, work, batch / rate)
+
+
+def _engine(source: str) -> Engine:
+    """What a source measured with; your own points name it in `source`."""
+    if "vLLM" in source:
+        return "server"
+    return "framework" if "xlstm" in source or "transformers" in source else "loop"
+
+
+def _stacked(points: Sequence[Point]) -> StepWork:
+    works = [point.work for point in points if point.work is not None]
+    return StepWork(**{f.name: np.array([getattr(one, f.name) for one in works], float) for f in fields(StepWork)})
+
+
+def _some(work: StepWork, rows: _Rows) -> StepWork:
+    return StepWork(**{field.name: getattr(work, field.name)[rows] for field in fields(StepWork)})
+
+
+_START = ServingConstants(
+    **{name: middle for name, (middle, _) in PRIORS.items()},
+    prefill_compute=0.5,
+    decode_low=1.0,
+    decode_high=1.0,
+    decode_points=1,
+    prefill_low=1.0,
+    prefill_high=1.0,
+    prefill_points=1,
+)
+
+
+def fit_decode(points: Sequence[Point]) -> ServingConstants:
+    """The constants of decoding by these points."""
+    return _fitted(_stacked(points), np.array([point.seconds for point in points]))
+
+
+def _fitted(work: StepWork, seconds: _Floats) -> ServingConstants:
+    middle = np.log([value for value, _ in PRIORS.values()])
+    spread = np.array([value for _, value in PRIORS.values()])
+
+    def constants(logs: _Floats) -> ServingConstants:
+        return replace(_START, **dict(zip(PRIORS, np.exp(logs).tolist(), strict=True)))
+
+    def residuals(logs: _Floats) -> _Floats:
+        errors = np.log(step_seconds(work, constants(logs)) / seconds) / NOISE
+        return np.append(errors, (logs - middle) / spread)
+
+    # The model has kinks where computing overtakes reading: the best of three starts.
+    draws = np.random.default_rng(0).normal(0, 0.3, (3, len(middle))) * spread
+    draws[0] = 0.0
+    found = [optimize.least_squares(residuals, middle + draw, loss="soft_l1") for draw in draws]
+    return constants(min(found, key=lambda one: one.cost).x)
+
+
+def fit_prefill(points: Sequence[Point], constants: ServingConstants) -> ServingConstants:
+    """`constants` with the share of the peak that prefill reaches by these points."""
+    work, seconds = _stacked(points), np.array([point.seconds for point in points])
+
+    def residuals(logs: _Floats) -> _Floats:
+        shares = replace(constants, prefill_compute=float(np.exp(logs[0])))
+        return np.log(prefill_step_seconds(work, shares) / seconds) / NOISE
+
+    found = optimize.least_squares(residuals, [math.log(0.5)], loss="soft_l1", bounds=(-np.inf, 0.0))
+    return replace(constants, prefill_compute=float(np.exp(found.x[0])))
+
+
+def error_of(logs: _Floats) -> Error:
+    """From logarithms of modelled over measured seconds."""
+    off = np.abs(np.expm1(logs))
+    return Error(len(logs), float(off.mean()), float((off < 0.2).mean()), float(np.exp(np.quantile(np.abs(logs), 0.9))))
+
+
+def halves(count: int, splits: int = 10) -> Iterator[tuple[_Rows, _Rows]]:
+    """Rows to fit on and rows to keep, in `splits` random halves."""
+    for seed in range(splits):
+        order = np.random.default_rng(seed).permutation(count)
+        yield order[: count // 2], order[count // 2 :]
+
+
+def held_out(points: Sequence[Point], parts: Iterator[tuple[_Rows, _Rows]]) -> _Floats:
+    """Logarithms of modelled over measured seconds of the points that each fit had not seen."""
+    work, seconds = _stacked(points), np.array([point.seconds for point in points])
+    return np.concatenate(
+        [
+            np.log(step_seconds(_some(work, out), _fitted(_some(work, fit), seconds[fit])) / seconds[out])
+            for fit, out in parts
+        ]
+    )
+
+
+def without_each(points: Sequence[Point], label: Callable[[Point], str]) -> dict[str, _Floats]:
+    """As `held_out`, with all points of one label kept from the fit, for each label."""
+    labels = np.array([label(point) for point in points])
+    return {
+        str(name): held_out(points, iter([(np.where(labels != name)[0], np.where(labels == name)[0])]))
+        for name in np.unique(labels)
+    }
+
+
+def held_out_prefill(points: Sequence[Point], constants: ServingConstants) -> _Floats:
+    """As `held_out` for prefill, in halves; the constants that it shares with decoding are kept."""
+    found = []
+    for fit, out in halves(len(points)):
+        k = fit_prefill([points[i] for i in fit], constants)
+        rest = [points[i] for i in out]
+        found.append(np.log(prefill_step_seconds(_stacked(rest), k) / np.array([point.seconds for point in rest])))
+    return np.concatenate(found)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Constants from all points, and errors on points that a fit had not seen: half of them, each model, each device.
+    `training`: by device ("" for all together) n, and the 5%, 50% and 95% quantiles of utilisation by 6N."""
+
+    constants: ServingConstants
+    half: Error
+    by_model: Error
+    by_device: dict[str, Error]
+    prefill: Error
+    training: dict[str, tuple[int, float, float, float]]
+
+
+def calibrate(points: Sequence[Point]) -> Calibration:
+    """Fit, and test on what each fit had not seen. Raises CatalogueError for too few points."""
+    decode = [point for point in points if point.kind == "decode"]
+    prefill = [point for point in points if point.kind == "prefill"]
+    if len(decode) < 4 * len(PRIORS) or len(prefill) < 4:
+        raise CatalogueError(
+            f"{len(decode)} decode and {len(prefill)} prefill points: takes at least {4 * len(PRIORS)} and 4"
+        )
+    models = without_each(decode, lambda point: point.model)
+    apart = np.concatenate(list(models.values()))
+    constants = fit_prefill(prefill, fit_decode(decode))
+    prefill_apart = held_out_prefill(prefill, constants)
+    # Measured over modelled: a new model is what the interval is for, so those of models left out.
+    low, high = np.exp(-np.quantile(apart, [0.95, 0.05]))
+    prefill_low, prefill_high = np.exp(-np.quantile(prefill_apart, [0.95, 0.05]))
+    return Calibration(
+        replace(
+            constants,
+            decode_low=float(low),
+            decode_high=float(high),
+            decode_points=len(decode),
+            prefill_low=float(prefill_low),
+            prefill_high=float(prefill_high),
+            prefill_points=len(prefill),
+        ),
+        error_of(held_out(decode, halves(len(decode)))),
+        error_of(apart),
+        {name: error_of(logs) for name, logs in without_each(decode, lambda point: point.hardware).items()},
+        error_of(prefill_apart),
+        _training_shares(points),
+    )
+
+
+def _training_shares(points: Sequence[Point]) -> dict[str, tuple[int, float, float, float]]:
+    shares: dict[str, list[float]] = {"": [point.share for point in points if point.kind == "training"]}
+    for point in points:
+        if point.kind == "training":
+            shares.setdefault(point.hardware, []).append(point.share)
+    return {
+        name: (len(found), *(float(value) for value in np.quantile(found, [0.05, 0.5, 0.95])))  # type: ignore[misc]
+        for name, found in shares.items()
+        if len(found) >= FEWEST_TRAINING
+    }
+
+
+def to_toml(made: Calibration, points: Path) -> str:
+    """The text of catalogue/serving.toml."""
+
+    def error(one: Error) -> str:
+        parts = (f"n = {one.n}", f"mean = {one.mean:.4f}", f"within_fifth = {one.within_fifth:.4f}")
+        return "{ " + ", ".join((*parts, f"nine_of_ten = {one.nine_of_ten:.4f}")) + " }"
+
+    lines = [
+        "# Made by the command below. `constants`: see ServingConstants in components/cost/serving_model.py.",
+        "# `errors`: modelled against measured seconds of points that a fit had not seen (halves: ten random ones).",
+        "# `training`: utilisation by 6N of public runs in bf16 at contexts of up to 8,192 tokens.",
+        f'command = "python -m components.cost.calibration {points.name} --write"',
+        "",
+        "[constants]",
+        *(f"{field.name} = {getattr(made.constants, field.name):.5g}" for field in fields(ServingConstants)),
+        "",
+        "[errors]",
+        f"halves = {error(made.half)}",
+        f"model_left_out = {error(made.by_model)}",
+        f"prefill_halves = {error(made.prefill)}",
+        *(f'"{name}_left_out" = {error(one)}' for name, one in sorted(made.by_device.items())),
+        "",
+        "[training]",
+        *(
+            f"{name or 'all'} = {{ n = {n}, low = {low:.4f}, middle = {middle:.4f}, high = {high:.4f} }}"
+            for name, (n, low, middle, high) in sorted(made.training.items())
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    files = [Path(name) for name in arguments if name != "--write"]
+    if len(files) != 1 or set(arguments) - {"--write"} - {str(name) for name in files}:
+        print("usage: python -m components.cost.calibration POINTS.csv [--write]", file=sys.stderr)
+        return 2
+    try:
+        made = calibrate(read_points(files[0]))
+    except CatalogueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    text = to_toml(made, files[0])
+    print(text, end="")
+    for name, one in {
+        "half": made.half,
+        "a model": made.by_model,
+        **made.by_device,
+        "half of prefill": made.prefill,
+    }.items():
+        print(f"# {name} left out: {one}")
+    if "--write" in arguments:
+        CONSTANTS.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
