@@ -23,6 +23,7 @@ from flows.commands.preferences import preferences
 from flows.commands.query import query
 from flows.commands.replicate import replicate
 from flows.commands.run import run
+from flows.commands.scale import scale
 from flows.commands.schedule import schedule
 from flows.commands.serve import serve
 from flows.commands.sql import sql
@@ -46,6 +47,7 @@ app.command("status")(status)
 app.command("query")(query)
 app.command("sql")(sql)
 app.command("advise")(advise)
+app.add_typer(scale, name="scale")
 app.command("ui")(ui)
 app.command("up")(up)
 app.command("down")(down)
