@@ -20,10 +20,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from components.model.config import ParamConvention
 from components.scaling.laws import ChinchillaLaw
-from components.scaling.newton import Problem, grid_starts, minimise
-from components.scaling.points import PointArrays, ScalingPoint, point_arrays
+from components.scaling.newton import Problem, grid_starts, minimise, share_at_minimum
+from components.scaling.points import PointArrays, PointConvention, ScalingPoint, point_arrays
 from components.scaling.posterior import R_HAT_GATE, central_draw, sample_posterior
 from components.statistics import Interval, cluster_rows
 
@@ -40,14 +39,18 @@ Method = Literal["auto", "posterior", "bootstrap", "none"]
 @dataclass(frozen=True)
 class ChinchillaFitConfig:
     """`delta`: Huber threshold on log loss (Hoffmann: 1e-3); `fixed_E`: a known irreducible loss, which is then not
-    fitted; `confidence` of the intervals.
+    fitted; `tied`: α = β, which is the law of over-training of Gadre et al. (2024) with α = 2η and that of Muennighoff
+    et al. (2023); `penalty`: see `newton.Problem`; `confidence` of the intervals.
 
     `method` of the intervals: "posterior", "bootstrap" over runs, "none", or "auto": the posterior for fewer than 10
-    runs, the bootstrap for more. `resamples`: of the bootstrap; `walkers`, `steps`: of the posterior's ensemble.
+    runs, the bootstrap for more and for a tied or penalised fit. `resamples`: of the bootstrap; `walkers`, `steps`: of
+    the posterior's ensemble.
     """
 
     delta: float = 1e-3
     fixed_E: float | None = None
+    tied: bool = False
+    penalty: float = 1.0
     method: Method = "auto"
     resamples: int = 1000
     walkers: int = 64
@@ -60,6 +63,13 @@ class ChinchillaFitConfig:
             raise ValueError(f"ChinchillaFitConfig.delta must be positive, got {self.delta}")
         if self.fixed_E is not None and not self.fixed_E > 0:
             raise ValueError(f"ChinchillaFitConfig.fixed_E must be positive or left out, got {self.fixed_E}")
+        if not self.penalty >= 1:
+            raise ValueError(f"ChinchillaFitConfig.penalty must be at least 1, got {self.penalty}")
+        if self.method == "posterior" and (self.tied or self.penalty != 1.0):
+            raise ValueError(
+                "ChinchillaFitConfig.method: the posterior has neither tied exponents nor a penalty; "
+                'take "bootstrap" or "auto"'
+            )
         if self.method not in get_args(Method):
             raise ValueError(f"ChinchillaFitConfig.method is {self.method!r}: takes one of {get_args(Method)}")
         if self.resamples < 1:
@@ -72,7 +82,7 @@ class ChinchillaFitConfig:
         """What "auto" means for so many runs."""
         if self.method != "auto":
             return self.method
-        return "posterior" if num_runs < MANY_RUNS else "bootstrap"
+        return "posterior" if num_runs < MANY_RUNS and not self.tied and self.penalty == 1.0 else "bootstrap"
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,8 @@ class ChinchillaFit:
     of A, B, E, alpha, beta. `samples`: shape (draws, 5), laws of the posterior or of the bootstrap in the order of
     PARAMETERS. `noise`: shape (draws, 2), standard deviations of ln loss between runs and between points of a run, of
     each draw of a posterior; (0, 2) otherwise. `residuals`: shape (n,), ln observed - ln predicted. `gradient`: largest
-    component a point at the minimum; `r_hat`: of the posterior, 1 otherwise; `converged`: whether the posterior has
+    component a point at the minimum; `share_of_starts`: of those of the optimiser that ended at the lowest objective;
+    `r_hat`: of the posterior, 1 otherwise; `converged`: whether the posterior has
     mixed, or without one whether the gradient passed its gate. `config.method` says what was done. `warnings`: what is
     not identified, in words.
     """
@@ -99,8 +110,9 @@ class ChinchillaFit:
     r_hat: float
     converged: bool
     num_runs: int
-    convention: ParamConvention
+    convention: PointConvention
     config: ChinchillaFitConfig
+    share_of_starts: float = 1.0
     warnings: tuple[str, ...] = field(default=())
 
     def predict(self, num_params: float, tokens: float) -> Interval:
@@ -152,6 +164,7 @@ class ChinchillaFit:
             "num_runs": self.num_runs,
             "convention": self.convention,
             "config": dict(vars(self.config)),
+            "share_of_starts": self.share_of_starts,
             "warnings": list(self.warnings),
         }
 
@@ -175,6 +188,7 @@ class ChinchillaFit:
             num_runs=data["num_runs"],
             convention=data["convention"],
             config=config,
+            share_of_starts=data["share_of_starts"],
             warnings=tuple(data["warnings"]),
         )
 
@@ -187,10 +201,10 @@ def fit_chinchilla(points: Sequence[ScalingPoint], config: ChinchillaFitConfig |
     said in `warnings`.
     """
     config = config or ChinchillaFitConfig()
-    num_free = 4 if config.fixed_E is not None else 5
+    num_free = 5 - (config.fixed_E is not None) - config.tied
     arrays = point_arrays(points, num_free + 1, "the Chinchilla law")
-    _check_identifiable(arrays, config.fixed_E)
-    problem = Problem.of(arrays, config.fixed_E)
+    _check_identifiable(arrays, config)
+    problem = Problem.of(arrays, config.fixed_E, config.tied, config.penalty)
     clusters = cluster_rows(arrays.runs)
     config = replace(config, method=config.method_for(len(clusters)))
 
@@ -218,10 +232,10 @@ def fit_chinchilla(points: Sequence[ScalingPoint], config: ChinchillaFitConfig |
             found.append(f"not converged: the scaled gradient is {slope:.1e}, above {GRADIENT_GATE:.0e}")
         found += _at_bound(problem, theta[best])
     if config.method == "bootstrap":
-        thetas = _bootstrapped(problem, theta[best], clusters, config)
+        thetas = bootstrapped(problem, theta[best], clusters, config)
         samples = np.array([[getattr(problem.law(t), name) for name in PARAMETERS] for t in thetas]).reshape(-1, 5)
         found += _resampled_to_bound(problem, theta[best], thetas)
-        found += _wide(law, samples, config, found) + _few_runs(len(clusters), 3 if problem.free[2] else 2)
+        found += _wide(law, samples, config, found) + _few_runs(len(clusters), _sizes_needed(config))
 
     log_loss = np.log(arrays.loss)
     residuals = log_loss - np.log(law.loss(arrays.num_params, arrays.tokens))
@@ -240,23 +254,27 @@ def fit_chinchilla(points: Sequence[ScalingPoint], config: ChinchillaFitConfig |
         num_runs=len(clusters),
         convention=arrays.convention,
         config=config,
+        share_of_starts=share_at_minimum(objective),
         warnings=tuple(found),
     )
 
 
-def _check_identifiable(arrays: PointArrays, fixed_E: float | None) -> None:
+def _check_identifiable(arrays: PointArrays, config: ChinchillaFitConfig) -> None:
+    fixed_E = config.fixed_E
     distinct = {"N": len(np.unique(arrays.num_params)), "D": len(np.unique(arrays.tokens))}
     # Sums of a function of N and one of D: n_N + n_D - 1 independent numbers, and each curve needs its own points.
-    needed = 3 if fixed_E is None else 2
+    needed = _sizes_needed(config)
     for name, count in distinct.items():
         if count < needed:
             raise ValueError(
                 f"all {len(arrays.loss)} points have only {count} distinct {name}: its term cannot be told from the "
                 f"irreducible loss. At least {needed} distinct values of each of N and D are needed"
             )
-    if sum(distinct.values()) - 1 < (5 if fixed_E is None else 4):
+    num_free = 5 - (fixed_E is not None) - config.tied
+    if sum(distinct.values()) - 1 < num_free:
         raise ValueError(
-            "two distinct N and two distinct D do not identify four parameters: add a third value of either"
+            f"{distinct['N']} distinct N and {distinct['D']} distinct D do not identify {num_free} parameters: add a "
+            "further value of either"
         )
     lowest = int(np.argmin(arrays.loss))
     if fixed_E is not None and fixed_E >= arrays.loss[lowest]:
@@ -266,12 +284,17 @@ def _check_identifiable(arrays: PointArrays, fixed_E: float | None) -> None:
         )
 
 
-def _bootstrapped(
+def _sizes_needed(config: ChinchillaFitConfig) -> int:
+    """Distinct N, and D, that a fit needs: a curve with a floor and an exponent of its own takes three points."""
+    return 2 if config.fixed_E is not None or config.tied else 3
+
+
+def bootstrapped(
     problem: Problem, theta: FloatArray, clusters: list[NDArray[np.int64]], config: ChinchillaFitConfig
 ) -> FloatArray:
-    """Parameters fitted to resampled runs, each from the optimum `theta` on; shape (resamples, 5)."""
-    weights = _resampled_weights(problem, clusters, config)
-    sampled = np.empty((len(weights), 5))
+    """Parameters fitted to resampled runs, each from the optimum `theta` on; shape (resamples, P)."""
+    weights = resampled_weights(problem, clusters, config)
+    sampled = np.empty((len(weights), len(theta)))
     for start in range(0, len(weights), _BATCH):
         chunk = weights[start : start + _BATCH]
         warm = np.repeat(theta[None], len(chunk), 0)
@@ -279,19 +302,21 @@ def _bootstrapped(
     return sampled
 
 
-def _resampled_weights(problem: Problem, clusters: list[NDArray[np.int64]], config: ChinchillaFitConfig) -> FloatArray:
+def resampled_weights(problem: Problem, clusters: list[NDArray[np.int64]], config: ChinchillaFitConfig) -> FloatArray:
     """How often each point is drawn when whole runs are; shape (resamples, n).
 
     A draw that leaves too few distinct N or D to identify the law is drawn again, as the fit itself would refuse it.
     """
     rng = np.random.default_rng(config.seed)
-    needed = 3 if problem.free[2] else 2
+    needed = _sizes_needed(config)
     weights = np.zeros((config.resamples, len(problem.x)))
+    cluster_of = np.empty(len(problem.x), dtype=np.int64)
+    for place, cluster in enumerate(clusters):
+        cluster_of[cluster] = place
     for row in range(config.resamples):
         for _ in range(100):
             counts = np.bincount(rng.integers(0, len(clusters), len(clusters)), minlength=len(clusters))
-            for cluster, count in zip(clusters, counts, strict=True):
-                weights[row, cluster] = count
+            weights[row] = counts[cluster_of]
             drawn = weights[row] > 0
             if min(len(np.unique(problem.x[drawn])), len(np.unique(problem.y[drawn]))) >= needed:
                 break

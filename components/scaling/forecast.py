@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from components.model.config import ParamConvention
 from components.scaling.chinchilla_fit import ChinchillaFit
-from components.scaling.points import ScalingPoint
+from components.scaling.points import PointConvention, ScalingPoint
 from components.scaling.results.sweep import AS_LARGEST, LAST_TWO
 
 
@@ -31,7 +30,7 @@ class Forecast:
     high: float
     confidence: float
     made_at: str
-    convention: ParamConvention
+    convention: PointConvention
     rivals: Mapping[str, float] = field(default_factory=dict)
     extrapolation: float = math.nan
 

@@ -23,7 +23,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best N found at one budget: `flops` C, `num_params` N*, `tokens` D* = C/6N*, and its loss.
+    """The best N found at one budget: `flops` C, `num_params` N*, `tokens` D* (C/6N* where C = 6ND), and its loss.
 
     `low`, `high`: 95% interval of N* where the points allow one, otherwise nan.
     """
@@ -38,17 +38,21 @@ class Optimum:
 
 @dataclass(frozen=True)
 class FrontierFit:
-    """N* = params_scale · C^a and D* ∝ C^b, with the optima that the line goes through.
+    """N* = params_scale · C^a and D* = tokens_scale · C^b, with the optima that the lines go through.
 
     `a`, `b`: exponents with intervals (infinite where fewer than three optima, or two runs, stand behind them).
+    `samples`: shape (draws, 4), (a, ln params_scale, b, ln tokens_scale) of the resamples; (0, 4) for approach 2, whose
+    interval is Student's t of the line.
     """
 
     approach: int
     a: Interval
     b: Interval
     params_scale: float
+    tokens_scale: float
     optima: tuple[Optimum, ...]
     warnings: tuple[str, ...]
+    samples: FloatArray
 
     def num_params(self, flops: float) -> float:
         """N* at a budget in FLOPs."""
@@ -60,23 +64,30 @@ class FrontierFit:
             "a": vars(self.a),
             "b": vars(self.b),
             "params_scale": self.params_scale,
+            "tokens_scale": self.tokens_scale,
             "optima": [vars(o) for o in self.optima],
             "warnings": list(self.warnings),
         }
 
 
 def fit_envelope(
-    points: Sequence[ScalingPoint], num_budgets: int = 64, resamples: int = 500, seed: int = 0, confidence: float = 0.95
+    points: Sequence[ScalingPoint],
+    num_budgets: int = 64,
+    resamples: int = 500,
+    seed: int = 0,
+    confidence: float = 0.95,
+    flops: Sequence[float] | None = None,
 ) -> FrontierFit:
     """Approach 1: at each of `num_budgets` log-spaced budgets, the run of lowest loss, interpolated in ln C.
 
     A run's points at several token counts are its training curve. A budget counts only where the best run is neither
     the smallest nor the largest of those that reach it: at the edges the true optimum may lie outside. The intervals
-    resample whole runs.
+    resample whole runs. `flops`: C of each point, where it is not 6ND.
 
     Raises ValueError when fewer than three runs have a curve (two or more points), or no optimum lies inside.
     """
     arrays = point_arrays(points, 6, "the training-curve envelope")
+    compute = 6 * arrays.num_params * arrays.tokens if flops is None else np.asarray(flops, dtype=np.float64)
     curves = []
     for rows in cluster_rows(arrays.runs):
         sizes = np.unique(arrays.num_params[rows])
@@ -84,8 +95,7 @@ def fit_envelope(
             raise ValueError(f"run {arrays.runs[rows[0]]!r} has points of {len(sizes)} sizes: a run trains one model")
         order = rows[np.argsort(arrays.tokens[rows])]
         if len(order) > 1:
-            log_flops = np.log(6 * arrays.num_params[order] * arrays.tokens[order])
-            curves.append((float(sizes[0]), log_flops, arrays.loss[order]))
+            curves.append((float(sizes[0]), np.log(compute[order]), arrays.loss[order], np.log(arrays.tokens[order])))
     if len(curves) < 3:
         raise ValueError(
             f"the training-curve envelope needs at least 3 runs with 2 or more points each, got {len(curves)}: "
@@ -93,36 +103,36 @@ def fit_envelope(
         )
     grid = np.linspace(min(c[1][0] for c in curves), max(c[1][-1] for c in curves), num_budgets)
     sizes = np.array([c[0] for c in curves])
-    losses = np.stack([np.interp(grid, x, y, left=np.nan, right=np.nan) for _, x, y in curves])
+    losses = np.stack([np.interp(grid, x, y, left=np.nan, right=np.nan) for _, x, y, _ in curves])
+    tokens = np.exp(np.stack([np.interp(grid, x, d) for _, x, _, d in curves]))
 
-    optima = _envelope(grid, sizes, losses)
+    optima = _envelope(grid, sizes, losses, tokens)
     distinct = len({o.num_params for o in optima})
     if distinct < 2:
         raise ValueError(
             "no envelope: at every budget the best run is the smallest or the largest that reaches it. "
             "Train sizes on both sides of the optimum for longer"
         )
-    slope, intercept = _line(optima)
+    line = _lines(optima)
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(resamples):
         chosen = rng.integers(0, len(curves), len(curves))
-        resampled = _envelope(grid, sizes[chosen], losses[chosen])
+        resampled = _envelope(grid, sizes[chosen], losses[chosen], tokens[chosen])
         if len({o.num_params for o in resampled}) > 1:
-            drawn.append(_line(resampled)[0])
+            drawn.append(_lines(resampled))
     warnings = []
     if distinct < 4:
         warnings.append(f"only {distinct} sizes are ever best: the slope rests on steps between them")
     if len(drawn) < resamples / 2:
         warnings.append("over half of the resamples have no envelope: too few runs for an interval")
-        low, high = -math.inf, math.inf
-    else:
-        low, high = (float(q) for q in np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2]))
-    a = Interval(slope, low, high, len(curves))
-    return FrontierFit(1, a, _complement(a), math.exp(intercept), tuple(optima), tuple(warnings))
+        drawn = []
+    samples = np.array(drawn).reshape(-1, 4)
+    a, b = (_interval(line[i], samples[:, i], confidence, len(curves)) for i in (0, 2))
+    return FrontierFit(1, a, b, math.exp(line[1]), math.exp(line[3]), tuple(optima), tuple(warnings), samples)
 
 
-def _envelope(grid: FloatArray, sizes: FloatArray, losses: FloatArray) -> list[Optimum]:
+def _envelope(grid: FloatArray, sizes: FloatArray, losses: FloatArray, tokens: FloatArray) -> list[Optimum]:
     optima = []
     for i, log_flops in enumerate(grid.tolist()):
         reach = np.flatnonzero(~np.isnan(losses[:, i]))
@@ -131,24 +141,31 @@ def _envelope(grid: FloatArray, sizes: FloatArray, losses: FloatArray) -> list[O
         best = reach[np.argmin(losses[reach, i])]
         n = float(sizes[best])
         if sizes[reach].min() < n < sizes[reach].max():
-            flops = math.exp(log_flops)
-            optima.append(Optimum(flops, n, flops / 6 / n, float(losses[best, i])))
+            optima.append(Optimum(math.exp(log_flops), n, float(tokens[best, i]), float(losses[best, i])))
     return optima
 
 
-def fit_isoflop(points: Sequence[ScalingPoint], tolerance: float = 0.05, confidence: float = 0.95) -> FrontierFit:
+def fit_isoflop(
+    points: Sequence[ScalingPoint],
+    tolerance: float = 0.05,
+    confidence: float = 0.95,
+    budgets: Sequence[float] | None = None,
+) -> FrontierFit:
     """Approach 2: a parabola of loss in ln N at each budget, then a line through the minima.
 
-    Points whose FLOPs (6ND) lie within a factor 1 + `tolerance` form one profile; `isoflop_profiles` cuts profiles out
+    Points whose FLOPs lie within a factor 1 + `tolerance` form one profile. `budgets`: the nominal FLOPs of each point;
+    without them 6ND, which tears profiles apart whose FLOPs were counted in another way. D* lies on the profile's own
+    line of ln D in ln N; `isoflop_profiles` cuts profiles out
     of training curves. A profile needs three sizes and a minimum between its smallest and largest; the others are left
     out and named in `warnings`. The interval of N* is by the delta method and needs four sizes.
 
     Raises ValueError when fewer than two budgets have a minimum.
     """
     arrays = point_arrays(points, 6, "isoFLOP profiles")
-    flops = 6 * arrays.num_params * arrays.tokens
+    flops = 6 * arrays.num_params * arrays.tokens if budgets is None else np.asarray(budgets, dtype=np.float64)
     optima: list[Optimum] = []
     warnings: list[str] = []
+    lopsided: list[str] = []
     for rows in _budgets(flops, tolerance):
         budget = float(np.exp(np.log(flops[rows]).mean()))
         distinct = len(np.unique(arrays.num_params[rows]))
@@ -160,21 +177,35 @@ def fit_isoflop(points: Sequence[ScalingPoint], tolerance: float = 0.05, confide
             warnings.append(f"budget {budget:.2e} FLOPs left out: {found}")
             continue
         log_n, loss, half = found
-        n = math.exp(log_n)
-        optima.append(Optimum(budget, n, budget / 6 / n, loss, math.exp(log_n - half), math.exp(log_n + half)))
+        sizes = np.log(arrays.num_params[rows])
+        _, level = np.polyfit(sizes - log_n, np.log(arrays.tokens[rows]), 1)
+        optima.append(
+            Optimum(budget, math.exp(log_n), math.exp(level), loss, math.exp(log_n - half), math.exp(log_n + half))
+        )
+        place = (log_n - sizes.min()) / (sizes.max() - sizes.min())
+        if not 0.25 < place < 0.75:
+            lopsided.append(f"{budget:.3g} ({place:.0%})")
     if len(optima) < 2:
         raise ValueError(
-            f"isoFLOP profiles need a minimum at two or more budgets, got {len(optima)}. " + "; ".join(warnings)
+            f"isoFLOP profiles need a minimum at two or more budgets, got {len(optima)}. "
+            + "; ".join([*warnings[:4], *([f"and {len(warnings) - 4} more budgets"] if len(warnings) > 4 else [])])
         )
-    slope, intercept = _line(optima)
+    if lopsided:
+        warnings.append(
+            "the minimum lies far from the middle of the sizes tried, in logs, at the budgets "
+            f"{', '.join(lopsided)} of the way up: a parabola on a lopsided grid puts its minimum in the wrong place"
+        )
+    line = _lines(optima)
     if len(optima) < 3:
         warnings.append("two budgets: the slope has no interval")
-        a = Interval(slope, -math.inf, math.inf, 2)
+        a, b = (Interval(line[i], -math.inf, math.inf, 2) for i in (0, 2))
     else:
-        a = linear_slope_interval(
-            [math.log(o.flops) for o in optima], [math.log(o.num_params) for o in optima], confidence
+        log_flops = [math.log(o.flops) for o in optima]
+        a, b = (
+            linear_slope_interval(log_flops, np.log([getattr(o, name) for o in optima]), confidence)
+            for name in ("num_params", "tokens")
         )
-    return FrontierFit(2, a, _complement(a), math.exp(intercept), tuple(optima), tuple(warnings))
+    return FrontierFit(2, a, b, math.exp(line[1]), math.exp(line[3]), tuple(optima), tuple(warnings), np.empty((0, 4)))
 
 
 def isoflop_profiles(points: Sequence[ScalingPoint], budgets: Sequence[float]) -> list[ScalingPoint]:
@@ -221,11 +252,15 @@ def _vertex(log_n: FloatArray, loss: FloatArray, confidence: float) -> tuple[flo
     return place + float(centre), level - slope * slope / (4 * curvature), half
 
 
-def _line(optima: Sequence[Optimum]) -> tuple[float, float]:
-    slope, intercept = np.polyfit([math.log(o.flops) for o in optima], [math.log(o.num_params) for o in optima], 1)
-    return float(slope), float(intercept)
+def _interval(value: float, drawn: FloatArray, confidence: float, n: int) -> Interval:
+    if not len(drawn):
+        return Interval(value, -math.inf, math.inf, n)
+    low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2]).tolist()
+    return Interval(value, low, high, n)
 
 
-def _complement(a: Interval) -> Interval:
-    """D* ∝ C^(1-a), since C = 6ND."""
-    return Interval(1 - a.value, 1 - a.high, 1 - a.low, a.n)
+def _lines(optima: Sequence[Optimum]) -> tuple[float, float, float, float]:
+    """Slope and intercept of ln N* and of ln D* against ln C."""
+    log_flops = np.log([o.flops for o in optima])
+    (slope_n, slope_d), (at_n, at_d) = np.polyfit(log_flops, np.log([[o.num_params, o.tokens] for o in optima]), 1)
+    return float(slope_n), float(at_n), float(slope_d), float(at_d)

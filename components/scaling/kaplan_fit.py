@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from components.scaling.laws import KaplanLaw, PowerLaw
+from components.scaling.newton import share_at_minimum
 from components.scaling.points import PointArrays, ScalingPoint, point_arrays
 from components.statistics import Interval, cluster_rows, linear_slope_interval
 
@@ -28,12 +29,20 @@ class PowerLawFit:
 
 @dataclass(frozen=True)
 class KaplanFit:
-    """The joint law; bootstrap intervals over runs of its four constants; `residuals`: ln observed - ln predicted."""
+    """The joint law; bootstrap intervals over runs of its four constants; `residuals`: ln observed - ln predicted.
+
+    `samples`: shape (draws, 4), the resampled (N_c, D_c, alpha_N, alpha_D); `objective`: half the sum of squares;
+    `gradient`: its largest component a point at the minimum; `share_of_starts`: of the nine that ended there.
+    """
 
     law: KaplanLaw
     intervals: Mapping[str, Interval]
     residuals: FloatArray
     r_squared: float
+    samples: FloatArray
+    objective: float
+    gradient: float
+    share_of_starts: float
 
 
 def fit_power_law(x: Sequence[float], loss: Sequence[float], confidence: float = 0.95) -> PowerLawFit:
@@ -70,7 +79,9 @@ def fit_kaplan(
     residuals = _log_residuals(arrays)
     ones = np.ones(len(points))
     starts = [np.array([*_scales(arrays, an, ad), an, ad]) for an in (0.05, 0.15, 0.4) for ad in (0.05, 0.15, 0.4)]
-    theta = min((_solve(residuals, start, ones) for start in starts), key=lambda t: float(np.sum(residuals(t) ** 2)))
+    ends = [_solve(residuals, start, ones) for start in starts]
+    objectives = np.array([0.5 * float(np.sum(residuals(end) ** 2)) for end in ends])
+    theta = ends[int(objectives.argmin())]
     law = _law(theta)
 
     rng = np.random.default_rng(seed)
@@ -96,7 +107,17 @@ def fit_kaplan(
         for name, v, lo, hi in zip(names, _constants(law), lows, highs, strict=True)
     }
     at_fit = residuals(theta)
-    return KaplanFit(law, intervals, -at_fit, _r2(at_fit, np.log(arrays.loss)))
+    slope = optimize.approx_fprime(theta, lambda t: 0.5 * float(np.sum(residuals(t) ** 2)), 1e-7)
+    return KaplanFit(
+        law,
+        intervals,
+        -at_fit,
+        _r2(at_fit, np.log(arrays.loss)),
+        samples=np.array(drawn).reshape(-1, 4),
+        objective=float(objectives.min()),
+        gradient=float(np.abs(slope).max()) / len(points),
+        share_of_starts=share_at_minimum(objectives),
+    )
 
 
 def _log_residuals(arrays: PointArrays) -> Callable[[FloatArray], FloatArray]:

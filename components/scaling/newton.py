@@ -1,6 +1,7 @@
 """The optimiser of the Chinchilla fit: damped Newton with the exact Hessian, on many starts or resamples at once.
 
-Shapes: S problems in the batch, n points, 5 parameters in the order (ln A, ln B, ln E, α, β), ln N and ln D centred.
+Shapes: S problems in the batch, n points, P parameters in the order (ln A, ln B, ln E, α, β) or (…, γ), ln N and ln D
+centred. With γ the law is L = E + (A/N^α + B/D^β)^γ; without, γ = 1.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from components.scaling.points import PointArrays
 
 FloatArray = NDArray[np.float64]
 
+EXPONENT_BOUNDS = (0.005, 4.0)
 _GRADIENT_TARGET = 1e-9
-_EXPONENT_BOUNDS = (0.005, 4.0)
+_GAMMA_BOUNDS = (0.05, 5.0)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Centred logs of the points and the box that parameters stay in; `x`, `y`, `target`: shape (n,)."""
+    """Centred logs of the points and the box that parameters stay in; `x`, `y`, `target`: shape (n,).
+
+    `tied`: α = β. `penalty`: what the loss of a prediction above the observation is multiplied with: where runs lie
+    above the frontier because they were tuned badly, more than 1 lets the law pass below them (OLMo-core's
+    `overestimate_penalty`).
+    """
 
     x: FloatArray
     y: FloatArray
@@ -31,16 +38,27 @@ class Problem:
     y_mean: float
     lower: FloatArray
     upper: FloatArray
+    tied: bool = False
+    penalty: float = 1.0
 
     @staticmethod
-    def of(arrays: PointArrays, fixed_E: float | None) -> Problem:
+    def of(
+        arrays: PointArrays,
+        fixed_E: float | None,
+        tied: bool = False,
+        penalty: float = 1.0,
+        gamma: bool = False,
+    ) -> Problem:
         x, y, target = np.log(arrays.num_params), np.log(arrays.tokens), np.log(arrays.loss)
         bottom, top = float(target.min()), float(target.max())
-        lower = np.array([bottom - 20.0, bottom - 20.0, bottom - 10.0, *[_EXPONENT_BOUNDS[0]] * 2])
-        upper = np.array([top + 5.0, top + 5.0, bottom, *[_EXPONENT_BOUNDS[1]] * 2])
+        lower = np.array([bottom - 20.0, bottom - 20.0, bottom - 10.0, *[EXPONENT_BOUNDS[0]] * 2])
+        upper = np.array([top + 5.0, top + 5.0, bottom, *[EXPONENT_BOUNDS[1]] * 2])
         if fixed_E is not None:
             lower[2] = upper[2] = math.log(fixed_E)
-        return Problem(x - x.mean(), y - y.mean(), target, float(x.mean()), float(y.mean()), lower, upper)
+        if gamma:
+            lower, upper = np.append(lower, _GAMMA_BOUNDS[0]), np.append(upper, _GAMMA_BOUNDS[1])
+        x_mean, y_mean = float(x.mean()), float(y.mean())
+        return Problem(x - x_mean, y - y_mean, target, x_mean, y_mean, lower, upper, tied, penalty)
 
     @property
     def free(self) -> NDArray[np.bool_]:
@@ -65,7 +83,7 @@ def grid_starts(problem: Problem, keep: int) -> FloatArray:
     starts, errors = [], []
     floor = 1e-3 * float(loss.min())
     for alpha in grid:
-        for beta in grid:
+        for beta in [alpha] if problem.tied else grid:
             columns = np.stack([np.exp(-alpha * problem.x), np.exp(-beta * problem.y), np.ones_like(loss)], axis=1)
             if not problem.free[2]:
                 known = math.exp(problem.lower[2])
@@ -83,7 +101,7 @@ def grid_starts(problem: Problem, keep: int) -> FloatArray:
 def minimise(
     problem: Problem, theta: FloatArray, weights: FloatArray, delta: float
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Minimise with δ lowered in steps to `delta`. Returns parameters (S, 5), objectives (S,), gradients (S,)."""
+    """Minimise with δ lowered in steps to `delta`. Returns parameters (S, P), objectives (S,), gradients (S,)."""
     steps = [d for d in (0.1, 0.03, 0.01, 0.003, 0.001, 3e-4) if d > 1.5 * delta]
     for step in [*steps, delta]:
         last = step == delta
@@ -103,6 +121,12 @@ def newton_steps(
     for _ in range(iterations):
         current = theta[running]
         slope, hessian = derivatives(problem, current, weights[running], delta)
+        if problem.tied:  # β moves with α, and is no parameter of its own
+            slope[:, 3] += slope[:, 4]
+            hessian[:, 3] += hessian[:, 4]
+            hessian[:, :, 3] += hessian[:, :, 4]
+            slope[:, 4] = 0.0
+            hessian[:, 4] = hessian[:, :, 4] = 0.0
         # A parameter that is fixed, or presses against its bound, is taken out of the step.
         held = ((current <= problem.lower) & (slope > 0)) | ((current >= problem.upper) & (slope < 0)) | ~problem.free
         slope[held] = 0.0
@@ -120,6 +144,8 @@ def newton_steps(
         step = -(vectors @ ((np.swapaxes(vectors, 1, 2) @ slope[:, :, None]) / curvature[:, :, None]))[:, :, 0]
         step *= np.minimum(1.0, 1.0 / (np.abs(step).max(axis=1, keepdims=True) + 1e-300))
         proposed = np.clip(current + step, problem.lower, problem.upper)
+        if problem.tied:
+            proposed[:, 4] = proposed[:, 3]
         value = objective_of(problem, proposed, weights[running], delta)
         better = value < objective[running]
         theta[running[better]] = proposed[better]
@@ -129,35 +155,42 @@ def newton_steps(
 
 
 def terms(problem: Problem, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """ln prediction (S, n) and the shares of the three terms in it (S, n, 3)."""
+    """ln prediction (S, n) and the shares of the three terms in it (3, S, n); for γ = 1."""
     a, b, e, alpha, beta = (theta[:, i, None] for i in range(5))
-    logs = np.stack([a - alpha * problem.x, b - beta * problem.y, np.broadcast_to(e, (len(theta), len(problem.x)))], -1)
-    top = logs.max(axis=-1, keepdims=True)
+    logs = np.empty((3, len(theta), len(problem.x)))
+    logs[0], logs[1], logs[2] = a - alpha * problem.x, b - beta * problem.y, e
+    top = np.maximum(np.maximum(logs[0], logs[1]), logs[2])
     shares = np.exp(logs - top)
-    total = shares.sum(axis=-1, keepdims=True)
-    return (top + np.log(total))[..., 0], shares / total
+    total = shares[0] + shares[1] + shares[2]
+    return top + np.log(total), shares / total
 
 
 def objective_of(problem: Problem, theta: FloatArray, weights: FloatArray, delta: float) -> FloatArray:
     """Σ weight · Huber_δ(ln prediction - ln loss) / δ; shape (S,)."""
-    size = np.abs(terms(problem, theta)[0] - problem.target)
+    predicted = terms(problem, theta)[0] if theta.shape[1] == 5 else _gamma_terms(problem, theta)[0]
+    residual = predicted - problem.target
+    size = np.abs(residual)
     huber = np.where(size <= delta, 0.5 * size * size / delta, size - 0.5 * delta)
-    return np.asarray((weights * huber).sum(axis=1))
+    return np.asarray((_one_sided(problem, residual, weights) * huber).sum(axis=1))
+
+
+def _one_sided(problem: Problem, residual: FloatArray, weights: FloatArray) -> FloatArray:
+    return weights if problem.penalty == 1.0 else weights * np.where(residual > 0, problem.penalty, 1.0)
 
 
 def derivatives(
     problem: Problem, theta: FloatArray, weights: FloatArray, delta: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Gradient (S, 5) and exact Hessian (S, 5, 5) of `objective_of`.
+    """Gradient (S, P) and exact Hessian (S, P, P) of `objective_of`.
 
     With T_k the gradient of term k's log and w_k its share, J = Σ w_k T_k and ∇² ln prediction = Σ w_k T_k T_kᵀ - J Jᵀ,
     so the Hessian is Σ (ψ' - ψ) J Jᵀ + Σ ψ Σ_k w_k T_k T_kᵀ.
     """
+    if theta.shape[1] == 6:
+        return _gamma_derivatives(problem, theta, weights, delta)
     prediction, shares = terms(problem, theta)
-    residual = prediction - problem.target
-    psi = weights * np.clip(residual / delta, -1.0, 1.0)
-    psi_prime = weights * (np.abs(residual) <= delta) / delta
-    first, second, third = shares[..., 0], shares[..., 1], shares[..., 2]
+    psi, psi_prime = _slopes(problem, prediction, weights, delta)
+    first, second, third = shares
     jacobian = np.stack([first, second, third, -problem.x * first, -problem.y * second], axis=-1)
     gradient = np.einsum("sn,snp->sp", psi, jacobian)
     hessian = np.swapaxes(jacobian, 1, 2) @ ((psi_prime - psi)[..., None] * jacobian)
@@ -170,3 +203,61 @@ def derivatives(
         hessian[:, exponent_index, exponent_index] += pull @ (coordinate * coordinate)
     hessian[:, 2, 2] += (psi * third).sum(axis=1)
     return gradient, hessian
+
+
+def _slopes(
+    problem: Problem, prediction: FloatArray, weights: FloatArray, delta: float
+) -> tuple[FloatArray, FloatArray]:
+    """ψ and ψ' of the weighted Huber loss."""
+    residual = prediction - problem.target
+    weights = _one_sided(problem, residual, weights)
+    return weights * np.clip(residual / delta, -1.0, 1.0), weights * (np.abs(residual) <= delta) / delta
+
+
+def _gamma_terms(problem: Problem, theta: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """ln prediction, s = ln(A/N^α + B/D^β), the first term's share in s, and E's share in the loss; each (S, n)."""
+    a, b, e, alpha, beta, gamma = (theta[:, i, None] for i in range(6))
+    first, second = a - alpha * problem.x, b - beta * problem.y
+    s = np.logaddexp(first, second)
+    prediction = np.logaddexp(e, gamma * s)
+    return prediction, s, np.exp(first - s), np.exp(e - prediction)
+
+
+def _gamma_derivatives(
+    problem: Problem, theta: FloatArray, weights: FloatArray, delta: float
+) -> tuple[FloatArray, FloatArray]:
+    """As `derivatives`, for the law with γ.
+
+    With R = γ ∇s + s ∇γ the gradient of the reducible part's log and v its share, J = v R + (1-v) ∇e and
+    ∇² ln prediction = v (1-v) (R - ∇e)(R - ∇e)ᵀ + v (γ ∇²s + ∇γ ∇sᵀ + ∇s ∇γᵀ).
+    """
+    prediction, s, share, floor = _gamma_terms(problem, theta)
+    psi, psi_prime = _slopes(problem, prediction, weights, delta)
+    gamma, v, zero = theta[:, 5, None], 1.0 - floor, np.zeros_like(s)
+    slope = np.stack([share, 1 - share, zero, -problem.x * share, -problem.y * (1 - share), zero], axis=-1)
+    # ∇²s = share (1 - share) d dᵀ, with d the difference of the gradients of the two terms' logs
+    apart = (
+        np.stack([zero + 1, zero - 1, zero, zero - problem.x, zero + problem.y, zero], axis=-1)
+        * np.sqrt(share * (1 - share))[..., None]
+    )
+    rise = gamma[..., None] * slope
+    rise[..., 5] = s
+    lifted = rise.copy()
+    lifted[..., 2] -= 1.0
+    jacobian = v[..., None] * rise
+    jacobian[..., 2] += floor
+
+    def summed(weight: FloatArray, vectors: FloatArray) -> FloatArray:
+        return np.asarray(np.swapaxes(vectors, 1, 2) @ (weight[..., None] * vectors))
+
+    hessian = summed(psi_prime, jacobian) + summed(psi * v * floor, lifted) + summed(psi * v * gamma, apart)
+    mixed = np.einsum("sn,snp->sp", psi * v, slope)
+    hessian[:, 5] += mixed
+    hessian[:, :, 5] += mixed
+    return np.einsum("sn,snp->sp", psi, jacobian), hessian
+
+
+def share_at_minimum(objective: FloatArray) -> float:
+    """Share of the starts that ended within 1e-4 of the lowest objective."""
+    lowest = float(objective.min())
+    return float(np.mean(objective <= lowest + 1e-4 * abs(lowest) + 1e-9))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from components.model.config import ParamConvention
 
 FloatArray = NDArray[np.float64]
+PointConvention = ParamConvention | Literal["flops_per_token"]
+CONVENTIONS: tuple[PointConvention, ...] = (*get_args(ParamConvention), "flops_per_token")
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class ScalingPoint:
     """`num_params` N as `convention` counts it; `tokens` D seen in training, with repeats; `loss` in nats per token.
 
     Exponents shift with the convention, and laws fitted to different ones must not be compared: Kaplan et al. (2020)
-    leave out embeddings, Hoffmann et al. (2022) count all; a mixture of experts computes with its active parameters.
+    leave out embeddings, Hoffmann et al. (2022) count all; a mixture of experts computes with its active parameters;
+    DeepSeek-AI (2024) put training FLOPs per token in place of parameters.
     `run`: the training run that the point is read from. Points of one run share its luck, so intervals resample
     whole runs.
     """
@@ -29,7 +32,7 @@ class ScalingPoint:
     tokens: float
     loss: float
     run: str
-    convention: ParamConvention = "non_embedding"
+    convention: PointConvention = "non_embedding"
 
     @property
     def flops(self) -> float:
@@ -45,7 +48,7 @@ class PointArrays:
     tokens: FloatArray
     loss: FloatArray
     runs: tuple[str, ...]
-    convention: ParamConvention
+    convention: PointConvention
 
 
 def point_arrays(points: Sequence[ScalingPoint], at_least: int, law: str) -> PointArrays:
@@ -59,10 +62,8 @@ def point_arrays(points: Sequence[ScalingPoint], at_least: int, law: str) -> Poi
                     f"row {row} (run {point.run!r}): {name} is {value}; a scaling point must be finite and positive. "
                     "Leave out the points of a run that diverged"
                 )
-        if point.convention not in get_args(ParamConvention):
-            raise ValueError(
-                f"row {row}: convention is {point.convention!r}; one of {get_args(ParamConvention)} is needed"
-            )
+        if point.convention not in CONVENTIONS:
+            raise ValueError(f"row {row}: convention is {point.convention!r}; one of {CONVENTIONS} is needed")
         if point.convention != points[0].convention:
             raise ValueError(
                 f"row {row} (run {point.run!r}) counts N as {point.convention}, row 0 as {points[0].convention}: "

@@ -25,6 +25,7 @@ from flows.commands.prices import prices
 from flows.commands.query import query
 from flows.commands.replicate import replicate
 from flows.commands.run import run
+from flows.commands.scale import scale
 from flows.commands.schedule import schedule
 from flows.commands.serve import serve
 from flows.commands.sql import sql
@@ -49,6 +50,7 @@ app.command("query")(query)
 app.command("sql")(sql)
 app.command("advise")(advise)
 app.add_typer(prices, name="prices")
+app.add_typer(scale, name="scale")
 app.command("ui")(ui)
 app.command("up")(up)
 app.command("down")(down)

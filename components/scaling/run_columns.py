@@ -1,0 +1,178 @@
+"""Which column of a stranger's table of runs is N, D, C, loss, run or budget, and in what unit its numbers are."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Role = Literal["params", "tokens", "flops", "loss", "run", "budget", "unique_tokens"]
+ROLES: tuple[Role, ...] = get_args(Role)
+LossUnit = Literal["nats", "bits", "perplexity"]
+
+
+class RunTableError(ValueError):
+    """A table of runs that cannot be read or must not be fitted as it is; the message names the column or the rows."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table in its role. Its numbers are multiplied by `factor` (1e6 for a header like `size (M)`);
+    `guessed`: by its name, not given; `others`: columns that could have been meant as well."""
+
+    role: Role
+    name: str
+    factor: float = 1.0
+    guessed: bool = False
+    others: tuple[str, ...] = ()
+
+    def shown(self) -> str:
+        """As a person reads it: "params = size (M) × 1e+06 (guessed)"."""
+        text = f"{self.role} = {self.name}"
+        if self.factor != 1.0:
+            text += f" × {self.factor:g}"
+        if self.guessed:
+            text += " (guessed)" if not self.others else f" (guessed; not {', '.join(self.others)})"
+        return text
+
+
+# Names in order of preference, lower case without blanks and punctuation.
+_NAMES: Mapping[Role, str] = {
+    "params": "n params numparams nparams parameters numparameters nparameters totalparams totalparameters ntotal "
+    "paramcount parametercount modelparams modelparameters modelsize size nonembeddingparams nonembeddingparameters "
+    "paramsnonembedding nonembparams nnonembedding activeparams activeparameters",
+    "tokens": "d tokens numtokens ntokens trainingtokens traintokens totaltokens numtrainingtokens tokensseen "
+    "tokencount trainedtokens datasize trainingdata",
+    "flops": "c flops flop trainingflops trainflops totalflops numflops trainingflop compute trainingcompute "
+    "totalcompute computeflops",
+    "loss": "loss valloss validationloss evalloss heldoutloss testloss finalloss finalvalloss crossentropy nll l "
+    "smoothedloss trainloss trainingloss finaltrainloss perplexity ppl valppl valperplexity",
+    "run": "run runid runname experiment experimentid modelname model name id",
+    "budget": "budget nominalbudget flopbudget flopsbudget computebudget isoflop isoflopbudget nominalflops "
+    "targetflops",
+    "unique_tokens": "uniquetokens uniquetraintokens uniquetrainingtokens numuniquetokens tokensunique ud",
+}
+# What a name must have among its words, and must not have, to be taken where no whole name is known.
+_WORDS: Mapping[Role, tuple[set[str], set[str]]] = {
+    "params": ({"params", "parameters", "param"}, {"per"}),
+    "tokens": ({"tokens"}, {"per", "unique", "batch", "vocab", "rate"}),
+    "flops": ({"flops", "compute"}, {"per", "budget", "nominal", "target", "utilization"}),
+    "loss": ({"loss", "perplexity", "ppl"}, {"std", "stderr", "aux"}),
+}
+_UNITS = {
+    "k": 1e3,
+    "thousand": 1e3,
+    "thousands": 1e3,
+    "m": 1e6,
+    "mn": 1e6,
+    "million": 1e6,
+    "millions": 1e6,
+    "b": 1e9,
+    "bn": 1e9,
+    "g": 1e9,
+    "billion": 1e9,
+    "billions": 1e9,
+    "t": 1e12,
+    "trillion": 1e12,
+    "trillions": 1e12,
+    "1e3": 1e3,
+    "1e6": 1e6,
+    "1e9": 1e9,
+    "1e12": 1e12,
+}
+_MISSING = {"", "-", "nan", "na", "n/a", "none", "null", "?"}
+
+
+def find_columns(header: Sequence[str], given: Mapping[str, str]) -> dict[Role, Column]:
+    """The column of each role: `given` as `name` or `name*factor`, the others by their names.
+
+    Raises RunTableError for a given column that is not there, and where several columns could be the loss (or N, D, C)
+    and none has a usual name.
+    """
+    found = {role: _given(role, given[role], header) for role in ROLES if role in given}
+    taken = {column.name for column in found.values()}
+    free = [name for name in header if name not in taken]
+    for role in ROLES:
+        if role not in found and (column := _guess(role, free, given)):
+            found[role] = column
+            free.remove(column.name)
+    return found
+
+
+def _given(role: Role, text: str, header: Sequence[str]) -> Column:
+    name, factor = text, 1.0
+    if text not in header and "*" in text:
+        name, _, written = text.rpartition("*")
+        number = parse_number(written)
+        if not isinstance(number, float) or not (math.isfinite(number) and number > 0):
+            raise RunTableError(f"--{_option(role)} {text!r}: {written!r} is no positive factor; write COLUMN*1e6")
+        factor = number
+    if name not in header:
+        raise RunTableError(
+            f"--{_option(role)} {text!r}: the table has no column {name!r}; it has {', '.join(map(repr, header))}"
+        )
+    return Column(role, name, factor)
+
+
+def _option(role: Role) -> str:
+    return role.replace("_", "-")
+
+
+def _guess(role: Role, header: Sequence[str], given: Mapping[str, str]) -> Column | None:
+    preferred = {name: place for place, name in enumerate(_NAMES[role].split())}
+    known = []
+    for name in header:
+        for words, factor in _readings(role, name):
+            if (joined := "".join(words)) in preferred:
+                known.append((preferred[joined], name, factor))
+                break
+    if known:
+        known.sort(key=lambda one: one[0])
+        _, name, factor = known[0]
+        return Column(role, name, factor, True, tuple(dict.fromkeys(n for _, n, _ in known[1:] if n != name)))
+    if role not in _WORDS:
+        return None
+    wanted, unwanted = _WORDS[role]
+    parted = {name: _readings(role, name)[-1] for name in header}
+    likely = [n for n, (words, _) in parted.items() if wanted & set(words) and not unwanted & set(words)]
+    if len(likely) > 1:
+        raise RunTableError(
+            f"several columns could be {role}: {', '.join(map(repr, likely))}; say which with --{_option(role)} COLUMN"
+        )
+    return Column(role, likely[0], parted[likely[0]][1], True) if likely else None
+
+
+def _readings(role: Role, name: str) -> list[tuple[list[str], float]]:
+    """The words of a header as they are, and without a unit at their end (`tokens_B`, `size (M)`, `n [millions]`)."""
+    words = re.findall(r"[a-z0-9]+", re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name).lower())
+    readings = [(words, 1.0)]
+    if role in ("params", "tokens", "unique_tokens") and len(words) > 1 and words[-1] in _UNITS:
+        readings.append(([word for word in words[:-1] if word != "in"], _UNITS[words[-1]]))
+    return readings
+
+
+def parse_number(value: object) -> float | str | None:
+    """A cell as a number; None where it is missing; a cell that is no number is given back as text.
+
+    Takes 1e9, 1_000, 1,000,000, 7B, 350M, 1.4T.
+    """
+    if value is None or isinstance(value, bool):
+        return None if value is None else str(value)
+    if isinstance(value, (int, float)):
+        return float(value)
+    text = str(value).strip()
+    if text.lower() in _MISSING:
+        return None
+    plain = text.replace(",", "") if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", text) else text
+    try:
+        return float(plain)
+    except ValueError:
+        pass
+    if match := re.fullmatch(r"([+-]?[\d.]+)\s*([kKmMbBgGtT])", plain):
+        try:
+            return float(match[1]) * _UNITS[match[2].lower()]
+        except ValueError:
+            return text
+    return text

@@ -1,0 +1,359 @@
+"""A table of training runs from anywhere, as typed columns: CSV, Parquet, or the result of a query.
+
+Nothing is guessed in silence: `RunTable.shown` says which column is what, and every row that is left out has a reason.
+Rows are counted from 1, the header not included.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from components.scaling.points import PointConvention, ScalingPoint
+from components.scaling.run_columns import Column, LossUnit, Role, RunTableError, find_columns, parse_number
+
+FloatArray = NDArray[np.float64]
+FlopsConvention = Literal["6nd", "exact"]
+_SIGNS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+    "=": operator.eq,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How to read a table. `columns`: of roles, `name` or `name*factor`; what is left out is guessed by name.
+
+    `where`: conditions `column<=value` (or <, >=, >, =, !=) that a row must meet. `convention`: what N counts, None for
+    what the column's name says, else all parameters. `flops`: "exact" takes C from its column, "6nd" computes it; None
+    takes the column where there is one. `loss_unit`: None is nats per token, unless the column's name says perplexity.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    where: tuple[str, ...] = ()
+    convention: PointConvention | None = None
+    flops: FlopsConvention | None = None
+    loss_unit: LossUnit | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A row of the table that is not fitted, and why."""
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunTable:
+    """Columns of shape (n,): N (`num_params`) as `convention` counts it, D, C in FLOPs, loss in nats per token.
+
+    `rows`: of each point in the file, from 1; `budget`, `unique_tokens`: where the table has such a column, nan where a
+    row has none; `has_runs`: whether
+    it has a column of runs, else each row counts as a run of its own. `flops_per_param_token`: k in C = k N D: 6, or 1
+    where N itself is FLOPs per token.
+    """
+
+    source: str
+    rows: NDArray[np.int64]
+    num_params: FloatArray
+    tokens: FloatArray
+    loss: FloatArray
+    flops: FloatArray
+    runs: tuple[str, ...]
+    has_runs: bool
+    convention: PointConvention
+    flops_convention: FlopsConvention
+    budget: FloatArray | None = None
+    unique_tokens: FloatArray | None = None
+    shown: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    @property
+    def flops_per_param_token(self) -> float:
+        return 1.0 if self.convention == "flops_per_token" else 6.0
+
+    def points(self) -> list[ScalingPoint]:
+        """As the fitters take them."""
+        return [
+            ScalingPoint(n, d, loss, run, self.convention)
+            for n, d, loss, run in zip(
+                self.num_params.tolist(), self.tokens.tolist(), self.loss.tolist(), self.runs, strict=True
+            )
+        ]
+
+    def only(self, keep: Sequence[int] | NDArray[np.int64], reason: str = "") -> RunTable:
+        """The rows at the positions `keep`; the others are left out for `reason`, or without a word where it is ""."""
+        kept = np.asarray(keep, dtype=np.int64)
+        dropped = sorted(set(range(len(self))) - set(kept.tolist())) if reason else []
+        return replace(
+            self,
+            rows=self.rows[kept],
+            num_params=self.num_params[kept],
+            tokens=self.tokens[kept],
+            loss=self.loss[kept],
+            flops=self.flops[kept],
+            runs=tuple(self.runs[i] for i in kept),
+            budget=None if self.budget is None else self.budget[kept],
+            unique_tokens=None if self.unique_tokens is None else self.unique_tokens[kept],
+            left_out=(*self.left_out, *(LeftOut(int(self.rows[i]), reason) for i in dropped)),
+        )
+
+
+def read_csv(content: bytes, source: str) -> dict[str, list[Any]]:
+    """Cells by column, as text. The separator is a comma, semicolon or tab, whichever the header has most of.
+
+    Raises RunTableError for bytes that are not UTF-8, a file without a header or rows, and names that come twice.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RunTableError(f"{source}: not UTF-8 text: byte {error.start} is {content[error.start]:#x}") from None
+    first = text.lstrip().partition("\n")[0]
+    separator = max(",;\t", key=first.count)
+    try:
+        lines = [line for line in csv.reader(io.StringIO(text), delimiter=separator) if any(c.strip() for c in line)]
+    except csv.Error as error:
+        raise RunTableError(f"{source}: not CSV: {error}") from None
+    if not lines:
+        raise RunTableError(f"{source}: the table is empty")
+    header = [name.strip() for name in lines[0]]
+    if all(isinstance(parse_number(name), float) for name in header):
+        raise RunTableError(f"{source}: the first line holds numbers, {first.strip()[:60]!r}: a header is needed")
+    if twice := {name for name in header if name and header.count(name) > 1}:
+        raise RunTableError(f"{source}: the header has {sorted(twice)[0]!r} twice")
+    body = [[*line, *[""] * (len(header) - len(line))] for line in lines[1:]]
+    if separator == ";":  # then a comma may be the decimal one
+        body = [[cell.replace(",", ".") if cell.count(",") == 1 else cell for cell in line] for line in body]
+    for number, line in enumerate(body, 1):
+        if len(line) > len(header):
+            raise RunTableError(f"{source}: row {number} has {len(line)} cells, the header {len(header)}")
+    return {name: [line[i] for line in body] for i, name in enumerate(header) if name}
+
+
+def read_file(path: Path) -> dict[str, list[Any]]:
+    """Cells by column of a file; see `read_bytes`. Raises OSError for one that cannot be read."""
+    return read_bytes(path.read_bytes(), str(path))
+
+
+def read_bytes(content: bytes, source: str) -> dict[str, list[Any]]:
+    """Cells by column of a Parquet file or a CSV, told apart by what is in them.
+
+    Raises RunTableError as `read_csv` does, and for a Parquet file that is broken.
+    """
+    if content[:4] != b"PAR1":
+        return read_csv(content, source)
+    try:
+        return arrow_cells(pq.read_table(pa.BufferReader(content)), source)
+    except (pa.ArrowException, OSError) as error:
+        raise RunTableError(f"{source}: a broken Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def arrow_cells(table: pa.Table, source: str) -> dict[str, list[Any]]:
+    """Cells by column of an Arrow table. Raises RunTableError where it has no rows."""
+    if not table.num_rows:
+        raise RunTableError(f"{source}: no rows")
+    return {name: column.to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)}
+
+
+def run_table(cells: Mapping[str, Sequence[Any]], source: str, options: TableOptions | None = None) -> RunTable:
+    """Typed columns of the `cells` (by column name). What looks wrong with them is for `run_checks.checked` to say.
+
+    Raises RunTableError where a column of loss, or two of N, D and C, are missing, or no row can be used.
+    """
+    options = options or TableOptions()
+    number_of_rows = len(next(iter(cells.values()), []))
+    chosen = np.ones(number_of_rows, dtype=bool)
+    for condition in options.where:
+        chosen &= _meets(condition, cells, source)
+    columns = find_columns(list(cells), options.columns)
+    if "loss" not in columns or sum(role in columns for role in ("params", "tokens", "flops")) < 2:
+        missing = " and ".join(
+            [*(["the loss"] if "loss" not in columns else [])]
+            + (["two of N, D, C"] if sum(role in columns for role in ("params", "tokens", "flops")) < 2 else [])
+        )
+        raise RunTableError(
+            f"{source}: no column is known to be {missing}. It has {', '.join(map(repr, cells))}; name them with "
+            "--loss COLUMN, --params COLUMN, --tokens COLUMN, --flops COLUMN"
+        )
+    numbers: dict[Role, FloatArray] = {}
+    reasons: dict[int, str] = {}
+    spare: dict[Role, dict[int, str]] = {}
+    has_both = "params" in columns and "tokens" in columns
+    for role, column in columns.items():
+        if role != "run":
+            needed = role in ("params", "tokens", "loss") or (role == "flops" and not has_both)
+            numbers[role] = _numbers(cells[column.name], column, reasons if needed else spare.setdefault(role, {}))
+    reasons = {row: reason for row, reason in reasons.items() if chosen[row]}
+    kept = np.array([i for i in np.flatnonzero(chosen) if i not in reasons], dtype=np.int64)
+    if not len(kept):
+        if number_of_rows and not chosen.any():
+            raise RunTableError(f"{source}: no row meets {' and '.join(options.where)}")
+        example = "; ".join(f"row {row + 1}: {reason}" for row, reason in list(reasons.items())[:3])
+        raise RunTableError(f"{source}: none of the {len(reasons)} rows can be used: {example or 'the table is empty'}")
+    numbers = {role: values[kept] for role, values in numbers.items()}
+
+    convention = options.convention or _convention(columns)
+    factor = 1.0 if convention == "flops_per_token" else 6.0
+    notes = []
+    if options.where:
+        notes.append(f"{int(chosen.sum())} of {number_of_rows} rows, those with {' and '.join(options.where)}")
+    if "params" not in columns:
+        numbers["params"] = numbers["flops"] / (factor * numbers["tokens"])
+        notes.append(f"params = flops / ({factor:g} × tokens), since no column has them")
+    if "tokens" not in columns:
+        numbers["tokens"] = numbers["flops"] / (factor * numbers["params"])
+        notes.append(f"tokens = flops / ({factor:g} × params), since no column has them")
+    if options.flops == "exact" and "flops" not in columns:
+        raise RunTableError(f"{source}: exact FLOPs need a column of them: --flops COLUMN")
+    by = options.flops or ("exact" if "flops" in columns else "6nd")
+    product = factor * numbers["params"] * numbers["tokens"]
+    if by == "exact" and (unknown := np.isnan(numbers["flops"])).any():
+        numbers["flops"] = np.where(unknown, product, numbers["flops"])
+        notes.append(
+            f"flops = {factor:g} × params × tokens in {rows_text(kept[unknown] + 1)}, where the column has none"
+        )
+    if by == "6nd":
+        notes.append(f"C = {'params × tokens' if factor == 1 else '6 × params × tokens'}")
+    unit = options.loss_unit or _loss_unit(columns["loss"].name)
+    if options.convention is None:
+        notes.append(f"params counts {convention.replace('_', ' ')} (--convention says otherwise)")
+    runs = columns.get("run")
+    if runs is not None and runs.guessed and _mixes_sizes(cells[runs.name], kept, numbers["params"]):
+        notes.append(
+            f"{runs.name} is not taken for the column of runs, since most of its values have rows of several N"
+        )
+        del columns["run"]
+        runs = None
+    if runs is None:
+        notes.append("no column of runs: each row counts as a run of its own")
+    loss, log_bad = _nats(numbers["loss"], unit)
+    table = RunTable(
+        source=source,
+        rows=kept + 1,
+        num_params=numbers["params"],
+        tokens=numbers["tokens"],
+        loss=loss,
+        flops=numbers["flops"] if by == "exact" else product,
+        runs=tuple(f"row {i + 1}" if runs is None else _run_name(cells[runs.name][i], i) for i in kept.tolist()),
+        has_runs=runs is not None,
+        convention=convention,
+        flops_convention=by,
+        budget=numbers.get("budget"),
+        unique_tokens=numbers.get("unique_tokens"),
+        shown=(
+            *(column.shown() for column in columns.values()),
+            *([] if unit == "nats" else [f"loss in nats from {unit}"]),
+            *notes,
+        ),
+        left_out=tuple(LeftOut(row + 1, reason) for row, reason in sorted(reasons.items())),
+    )
+    return table.only(np.flatnonzero(~log_bad), f"as {unit} its loss is at or under 0 nats") if log_bad.any() else table
+
+
+def _numbers(values: Sequence[Any], column: Column, reasons: dict[int, str]) -> FloatArray:
+    """The cells as finite positive numbers; of all others the first reason goes to `reasons`, by position."""
+    found = np.full(len(values), math.nan)
+    for row, cell in enumerate(values):
+        number = parse_number(cell)
+        if isinstance(number, float) and math.isfinite(number) and number > 0:
+            found[row] = number * column.factor
+            continue
+        if number is None:
+            why = "is missing"
+        elif isinstance(number, str):
+            why = f"is {number[:40]!r}, which is no number"
+        else:
+            why = f"is {number:g}; it must be finite and positive"
+        reasons.setdefault(row, f"{column.role} ({column.name}) {why}")
+    return found
+
+
+def _meets(condition: str, cells: Mapping[str, Sequence[Any]], source: str) -> NDArray[np.bool_]:
+    """Which rows meet a condition; numbers are compared as such, text only for being equal."""
+    match = re.fullmatch(r"\s*(.+?)\s*(<=|>=|!=|==|=|<|>)\s*(.+?)\s*", condition)
+    if not match or match[1] not in cells:
+        found = f"there is no column {match[1]!r}" if match else "it has no <=, >=, <, >, = or !="
+        raise RunTableError(f"{source}: --where {condition!r}: {found}; write COLUMN<=VALUE with one of {list(cells)}")
+    name, sign, wanted = match[1], match[2], parse_number(match[3])
+    if not isinstance(wanted, float) and sign not in ("=", "==", "!="):
+        raise RunTableError(f"{source}: --where {condition!r}: {match[3]!r} is no number to compare with")
+    compare = _SIGNS[sign]
+
+    def meets(cell: Any) -> bool:
+        value = parse_number(cell)
+        if isinstance(wanted, float):
+            return isinstance(value, float) and bool(compare(value, wanted))
+        return bool(compare(str(cell).strip().lower(), match[3].lower()))
+
+    return np.array([meets(cell) for cell in cells[name]], dtype=bool)
+
+
+def _mixes_sizes(names: Sequence[Any], kept: NDArray[np.int64], num_params: FloatArray) -> bool:
+    """Whether over half of the rows share a run's name with rows of another N (more than 0.1% apart)."""
+    edges: dict[Any, tuple[float, float]] = {}
+    for row, n in zip(kept.tolist(), num_params.tolist(), strict=True):
+        low, high = edges.get(names[row], (n, n))
+        edges[names[row]] = min(low, n), max(high, n)
+    mixed = [edges[names[row]][1] > 1.001 * edges[names[row]][0] for row in kept.tolist()]
+    return sum(mixed) > len(mixed) / 2
+
+
+def _convention(columns: Mapping[Role, Column]) -> PointConvention:
+    name = columns["params"].name.lower() if "params" in columns else ""
+    plain = "".join(c for c in name if c.isalpha())
+    if "nonemb" in plain:
+        return "non_embedding"
+    if "pertoken" in plain:
+        return "flops_per_token"
+    return "active" if "active" in plain else "total"
+
+
+def _loss_unit(name: str) -> LossUnit:
+    return "perplexity" if "perplexity" in name.lower() or "ppl" in name.lower() else "nats"
+
+
+def rows_text(rows: Sequence[int] | NDArray[np.int64], at_most: int = 8) -> str:
+    """Rows as words: "row 3", "rows 1 to 4, 9", "rows 2, 5, … (40 rows)"."""
+    numbers = sorted({int(row) for row in rows})
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1] = [spans[-1][0], number]
+        else:
+            spans.append([number])
+    shown = [f"{s[0]} to {s[-1]}" if s[-1] > s[0] else f"{s[0]}" for s in spans[:at_most]]
+    more = f", … ({len(numbers)} rows)" if len(spans) > at_most else ""
+    return f"row{'s' if len(numbers) > 1 else ''} {', '.join(shown)}{more}"
+
+
+def _run_name(cell: Any, row: int) -> str:
+    text = "" if cell is None else str(cell).strip()
+    return text or f"row {row + 1}"
+
+
+def _nats(values: FloatArray, unit: LossUnit) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Losses in nats, and which of them are not positive."""
+    nats = np.log(values) if unit == "perplexity" else values * (math.log(2.0) if unit == "bits" else 1.0)
+    return nats, nats <= 0
