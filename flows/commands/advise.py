@@ -88,9 +88,12 @@ def print_advice(
         reach = f"Extrapolated: for {row.name}, {row.outside}" if row.outside else f"Within the sweep: {row.name}"
         loud = f". This is more than {FAR:.0f} times outside of what was measured: no basis for a decision"
         show(f"{reach}{loud if row.far else ''}.", "bold red" if row.far else None)
+    served: dict[ServingEstimate, list[str]] = {}
     for row in training.plan.rows:
         if row.serving:
-            show(_served(row.name, row.serving))
+            served.setdefault(row.serving, []).append(row.name)
+    for estimate, names in served.items():
+        show(_served(" and ".join(names), estimate))
     for warning in training.warnings:
         show(f"The law's fit warns: {warning}.", "yellow")
     show(
