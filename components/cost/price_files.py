@@ -38,7 +38,7 @@ SKYPILOT_NAMES: dict[str, str | dict[str, str]] = {
     "MI325X": "mi325x",
     "MI355X": "mi355x",
 }
-# Instances whose form their provider documents and the name does not say: AWS P4de, P5, P5e, P5en, P6-B200; Azure ND, NC.
+# Instances whose form their provider documents and the name does not say: AWS P4de, P5, P5e, P5en, P6; Azure ND, NC.
 KNOWN_FORMS = {
     r"p(4de|5|5e|5en|6-b200)\.": "sxm",
     r"standard_nd\w*_(a100|h100|h200)_v\d": "sxm",
