@@ -235,7 +235,8 @@ null where the items are not questions to a reasoning strategy
         commitment: on demand | reserved | spot
         region: the provider's name of it
         usd_low: US dollars, lower end of what is asked where the source gives a range
-        usd_high: US dollars, upper end"""),
+        usd_high: US dollars, upper end
+        origin: catalogue | imported"""),
     "api_prices": ("one price of one hosted model", """
         model: as the provider's client names it
         provider: who asks it

@@ -112,10 +112,10 @@ SCHEMAS: dict[str, pa.Schema] = {
         "memory_bytes:float? memory_type:str? interconnect:str? interconnect_bandwidth:float? power_watts:float? "
         "source:str? date:str?"
     ),
-    # commitment: on demand | reserved | spot
+    # commitment: on demand | reserved | spot; origin: catalogue | imported
     "prices": _schema(
         "hardware:str usd_per_hour:float provider:str? date:str? source:str? commitment:str? region:str? "
-        "usd_low:float? usd_high:float?"
+        "usd_low:float? usd_high:float? origin:str?"
     ),
     # of hosted models, as `lifespan prices import` reads them
     "api_prices": _schema(

@@ -166,8 +166,8 @@ def advise_training(
             f"{sweep.lowest_loss:.3f}"
         )
     rate = sweep.training_flops_per_second
-    train, train_basis = deployment(request.train_on, rate, speeds, request, prices)
-    serve, serve_basis = deployment(request.serve_on, rate, speeds, request, prices)
+    train, train_basis, _ = deployment(request.train_on, rate, speeds, request, prices)
+    serve, _, serve_basis = deployment(request.serve_on, rate, speeds, request, prices)
     traffic = Traffic(request.questions, answers.prompt_tokens, answers.answer_tokens)
     fitted = ((sweep.min_params, sweep.max_params), (sweep.min_tokens, sweep.max_tokens))
     plan = advise(fit, loss, traffic, train, serve, fitted_range=fitted)
@@ -193,9 +193,12 @@ def deployment(
     speeds: CoreSpeeds,
     request: AdviceRequest,
     prices: Sequence[Price] | None = None,
-) -> tuple[Deployment, str]:
+) -> tuple[Deployment, str, str]:
     """A device at the speeds that the run reached on it, or at those of public runs and of the serving model where it
-    measured none; and in words at which price and speeds. Raises ValueError for a price that is not there."""
+    measured none; and in words at which price and speeds it trains, and serves.
+
+    Raises ValueError for a price that is not there.
+    """
     hardware = find_hardware(name)
     if name == CPU:  # at the price with which the run accounts, like the costs of the strategies
         price = Price(CPU, speeds.usd_per_core_hour, "the run", "", "compute.usd_per_core_hour")
@@ -218,10 +221,12 @@ def deployment(
                 min(1.0, decode * per_token / hardware.peak_flops),
             ),
         )
-        return reached, f"{basis}, at the speeds of this run"
+        return reached, f"{basis}, at the speeds of this run", f"{basis}, at the speeds of this run"
     share = training_share(name)
     cpu = ", though no CPU was among its points" if hardware.kind == "cpu" else ""
-    return Deployment(hardware, price, train_mfu=share.middle, batch=request.batch), (
-        f"{basis}; training at {share.middle:.0%} of its peak by 6N (public runs: {share.low:.0%} to {share.high:.0%}, "
-        f"n={share.n}), serving by the serving model (mean error {expected_error():.0%} on models it had not seen{cpu})"
+    return (
+        Deployment(hardware, price, train_mfu=share.middle, batch=request.batch),
+        f"{basis}, at {share.middle:.0%} of its peak by 6N "
+        f"(public runs: {share.low:.0%} to {share.high:.0%}, n={share.n})",
+        f"{basis}, by the serving model (mean error {expected_error():.0%} on models it had not seen{cpu})",
     )

@@ -3,45 +3,34 @@
     python -m components.cost.calibration POINTS.csv            # constants, and errors on points that no fit had seen
     python -m components.cost.calibration POINTS.csv --write    # and keep them in catalogue/serving.toml
 
-A point is a row of a CSV with the columns of `COLUMNS` (see `read_points`); your own measurements can be appended to
-public ones. The fit is by logarithms of measured over modelled seconds, with a loss that forgives outliers and weak
-priors from how such devices behave, so that constants that few points bear on stay where physics has them.
+A point is a row of a CSV with the columns that `components.cost.measured_points` names; your own measurements can be
+appended to public ones. The fit is by logarithms of measured over modelled seconds, with a loss that forgives outliers
+and weak priors from how such devices behave, so that constants that few points bear on stay where physics has them.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from components.cost.accounting import training_flops_per_token
 from components.cost.entries import CatalogueError
-from components.cost.hardware import find_hardware
+from components.cost.measured_points import Point, read_points
 from components.cost.serving_model import (
     CONSTANTS,
-    Engine,
-    Replica,
-    ServedModel,
     ServingConstants,
     StepWork,
-    decode_work,
     prefill_step_seconds,
-    prefill_work,
     step_seconds,
 )
 
-COLUMNS = (
-    "kind", "model", "params", "active", "layers", "heads", "kv_heads", "head_dim", "expert_params", "experts", "top_k",
-    "hardware", "devices", "precision", "weight_bytes", "kv_bytes", "seq", "batch", "context", "isl", "osl", "value",
-    "source",
-)  # fmt: skip
 # Constant: its prior's middle, and its spread as a factor, one standard deviation of the logarithm.
 PRIORS = {
     "weights": (0.9, 0.15),
@@ -56,24 +45,9 @@ PRIORS = {
     "framework_cache": (2.0, 1.0),
 }
 NOISE = 0.15  # of the logarithm, beyond which a point counts as an outlier
-LONG_CONTEXT = 8192  # tokens, beyond which 6N says little of a training step
-ONE_NODE = 8  # devices with one fast link between all of them
 FEWEST_TRAINING = 5  # points of a device, below which those of all devices stand for it
 _Rows = NDArray[np.intp]
 _Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One measurement: `seconds` of a decode step or of a prefill, and the work it did. `share`: of a training run, its
-    utilisation by 6N; 0 for the other kinds."""
-
-    kind: str
-    model: str
-    hardware: str
-    work: StepWork | None
-    seconds: float
-    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,82 +67,6 @@ class Error:
         )
 
 
-def read_points(file: Path) -> list[Point]:
-    """Points of kind decode, prefill and training (in bf16, contexts of up to 8,192 tokens). Rows of other kinds,
-    without a value, of hardware that is not in the catalogue, or of serving beyond one node (8 devices) are left out.
-
-    `value` is tokens per second, of all devices together (per device in training). Raises CatalogueError naming the row
-    and the column of a value that is no number.
-    """
-    try:
-        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CatalogueError(f"{file}: {error}") from None
-    if missing := [name for name in COLUMNS if not rows or name not in rows[0]]:
-        raise CatalogueError(f"{file}: column {missing[0]!r} is missing: takes {', '.join(COLUMNS)}")
-    found = (_point(row, f"{file}, row {number}") for number, row in enumerate(rows, 2))
-    return [point for point in found if point is not None]
-
-
-def _point(row: dict[str, str], where: str) -> Point | None:
-    def number(name: str, default: float | None = None) -> float:
-        text = row[name] or ""
-        try:
-            value = float(text) if text or default is None else default
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value >= 0):
-            raise CatalogueError(f"{where}, {name}: takes a number of at least 0, got {text!r}")
-        return value
-
-    kind, rate = row["kind"], number("value", 0)
-    try:
-        device = find_hardware(row["hardware"])
-    except ValueError:
-        return None
-    if kind not in ("decode", "prefill", "training") or not rate or not number("layers", 0):
-        return None
-    if kind != "training" and number("devices") > ONE_NODE:
-        return None
-    layers, width = int(number("layers")), int(number("heads") * number("head_dim"))
-    if kind == "training":
-        context = int(number("seq"))
-        if context > LONG_CONTEXT or row["precision"] != "bf16":
-            return None
-        flops = training_flops_per_token("6n", number("active"), layers, width, context)
-        return Point(kind, row["model"], device.name, None, 1 / rate, rate * flops / device.peak_flops)
-    weight_bytes = number("weight_bytes", 2)
-    model = ServedModel(
-        number("params"),
-        number("active"),
-        layers,
-        int(number("heads")),
-        int(number("kv_heads")),
-        int(number("head_dim")),
-        number("expert_params", 0),
-        int(number("experts", 1)),
-        int(number("top_k", 1)),
-        weight_bytes,
-        number("kv_bytes", 2),
-        "fp8" if weight_bytes == 1 else "bf16",  # 4-bit weights of these points are computed with in 16 bits
-    )
-    on, batch = Replica(device, int(number("devices"))), number("batch")
-    if kind == "prefill":
-        tokens = number("isl")
-        return Point(kind, row["model"], device.name, prefill_work(model, on, tokens, batch), batch * tokens / rate)
-    engine = _engine(row["source"])
-    prompts = number("isl", 0) / number("osl") if engine == "server" and row["osl"] else 0.0
-    work = decode_work(model, on, batch, number("context"), engine, prompts)
-    return Point(kind, row["model"], device.name, work, batch / rate)
-
-
-def _engine(source: str) -> Engine:
-    """What a source measured with; your own points name it in `source`."""
-    if "vLLM" in source:
-        return "server"
-    return "framework" if "xlstm" in source or "transformers" in source else "loop"
-
-
 def _stacked(points: Sequence[Point]) -> StepWork:
     works = [point.work for point in points if point.work is not None]
     return StepWork(**{f.name: np.array([getattr(one, f.name) for one in works], float) for f in fields(StepWork)})
@@ -181,6 +79,7 @@ def _some(work: StepWork, rows: _Rows) -> StepWork:
 _START = ServingConstants(
     **{name: middle for name, (middle, _) in PRIORS.items()},
     prefill_compute=0.5,
+    framework_prefill=0.5,
     decode_low=1.0,
     decode_high=1.0,
     decode_points=1,
@@ -214,15 +113,38 @@ def _fitted(work: StepWork, seconds: _Floats) -> ServingConstants:
 
 
 def fit_prefill(points: Sequence[Point], constants: ServingConstants) -> ServingConstants:
-    """`constants` with the share of the peak that prefill reaches by these points."""
-    work, seconds = _stacked(points), np.array([point.seconds for point in points])
+    """`constants` with the shares of the peak that prefill reaches: a server's by whole requests (points of kind
+    serving), a framework's by prefill alone. Each stays as it is where there are no points for it."""
+    requests = [point for point in points if point.kind == "serving"]
+    alone = [point for point in points if point.kind == "prefill"]
 
-    def residuals(logs: _Floats) -> _Floats:
-        shares = replace(constants, prefill_compute=float(np.exp(logs[0])))
-        return np.log(prefill_step_seconds(work, shares) / seconds) / NOISE
+    def share(chosen: Sequence[Point], name: str) -> float:
+        def residuals(logs: _Floats) -> _Floats:
+            tried: dict[str, Any] = {name: float(np.exp(logs[0]))}
+            return _prefill_errors(chosen, replace(constants, **tried)) / NOISE
 
-    found = optimize.least_squares(residuals, [math.log(0.5)], loss="soft_l1", bounds=(-np.inf, 0.0))
-    return replace(constants, prefill_compute=float(np.exp(found.x[0])))
+        if not chosen:
+            return float(getattr(constants, name))
+        found = optimize.least_squares(residuals, [math.log(0.5)], loss="soft_l1", bounds=(-np.inf, 0.0))
+        return float(np.exp(found.x[0]))
+
+    return replace(
+        constants,
+        prefill_compute=share(requests, "prefill_compute"),
+        framework_prefill=share(alone, "framework_prefill"),
+    )
+
+
+def _prefill_errors(points: Sequence[Point], k: ServingConstants) -> _Floats:
+    """Logarithms of modelled over measured seconds of prefill, or of whole requests."""
+    modelled = []
+    for point in points:
+        assert point.work is not None
+        if point.prompts is None:
+            modelled.append(prefill_step_seconds(point.work, k))
+        else:
+            modelled.append(step_seconds(point.work, k) + prefill_step_seconds(point.prompts, k) / point.answer)
+    return np.log(np.array(modelled, float) / np.array([point.seconds for point in points]))
 
 
 def error_of(logs: _Floats) -> Error:
@@ -259,12 +181,10 @@ def without_each(points: Sequence[Point], label: Callable[[Point], str]) -> dict
 
 
 def held_out_prefill(points: Sequence[Point], constants: ServingConstants) -> _Floats:
-    """As `held_out` for prefill, in halves; the constants that it shares with decoding are kept."""
+    """As `held_out` for prefill or whole requests, in halves; the constants that they share with decoding are kept."""
     found = []
     for fit, out in halves(len(points)):
-        k = fit_prefill([points[i] for i in fit], constants)
-        rest = [points[i] for i in out]
-        found.append(np.log(prefill_step_seconds(_stacked(rest), k) / np.array([point.seconds for point in rest])))
+        found.append(_prefill_errors([points[i] for i in out], fit_prefill([points[i] for i in fit], constants)))
     return np.concatenate(found)
 
 
@@ -277,6 +197,7 @@ class Calibration:
     half: Error
     by_model: Error
     by_device: dict[str, Error]
+    requests: Error
     prefill: Error
     training: dict[str, tuple[int, float, float, float]]
 
@@ -285,17 +206,19 @@ def calibrate(points: Sequence[Point]) -> Calibration:
     """Fit, and test on what each fit had not seen. Raises CatalogueError for too few points."""
     decode = [point for point in points if point.kind == "decode"]
     prefill = [point for point in points if point.kind == "prefill"]
-    if len(decode) < 4 * len(PRIORS) or len(prefill) < 4:
+    requests = [point for point in points if point.kind == "serving"]
+    if len(decode) < 4 * len(PRIORS) or min(len(prefill), len(requests)) < 4:
         raise CatalogueError(
-            f"{len(decode)} decode and {len(prefill)} prefill points: takes at least {4 * len(PRIORS)} and 4"
+            f"{len(decode)} decode, {len(prefill)} prefill and {len(requests)} serving points: takes at least "
+            f"{4 * len(PRIORS)}, 4 and 4"
         )
     models = without_each(decode, lambda point: point.model)
     apart = np.concatenate(list(models.values()))
-    constants = fit_prefill(prefill, fit_decode(decode))
-    prefill_apart = held_out_prefill(prefill, constants)
+    constants = fit_prefill([*requests, *prefill], fit_decode(decode))
+    requests_apart = held_out_prefill(requests, constants)
     # Measured over modelled: a new model is what the interval is for, so those of models left out.
     low, high = np.exp(-np.quantile(apart, [0.95, 0.05]))
-    prefill_low, prefill_high = np.exp(-np.quantile(prefill_apart, [0.95, 0.05]))
+    prefill_low, prefill_high = np.exp(-np.quantile(requests_apart, [0.95, 0.05]))
     return Calibration(
         replace(
             constants,
@@ -304,12 +227,13 @@ def calibrate(points: Sequence[Point]) -> Calibration:
             decode_points=len(decode),
             prefill_low=float(prefill_low),
             prefill_high=float(prefill_high),
-            prefill_points=len(prefill),
+            prefill_points=len(requests),
         ),
         error_of(held_out(decode, halves(len(decode)))),
         error_of(apart),
         {name: error_of(logs) for name, logs in without_each(decode, lambda point: point.hardware).items()},
-        error_of(prefill_apart),
+        error_of(requests_apart),
+        error_of(held_out_prefill(prefill, constants)),
         _training_shares(points),
     )
 
@@ -345,6 +269,7 @@ def to_toml(made: Calibration, points: Path) -> str:
         "[errors]",
         f"halves = {error(made.half)}",
         f"model_left_out = {error(made.by_model)}",
+        f"requests_halves = {error(made.requests)}",
         f"prefill_halves = {error(made.prefill)}",
         *(f'"{name}_left_out" = {error(one)}' for name, one in sorted(made.by_device.items())),
         "",
@@ -374,6 +299,7 @@ def main(arguments: Sequence[str]) -> int:
         "half": made.half,
         "a model": made.by_model,
         **made.by_device,
+        "half of whole requests": made.requests,
         "half of prefill": made.prefill,
     }.items():
         print(f"# {name} left out: {one}")

@@ -38,6 +38,12 @@ SKYPILOT_NAMES: dict[str, str | dict[str, str]] = {
     "MI325X": "mi325x",
     "MI355X": "mi355x",
 }
+# Instances whose form their provider documents and the name does not say: AWS P4de, P5, P5e, P5en, P6; Azure ND, NC.
+KNOWN_FORMS = {
+    r"p(4de|5|5e|5en|6-b200)\.": "sxm",
+    r"standard_nd\w*_(a100|h100|h200)_v\d": "sxm",
+    r"standard_nc\d+ads_a100_v4": "pcie",
+}
 # Below this share of the middle price of the same device a price is a floor to bid from, or a mistake.
 LEAST_SHARE: dict[Commitment, float] = {"on demand": 0.5, "reserved": 0.4, "spot": 0.15}
 _SKYPILOT = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Price", "Region")
@@ -138,13 +144,15 @@ def _skypilot(
             found += ((number, price) for price in _skypilot_row(row, date, provider, file.name))
         except CatalogueError as error:
             refused.append(Refusal(f"row {number}", str(error)))
-    kept = []
+    kept: dict[tuple[object, ...], Price] = {}  # instances of one size after the other ask the same for a device
+    others = [*known, *(price for _, price in found)]
     for number, price in found:
-        if reason := _floor(price, [*known, *(other for _, other in found)]):
+        if reason := _floor(price, others):
             refused.append(Refusal(f"row {number}", reason))
         else:
-            kept.append(price)
-    return PriceFile("SkyPilot catalogue", tuple(kept), refused=tuple(refused), left_out=left_out)
+            kept.setdefault((price.hardware, price.usd_per_hour, price.commitment, price.region), price)
+    refused.sort(key=lambda one: int(one.where.removeprefix("row ")))
+    return PriceFile("SkyPilot catalogue", tuple(kept.values()), refused=tuple(refused), left_out=left_out)
 
 
 def _skypilot_row(row: Mapping[str, str], date: str, provider: str, file: str) -> list[Price]:
@@ -156,8 +164,9 @@ def _skypilot_row(row: Mapping[str, str], date: str, provider: str, file: str) -
     if not isinstance(device, str):
         words = f"{instance} {row.get('GpuInfo') or ''}".casefold()
         said = sorted(set(re.findall(r"sxm|pcie|nvl(?!ink)", words)))
+        said = said or [form for pattern, form in KNOWN_FORMS.items() if re.match(pattern, instance.casefold())]
         if len(said) != 1 or said[0] not in device:
-            what = "PCIe or SXM is not said" if not said else f"it is {' and '.join(said).upper()}"
+            what = f"it is {' and '.join(form.upper() for form in said)}" if said else "PCIe or SXM is not said"
             raise CatalogueError(f"{name} as {instance!r}: {what}, and prices differ: take it into a CSV of your own")
         device = device[said[0]]
     count = _number(row["AcceleratorCount"], "AcceleratorCount")

@@ -45,9 +45,9 @@ class Price:
         ):
             raise ValueError(f"the price of {self.hardware!r}, {self.usd_per_hour}, must lie in usd_low..usd_high")
 
-    def to_row(self) -> dict[str, Any]:
+    def to_row(self, origin: Literal["catalogue", "imported"]) -> dict[str, Any]:
         """A row of the `prices` table."""
-        return dict(vars(self))
+        return {**vars(self), "origin": origin}
 
     def age_days(self, today: datetime.date) -> int:
         """Days from the price's date to `today`."""
@@ -119,7 +119,7 @@ class Offer:
         words = f"{one.usd_per_hour:g} $/h {one.commitment} ({one.provider}{', ' + one.region if one.region else ''}, "
         if self.n == 1 and one.usd_low is not None:
             return f"{words}{one.date}; asked {one.usd_low:g} to {one.usd_high:g})"
-        among = "" if self.n == 1 else f"; {self.n} from {self.low:g} to {self.high:g}"
+        among = "" if self.low == self.high else f"; {self.n} from {self.low:g} to {self.high:g}"
         return f"{words}{one.date}{among})"
 
 

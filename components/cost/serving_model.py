@@ -109,12 +109,16 @@ class Replica:
 
 @dataclass(frozen=True)
 class ServingConstants:
-    """Shares of the peaks that are reached (`weights`, `cache` of the bandwidth; `compute`, `prefill_compute` of the
-    FLOP/s); `moe`, `quantised`: times longer to read weights that are experts' or quantised; `overlap`: share of the
-    shorter of reading and computing that is not hidden; seconds per layer, per sequence (a server's), and per layer of
-    synchronising several devices; `framework_cache`: times longer a framework reads its cache. `decode_low` to
-    `decode_high`, `prefill_low` to `prefill_high`: measured over modelled seconds, 5% and 95% of the points that the
-    fit had not seen."""
+    """What steps cost beyond the peaks.
+
+    `weights`, `cache`: shares of the bandwidth that are reached; `compute`, `prefill_compute`, `framework_prefill`: of
+    the FLOP/s, in decoding, in a server's or loop's prefill, and in a framework's. `moe`, `quantised`: times longer to
+    read weights that are experts' or quantised. `overlap`: share of the shorter of reading and computing that is not
+    hidden. `*_seconds`: per layer, per sequence (a server's), and per layer of synchronising several devices.
+    `framework_cache`: times longer a framework reads its cache. `decode_low` to `decode_high`: measured over modelled
+    seconds of a decode step, 5% and 95% of the points that the fit had not seen; `prefill_low` to `prefill_high`: of
+    whole requests.
+    """
 
     weights: float
     cache: float
@@ -127,6 +131,7 @@ class ServingConstants:
     hop_seconds: float
     framework_cache: float
     prefill_compute: float
+    framework_prefill: float
     decode_low: float
     decode_high: float
     decode_points: int
@@ -250,7 +255,9 @@ def decode_tokens_per_second(
     )
 
 
-def prefill_work(model: ServedModel, on: Replica, prompt_tokens: float, batch: float = 1) -> StepWork:
+def prefill_work(
+    model: ServedModel, on: Replica, prompt_tokens: float, batch: float = 1, engine: Engine = "server"
+) -> StepWork:
     """The work of reading `batch` prompts of `prompt_tokens` tokens: 2·N_active a token and causal attention's
     2·L·H·d_h·T² a prompt, with one pass over the touched weights."""
     device, n = on.hardware, on.num_devices
@@ -267,14 +274,14 @@ def prefill_work(model: ServedModel, on: Replica, prompt_tokens: float, batch: f
         is_quantised=float(model.weight_bytes < 2),
         is_split=float(n > 1),
         is_server=0.0,
-        is_framework=0.0,
+        is_framework=float(engine == "framework"),
     )
 
 
 def prefill_step_seconds(work: StepWork, k: ServingConstants) -> Number:
     """Seconds of prefill: a step whose matrix products are large and reach another share of the peak."""
     reading = work.weights / k.weights * k.moe**work.is_moe * k.quantised**work.is_quantised
-    computing = work.compute / k.prefill_compute
+    computing = work.compute / (k.prefill_compute ** (1 - work.is_framework) * k.framework_prefill**work.is_framework)
     core = np.maximum(reading, computing) + k.overlap * np.minimum(reading, computing)
     return core + k.layer_seconds * work.layers + work.ring + k.hop_seconds * work.layers * work.is_split
 

@@ -91,9 +91,12 @@ def print_advice(
         reach = f"Extrapolated: for {row.name}, {row.outside}" if row.outside else f"Within the sweep: {row.name}"
         loud = f". This is more than {FAR:.0f} times outside of what was measured: no basis for a decision"
         show(f"{reach}{loud if row.far else ''}.", "bold red" if row.far else None)
+    served: dict[str, list[str]] = {}  # models that differ little are served alike
     for row in training.plan.rows:
         if row.serving:
-            show(_served(row.name, row.serving))
+            served.setdefault(_served(row.serving), []).append(row.name)
+    for how, names in served.items():
+        show(f"Served: {', '.join(names)}, {how}.")
     for warning in training.warnings:
         show(f"The law's fit warns: {warning}.", "yellow")
     show(
@@ -103,7 +106,7 @@ def print_advice(
     )
 
 
-def _served(name: str, serving: ServingEstimate) -> str:
+def _served(serving: ServingEstimate) -> str:
     def rate(speed: Interval) -> str:
         ends = f"[{formatting.count(speed.low)}, {formatting.count(speed.high)}]"
         return f"{formatting.count(speed.value)} {ends}"
@@ -112,8 +115,8 @@ def _served(name: str, serving: ServingEstimate) -> str:
 
     on = f"{serving.on.num_devices} x {serving.on.hardware.name}, {serving.batch} requests at a time"
     return (
-        f"Served: {name}, a copy on {on}: {rate(serving.decode)} tokens per second generated, "
-        f"{rate(serving.prefill)} read (ranges of 90%)."
+        f"a copy on {on}: {rate(serving.decode)} tokens per second generated, "
+        f"{rate(serving.prefill)} read (ranges of 90%)"
     )
 
 

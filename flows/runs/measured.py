@@ -55,4 +55,9 @@ def _fit(home: Home, run_id: str) -> ChinchillaFit | None:
     if artifact is None:
         return None
     saved = (home.store.path(artifact) / "chinchilla.json").read_text(encoding="utf-8")
-    return ChinchillaFit.from_json(json.loads(saved))
+    try:
+        return ChinchillaFit.from_json(json.loads(saved))
+    except KeyError as error:
+        raise ConfigError(
+            f"run {run_id}: its fitted law has no {error}, so another version made it: `lifespan run` fits it anew"
+        ) from None

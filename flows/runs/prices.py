@@ -10,31 +10,27 @@ from components.cost.prices import ApiPrice, Price, price_catalogue
 from storage.home import Home
 from storage.queries import query
 
-IMPORTED = "import-"  # how the parts of imported files begin
-
 
 def home_prices(home: Home) -> tuple[Price, ...]:
     """The catalogue's prices, and after them the imported ones."""
-    return (*price_catalogue(), *(Price(**row) for row in _imported(home, "prices")))
+    rows = query(
+        home, "SELECT DISTINCT * EXCLUDE (origin) FROM prices WHERE origin = 'imported' ORDER BY ALL"
+    ).to_pylist()
+    return (*price_catalogue(), *(Price(**row) for row in rows))
 
 
 def home_api_prices(home: Home) -> tuple[ApiPrice, ...]:
     """The imported prices of hosted models."""
-    return tuple(ApiPrice(**row) for row in _imported(home, "api_prices"))
+    return tuple(ApiPrice(**row) for row in query(home, "SELECT DISTINCT * FROM api_prices ORDER BY ALL").to_pylist())
 
 
 def keep_prices(home: Home, prices: Sequence[Price], api_prices: Sequence[ApiPrice]) -> None:
     """Write imported prices into the home's tables; the same prices again change nothing."""
-    kinds: dict[str, Sequence[Price | ApiPrice]] = {"prices": prices, "api_prices": api_prices}
-    for table, found in kinds.items():
-        if rows := [one.to_row() for one in found]:
+    kinds: dict[str, list[dict[str, Any]]] = {
+        "prices": [one.to_row("imported") for one in prices],
+        "api_prices": [one.to_row() for one in api_prices],
+    }
+    for table, rows in kinds.items():
+        if rows:
             digest = hashlib.sha256(repr(sorted(map(repr, rows))).encode()).hexdigest()
-            home.tables.write(table, f"{IMPORTED}{digest[:32]}", rows)
-
-
-def _imported(home: Home, table: str) -> list[dict[str, Any]]:
-    files = home.tables.layout(table)
-    if not (files.parts or files.merged):
-        return []
-    rows = query(home, f"SELECT DISTINCT * EXCLUDE (part) FROM {table} WHERE starts_with(part, '{IMPORTED}')")
-    return list(rows.to_pylist())
+            home.tables.write(table, f"import-{digest[:32]}", rows)

@@ -89,7 +89,7 @@ def account_costs(
     from components.cost.prices import price_catalogue
 
     work.rows("hardware", [device.to_row() for device in hardware_catalogue()])
-    work.rows("prices", [price.to_row() for price in price_catalogue()])
+    work.rows("prices", [price.to_row("catalogue") for price in price_catalogue()])
 
     def paid(artifact: Artifact) -> float:
         used = artifact.facts["usage"]

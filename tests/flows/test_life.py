@@ -122,7 +122,7 @@ def test_what_was_trained_and_served_is_priced_at_what_it_took(lived: tuple[Home
     home, result = lived
     measured = measured_run(home, result.run_id)
     assert measured.sweep is not None
-    made, _ = deployment(CPU, measured.sweep.training_flops_per_second, measured.speeds, AdviceRequest(1))
+    made, _, _ = deployment(CPU, measured.sweep.training_flops_per_second, measured.speeds, AdviceRequest(1))
     assert made.measured is not None
     facts = {
         name: json.loads(answer(home, "facts", run=result.run_id, stage=name)[0]["facts_json"])

@@ -73,27 +73,27 @@ def test_a_core_is_taken_with_the_speeds_and_the_price_of_the_run() -> None:
     speeds = CoreSpeeds(
         0.07, num_params_non_embedding=1e6, prefill_tokens_per_second=9000, decode_tokens_per_second=300
     )
-    made, basis = deployment(CPU, peak / 4, speeds, AdviceRequest(1))
-    assert made.price.usd_per_hour == 0.07 and "at the speeds of this run" in basis
+    made, training, serving = deployment(CPU, peak / 4, speeds, AdviceRequest(1))
+    assert made.price.usd_per_hour == 0.07 and "at the speeds of this run" in training and training == serving
     assert made.train_mfu == pytest.approx(0.25)
     assert made.measured == pytest.approx((2e6 * 9000 / peak, 2e6 * 300 / peak))
-    too_fast, _ = deployment(CPU, 2 * peak, speeds, AdviceRequest(1))
+    too_fast, _, _ = deployment(CPU, 2 * peak, speeds, AdviceRequest(1))
     assert too_fast.train_mfu == 1.0
 
 
 def test_what_the_run_has_not_measured_is_of_public_runs_and_of_the_serving_model_and_says_so() -> None:
     for name, speeds in ((CPU, CoreSpeeds(0.07)), ("h100-sxm", CoreSpeeds(0.07, 1e6, 9000, 300))):
-        made, basis = deployment(name, 1e9, speeds, AdviceRequest(1, batch=8))
+        made, training, serving = deployment(name, 1e9, speeds, AdviceRequest(1, batch=8))
         assert made.measured is None and made.batch == 8 and made.train_mfu == training_share(name).middle
-        assert "of its peak by 6N (public runs:" in basis and "serving by the serving model (mean error" in basis
-        assert ("no CPU was among its points" in basis) == (name == CPU)
+        assert "of its peak by 6N (public runs:" in training and "by the serving model (mean error" in serving
+        assert ("no CPU was among its points" in serving) == (name == CPU)
 
 
 def test_a_price_is_chosen_by_provider_and_commitment_among_those_of_the_home() -> None:
     own = [Price("h100-sxm", 2.0, "Us", "2026-11-01", "contract", "reserved"), *price_catalogue()]
-    made, basis = deployment("h100-sxm", 1e9, CoreSpeeds(0.07), AdviceRequest(1, price="us/reserved"), own)
+    made, basis, _ = deployment("h100-sxm", 1e9, CoreSpeeds(0.07), AdviceRequest(1, price="us/reserved"), own)
     assert made.price is own[0] and "2 $/h reserved (Us, 2026-11-01)" in basis
-    newest, _ = deployment("h100-sxm", 1e9, CoreSpeeds(0.07), AdviceRequest(1), own)
+    newest, _, _ = deployment("h100-sxm", 1e9, CoreSpeeds(0.07), AdviceRequest(1), own)
     assert newest.price.commitment == "on demand"
     with pytest.raises(ValueError, match=r"no price .them. of h100-sxm: .*lifespan prices import"):
         deployment("h100-sxm", 1e9, CoreSpeeds(0.07), AdviceRequest(1, price="them"), own)

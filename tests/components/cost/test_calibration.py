@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.cost.calibration import COLUMNS, PRIORS, Point, calibrate, error_of, fit_decode, main, read_points
+from components.cost.calibration import PRIORS, calibrate, error_of, fit_decode, main
 from components.cost.entries import CatalogueError
 from components.cost.hardware import find_hardware
+from components.cost.measured_points import COLUMNS, Point, read_points
 from components.cost.serving_model import (
     Replica,
     ServedModel,
@@ -73,14 +74,20 @@ def test_a_faulty_row_is_named_and_other_kinds_are_left_out(tmp_path: Path, caps
             writer.writeheader()
             writer.writerows(rows)
 
-    write(row, {**row, "kind": "serving"}, {**row, "hardware": "abacus"}, {**row, "devices": "32"})
+    write(row, {**row, "kind": "chat"}, {**row, "hardware": "abacus"}, {**row, "devices": "32"})
     (point,) = read_points(file)
     assert point.seconds == pytest.approx(1 / 104.9) and point.work is not None and point.work.is_server == 0.0
+    # Whole requests: as many at a time as fit beside the weights, each token with its share of the prompts.
+    full = {**row, "kind": "serving", "batch": "", "isl": "1000", "osl": "100", "value": "500", "metric": "max load"}
+    write(full, {**full, "metric": "TTFT 450 ms"})
+    (whole,) = read_points(file)
+    fits = (72e9 - 2 * 6.738e9) // (2 * 32 * 32 * 128 * 2 * 1050)
+    assert whole.seconds == pytest.approx(fits / 500) and whole.answer == 100 and whole.prompts is not None
     write(row, {**row, "batch": "many"})
     with pytest.raises(CatalogueError, match="row 3, batch: takes a number of at least 0, got 'many'"):
         read_points(file)
     write(row)
-    assert main([str(file)]) == 2 and "takes at least 40 and 4" in capsys.readouterr().err
+    assert main([str(file)]) == 2 and "takes at least 40, 4 and 4" in capsys.readouterr().err
     file.write_text("kind,model\n")
     with pytest.raises(CatalogueError, match="column 'kind' is missing"):
         read_points(file)
@@ -94,7 +101,7 @@ def test_held_out_points_are_within_the_stated_errors_and_the_catalogue_is_what_
     assert made.half.mean <= 0.16 and made.half.nine_of_ten <= 1.4
     assert made.by_model.mean <= 0.16 and made.by_model.nine_of_ten <= 1.4
     assert all(error.mean <= 0.2 for error in made.by_device.values())
-    assert made.prefill.mean <= 0.2
+    assert made.prefill.mean <= 0.2 and made.requests.mean <= 0.3
     kept = serving_constants()
     for field in fields(ServingConstants):
         assert getattr(kept, field.name) == pytest.approx(getattr(made.constants, field.name), rel=1e-3), field.name

@@ -10,6 +10,7 @@ import pytest
 from components.cost.advice import CoreSpeeds
 from flows.runs.measured import measured_run
 from flows.settings import ConfigError
+from storage.artifacts import Artifact, Record
 from storage.home import Home
 from storage.named import answer
 
@@ -82,3 +83,14 @@ def test_facts_of_one_stage_or_of_all(home: Home) -> None:
     write_run(home, {"pretrain": {"loss": 1}, "ppo": {"kl": 2}})
     assert [row["facts_json"] for row in answer(home, "facts", stage="ppo")] == ['{"kl": 2}']
     assert [row["stage"] for row in answer(home, "facts")] == ["ppo", "pretrain"]
+
+
+def test_a_law_that_another_version_fitted_says_what_to_do(home: Home) -> None:
+    write_run(home, {"account_costs": {"comparisons": [COT]}, "fit_scaling_law": {}})
+    key = f"{1:064x}"
+    with home.store.writing(key) as folder:
+        (folder / "chinchilla.json").write_text("{}")
+        artifact = Artifact("scaling_fit", key, {})
+        home.store.seal(folder, Record(artifact, "fit_scaling_law", {}, {}, {}, RUN))
+    with pytest.raises(ConfigError, match=r"its fitted law has no '\w+', so another version made it: `lifespan run`"):
+        measured_run(home, RUN)
