@@ -53,6 +53,10 @@ class TableOptions:
     loss_unit: LossUnit | None = None
 
 
+class TornRow(str):
+    """In place of each cell of a row whose cells cannot be told apart: the reason."""
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """A row of the table that is not fitted, and why."""
@@ -146,9 +150,9 @@ def read_csv(content: bytes, source: str) -> dict[str, list[Any]]:
     body = [[*line, *[""] * (len(header) - len(line))] for line in lines[1:]]
     if separator == ";":  # then a comma may be the decimal one
         body = [[cell.replace(",", ".") if cell.count(",") == 1 else cell for cell in line] for line in body]
-    for number, line in enumerate(body, 1):
+    for place, line in enumerate(body):
         if len(line) > len(header):
-            raise RunTableError(f"{source}: row {number} has {len(line)} cells, the header {len(header)}")
+            body[place] = [TornRow(f"the row has {len(line)} cells, the header {len(header)}")] * len(header)
     return {name: [line[i] for line in body] for i, name in enumerate(header) if name}
 
 
@@ -279,6 +283,9 @@ def _numbers(values: Sequence[Any], column: Column, reasons: dict[int, str]) -> 
         number = parse_number(cell)
         if isinstance(number, float) and math.isfinite(number) and number > 0:
             found[row] = number * column.factor
+            continue
+        if isinstance(cell, TornRow):
+            reasons.setdefault(row, str(cell))
             continue
         if number is None:
             why = "is missing"
