@@ -269,6 +269,7 @@ def run_table(cells: Mapping[str, Sequence[Any]], source: str, options: TableOpt
         shown=(
             *(column.shown() for column in columns.values()),
             *([] if unit == "nats" else [f"loss in nats from {unit}"]),
+            *([f"{columns['loss'].name} is taken as it is, in bits per byte"] if _is_per_byte(columns["loss"]) else []),
             *notes,
         ),
         left_out=tuple(LeftOut(row + 1, reason) for row, reason in sorted(reasons.items())),
@@ -353,6 +354,10 @@ def rows_text(rows: Sequence[int] | NDArray[np.int64], at_most: int = 8) -> str:
     shown = [f"{s[0]} to {s[-1]}" if s[-1] > s[0] else f"{s[0]}" for s in spans[:at_most]]
     more = f", … ({len(numbers)} rows)" if len(spans) > at_most else ""
     return f"row{'s' if len(numbers) > 1 else ''} {', '.join(shown)}{more}"
+
+
+def _is_per_byte(column: Column) -> bool:
+    return column.name.lower().replace(" ", "").replace("_", "") in ("bpb", "bitsperbyte")
 
 
 def _run_name(cell: Any, row: int) -> str:

@@ -28,6 +28,12 @@ from components.scaling.run_table import TableOptions, read_bytes, read_csv, rea
         ),
         (["flops", "n_params", "final_loss", "run_id"], {"flops": "flops", "run": "run_id", "loss": "final_loss"}),
         (["Non-embedding params", "D", "y", "nominal budget", "ppl"], {"budget": "nominal budget", "loss": "ppl"}),
+        (["", "Model Size", "Training FLOP", "loss"], {"params": "Model Size", "flops": "Training FLOP"}),
+        (["Training compute (FLOP)", "N_non_embedding", "bpb"], {"flops": "Training compute (FLOP)", "loss": "bpb"}),
+        (
+            ["non_emb_params", "FLOPs_per_token", "tokens", "smooth loss"],
+            {"params": "non_emb_params", "tokens": "tokens"},
+        ),
         (["train_loss", "val_loss", "size", "tokens"], {"loss": "val_loss"}),
     ],
 )
@@ -43,6 +49,22 @@ def test_units_of_headers_and_cells_count() -> None:
     np.testing.assert_allclose(table.num_params[:2], [70e6, 410e6])
     np.testing.assert_allclose(table.tokens, [1e10, 2e10, 3e10])
     assert any("Model Size (M) × 1e+06 (guessed)" in line for line in table.shown)
+
+
+@pytest.mark.parametrize(
+    ("header", "factor"),
+    [
+        ("D (B tokens)", 1e9), ("tokens_in_billions", 1e9), ("Training tokens [T]", 1e12), ("tokens (seen)", 1.0),
+        ("trainTokensM", 1e6), ("tokens/1e9", 1e9),
+    ],
+)  # fmt: skip
+def test_units_in_headers(header: str, factor: float) -> None:
+    assert find_columns([header], {})["tokens"].factor == factor
+
+
+def test_units_of_compute() -> None:
+    assert find_columns(["compute (PF-days)"], {})["flops"].factor == 8.64e19
+    assert find_columns(["Training compute (1e18 FLOP)"], {})["flops"].factor == 1e18
 
 
 @pytest.mark.parametrize(
