@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Role = Literal["params", "tokens", "flops", "loss", "run", "budget", "unique_tokens"]
+Role = Literal["params", "tokens", "flops", "loss", "run", "budget"]
 ROLES: tuple[Role, ...] = get_args(Role)
 LossUnit = Literal["nats", "bits", "perplexity"]
 
@@ -53,7 +53,6 @@ _NAMES: Mapping[Role, str] = {
     "run": "run runid runname experiment experimentid modelname model name id",
     "budget": "budget nominalbudget flopbudget flopsbudget computebudget isoflop isoflopbudget nominalflops "
     "targetflops",
-    "unique_tokens": "uniquetokens uniquetraintokens uniquetrainingtokens numuniquetokens tokensunique ud",
 }
 # What a name must have among its words, and must not have, to be taken where no whole name is known.
 _WORDS: Mapping[Role, tuple[set[str], set[str]]] = {

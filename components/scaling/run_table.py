@@ -69,10 +69,9 @@ class LeftOut:
 class RunTable:
     """Columns of shape (n,): N (`num_params`) as `convention` counts it, D, C in FLOPs, loss in nats per token.
 
-    `rows`: of each point in the file, from 1; `budget`, `unique_tokens`: where the table has such a column, nan where a
-    row has none; `has_runs`: whether
-    it has a column of runs, else each row counts as a run of its own. `flops_per_param_token`: k in C = k N D: 6, or 1
-    where N itself is FLOPs per token.
+    `rows`: of each point in the file, from 1; `budget`: where the table has such a column, nan where a row has none;
+    `has_runs`: whether it has a column of runs, else each row counts as a run of its own. `flops_per_param_token`: k in
+    C = k N D: 6, or 1 where N itself is FLOPs per token.
     """
 
     source: str
@@ -86,7 +85,6 @@ class RunTable:
     convention: PointConvention
     flops_convention: FlopsConvention
     budget: FloatArray | None = None
-    unique_tokens: FloatArray | None = None
     shown: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -120,7 +118,6 @@ class RunTable:
             flops=self.flops[kept],
             runs=tuple(self.runs[i] for i in kept),
             budget=None if self.budget is None else self.budget[kept],
-            unique_tokens=None if self.unique_tokens is None else self.unique_tokens[kept],
             left_out=(*self.left_out, *(LeftOut(int(self.rows[i]), reason) for i in dropped)),
         )
 
@@ -265,7 +262,6 @@ def run_table(cells: Mapping[str, Sequence[Any]], source: str, options: TableOpt
         convention=convention,
         flops_convention=by,
         budget=numbers.get("budget"),
-        unique_tokens=numbers.get("unique_tokens"),
         shown=(
             *(column.shown() for column in columns.values()),
             *([] if unit == "nats" else [f"loss in nats from {unit}"]),
