@@ -328,7 +328,7 @@ def resampled_weights(problem: Problem, clusters: list[NDArray[np.int64]], confi
         else:
             raise ValueError(
                 f"{len(clusters)} runs are too few to resample: hardly any draw keeps {needed} distinct N and D. "
-                'Train more runs, or set ChinchillaFitConfig.method to "posterior"'
+                "Train more runs, or take intervals from the posterior, or none"
             )
     return weights
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.scaling import fit_checks
-from components.scaling.chinchilla_fit import ChinchillaFitConfig, Method, fit_chinchilla
+from components.scaling.chinchilla_fit import MANY_RUNS, ChinchillaFitConfig, Method, fit_chinchilla
 from components.scaling.frontier import FrontierFit, Optimum, fit_envelope, fit_isoflop
 from components.scaling.gamma_fit import fit_gamma
 from components.scaling.kaplan_fit import fit_kaplan
@@ -94,6 +94,9 @@ def fit_table(table: RunTable, options: FitOptions | None = None) -> TableFit:
         _enough_sizes(table, options.law)
     table, fitted = _FITTERS[options.law](table, options)
     found = list(fitted.warnings)
+    num_runs = len(cluster_rows(table.runs))
+    if options.law in ("gamma", "kaplan") and len(fitted.samples) and num_runs < MANY_RUNS - 2:
+        found.append(f"only {num_runs} runs: a bootstrap over so few is too narrow")
     line, unidentified = None, list(fitted.unidentified)
     if options.law not in FRONTIER_LAWS:
         line = line_of_tokens(table)
@@ -138,7 +141,7 @@ def fit_table(table: RunTable, options: FitOptions | None = None) -> TableFit:
         share_of_starts=fitted.share_of_starts,
         r_squared=_r_squared(fitted.residuals, target),
         num_points=len(table),
-        num_runs=len(cluster_rows(table.runs)),
+        num_runs=num_runs,
         ranges={
             name: (float(values.min()), float(values.max()))
             for name, values in (

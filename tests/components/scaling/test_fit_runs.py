@@ -197,6 +197,12 @@ def test_exponents_that_depend_on_the_range_are_told_and_others_not() -> None:
     assert not any("depend" in warning for seed in range(5) for warning in fit(grid(0.01, seed)).warnings)
 
 
+@pytest.mark.parametrize("law", ["chinchilla", "tied", "gamma", "kaplan"])
+def test_a_bootstrap_over_few_runs_is_told_to_be_narrow(law: LawName) -> None:
+    cells = {**grid(0.01, sizes=5, lengths=6), "run": [f"r{i // 6}" for i in range(30)]}
+    assert any("only 5 runs" in w for w in fit(cells, law, method="bootstrap", resamples=20).warnings)
+
+
 def test_outliers_are_named() -> None:
     cells = grid()
     cells["loss"][6] *= 1.3
