@@ -154,10 +154,10 @@ null where the items are not questions to a reasoning strategy
         share: of the source's assignments in that layer
         windows: of held-out text"""),
     "scaling_fits": ("one parameter of one fitted law", f"""
-        run_id: {_RUN}
-        key: {_KEY}
-        sweep: as in `scaling_points`
-        law: chinchilla | kaplan | truth | …
+        run_id: {_RUN}; `scale-NAME` for a fit that `lifespan scale fit --save NAME` kept
+        key: {_KEY}; of such a fit its SHA-256
+        sweep: as in `scaling_points`; of such a fit its NAME
+        law: chinchilla | kaplan | truth | tied | gamma | isoflop | envelope | …
         parameter: its symbol
         value: estimate
         low: of the 95% interval

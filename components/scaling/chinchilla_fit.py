@@ -298,7 +298,12 @@ def bootstrapped(
     for start in range(0, len(weights), _BATCH):
         chunk = weights[start : start + _BATCH]
         warm = np.repeat(theta[None], len(chunk), 0)
-        sampled[start : start + _BATCH] = minimise(problem, warm, chunk, config.delta)[0]
+        found, value, slope = minimise(problem, warm, chunk, config.delta, from_delta=config.delta)
+        # Near the optimum of all, δ need not be lowered in steps; the few that end without converging begin anew.
+        if len(poor := np.flatnonzero(slope > GRADIENT_GATE)):
+            again, lower, _ = minimise(problem, warm[poor], chunk[poor], config.delta)
+            found[poor[lower < value[poor]]] = again[lower < value[poor]]
+        sampled[start : start + _BATCH] = found
     return sampled
 
 
@@ -323,7 +328,7 @@ def resampled_weights(problem: Problem, clusters: list[NDArray[np.int64]], confi
         else:
             raise ValueError(
                 f"{len(clusters)} runs are too few to resample: hardly any draw keeps {needed} distinct N and D. "
-                'Train more runs, or set ChinchillaFitConfig.method to "posterior"'
+                "Train more runs, or take intervals from the posterior, or none"
             )
     return weights
 

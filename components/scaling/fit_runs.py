@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.scaling import fit_checks
-from components.scaling.chinchilla_fit import ChinchillaFitConfig, Method, fit_chinchilla
+from components.scaling.chinchilla_fit import MANY_RUNS, ChinchillaFitConfig, Method, fit_chinchilla
 from components.scaling.frontier import FrontierFit, Optimum, fit_envelope, fit_isoflop
 from components.scaling.gamma_fit import fit_gamma
 from components.scaling.kaplan_fit import fit_kaplan
 from components.scaling.law_forms import FRONTIER_LAWS, LAWS, PARAMETERS, LawName, LossLaw, losses
 from components.scaling.newton import EXPONENT_BOUNDS
-from components.scaling.run_checks import SAME_SIZE, checked, line_of_tokens
-from components.scaling.run_table import RunTable
+from components.scaling.run_checks import SAME_SIZE, checked, distinct, line_of_tokens
+from components.scaling.run_table import RunTable, rows_text
 from components.scaling.table_fit import TableFit
 from components.statistics import Interval, cluster_rows
 
@@ -90,21 +90,29 @@ def fit_table(table: RunTable, options: FitOptions | None = None) -> TableFit:
     table = checked(table, options.as_is)
     if options.frontier == "best":
         table = best_of_each_size(table)
+    if options.law not in FRONTIER_LAWS:
+        _enough_sizes(table, options.law)
     table, fitted = _FITTERS[options.law](table, options)
     found = list(fitted.warnings)
+    num_runs = len(cluster_rows(table.runs))
+    if options.law in ("gamma", "kaplan") and len(fitted.samples) and num_runs < MANY_RUNS - 2:
+        found.append(f"only {num_runs} runs: a bootstrap over so few is too narrow")
     line, unidentified = None, list(fitted.unidentified)
     if options.law not in FRONTIER_LAWS:
         line = line_of_tokens(table)
         if line is not None:
-            names = [name for name in PARAMETERS[options.law] if name != "E"]
+            # Of tied exponents on D = k N one remains, and only the shares of the two terms are unknown.
+            tied = options.law == "tied" and abs(line[1] - 1) < 0.02
+            names = ["A", "B"] if tied else [name for name in PARAMETERS[options.law] if name != "E"]
             unidentified += [name for name in names if name not in unidentified]
             form = f"D = {line[0]:.3g} N" + (f"^{line[1]:.3g}" if abs(line[1] - 1) > 0.005 else "")
             found.append(
-                f"{form} in all rows, so N and D are one variable: the shares of the two terms, {', '.join(names)}, "
+                f"{form} in all rows, so N and D are one variable: {', '.join(names)} "
                 "cannot be told apart; only losses along that line are known"
             )
         found += fit_checks.outliers(table, fitted.residuals)
         if options.frontier == "all":
+            found += _repeated_sizes(table)
             found += fit_checks.one_sided(table, fitted.residuals)
         if options.law in ("chinchilla", "tied") and line is None:
             refit = _refit(options)
@@ -133,7 +141,7 @@ def fit_table(table: RunTable, options: FitOptions | None = None) -> TableFit:
         share_of_starts=fitted.share_of_starts,
         r_squared=_r_squared(fitted.residuals, target),
         num_points=len(table),
-        num_runs=len(cluster_rows(table.runs)),
+        num_runs=num_runs,
         ranges={
             name: (float(values.min()), float(values.max()))
             for name, values in (
@@ -155,25 +163,49 @@ def fit_table(table: RunTable, options: FitOptions | None = None) -> TableFit:
 
 def best_of_each_size(table: RunTable) -> RunTable:
     """The lowest loss of each N (within 0.1%) and D (within 1%); the others are left out."""
-    x, y = np.log(table.num_params), np.log(table.tokens)
-    best = []
-    order = np.lexsort((y, _levels(x, SAME_SIZE)))
-    group: list[int] = []
-    for i in order.tolist():
-        if group and (abs(x[i] - x[group[0]]) > SAME_SIZE * 10 or y[i] - y[group[0]] > _SAME_TOKENS):
-            best.append(min(group, key=lambda j: table.loss[j]))
-            group = []
-        group.append(i)
-    best.append(min(group, key=lambda j: table.loss[j]))
+    best = [min(group, key=lambda i: table.loss[i]) for group in _same_sizes(table)]
     return table.only(sorted(best), "another row of this N and D has a lower loss")
 
 
-def _levels(values: FloatArray, apart: float) -> NDArray[np.int64]:
-    """The number of each value's size, sizes being those more than `apart` from the next."""
-    order = np.argsort(values)
-    level = np.empty(len(values), dtype=np.int64)
-    level[order] = np.concatenate([[0], np.cumsum(np.diff(values[order]) > apart)])
-    return level
+def _same_sizes(table: RunTable) -> list[list[int]]:
+    """The rows of each N and D."""
+    x, y = np.log(table.num_params), np.log(table.tokens)
+    by_size = np.argsort(x)
+    level = np.empty(len(x), dtype=np.int64)
+    level[by_size] = np.concatenate([[0], np.cumsum(np.diff(x[by_size]) > SAME_SIZE)])
+    groups: list[list[int]] = []
+    for i in np.lexsort((y, level)).tolist():
+        if groups and level[groups[-1][0]] == level[i] and y[i] - y[groups[-1][0]] <= _SAME_TOKENS:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def _repeated_sizes(table: RunTable) -> list[str]:
+    """Rows of equal N and D whose losses differ: a sweep over something else, or seeds."""
+    several = [group for group in _same_sizes(table) if len(group) > 1]
+    rows = sum(map(len, several))
+    if rows < 0.2 * len(table):
+        return []
+    spread = float(np.median([np.ptp(np.log(table.loss[group])) for group in several]))
+    if spread < 0.01:
+        return []
+    return [
+        f"{rows} rows share their N and D with another, and their losses differ by {spread:.1%} (median): if they are "
+        "a sweep over learning rates or batches, --frontier best fits the lowest of each"
+    ]
+
+
+def _enough_sizes(table: RunTable, law: LawName) -> None:
+    needed = 2 if law in ("tied", "kaplan") else 3
+    for name, values in (("N", table.num_params), ("D", table.tokens)):
+        if (count := distinct(values)) < needed:
+            raise ValueError(
+                f"{table.source}: {rows_text(table.rows)} have only {count} distinct {name} ({values.min():.4g}"
+                f"{'' if count == 1 else f' to {values.max():.4g}'}, within 0.1%): the law {law} needs {needed} or "
+                "more of each of N and D, to tell each term from the irreducible loss"
+            )
 
 
 def _unbounded(name: str, interval: Interval, line: bool) -> Interval:

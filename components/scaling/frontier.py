@@ -164,17 +164,17 @@ def fit_isoflop(
     arrays = point_arrays(points, 6, "isoFLOP profiles")
     flops = 6 * arrays.num_params * arrays.tokens if budgets is None else np.asarray(budgets, dtype=np.float64)
     optima: list[Optimum] = []
-    warnings: list[str] = []
+    left_out: list[str] = []
     lopsided: list[str] = []
     for rows in _budgets(flops, tolerance):
         budget = float(np.exp(np.log(flops[rows]).mean()))
         distinct = len(np.unique(arrays.num_params[rows]))
         if distinct < 3:
-            warnings.append(f"budget {budget:.2e} FLOPs left out: {distinct} sizes, a parabola needs 3")
+            left_out.append(f"budget {budget:.2e} FLOPs left out: {distinct} sizes, a parabola needs 3")
             continue
         found = _vertex(np.log(arrays.num_params[rows]), arrays.loss[rows], confidence)
         if isinstance(found, str):
-            warnings.append(f"budget {budget:.2e} FLOPs left out: {found}")
+            left_out.append(f"budget {budget:.2e} FLOPs left out: {found}")
             continue
         log_n, loss, half = found
         sizes = np.log(arrays.num_params[rows])
@@ -185,10 +185,12 @@ def fit_isoflop(
         place = (log_n - sizes.min()) / (sizes.max() - sizes.min())
         if not 0.25 < place < 0.75:
             lopsided.append(f"{budget:.3g} ({place:.0%})")
+    warnings = left_out
+    if len(left_out) > 6:
+        warnings = [*left_out[:4], f"and {len(left_out) - 4} more budgets of {len(left_out) + len(optima)} left out"]
     if len(optima) < 2:
         raise ValueError(
-            f"isoFLOP profiles need a minimum at two or more budgets, got {len(optima)}. "
-            + "; ".join([*warnings[:4], *([f"and {len(warnings) - 4} more budgets"] if len(warnings) > 4 else [])])
+            f"isoFLOP profiles need a minimum at two or more budgets, got {len(optima)}. " + "; ".join(warnings)
         )
     if lopsided:
         warnings.append(

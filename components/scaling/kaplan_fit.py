@@ -79,7 +79,7 @@ def fit_kaplan(
     residuals = _log_residuals(arrays)
     ones = np.ones(len(points))
     starts = [np.array([*_scales(arrays, an, ad), an, ad]) for an in (0.05, 0.15, 0.4) for ad in (0.05, 0.15, 0.4)]
-    ends = [_solve(residuals, start, ones) for start in starts]
+    ends = [_solve(arrays, start, ones) for start in starts]
     objectives = np.array([0.5 * float(np.sum(residuals(end) ** 2)) for end in ends])
     theta = ends[int(objectives.argmin())]
     law = _law(theta)
@@ -96,7 +96,7 @@ def fit_kaplan(
             if len(clusters) < 3:
                 raise ValueError(f"{len(clusters)} runs are too few to resample: set resamples to 0 or train more")
             continue
-        drawn.append(_constants(_law(_solve(residuals, theta, weights))))
+        drawn.append(_constants(_law(_solve(arrays, theta, weights))))
     if drawn:
         lows, highs = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0)
     else:
@@ -107,7 +107,7 @@ def fit_kaplan(
         for name, v, lo, hi in zip(names, _constants(law), lows, highs, strict=True)
     }
     at_fit = residuals(theta)
-    slope = optimize.approx_fprime(theta, lambda t: 0.5 * float(np.sum(residuals(t) ** 2)), 1e-7)
+    slope = _log_slopes(arrays)(theta).T @ at_fit
     return KaplanFit(
         law,
         intervals,
@@ -131,6 +131,20 @@ def _log_residuals(arrays: PointArrays) -> Callable[[FloatArray], FloatArray]:
     return residuals
 
 
+def _log_slopes(arrays: PointArrays) -> Callable[[FloatArray], FloatArray]:
+    """Of `_log_residuals` by each of θ; shape (n, 4)."""
+    log_n, log_d = np.log(arrays.num_params), np.log(arrays.tokens)
+
+    def slopes(theta: FloatArray) -> FloatArray:
+        nc, dc, an, ad = theta
+        first, second = an / ad * (nc - log_n), dc - log_d
+        total = np.logaddexp(first, second)
+        share = np.exp(first - total)
+        return np.stack([an * share, ad * (1 - share), share * (nc - log_n), total - share * first], axis=1)
+
+    return slopes
+
+
 def _scales(arrays: PointArrays, alpha_n: float, alpha_d: float) -> tuple[float, float]:
     # Start with both terms explaining the mean log loss alone.
     level = float(np.log(arrays.loss).mean())
@@ -140,11 +154,13 @@ def _scales(arrays: PointArrays, alpha_n: float, alpha_d: float) -> tuple[float,
     )
 
 
-def _solve(residuals: Callable[[FloatArray], FloatArray], start: FloatArray, weights: FloatArray) -> FloatArray:
+def _solve(arrays: PointArrays, start: FloatArray, weights: FloatArray) -> FloatArray:
     root = np.sqrt(weights)
+    residuals, slopes = _log_residuals(arrays), _log_slopes(arrays)
     found = optimize.least_squares(
         lambda t: root * residuals(t),
         start,
+        jac=lambda t: root[:, None] * slopes(t),
         bounds=([-200, -200, 1e-3, 1e-3], [1000, 1000, 5, 5]),
         x_scale=[10, 10, 0.1, 0.1],
         xtol=1e-12,

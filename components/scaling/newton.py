@@ -99,10 +99,13 @@ def grid_starts(problem: Problem, keep: int) -> FloatArray:
 
 
 def minimise(
-    problem: Problem, theta: FloatArray, weights: FloatArray, delta: float
+    problem: Problem, theta: FloatArray, weights: FloatArray, delta: float, from_delta: float = 0.1
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Minimise with δ lowered in steps to `delta`. Returns parameters (S, P), objectives (S,), gradients (S,)."""
-    steps = [d for d in (0.1, 0.03, 0.01, 0.003, 0.001, 3e-4) if d > 1.5 * delta]
+    """Minimise with δ lowered in steps from `from_delta` to `delta`.
+
+    Returns parameters (S, P), objectives (S,), gradients (S,).
+    """
+    steps = [d for d in (0.1, 0.03, 0.01, 0.003, 0.001, 3e-4) if from_delta >= d > 1.5 * delta]
     for step in [*steps, delta]:
         last = step == delta
         theta, objective, gradient = newton_steps(problem, theta, weights, step, 300 if last else 40)

@@ -23,7 +23,9 @@ FloatArray = NDArray[np.float64]
 SAME_SIZE = 1e-3  # sizes that differ by less are one: parameter counts are often computed back from FLOPs
 COLLINEAR = 0.02  # spread of ln D around a line in ln N, of the spread of ln D, below which they are one variable
 _UNTRAINED = 12.5  # ln of the largest vocabularies (262,144): a model that knows nothing loses that many nats a token
+_PERPLEXITIES = 0.2  # share of such losses from which the column is not taken for losses
 _GAP = math.log(100.0)
+_UNIT_NAMES = {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}
 
 
 def checked(table: RunTable, as_is: bool = False) -> RunTable:
@@ -35,7 +37,15 @@ def checked(table: RunTable, as_is: bool = False) -> RunTable:
     stopping = [*_perplexities(table), *_mixed_units(table)]
     if stopping and not as_is:
         raise RunTableError(f"{table.source}: {'; '.join(stopping)}. If the table is right, fit it with --as-is")
-    found = [*copies, *stopping, *_flops_apart(table), *_clusters(table), *_twins(table)]
+    found = [
+        *copies,
+        *stopping,
+        *_untrained(table),
+        *_implausible(table),
+        *_flops_apart(table),
+        *_clusters(table),
+        *_twins(table),
+    ]
     if len(table.left_out) > len(table):
         found.append(f"more rows are left out than fitted: {len(table.left_out)} against {len(table)}")
     return replace(table, warnings=(*table.warnings, *found))
@@ -93,64 +103,88 @@ def _twins(table: RunTable) -> Iterator[str]:
 
 def _perplexities(table: RunTable) -> Iterator[str]:
     over = table.loss > _UNTRAINED
-    if not over.any():
-        return
-    if np.median(table.loss) > _UNTRAINED:
+    if over.mean() >= _PERPLEXITIES:
         yield (
-            f"the losses (median {np.median(table.loss):.4g}) are above that of an untrained model, about "
-            f"{_UNTRAINED:g} nats per token, so they look like perplexities: --loss-unit perplexity takes their "
-            "logarithm"
+            f"the losses of {rows_text(table.rows[over])} (median of all {np.median(table.loss):.4g}) are above that "
+            f"of an untrained model, about {_UNTRAINED:g} nats per token, so they look like perplexities: --loss-unit "
+            "perplexity takes the logarithm of all rows"
         )
-    else:
-        rows = rows_text(table.rows[over])
+
+
+def _untrained(table: RunTable) -> Iterator[str]:
+    over = table.loss > _UNTRAINED
+    if 0 < over.mean() < _PERPLEXITIES:
         yield (
-            f"the losses of {rows} (up to {table.loss.max():.4g}) are above that of an untrained model, about "
-            f"{_UNTRAINED:g} nats per token, while the others are not: perplexities among losses, or runs that diverged"
+            f"the losses of {rows_text(table.rows[over])} (up to {table.loss.max():.4g}) are above that of an "
+            f"untrained model, about {_UNTRAINED:g} nats per token: runs that diverged, or perplexities among losses"
         )
 
 
 def _mixed_units(table: RunTable) -> Iterator[str]:
-    """Rows whose N or D is in another unit: a wide gap that closes, and a loss that makes sense, when they are scaled.
+    """Rows whose N or D is in another unit than the others'.
 
-    The gap is looked for in N, in D and in D/N. The rows count as misplaced only when the loss as a power of N and D is
-    at least twice as well explained with them scaled: models of a thousand and of a billion parameters are no mistake.
+    With the right rows scaled, ln loss must be far better explained by ln N and ln D (or D/N, which varied by a factor
+    of a hundred, become one number), and the column must span much less: that tells a unit from two kinds of model,
+    whose sizes span what they span.
     """
-    if len(table) < 4:
+    if len(table) < 6:
         return
     x, y, target = np.log(table.num_params), np.log(table.tokens), np.log(table.loss)
     plain = _unexplained(x, y, target)
     best: tuple[float, str, float, NDArray[np.bool_]] | None = None
-    for coordinate in (x, y, y - x):
-        order = np.sort(coordinate)
-        gaps = np.diff(order)
-        for place in np.flatnonzero(gaps > _GAP):
-            low = coordinate <= order[place]
-            for rows in (low, ~low):
-                for name, factor in ((name, f) for name in ("N", "D") for f in (1e3, 1e6, 1e9, 1e12)):
-                    moved = (
-                        (x + np.where(rows, math.log(factor), 0.0) if name == "N" else x),
-                        (y + np.where(rows, math.log(factor), 0.0) if name == "D" else y),
-                    )
-                    closed = np.diff(np.sort(moved[0] if name == "N" else moved[1])).max() < _GAP
-                    left = _unexplained(*moved, target)
-                    if closed and left < 0.5 * plain and (best is None or left < best[0]):
-                        best = (left, name, factor, rows)
+    for name, own, other in (("N", x, y), ("D", y, x)):
+        for factor in _UNIT_NAMES:
+            for rows in _in_smaller_unit(own, other, target, math.log(factor)):
+                moved = own + np.where(rows, math.log(factor), 0.0)
+                if np.ptp(moved) > np.ptp(own) - 0.5 * math.log(factor):
+                    continue
+                left = _unexplained(moved, other, target)
+                if float((moved - other).std()) < 0.02 and np.ptp(own - other) > _GAP:
+                    left = 0.0
+                if left < 0.3 * plain and (best is None or left < best[0]):
+                    best = (left, name, factor, rows)
     if best is None:
         return
     _, name, factor, rows = best
-    column = "params" if name == "N" else "tokens"
-    unit = {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}[factor]
-    if rows.all() or rows.sum() > len(rows) - 1:
-        return
     yield (
-        f"mixed units: {name} ({column}) of {rows_text(table.rows[rows])} looks as if it were in {unit}: scaled by "
-        f"{factor:g}, these rows close a gap in the table, and the losses are better explained. Write one unit "
-        "in all rows"
+        f"mixed units: {name} ({'params' if name == 'N' else 'tokens'}) of {rows_text(table.rows[rows])} looks as if "
+        f"it were in {_UNIT_NAMES[factor]}, unlike the other rows': scaled by {factor:g}, they fit in with them. Write "
+        "one unit in all rows"
     )
 
 
+def _in_smaller_unit(
+    own: FloatArray, other: FloatArray, target: FloatArray, log_factor: float
+) -> Iterator[NDArray[np.bool_]]:
+    """Candidates for the rows whose `own` lacks the factor: below a gap, or as a mixture of two surfaces tells them."""
+    starts = []
+    for coordinate in (own, own - other):
+        order = np.sort(coordinate)
+        starts += [coordinate <= order[place] for place in np.flatnonzero(np.diff(order) > _GAP)]
+        starts += [coordinate <= np.quantile(order, share) for share in (0.1, 0.25, 0.5)]
+    for rows in starts:
+        yield rows
+        for _ in range(15):  # each row to the unit in which it is better explained, then the surface anew
+            moved = own + np.where(rows, log_factor, 0.0)
+            surface = np.linalg.lstsq(_surface(moved, other, moved, other), target, rcond=None)[0]
+            scaled = np.abs(_surface(own + log_factor, other, moved, other) @ surface - target)
+            better = scaled < np.abs(_surface(own, other, moved, other) @ surface - target)
+            if (better == rows).all():
+                break
+            rows = better
+        if 0 < rows.sum() < len(rows):
+            yield rows
+
+
+def _surface(x: FloatArray, y: FloatArray, of_x: FloatArray, of_y: FloatArray) -> FloatArray:
+    """Columns of a smooth surface over ln N and ln D, centred and scaled as those that it is fitted to."""
+    x, y = (x - of_x.mean()) / (of_x.std() + 1e-12), (y - of_y.mean()) / (of_y.std() + 1e-12)
+    curved = [x * x, y * y] if len(x) >= 12 else []
+    return np.stack([np.ones_like(x), x, y, *curved], axis=1)
+
+
 def _unexplained(x: FloatArray, y: FloatArray, target: FloatArray) -> float:
-    design = np.stack([np.ones_like(x), x, y], axis=1)
+    design = _surface(x, y, x, y)
     rest = target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
     return float(rest @ rest)
 
@@ -165,6 +199,15 @@ def _flops_apart(table: RunTable) -> Iterator[str]:
         yield (
             f"C is {ratio[far].min():.2g} to {ratio[far].max():.2g} times {k}ND in {rows_text(table.rows[far])}: "
             "check the units of C, N and D, and what N counts"
+        )
+
+
+def _implausible(table: RunTable) -> Iterator[str]:
+    ratio = float(np.median(table.tokens / table.num_params))
+    if table.convention != "flops_per_token" and not 1e-3 < ratio < 1e5:
+        yield (
+            f"the rows have {ratio:.3g} tokens per parameter (median): are params and tokens in units of one? "
+            "--params COLUMN*1e6 scales a column"
         )
 
 

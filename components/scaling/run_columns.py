@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Role = Literal["params", "tokens", "flops", "loss", "run", "budget", "unique_tokens"]
+Role = Literal["params", "tokens", "flops", "loss", "run", "budget"]
 ROLES: tuple[Role, ...] = get_args(Role)
 LossUnit = Literal["nats", "bits", "perplexity"]
 
@@ -42,17 +42,17 @@ class Column:
 _NAMES: Mapping[Role, str] = {
     "params": "n params numparams nparams parameters numparameters nparameters totalparams totalparameters ntotal "
     "paramcount parametercount modelparams modelparameters modelsize size nonembeddingparams nonembeddingparameters "
-    "paramsnonembedding nonembparams nnonembedding activeparams activeparameters",
+    "paramsnonembedding nonembparams nnonembedding nnonemb nonembeddingn activeparams activeparameters nactive",
     "tokens": "d tokens numtokens ntokens trainingtokens traintokens totaltokens numtrainingtokens tokensseen "
     "tokencount trainedtokens datasize trainingdata",
     "flops": "c flops flop trainingflops trainflops totalflops numflops trainingflop compute trainingcompute "
     "totalcompute computeflops",
     "loss": "loss valloss validationloss evalloss heldoutloss testloss finalloss finalvalloss crossentropy nll l "
-    "smoothedloss trainloss trainingloss finaltrainloss perplexity ppl valppl valperplexity",
+    "smoothedloss trainloss trainingloss finaltrainloss smoothloss perplexity ppl valppl valperplexity "
+    "bpb bitsperbyte",
     "run": "run runid runname experiment experimentid modelname model name id",
     "budget": "budget nominalbudget flopbudget flopsbudget computebudget isoflop isoflopbudget nominalflops "
     "targetflops",
-    "unique_tokens": "uniquetokens uniquetraintokens uniquetrainingtokens numuniquetokens tokensunique ud",
 }
 # What a name must have among its words, and must not have, to be taken where no whole name is known.
 _WORDS: Mapping[Role, tuple[set[str], set[str]]] = {
@@ -82,6 +82,7 @@ _UNITS = {
     "1e9": 1e9,
     "1e12": 1e12,
 }
+_FLOP_UNITS = {"pflop": 1e15, "eflop": 1e18, "zflop": 1e21, "1e15": 1e15, "1e18": 1e18, "1e21": 1e21, "pfdays": 8.64e19}
 _MISSING = {"", "-", "nan", "na", "n/a", "none", "null", "?"}
 
 
@@ -145,12 +146,24 @@ def _guess(role: Role, header: Sequence[str], given: Mapping[str, str]) -> Colum
 
 
 def _readings(role: Role, name: str) -> list[tuple[list[str], float]]:
-    """The words of a header as they are, and without a unit at their end (`tokens_B`, `size (M)`, `n [millions]`)."""
-    words = re.findall(r"[a-z0-9]+", re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name).lower())
-    readings = [(words, 1.0)]
-    if role in ("params", "tokens", "unique_tokens") and len(words) > 1 and words[-1] in _UNITS:
-        readings.append(([word for word in words[:-1] if word != "in"], _UNITS[words[-1]]))
+    """The words of a header as they are, without what stands in brackets, and without a unit at their end: `tokens_B`,
+    `size (M)`, `D (B tokens)`, `compute (PF-days)`, each with the factor of its unit."""
+    units = {**_UNITS, **_FLOP_UNITS} if role in ("flops", "budget") else _UNITS
+    if role in ("loss", "run"):
+        return [(_words(name), 1.0)]
+    outside = _words(re.sub(r"[(\[{][^)\]}]*[)\]}]", " ", name))
+    inside = _words(" ".join(re.findall(r"[(\[{]([^)\]}]*)[)\]}]", name)))
+    known = [word for word in (*inside, "".join(inside)) if word in units]
+    readings = [(_words(name), 1.0)]
+    if inside and outside:
+        readings.append((outside, units[known[0]] if known else 1.0))
+    elif (words := readings[0][0])[-1:] and words[-1] in units and len(words) > 1:
+        readings.append(([word for word in words[:-1] if word != "in"], units[words[-1]]))
     return readings
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", text).lower())
 
 
 def parse_number(value: object) -> float | str | None:

@@ -53,6 +53,10 @@ class TableOptions:
     loss_unit: LossUnit | None = None
 
 
+class TornRow(str):
+    """In place of each cell of a row whose cells cannot be told apart: the reason."""
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """A row of the table that is not fitted, and why."""
@@ -65,10 +69,9 @@ class LeftOut:
 class RunTable:
     """Columns of shape (n,): N (`num_params`) as `convention` counts it, D, C in FLOPs, loss in nats per token.
 
-    `rows`: of each point in the file, from 1; `budget`, `unique_tokens`: where the table has such a column, nan where a
-    row has none; `has_runs`: whether
-    it has a column of runs, else each row counts as a run of its own. `flops_per_param_token`: k in C = k N D: 6, or 1
-    where N itself is FLOPs per token.
+    `rows`: of each point in the file, from 1; `budget`: where the table has such a column, nan where a row has none;
+    `has_runs`: whether it has a column of runs, else each row counts as a run of its own. `flops_per_param_token`: k in
+    C = k N D: 6, or 1 where N itself is FLOPs per token.
     """
 
     source: str
@@ -82,7 +85,6 @@ class RunTable:
     convention: PointConvention
     flops_convention: FlopsConvention
     budget: FloatArray | None = None
-    unique_tokens: FloatArray | None = None
     shown: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -116,7 +118,6 @@ class RunTable:
             flops=self.flops[kept],
             runs=tuple(self.runs[i] for i in kept),
             budget=None if self.budget is None else self.budget[kept],
-            unique_tokens=None if self.unique_tokens is None else self.unique_tokens[kept],
             left_out=(*self.left_out, *(LeftOut(int(self.rows[i]), reason) for i in dropped)),
         )
 
@@ -146,9 +147,9 @@ def read_csv(content: bytes, source: str) -> dict[str, list[Any]]:
     body = [[*line, *[""] * (len(header) - len(line))] for line in lines[1:]]
     if separator == ";":  # then a comma may be the decimal one
         body = [[cell.replace(",", ".") if cell.count(",") == 1 else cell for cell in line] for line in body]
-    for number, line in enumerate(body, 1):
+    for place, line in enumerate(body):
         if len(line) > len(header):
-            raise RunTableError(f"{source}: row {number} has {len(line)} cells, the header {len(header)}")
+            body[place] = [TornRow(f"the row has {len(line)} cells, the header {len(header)}")] * len(header)
     return {name: [line[i] for line in body] for i, name in enumerate(header) if name}
 
 
@@ -261,10 +262,10 @@ def run_table(cells: Mapping[str, Sequence[Any]], source: str, options: TableOpt
         convention=convention,
         flops_convention=by,
         budget=numbers.get("budget"),
-        unique_tokens=numbers.get("unique_tokens"),
         shown=(
             *(column.shown() for column in columns.values()),
             *([] if unit == "nats" else [f"loss in nats from {unit}"]),
+            *([f"{columns['loss'].name} is taken as it is, in bits per byte"] if _is_per_byte(columns["loss"]) else []),
             *notes,
         ),
         left_out=tuple(LeftOut(row + 1, reason) for row, reason in sorted(reasons.items())),
@@ -279,6 +280,9 @@ def _numbers(values: Sequence[Any], column: Column, reasons: dict[int, str]) -> 
         number = parse_number(cell)
         if isinstance(number, float) and math.isfinite(number) and number > 0:
             found[row] = number * column.factor
+            continue
+        if isinstance(cell, TornRow):
+            reasons.setdefault(row, str(cell))
             continue
         if number is None:
             why = "is missing"
@@ -346,6 +350,10 @@ def rows_text(rows: Sequence[int] | NDArray[np.int64], at_most: int = 8) -> str:
     shown = [f"{s[0]} to {s[-1]}" if s[-1] > s[0] else f"{s[0]}" for s in spans[:at_most]]
     more = f", … ({len(numbers)} rows)" if len(spans) > at_most else ""
     return f"row{'s' if len(numbers) > 1 else ''} {', '.join(shown)}{more}"
+
+
+def _is_per_byte(column: Column) -> bool:
+    return column.name.lower().replace(" ", "").replace("_", "") in ("bpb", "bitsperbyte")
 
 
 def _run_name(cell: Any, row: int) -> str:
