@@ -29,7 +29,7 @@ def _group() -> None:
 def score(
     file: Annotated[str, typer.Argument(help="Generations: JSONL, JSON, CSV or Parquet; a file, folder or URL.")],
     scorer: Annotated[
-        str, typer.Option(help="number, choice, exact, word, math, game24 or code; auto: by the references.")
+        str, typer.Option(help="number, choice, text, exact, word, math, game24 or code; auto: by the references.")
     ] = "auto",
     extract: Annotated[
         list[str] | None, typer.Option(help="Find answers by this extractor instead; repeated: else by the next.")
@@ -101,7 +101,7 @@ def score(
             theirs = [judge_item(item, rule) for item in other.items]
             try:
                 both = bool(saved.fields.id and other.fields.id)
-                _show_comparison(file, against, compare(judged, theirs, both, clusters))
+                _show_comparison(file, against, compare(judged, theirs, both, clusters), bool(cluster))
             except ValueError as error:
                 raise SourceError(f"{against}: {error}") from None
         if all(one.status == "failed" for item in judged for one in item.verdicts):
@@ -196,14 +196,16 @@ def _show(
         )
 
 
-def _show_comparison(file: str, against: str, found: Comparison) -> None:
+def _show_comparison(file: str, against: str, found: Comparison, cluster: bool) -> None:
     typer.echo("")
-    typer.echo(f"{file} minus {against}, on {found.first.num_items} items matched by {found.how}: ")
-    test = found.paired
-    told = f"; McNemar: {test.only_a} against {test.only_b}, p = {test.p_value:.3g}" if test else ""
+    typer.echo(f"{file} minus {against}, on {found.first.num_items} items matched by {found.how}:")
     typer.echo(
-        f"{interval(found.first.of_all)} minus {interval(found.second.of_all)} = {interval(found.difference)}{told}"
+        f"{interval(found.first.of_all)} minus {interval(found.second.of_all)} = {interval(found.difference)}"
+        f"{_mcnemar(found.difference)}"
     )
+    if found.answered is not None and (found.first.without_answer or found.second.without_answer):
+        count = f"the {found.answered.n} clusters with items" if cluster else f"the {found.answered.n} items"
+        typer.echo(f"on {count} that both answered: {interval(found.answered)}{_mcnemar(found.answered)}")
     if found.only_first or found.only_second:
         typer.echo(f"left out: {found.only_first} items of the first file alone, {found.only_second} of the second")
     if found.unlike:
@@ -212,6 +214,15 @@ def _show_comparison(file: str, against: str, found: Comparison) -> None:
             f"{found.second.without_answer:.1%} in the second: the difference is of answering, too",
             err=True,
         )
+
+
+def _mcnemar(difference: Interval) -> str:
+    """The exact test, where there is one."""
+    from components.statistics import PairedDifference
+
+    if not isinstance(difference, PairedDifference):
+        return ""
+    return f"; McNemar: {difference.only_a} against {difference.only_b}, p = {difference.p_value:.3g}"
 
 
 def _cells(part: Accuracy) -> list[str]:

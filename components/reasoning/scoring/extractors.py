@@ -107,6 +107,7 @@ EXTRACTORS: Mapping[str, Extractor] = {
         Extractor("first-word", 1, lambda t, m, f: _word(t, last=False)),
         Extractor("expression", 1, lambda t, m, f: _expression(t)),
         Extractor("last-line", 1, lambda t, m, f: _last_line(t)),
+        Extractor("line", 1, lambda t, m, f: "" if "\n" in t.strip() else t.strip()),  # a text that is one line
         Extractor("whole", 1, lambda t, m, f: t.strip()),
         Extractor("code", 1, lambda t, m, f: (code_block(t) or "").strip()),
     )

@@ -94,6 +94,7 @@ SCORERS: Mapping[str, Scorer] = {
     for scorer in (
         _scorer("number", "number", "marked-number", "last-number"),
         _scorer("choice", "letter", "marked-letter", "letter"),
+        _scorer("text", "text", "marked", "line"),
         _scorer("exact", "text", "marked", "whole"),
         _scorer("word", "text-without-case", "marked-word", "last-word"),
         _scorer("math", "expression", "marked-expression", "expression"),
@@ -124,11 +125,13 @@ def _named(known: Mapping[str, T], name: str, what: str) -> T:
 
 def scorer_for(references: Sequence[str]) -> str:
     """The name of the scorer that the references call for: `number` where all are numbers or worked solutions that end
-    in "#### 18" or "A: 18", `choice` where all are letters, `math` where any has LaTeX in it, else `exact`."""
+    in "#### 18" or "A: 18", `choice` where all are letters, `math` where any has LaTeX in it, `text` where all are lines, else `exact`."""
     if not references:
         return "exact"
     if all(letter_alone(reference) for reference in references):
         return "choice"
     if all(as_number(r) is not None or (_WORKED.search(r) and reference_number(r) is not None) for r in references):
         return "number"
-    return "math" if any("\\" in reference or "$" in reference for reference in references) else "exact"
+    if any("\\" in reference or "$" in reference for reference in references):
+        return "math"
+    return "exact" if any("\n" in reference.strip() for reference in references) else "text"

@@ -18,7 +18,6 @@ from components.reasoning.scoring.saved import Generation, SavedItem
 from components.reasoning.scoring.scorers import STATUSES, Scorer, Status, Verdict
 from components.statistics import (
     Interval,
-    PairedDifference,
     clustered_mean_interval,
     clustered_share_interval,
     paired_difference,
@@ -214,19 +213,16 @@ def _mean(shares: Sequence[float], labels: Sequence[str]) -> Interval:
 @dataclass(frozen=True)
 class Comparison:
     """Two files on the items that both have. difference: the first minus the second. only_first, only_second: items
-    that one alone has, which are left out. how: by what the items were matched."""
+    that one alone has, which are left out. how: by what the items were matched. answered: the difference on the items
+    to which both gave an answer with every sample, of whatever choice of items that is; None where there is none."""
 
     difference: Interval
+    answered: Interval | None
     first: Accuracy
     second: Accuracy
     only_first: int
     only_second: int
     how: str
-
-    @property
-    def paired(self) -> PairedDifference | None:
-        """With McNemar's exact test, where each item has one sample and no cluster."""
-        return self.difference if isinstance(self.difference, PairedDifference) else None
 
     @property
     def unlike(self) -> bool:
@@ -259,22 +255,28 @@ def compare(
                 f"item {a.item.id!r} has the answer {_first(a)!r} in one file and {_first(b)!r} in the other: "
                 "they are not the same items"
             )
-    single = all(len(a.verdicts) == len(b.verdicts) == 1 for a, b in pairs)
-    if single and cluster is None:
-        difference: Interval = paired_difference(
-            [bool(a.num_right) for a, _ in pairs], [bool(b.num_right) for _, b in pairs]
-        )
-    else:
-        labels = [cluster(a.item) if cluster else str(place) for place, (a, _) in enumerate(pairs)]
-        difference = clustered_mean_interval([a.share - b.share for a, b in pairs], labels)
+    answered = [(a, b) for a, b in pairs if _answered(a) and _answered(b)]
     return Comparison(
-        difference,
+        _difference(pairs, cluster),
+        _difference(answered, cluster) if answered else None,
         accuracy([a for a, _ in pairs], cluster),
         accuracy([b for _, b in pairs], cluster),
         len(here) - len(shared),
         len(there) - len(shared),
         how,
     )
+
+
+def _answered(one: JudgedItem) -> bool:
+    return all(verdict.status == "answered" for verdict in one.verdicts)
+
+
+def _difference(pairs: Sequence[tuple[JudgedItem, JudgedItem]], cluster: Cluster | None) -> Interval:
+    """Of the first over the second, of each pair."""
+    if cluster is None and all(len(a.verdicts) == len(b.verdicts) == 1 for a, b in pairs):
+        return paired_difference([bool(a.num_right) for a, _ in pairs], [bool(b.num_right) for _, b in pairs])
+    labels = [cluster(a.item) if cluster else str(place) for place, (a, _) in enumerate(pairs)]
+    return clustered_mean_interval([a.share - b.share for a, b in pairs], labels)
 
 
 def _first(one: JudgedItem) -> str:

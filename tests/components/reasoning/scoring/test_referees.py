@@ -11,7 +11,7 @@ import pytest
 
 from components.reasoning.scoring.fields import Fields
 from components.reasoning.scoring.saved import read_saved, with_answers
-from components.reasoning.scoring.scorers import SCORERS, chosen_scorer
+from components.reasoning.scoring.scorers import SCORERS
 from components.reasoning.scoring.summary import agreement, judge_item
 
 DATA = Path("/work/shared/data")
@@ -30,14 +30,15 @@ def need(path: Path) -> Path:
     return path
 
 
-def test_big_bench_hard_gives_all_official_metrics() -> None:
+@pytest.mark.parametrize("scorer", ["text", "exact"])
+def test_big_bench_hard_gives_all_official_metrics(scorer: str) -> None:
     """suzgunmirac/BIG-Bench-Hard: code-davinci-002 on 27 tasks, chains of thought and direct answers."""
     file = need(DATA / "bbh/code-davinci-002-outputs.jsonl.gz")
     official = json.loads((DATA / "bbh/code-davinci-002-official-metrics.json").read_text())
     found = read_saved(str(file), Fields(id="mode,task,index"))
     right: dict[str, list[bool]] = defaultdict(list)
     for item in found.items:
-        judged = judge_item(item, SCORERS["exact"])
+        judged = judge_item(item, SCORERS[scorer])
         right[f"{item.row['mode']}/{item.row['task']}"] += [verdict.right for verdict in judged.verdicts]
     assert sum(map(len, right.values())) == 13_022
     ours = {name: 100 * sum(verdicts) / len(verdicts) for name, verdicts in right.items()}
@@ -49,8 +50,7 @@ def test_chains_without_an_answer_are_unparsed_and_not_wrong() -> None:
     """Sorting words "gets worse by thinking": most chains stop before they say an answer."""
     file = need(DATA / "bbh/code-davinci-002-outputs.jsonl.gz")
     found = read_saved(str(file), only=[("task", "word_sorting"), ("mode", "cot")])
-    scorer = chosen_scorer("exact", marker_only=True)
-    verdicts = [verdict for item in found.items for verdict in judge_item(item, scorer).verdicts]
+    verdicts = [verdict for item in found.items for verdict in judge_item(item, SCORERS["text"]).verdicts]
     assert [sum(v.status == status for v in verdicts) for status in ("answered", "unparsed")] == [104, 146]
     assert sum(verdict.right for verdict in verdicts) == 101
 

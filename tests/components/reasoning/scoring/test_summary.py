@@ -19,7 +19,7 @@ from components.reasoning.scoring.summary import (
     judge_item,
     verdict_rows,
 )
-from components.statistics import clustered_mean_interval, clustered_share_interval, wilson
+from components.statistics import PairedDifference, clustered_mean_interval, clustered_share_interval, wilson
 
 NUMBER = SCORERS["number"]
 
@@ -86,11 +86,11 @@ def test_two_files_are_compared_on_the_same_items_by_mcnemar() -> None:
     second = [judged(str(n), "5" if n < 2 else "6") for n in reversed(range(11))]
     found = compare(first, second, by_id=True)
     assert found.difference.value == pytest.approx(0.6)
-    assert found.paired is not None
-    assert found.paired.p_value == pytest.approx(2 * 0.5**6)  # six items against none
+    assert isinstance(found.difference, PairedDifference)
+    assert found.difference.p_value == pytest.approx(2 * 0.5**6)  # six items against none
     assert (found.only_first, found.only_second, found.unlike) == (0, 1, False)
     clustered = compare(first, second, by_id=False, cluster=lambda item: (item.id[-1:] < "5" and "low") or "high")
-    assert clustered.paired is None
+    assert not isinstance(clustered.difference, PairedDifference)
     labels = ["low" if n < 5 else "high" for n in range(10)]
     assert clustered.difference == clustered_mean_interval([0, 0, 1, 1, 1, 1, 1, 1, 0, 0], labels)
 
@@ -104,6 +104,11 @@ def test_a_comparison_that_is_none_is_refused_or_told() -> None:
     assert compare(asked, again, by_id=False).how == "order"
     parsed, unparsed = [judged(n, "5") for n in "abc"], [judged(n, "?") for n in "abc"]
     assert compare(parsed, unparsed, by_id=True).unlike
+    assert compare(parsed, unparsed, by_id=True).answered is None
+    half = [judged("a", "6"), judged("b", "?"), judged("c", "5")]
+    answered = compare(parsed, half, by_id=True).answered
+    assert answered is not None
+    assert (answered.value, answered.n) == (0.5, 2)
 
 
 def test_rows_and_the_agreement_with_the_files_own_verdicts() -> None:
