@@ -68,8 +68,10 @@ class ReplicatedClaim:
             return ""
         if x is None:
             return "too few trainings"
-        if self.side == "covers":
-            return "held" if x.contains(self.margin) else "not held"
+        if (
+            self.side == "covers"
+        ):  # no bias over trainings, and most of them as narrow and as good as their own test asks
+            return "held" if x.contains(self.margin) and 2 * self.seen > len(self.trainings) else "not held"
         return "seen" if (x.low > self.margin if self.side == "above" else x.high < self.margin) else "not seen"
 
     @property

@@ -6,6 +6,7 @@ model as it was before, with nothing of this module in it.
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -61,21 +62,22 @@ def add_lora(model: nn.Module, config: LoRAConfig, seed: int) -> list[str]:
 
 
 def save_lora(file: Path, model: nn.Module, config: LoRAConfig) -> None:
-    """Write the adapters of a model: `<linear map>.lora_a` and `.lora_b`, with rank and alpha in the metadata."""
+    """Write the adapters of a model: `<linear map>.lora_a` and `.lora_b`, with rank and alpha in the metadata: in one
+    entry, since the order in which safetensors writes several is another one in each process."""
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
     tensors = {}
     for name, module in adapted.items():
         for part, tensor in (("lora_a", module.lora_a), ("lora_b", module.lora_b)):
             tensors[f"{name}.{part}"] = tensor.detach().cpu().contiguous()
-    save_file(tensors, file, metadata={"rank": str(config.rank), "alpha": repr(config.alpha)})
+    save_file(tensors, file, metadata={"lora": json.dumps([config.rank, config.alpha])})
 
 
 def load_lora(file: Path) -> tuple[dict[str, Tensor], int, float]:
     """Adapters that `save_lora` wrote, their rank and alpha."""
     with safe_open(file, framework="pt") as opened:
-        said = opened.metadata()
+        rank, alpha = json.loads(opened.metadata()["lora"])
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
-    return tensors, int(said["rank"]), float(said["alpha"])
+    return tensors, int(rank), float(alpha)
 
 
 def merge_lora(model: nn.Module) -> None:

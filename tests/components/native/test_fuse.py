@@ -46,6 +46,13 @@ OTHER = {
     "tie_embeddings": False,
     "norm_eps": 0.1,
     "moe": MoEConfig(4, 2, 24, shared_d_ff=20),
+    "qk_norm_over": "all_heads",
+    "norm_placement": "after",
+    "nope_layers": (1,),
+    "attention_scale": 0.3,
+    "embedding_scale": 3.0,
+    "residual_scale": 0.5,
+    "logit_divisor": 2.0,
 }
 needs_compiler = pytest.mark.skipif(library.library() is None, reason="there is no compiled C code to test")
 
@@ -105,8 +112,17 @@ def test_the_decoder_knows_the_field(name: str) -> None:
     torch.testing.assert_close(opened.forward(*rows), TorchDecoder(model, 2, 60).forward(*rows), atol=5e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", KERNELS.only)
+def test_a_value_that_the_c_code_does_not_compute_runs_through_torch(name: str) -> None:
+    cfg = dataclasses.replace(BASE, **{name: OTHER[name]})
+    model = Transformer(cfg)
+    assert isinstance(open_decoder(model, 2, 20), TorchDecoder)
+    fuse(model)
+    assert type(model) is Transformer
+
+
 @needs_compiler
-@pytest.mark.parametrize("name", OTHER)
+@pytest.mark.parametrize("name", [name for name in OTHER if name in KERNELS.any_value])
 def test_the_training_kernels_know_the_field(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fused model's loss and gradients are those of the plain one, with our products as with torch's."""
     cfg = dataclasses.replace(BASE, **{name: OTHER[name]})
