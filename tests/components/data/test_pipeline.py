@@ -188,8 +188,6 @@ def test_the_corpus_file_gives_back_what_was_written(tmp_path: Path, messy: Prep
 
 
 def test_wrong_settings_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no data source"):
-        DataConfig(())
     with pytest.raises(ValueError, match="'s' is named twice"):
         DataConfig((SourceConfig("s", "sotu"), SourceConfig("s", "bible")))
     with pytest.raises(ValueError, match=r"valid_share is 1.0"):
