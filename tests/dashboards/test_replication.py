@@ -62,13 +62,15 @@ def test_every_item_interval_above_zero_is_not_enough_when_trainings_disagree(ho
 
 def test_a_claim_below_a_margin_and_one_that_covers_it(home: Home) -> None:
     below = {"claim": "hacking", "side": "below"}
-    covers = {"claim": "forecast", "side": "covers"}
+    covers = {"claim": "forecast", "side": "covers", "verdict": "seen"}
+    wide = {"claim": "too wide", "side": "covers", "verdict": "not seen in this run"}
     rows = [claim(s, v, **below) for s, v in enumerate((-0.5, -0.4, -0.45))]
-    rows += [claim(s, v, **covers) for s, v in enumerate((-0.01, 0.02, 0.00))]
+    rows += [claim(s, v, **kind) for kind in (covers, wide) for s, v in enumerate((-0.01, 0.02, 0.00))]
     write(home, *rows)
     found = {one.slug: one for one in replication(home, "s", range(3)).claims}
     assert found["hacking"].verdict == "seen"
     assert found["forecast"].verdict == "held"
+    assert found["too wide"].verdict == "not held"  # on average right, but no training said so by its own test
 
 
 def test_a_training_that_could_not_measure_counts_as_one_that_did_not_show_it(home: Home) -> None:

@@ -13,7 +13,7 @@ from math import comb
 
 import numpy as np
 
-MAX_EXACT = 1_000_000  # of n · k · (number of classes): some 100 ms an item
+MAX_EXACT = 1_000_000  # of n · k · (number of classes); 326,400 take 21 ms
 NUM_SUBSETS = 400  # where that is passed
 
 

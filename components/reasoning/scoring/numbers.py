@@ -14,7 +14,7 @@ _NUMBER = re.compile(
     r"|(?<![\w.])[-−–+]?[$€£]?\.\d+"
     r"|(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/[1-9]\d*(?![\d.]))?"
 )
-_LATEX_FRACTION = re.compile(r"([-−–]?)\s*\\[dt]?frac\s*\{\s*([-−–]?\d+)\s*\}\s*\{\s*([1-9]\d*)\s*\}")
+_LATEX_FRACTION = re.compile(r"(?:([-−–]) ?)?\\[dt]?frac ?\{ ?([-−–]?\d+) ?\} ?\{ ?([1-9]\d*) ?\}")
 _TERM = re.compile(r"(?<=\d)(?=[-+]\d)")
 
 
@@ -22,7 +22,7 @@ def number_in(text: str, last: bool = True) -> Fraction | None:
     """The last (or first) number of a text, exactly: "1,600", "$18.00", "-3", "7.5", "3/4", "\\frac{1}{2}", "50%".
 
     None where there is none, and where it has so many digits that it is no answer."""
-    plain = _LATEX_FRACTION.sub(lambda m: f" {m[1]}{m[2]}/{m[3]} ", text.replace("\\$", "$").replace("{,}", ","))
+    plain = _LATEX_FRACTION.sub(lambda m: f" {m[1] or ''}{m[2]}/{m[3]} ", text.replace("\\$", "$").replace("{,}", ","))
     found = [match[0] for match in _NUMBER.finditer(plain)]
     return as_number(found[-1 if last else 0]) if found else None
 

@@ -90,7 +90,11 @@ def read_saved(path: str, chosen: Fields = _DETECTED, only: Sequence[tuple[str, 
     items: dict[tuple[str, ...], SavedItem] = {}
     references: dict[str, set[tuple[str, ...]]] = {}
     for place, row in enumerate(rows):
-        made = _item(row, fields, place)
+        try:
+            made = _item(row, fields, place)
+        except RecursionError:
+            rejected.append(Quarantined(path, row.file, row.line, "nested too deeply", ""))
+            continue
         if apart:
             made = replace(made, id=f"{names[row.file]}:{made.id}")
         key = (made.id, *made.references)
@@ -101,6 +105,8 @@ def read_saved(path: str, chosen: Fields = _DETECTED, only: Sequence[tuple[str, 
             continue
         known.add(made.references)
         items[key] = made if len(known) == 1 else replace(made, id=f"{made.id}#{len(known)}")
+    if not items:
+        raise SourceError(f"{path}: no record can be used: {rejected[0].reason}")
     collisions = sum(len(known) > 1 for known in references.values())
     if collisions:
         notes.append(f"{collisions} ids stand for several items with other answers: name more with --id a,b")

@@ -124,8 +124,11 @@ def _named(known: Mapping[str, T], name: str, what: str) -> T:
 
 
 def scorer_for(references: Sequence[str]) -> str:
-    """The name of the scorer that the references call for: `number` where all are numbers or worked solutions that end
-    in "#### 18" or "A: 18", `choice` where all are letters, `math` where any has LaTeX in it, `text` where all are lines, else `exact`."""
+    """The name of the scorer that the references call for.
+
+    `number` where all are numbers or worked solutions that end in "#### 18" or "A: 18", `choice` where all are letters,
+    `math` where any has LaTeX in it, `text` where all are lines, else `exact`.
+    """
     if not references:
         return "exact"
     if all(letter_alone(reference) for reference in references):

@@ -192,14 +192,14 @@ def at_sizes(judged: Sequence[JudgedItem], cluster: Cluster | None = None, sizes
     doubled = [2**power for power in range(fewest.bit_length())]
     wanted = sorted({k for k in sizes if k <= fewest} if sizes else {*doubled, fewest}) if fewest > 1 else []
     labels = [cluster(one.item) if cluster else str(place) for place, one in enumerate(judged)]
-    return [
-        AtK(
-            k,
-            _mean([one.maj_at(k) for one in judged], labels),
-            _mean([pass_at_k(len(one.verdicts), one.num_right, k) for one in judged], labels),
-        )
-        for k in wanted
-    ]
+    found = []
+    for k in wanted:
+        majority = _mean([one.maj_at(k) for one in judged], labels)
+        passed = _mean([pass_at_k(len(one.verdicts), one.num_right, k) for one in judged], labels)
+        if k == 1 and all(len(one.verdicts) == fewest for one in judged):  # one sample is the accuracy itself
+            majority = passed = accuracy(judged, cluster).of_all
+        found.append(AtK(k, majority, passed))
+    return found
 
 
 def _mean(shares: Sequence[float], labels: Sequence[str]) -> Interval:
@@ -297,24 +297,28 @@ def _keyed(judged: Sequence[JudgedItem], how: str) -> dict[str, JudgedItem]:
 
 
 def verdict_rows(judged: Sequence[JudgedItem], columns: Sequence[str] = ()) -> list[dict[str, object]]:
-    """A row a sample, with the named columns of its record as text."""
+    """A row a sample, with the named columns of its record as text; half a character is a question mark."""
     return [
         {
-            "item": one.item.id,
+            "item": _writable(one.item.id),
             "sample": place,
             "status": verdict.status,
             "right": verdict.right,
-            "found": verdict.found,
-            "reference": " | ".join(one.item.references),
+            "found": _writable(verdict.found),
+            "reference": _writable(" | ".join(one.item.references)),
             "extractor": verdict.extractor,
-            "note": verdict.note,
-            **{name: column(name)(one.item) for name in columns},
+            "note": _writable(verdict.note),
+            **{name: _writable(column(name)(one.item)) for name in columns},
             "file": one.item.file,
             "line": one.item.line,
         }
         for one in judged
         for place, verdict in enumerate(one.verdicts)
     ]
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def found_by(judged: Sequence[JudgedItem]) -> dict[str, int]:

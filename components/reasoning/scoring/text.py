@@ -8,12 +8,14 @@ on its way to "#### 18".
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 
 MARKERS = ("####", "the final answer is", "the answer is", "final answer:", "answer:")
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
-_RECITED = re.compile(r"\n\s*(?:Q|Question|Problem)\s*:")
-_FENCE = re.compile(r"```[ \t]*([\w+#-]*)[^\n]*\n(.*?)```", re.DOTALL)
+_RECITED = re.compile(r"\n[ \t]*(?:Q|Question|Problem)\s*:")
+_BRACE = re.compile(r"\\boxed\{|[{}]")
+_FENCE = re.compile(r"```[ \t]*([\w+#-]*)[^\n`]*\n(.*?)```", re.DOTALL)
 _REFUSAL = re.compile(
     r"\s*(?:i['’]?m sorry|i am sorry|sorry|i apologi[sz]e|unfortunately)?[,.;:]?\s*(?:but )?(?:as an ai[^,.]*[,.]\s*)?"
     r"i (?:can['’]?t|cannot|can not|am unable to|['’]?m unable to|won['’]?t|will not|am not able to)\s+"
@@ -24,34 +26,41 @@ _REFUSAL = re.compile(
 
 def spoken(text: str) -> str:
     """The part of an answer that speaks to the user: without thoughts, up to a recited next question."""
-    without = _THOUGHT.sub("", text)
+    without = _without_thoughts(text)
     if "</think>" in without:  # a template may have opened the thought in the prompt
         without = without.rpartition("</think>")[2]
     without = without.partition("<think>")[0]
     return _RECITED.split(without, maxsplit=1)[0]
 
 
+def _without_thoughts(text: str) -> str:
+    """Without what stands between a beginning and an end of thoughts; one pass, however many there are."""
+    kept, at = [], 0
+    while (start := text.find("<think>", at)) >= 0 and (end := text.find("</think>", start)) >= 0:
+        kept.append(text[at:start])
+        at = end + len("</think>")
+    return "".join([*kept, text[at:]])
+
+
 def boxed(text: str) -> str:
     """What the last `\\boxed{…}` holds, braces nested; "" where there is none that is closed."""
-    start = text.rfind("\\boxed{")
-    while start >= 0:
-        depth = 0
-        for place in range(start + len("\\boxed"), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
-            if not depth:
-                return text[start + len("\\boxed{") : place].strip()
-        start = text.rfind("\\boxed{", 0, start)
-    return ""
+    opened: list[int] = []  # where what a brace holds begins, -1 for one that is no box
+    last = (-1, -1)
+    for token in _BRACE.finditer(text):
+        if token[0] != "}":
+            opened.append(token.end() if len(token[0]) > 1 else -1)
+        elif opened and (start := opened.pop()) > last[0]:
+            last = (start, token.start())
+    return text[last[0] : last[1]].strip() if last[0] >= 0 else ""
 
 
 def after_marker(text: str, markers: Sequence[str] = MARKERS, finished: bool = True) -> str:
     """The rest of the line behind the last marker, case ignored; "" where no marker stands. Of a text that was cut off
     only a line that another follows."""
-    lowered = text.lower()
-    found = max(((lowered.rfind(marker.lower()), len(marker)) for marker in markers), default=(-1, 0))
-    if found[0] < 0:
+    found = _last(text, markers)
+    if found is None:
         return ""
-    line, newline, _ = text[found[0] + found[1] :].lstrip(" \t:*").partition("\n")
+    line, newline, _ = text[found.end() :].lstrip(" \t:*").partition("\n")
     return line.strip(" \t*") if newline or finished else ""
 
 
@@ -59,13 +68,20 @@ def marked(text: str, markers: Sequence[str], finished: bool) -> str:
     """What is announced as the answer: behind a marker or in a box, whichever stands later."""
     box, line = boxed(text), after_marker(text, markers, finished)
     if box and line:
-        return boxed(line) or (box if text.rfind("\\boxed{") > _last(text, markers) else line)
+        place = _last(text, markers)
+        return boxed(line) or (box if place is None or text.rfind("\\boxed{") > place.start() else line)
     return box or line
 
 
-def _last(text: str, markers: Sequence[str]) -> int:
-    lowered = text.lower()
-    return max((lowered.rfind(marker.lower()) for marker in markers), default=-1)
+def _last(text: str, markers: Sequence[str]) -> re.Match[str] | None:
+    """The last marker."""
+    return next(iter(deque(_any_of(tuple(markers)).finditer(text), maxlen=1)), None)
+
+
+@lru_cache(maxsize=64)
+def _any_of(markers: tuple[str, ...]) -> re.Pattern[str]:
+    """Case ignored; without markers it finds none."""
+    return re.compile("|".join(map(re.escape, markers)) or r"(?!)", re.IGNORECASE)
 
 
 def code_block(text: str, *languages: str) -> str | None:
@@ -78,4 +94,4 @@ def code_block(text: str, *languages: str) -> str | None:
 
 def refuses(text: str) -> bool:
     """Whether a text begins by declining to answer ("I'm sorry, but I can't help with that")."""
-    return _REFUSAL.match(text) is not None
+    return _REFUSAL.match(text.lstrip()[:300]) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 
 import pytest
 
@@ -138,6 +139,25 @@ def test_code_is_the_last_block_of_its_language() -> None:
     assert code_block(text, "python", "py") == "a\n"
     assert code_block(text) == "{}\n"
     assert code_block("no block", "python") is None
+
+
+def test_a_text_of_whatever_form_is_read_in_a_moment() -> None:
+    hostile = (
+        "\\boxed{" * 20_000,
+        "{" * 100_000,
+        "<think>" * 20_000,
+        "```\n" * 20_000,
+        "1," * 50_000,
+        "9/" * 50_000,
+        " " * 90_000,
+        "\n" * 90_000,
+        "```" * 20_000,
+    )
+    began = time.process_time()
+    assert [SCORERS["number"].judge(text, ["5"]).right for text in hostile] == [False] * 9
+    assert [code_block(text) is None for text in hostile[3::5]] == [False, True]
+    assert SCORERS["number"].find("İİİ the answer is 5 of 6")[0] == "5"  # whose lower case is longer
+    assert time.process_time() - began < 2
 
 
 def test_our_chains_keep_their_verdicts() -> None:
