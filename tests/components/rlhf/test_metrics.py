@@ -50,5 +50,5 @@ def test_what_is_reported_is_documented_and_what_is_documented_is_reported(repor
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     documented = {name for cell in rows for name in re.findall(r"`([^`]+)`", cell)}
     by_the_stage = {"gold", "gold_low", "gold_high", "greedy_accuracy", "held_out_reward"}
-    by_the_stage |= {f"reward/{name}" for name in ("<name>", "failed", "truncated", "unparsed")}
+    by_the_stage |= {f"reward/{name}" for name in ("<name>", "failed", "refused", "truncated", "unparsed")}
     assert documented - by_the_stage == reported
