@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from public_files import DATA
 
 from components.data.files import Quarantined, SourceError
 from components.data.tokenizer import Tokenizer
@@ -18,8 +19,8 @@ from components.reasoning.evaluation_sets import EvaluationConfig, as_item, read
 from components.reasoning.question_files import Question, read_questions, write_questions
 from components.rlhf.rewards.exact import ExactReward
 
-GSM8K = Path("/work/shared/data/gsm8k/test.jsonl")
-AQUA = Path("/work/shared/data/aqua/test.jsonl")
+GSM8K = DATA / "gsm8k/test.jsonl"
+AQUA = DATA / "aqua/test.jsonl"
 
 
 def read(config: EvaluationConfig) -> tuple[list[Question], list[Quarantined]]:

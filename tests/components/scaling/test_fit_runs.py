@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from public_files import REFERENCE
 from run_tables import LAW, grid
 from scipy import optimize
 
@@ -23,7 +22,7 @@ from components.scaling.run_table import TableOptions, read_file, run_table
 from components.scaling.table_fit import TableFit, best_at_budget, best_when_served, predict
 
 # Public tables of runs, which do not come with the project: beside it, or where LIFESPAN_REFERENCE says.
-RUNS = Path(os.environ.get("LIFESPAN_REFERENCE", Path(__file__).parents[4] / "shared" / "reference")) / "runs"
+RUNS = REFERENCE / "runs"
 
 
 def fit(

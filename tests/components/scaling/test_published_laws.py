@@ -9,18 +9,16 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from public_files import REFERENCE
 
 from components.scaling.law_forms import cheapest, losses, optimal
 from components.scaling.laws import ChinchillaLaw, DataConstrainedLaw
 from components.scaling.optimum import flop_costs
 
-REFERENCE = Path(os.environ.get("LIFESPAN_REFERENCE", Path(__file__).parents[4] / "shared" / "reference"))
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not REFERENCE.is_dir(), reason="the published laws are not here"),

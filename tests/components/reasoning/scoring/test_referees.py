@@ -8,13 +8,13 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from public_files import DATA
 
 from components.reasoning.scoring.fields import Fields
 from components.reasoning.scoring.saved import read_saved, with_answers
 from components.reasoning.scoring.scorers import SCORERS
 from components.reasoning.scoring.summary import agreement, judge_item
 
-DATA = Path("/work/shared/data")
 pytestmark = pytest.mark.slow
 MODELS = {"6b_finetuning": 286, "6b_verification": 515, "175b_finetuning": 458, "175b_verification": 742}
 GAME24 = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from public_files import DATA
 
 from components.reasoning.scoring.numbers import as_number, number_in
 from components.reasoning.scoring.text import boxed, spoken
@@ -19,7 +20,7 @@ from components.rlhf.rewards.math_answer import MathReward
 from components.rlhf.rewards.number import NumberReward
 from components.rlhf.rewards.pattern import PatternReward
 
-SOLUTIONS = Path("/work/shared/data/gsm8k/example_model_solutions.jsonl")
+SOLUTIONS = DATA / "gsm8k/example_model_solutions.jsonl"
 
 
 def sample(text: str, answer: str = "", finished: bool = True, **metadata: Any) -> Sample:
