@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from public_files import REFERENCE
 
 from components.cost.calibration import PRIORS, calibrate, error_of, fit_decode, main
 from components.cost.entries import CatalogueError
@@ -23,10 +23,7 @@ from components.cost.serving_model import (
     step_seconds,
 )
 
-POINTS = (
-    Path(os.environ.get("LIFESPAN_REFERENCE", Path(__file__).parents[4] / "shared/reference"))
-    / "serving_and_training_points.csv"
-)
+POINTS = REFERENCE / "serving_and_training_points.csv"
 LLAMA = ServedModel(8.03e9, 8.03e9, num_layers=32, num_heads=32, num_kv_heads=8, head_dim=128)
 
 
