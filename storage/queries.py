@@ -10,11 +10,13 @@ Each table of `storage.tables` is a view of that name, `last_values` has the las
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, overload
@@ -35,6 +37,7 @@ _UTC = pa.timestamp("us", tz="UTC")
 _WORD = re.compile(r"\w+")
 _KEPT_SESSIONS = 4
 _KEPT_STATEMENTS = 256
+_PATIENCE = 0.1  # seconds of one wait
 
 
 class QueryTimeout(QueryError):
@@ -282,7 +285,12 @@ def _interruptible(work: Callable[[Callable[[duckdb.DuckDBPyConnection], None]],
     thread = threading.Thread(target=run, name="lifespan query", daemon=True)
     try:
         thread.start()
-        return done.result(limits.seconds)
+        deadline = math.inf if limits.seconds is None else time.monotonic() + limits.seconds
+        # In short waits: an interrupt that comes just before a wait begins is seen when the wait is over.
+        while not wait([done], min(_PATIENCE, max(0.0, deadline - time.monotonic()))).done:
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+        return done.result()
     except (TimeoutError, KeyboardInterrupt) as error:
         stopped.set()
         while thread.is_alive():  # again and again: an interrupt that comes before the first step is forgotten
