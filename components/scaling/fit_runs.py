@@ -11,11 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.scaling import fit_checks
-from components.scaling.chinchilla_fit import MANY_RUNS, ChinchillaFitConfig, Method, fit_chinchilla
+from components.scaling.chinchilla_fit import GRADIENT_GATE, MANY_RUNS, ChinchillaFitConfig, Method, fit_chinchilla
+from components.scaling.downstream_fit import fit_downstream
+from components.scaling.formula_fit import fit_formula
 from components.scaling.frontier import FrontierFit, Optimum, fit_envelope, fit_isoflop
 from components.scaling.gamma_fit import fit_gamma
 from components.scaling.kaplan_fit import fit_kaplan
-from components.scaling.law_forms import FRONTIER_LAWS, LAWS, PARAMETERS, LawName, LossLaw, losses
+from components.scaling.law_forms import (
+    FRONTIER_LAWS,
+    LAWS,
+    LOSS_LAWS,
+    PARAMETERS,
+    LawName,
+    is_formula,
+    losses,
+)
+from components.scaling.law_formulas import FORMULA_LAWS
 from components.scaling.newton import EXPONENT_BOUNDS
 from components.scaling.run_checks import SAME_SIZE, checked, distinct, line_of_tokens
 from components.scaling.run_table import RunTable, rows_text
@@ -27,6 +38,11 @@ Frontier = Literal["all", "best", "penalty"]
 
 OVERESTIMATE_PENALTY = 10.0  # OLMo-core's
 _SAME_TOKENS = 0.01
+MOST_RESAMPLES = 300  # of the laws whose resamples cost most
+_COUNTED_WITHOUT_EMBEDDINGS = (
+    "Kaplan et al. (2020) count N without embeddings; here it counts all: exponents shift with that"
+)
+_ALONG_A_LINE = ("E", "epsilon", "k", "gamma")  # what runs on one line D = k N^p still identify
 _INTERVALS: dict[Method, str] = {
     "posterior": "posterior, run effects and noise included",
     "bootstrap": "bootstrap over runs",
@@ -55,8 +71,8 @@ class FitOptions:
                 raise ValueError(f"{name} {value!r} is none of {', '.join(known)}")
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}")
-        if self.law in ("kaplan", *FRONTIER_LAWS) and self.frontier == "penalty":
-            raise ValueError(f"frontier 'penalty' is for chinchilla, tied and gamma; with {self.law} take 'best'")
+        if self.law in ("kaplan", "downstream", *FRONTIER_LAWS) and self.frontier == "penalty":
+            raise ValueError(f"frontier 'penalty' is none for the law {self.law}: take 'best'")
         if self.law not in ("chinchilla",) and self.method == "posterior":
             raise ValueError(
                 f"method 'posterior' is for the law chinchilla; with {self.law} take 'bootstrap' or 'auto'"
@@ -75,6 +91,7 @@ class _Fitted:
     objective: float = math.nan
     gradient: float = math.nan
     share_of_starts: float = math.nan
+    accuracy_residuals: FloatArray = field(default_factory=lambda: np.empty(0))
     optima: tuple[Optimum, ...] = ()
     unidentified: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -90,20 +107,20 @@ def fit_table(table: RunTable, options: FitOptions | None = None) -> TableFit:
     table = checked(table, options.as_is)
     if options.frontier == "best":
         table = best_of_each_size(table)
-    if options.law not in FRONTIER_LAWS:
+    if options.law in LOSS_LAWS:
         _enough_sizes(table, options.law)
     table, fitted = _FITTERS[options.law](table, options)
     found = list(fitted.warnings)
     num_runs = len(cluster_rows(table.runs))
-    if options.law in ("gamma", "kaplan") and len(fitted.samples) and num_runs < MANY_RUNS - 2:
+    if options.law not in ("chinchilla", "tied", *FRONTIER_LAWS) and len(fitted.samples) and num_runs < MANY_RUNS - 2:
         found.append(f"only {num_runs} runs: a bootstrap over so few is too narrow")
     line, unidentified = None, list(fitted.unidentified)
     if options.law not in FRONTIER_LAWS:
-        line = line_of_tokens(table)
+        line = line_of_tokens(table) if options.law in LOSS_LAWS else None
         if line is not None:
             # Of tied exponents on D = k N one remains, and only the shares of the two terms are unknown.
             tied = options.law == "tied" and abs(line[1] - 1) < 0.02
-            names = ["A", "B"] if tied else [name for name in PARAMETERS[options.law] if name != "E"]
+            names = ["A", "B"] if tied else [n for n in PARAMETERS[options.law] if n not in _ALONG_A_LINE]
             unidentified += [name for name in names if name not in unidentified]
             form = f"D = {line[0]:.3g} N" + (f"^{line[1]:.3g}" if abs(line[1] - 1) > 0.005 else "")
             found.append(
@@ -134,6 +151,9 @@ def fit_table(table: RunTable, options: FitOptions | None = None) -> TableFit:
         unidentified=tuple(unidentified),
         samples=fitted.samples,
         noise=fitted.noise,
+        accuracy_residuals=fitted.accuracy_residuals,
+        loss_unit=table.loss_unit,
+        extra={name: column.tolist() for name, column in table.extra.items()},
         points=np.stack([table.num_params, table.tokens, table.flops, table.loss], axis=1),
         residuals=fitted.residuals,
         objective=fitted.objective,
@@ -148,7 +168,9 @@ def fit_table(table: RunTable, options: FitOptions | None = None) -> TableFit:
                 ("params", table.num_params),
                 ("tokens", table.tokens),
                 ("flops", table.flops_per_param_token * table.num_params * table.tokens),
+                *table.extra.items(),
             )
+            if np.isfinite(values).all()
         },
         line=line,
         optima=fitted.optima,
@@ -162,14 +184,26 @@ def fit_table(table: RunTable, options: FitOptions | None = None) -> TableFit:
 
 
 def best_of_each_size(table: RunTable) -> RunTable:
-    """The lowest loss of each N (within 0.1%) and D (within 1%); the others are left out."""
+    """The lowest loss of each N (within 0.1%) and D (within 1%), and of each value of the law's further columns; the
+    others are left out."""
     best = [min(group, key=lambda i: table.loss[i]) for group in _same_sizes(table)]
     return table.only(sorted(best), "another row of this N and D has a lower loss")
 
 
 def _same_sizes(table: RunTable) -> list[list[int]]:
-    """The rows of each N and D."""
-    x, y = np.log(table.num_params), np.log(table.tokens)
+    """The rows of each N and D, and of each value of the law's further columns."""
+    others = [column for name, column in table.extra.items() if name != "accuracy"]
+    parts = (
+        cluster_rows(list(zip(*(column.tolist() for column in others), strict=True)))
+        if others
+        else [np.arange(len(table))]
+    )
+    return [part[group].tolist() for part in parts for group in _same_n_and_d(table, part)]
+
+
+def _same_n_and_d(table: RunTable, rows: NDArray[np.int64]) -> list[list[int]]:
+    """Positions in `rows`; of a law of one variable the other counts as equal in all."""
+    x, y = np.nan_to_num(np.log(table.num_params[rows])), np.nan_to_num(np.log(table.tokens[rows]))
     by_size = np.argsort(x)
     level = np.empty(len(x), dtype=np.int64)
     level[by_size] = np.concatenate([[0], np.cumsum(np.diff(x[by_size]) > SAME_SIZE)])
@@ -186,6 +220,8 @@ def _repeated_sizes(table: RunTable) -> list[str]:
     """Rows of equal N and D whose losses differ: a sweep over something else, or seeds."""
     several = [group for group in _same_sizes(table) if len(group) > 1]
     rows = sum(map(len, several))
+    if not table.whole:
+        return []
     if rows < 0.2 * len(table):
         return []
     spread = float(np.median([np.ptp(np.log(table.loss[group])) for group in several]))
@@ -284,8 +320,8 @@ def _gamma(table: RunTable, options: FitOptions) -> tuple[RunTable, _Fitted]:
         for name, c in intervals.items()
         if name not in ("A", "B", *at_bound) and math.isfinite(c.high) and c.high - c.low > c.value
     ]
-    if fit.gradient > 1e-6:
-        found.append(f"not converged: the scaled gradient is {fit.gradient:.1e}, above 1e-06")
+    if fit.gradient > GRADIENT_GATE:
+        found.append(f"not converged: the scaled gradient is {fit.gradient:.1e}, above {GRADIENT_GATE:.0e}")
     predicted = losses("gamma", fit.coefficients, table.num_params, table.tokens)
     return table, _Fitted(
         intervals=intervals,
@@ -305,7 +341,7 @@ def _kaplan(table: RunTable, options: FitOptions) -> tuple[RunTable, _Fitted]:
     fit = fit_kaplan(table.points(), resamples, options.seed, options.confidence)
     found = []
     if table.convention == "total":
-        found.append("Kaplan et al. (2020) count N without embeddings; here it counts all: exponents shift with that")
+        found.append(_COUNTED_WITHOUT_EMBEDDINGS)
     return table, _Fitted(
         intervals=dict(fit.intervals),
         samples=fit.samples,
@@ -318,7 +354,49 @@ def _kaplan(table: RunTable, options: FitOptions) -> tuple[RunTable, _Fitted]:
     )
 
 
-def _intervals(law: LossLaw, values: FloatArray, samples: FloatArray, n: int, confidence: float) -> dict[str, Interval]:
+def _formula(table: RunTable, options: FitOptions) -> tuple[RunTable, _Fitted]:
+    assert is_formula(options.law)
+    resamples = 0 if options.method == "none" else min(options.resamples, MOST_RESAMPLES)
+    penalty = OVERESTIMATE_PENALTY if options.frontier == "penalty" else 1.0
+    fit = fit_formula(options.law, table.columns(), table.runs, options.delta, penalty, resamples, options.seed)
+    names = PARAMETERS[options.law]
+    at_bound = tuple(name for name, held in zip(names, fit.at_bound, strict=True) if held)
+    found = [f"{name} lies at the bound of what is searched: it is not identified" for name in at_bound]
+    if fit.gradient > GRADIENT_GATE:
+        found.append(f"not converged: the scaled gradient is {fit.gradient:.1e}, above {GRADIENT_GATE:.0e}")
+    if options.law.startswith("kaplan") and table.convention == "total" and np.isfinite(table.num_params).all():
+        found.append(_COUNTED_WITHOUT_EMBEDDINGS)
+    return table, _Fitted(
+        intervals=_intervals(options.law, fit.values, fit.samples, len(table), options.confidence),
+        samples=fit.samples,
+        residuals=fit.residuals,
+        method=_INTERVALS["bootstrap" if resamples else "none"],
+        objective=fit.objective,
+        gradient=fit.gradient,
+        share_of_starts=fit.share_of_starts,
+        unidentified=at_bound,
+        warnings=tuple(found),
+    )
+
+
+def _downstream(table: RunTable, options: FitOptions) -> tuple[RunTable, _Fitted]:
+    resamples = 0 if options.method == "none" else min(options.resamples, MOST_RESAMPLES)
+    fit = fit_downstream(table.points(), table.extra["accuracy"], _config(options), resamples)
+    return table, _Fitted(
+        intervals=_intervals("downstream", fit.values, fit.samples, len(table), options.confidence),
+        samples=fit.samples,
+        residuals=fit.loss.residuals,
+        accuracy_residuals=fit.accuracy_residuals,
+        method=_INTERVALS["bootstrap" if resamples else "none"],
+        objective=fit.loss.objective,
+        gradient=fit.loss.gradient,
+        share_of_starts=fit.loss.share_of_starts,
+        unidentified=fit.at_bound,
+        warnings=(*fit.loss.warnings, *fit.warnings),
+    )
+
+
+def _intervals(law: LawName, values: FloatArray, samples: FloatArray, n: int, confidence: float) -> dict[str, Interval]:
     edges = np.full((2, len(values)), math.inf) * [[-1.0], [1.0]]
     if len(samples):
         edges = np.quantile(np.clip(samples, -1e300, 1e300), [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0)
@@ -392,6 +470,8 @@ _FITTERS: dict[LawName, Callable[[RunTable, FitOptions], tuple[RunTable, _Fitted
     "tied": _chinchilla,
     "gamma": _gamma,
     "kaplan": _kaplan,
+    "downstream": _downstream,
+    **dict.fromkeys(FORMULA_LAWS, _formula),
     "isoflop": _isoflop,
     "envelope": _envelope,
 }

@@ -1,4 +1,4 @@
-"""Fits of Kaplan et al. (2020): L(N) and L(D) as straight lines in logs, and the joint L(N, D)."""
+"""Fit of the joint L(N, D) of Kaplan et al. (2020); their other laws are in `law_formulas.py`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from components.scaling.laws import KaplanLaw, PowerLaw
+from components.scaling.laws import KaplanLaw
 from components.scaling.newton import share_at_minimum
 from components.scaling.points import PointArrays, ScalingPoint, point_arrays
-from components.statistics import Interval, cluster_rows, linear_slope_interval
+from components.statistics import Interval, cluster_rows
 
 FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class PowerLawFit:
-    """L = (scale/x)^exponent with the interval of the exponent and R² in logs."""
-
-    law: PowerLaw
-    exponent: Interval
-    r_squared: float
 
 
 @dataclass(frozen=True)
@@ -43,26 +34,6 @@ class KaplanFit:
     objective: float
     gradient: float
     share_of_starts: float
-
-
-def fit_power_law(x: Sequence[float], loss: Sequence[float], confidence: float = 0.95) -> PowerLawFit:
-    """Least squares of ln loss on ln x. No irreducible loss: meant for runs where x alone is the bottleneck.
-
-    Raises ValueError for fewer than three points or values that are not finite and positive.
-    """
-    for row, pair in enumerate(zip(x, loss, strict=True)):
-        if not all(math.isfinite(v) and v > 0 for v in pair):
-            raise ValueError(f"row {row}: x and loss are {pair}; both must be finite and positive")
-    log_x, log_loss = np.log(np.asarray(x, dtype=np.float64)), np.log(np.asarray(loss, dtype=np.float64))
-    slope = linear_slope_interval(log_x, log_loss, confidence)
-    exponent = Interval(-slope.value, -slope.high, -slope.low, slope.n)
-    intercept = float(log_loss.mean() - slope.value * log_x.mean())
-    residual = log_loss - intercept - slope.value * log_x
-    if exponent.value == 0:
-        raise ValueError("the loss does not change with x: there is no power law to fit")
-    return PowerLawFit(
-        PowerLaw(math.exp(intercept / exponent.value), exponent.value), exponent, _r2(residual, log_loss)
-    )
 
 
 def fit_kaplan(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,26 @@ FloatArray = NDArray[np.float64]
 EXPONENT_BOUNDS = (0.005, 4.0)
 _GRADIENT_TARGET = 1e-9
 _GAMMA_BOUNDS = (0.05, 5.0)
+
+
+class Minimisable(Protocol):
+    """A Huber loss over θ (S, P) within a box; `tied`: θ[4] moves with θ[3]."""
+
+    @property
+    def lower(self) -> FloatArray: ...
+    @property
+    def upper(self) -> FloatArray: ...
+    @property
+    def free(self) -> NDArray[np.bool_]: ...
+    @property
+    def tied(self) -> bool: ...
+    def objective(self, theta: FloatArray, weights: FloatArray, delta: float) -> FloatArray:
+        """Shape (S,)."""
+        ...
+
+    def derivatives(self, theta: FloatArray, weights: FloatArray, delta: float) -> tuple[FloatArray, FloatArray]:
+        """Gradient (S, P) and Hessian (S, P, P)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,6 +85,12 @@ class Problem:
     def free(self) -> NDArray[np.bool_]:
         return self.upper > self.lower
 
+    def objective(self, theta: FloatArray, weights: FloatArray, delta: float) -> FloatArray:
+        return objective_of(self, theta, weights, delta)
+
+    def derivatives(self, theta: FloatArray, weights: FloatArray, delta: float) -> tuple[FloatArray, FloatArray]:
+        return derivatives(self, theta, weights, delta)
+
     def law(self, theta: FloatArray) -> ChinchillaLaw:
         """The law in the user's units (undoing the centring)."""
         a, b, e, alpha, beta = (float(t) for t in theta)
@@ -99,7 +126,7 @@ def grid_starts(problem: Problem, keep: int) -> FloatArray:
 
 
 def minimise(
-    problem: Problem, theta: FloatArray, weights: FloatArray, delta: float, from_delta: float = 0.1
+    problem: Minimisable, theta: FloatArray, weights: FloatArray, delta: float, from_delta: float = 0.1
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Minimise with δ lowered in steps from `from_delta` to `delta`.
 
@@ -113,17 +140,17 @@ def minimise(
 
 
 def newton_steps(
-    problem: Problem, theta: FloatArray, weights: FloatArray, delta: float, iterations: int
+    problem: Minimisable, theta: FloatArray, weights: FloatArray, delta: float, iterations: int
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     theta = theta.copy()
     total = weights.sum(axis=1)
-    objective = objective_of(problem, theta, weights, delta)
+    objective = problem.objective(theta, weights, delta)
     damping = np.full(len(theta), 1e-3)
     gradient = np.full(len(theta), np.inf)
     running = np.arange(len(theta))
     for _ in range(iterations):
         current = theta[running]
-        slope, hessian = derivatives(problem, current, weights[running], delta)
+        slope, hessian = problem.derivatives(current, weights[running], delta)
         if problem.tied:  # β moves with α, and is no parameter of its own
             slope[:, 3] += slope[:, 4]
             hessian[:, 3] += hessian[:, 4]
@@ -149,7 +176,7 @@ def newton_steps(
         proposed = np.clip(current + step, problem.lower, problem.upper)
         if problem.tied:
             proposed[:, 4] = proposed[:, 3]
-        value = objective_of(problem, proposed, weights[running], delta)
+        value = problem.objective(proposed, weights[running], delta)
         better = value < objective[running]
         theta[running[better]] = proposed[better]
         objective[running[better]] = value[better]
@@ -171,14 +198,26 @@ def terms(problem: Problem, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
 def objective_of(problem: Problem, theta: FloatArray, weights: FloatArray, delta: float) -> FloatArray:
     """Σ weight · Huber_δ(ln prediction - ln loss) / δ; shape (S,)."""
     predicted = terms(problem, theta)[0] if theta.shape[1] == 5 else _gamma_terms(problem, theta)[0]
-    residual = predicted - problem.target
+    return huber(predicted - problem.target, weights, delta, problem.penalty)
+
+
+def huber(residual: FloatArray, weights: FloatArray, delta: float, penalty: float) -> FloatArray:
+    """Σ weight · Huber_δ(residual) / δ over the last axis; predictions above the observation count `penalty` times."""
     size = np.abs(residual)
-    huber = np.where(size <= delta, 0.5 * size * size / delta, size - 0.5 * delta)
-    return np.asarray((_one_sided(problem, residual, weights) * huber).sum(axis=1))
+    loss = np.where(size <= delta, 0.5 * size * size / delta, size - 0.5 * delta)
+    return np.asarray((_one_sided(residual, weights, penalty) * loss).sum(axis=1))
 
 
-def _one_sided(problem: Problem, residual: FloatArray, weights: FloatArray) -> FloatArray:
-    return weights if problem.penalty == 1.0 else weights * np.where(residual > 0, problem.penalty, 1.0)
+def huber_slopes(
+    residual: FloatArray, weights: FloatArray, delta: float, penalty: float
+) -> tuple[FloatArray, FloatArray]:
+    """First and second derivative of each point's part of `huber`, ψ and ψ'."""
+    weights = _one_sided(residual, weights, penalty)
+    return weights * np.clip(residual / delta, -1.0, 1.0), weights * (np.abs(residual) <= delta) / delta
+
+
+def _one_sided(residual: FloatArray, weights: FloatArray, penalty: float) -> FloatArray:
+    return weights if penalty == 1.0 else weights * np.where(residual > 0, penalty, 1.0)
 
 
 def derivatives(
@@ -192,7 +231,7 @@ def derivatives(
     if theta.shape[1] == 6:
         return _gamma_derivatives(problem, theta, weights, delta)
     prediction, shares = terms(problem, theta)
-    psi, psi_prime = _slopes(problem, prediction, weights, delta)
+    psi, psi_prime = huber_slopes(prediction - problem.target, weights, delta, problem.penalty)
     first, second, third = shares
     jacobian = np.stack([first, second, third, -problem.x * first, -problem.y * second], axis=-1)
     gradient = np.einsum("sn,snp->sp", psi, jacobian)
@@ -206,15 +245,6 @@ def derivatives(
         hessian[:, exponent_index, exponent_index] += pull @ (coordinate * coordinate)
     hessian[:, 2, 2] += (psi * third).sum(axis=1)
     return gradient, hessian
-
-
-def _slopes(
-    problem: Problem, prediction: FloatArray, weights: FloatArray, delta: float
-) -> tuple[FloatArray, FloatArray]:
-    """ψ and ψ' of the weighted Huber loss."""
-    residual = prediction - problem.target
-    weights = _one_sided(problem, residual, weights)
-    return weights * np.clip(residual / delta, -1.0, 1.0), weights * (np.abs(residual) <= delta) / delta
 
 
 def _gamma_terms(problem: Problem, theta: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
@@ -235,7 +265,7 @@ def _gamma_derivatives(
     ∇² ln prediction = v (1-v) (R - ∇e)(R - ∇e)ᵀ + v (γ ∇²s + ∇γ ∇sᵀ + ∇s ∇γᵀ).
     """
     prediction, s, share, floor = _gamma_terms(problem, theta)
-    psi, psi_prime = _slopes(problem, prediction, weights, delta)
+    psi, psi_prime = huber_slopes(prediction - problem.target, weights, delta, problem.penalty)
     gamma, v, zero = theta[:, 5, None], 1.0 - floor, np.zeros_like(s)
     slope = np.stack([share, 1 - share, zero, -problem.x * share, -problem.y * (1 - share), zero], axis=-1)
     # ∇²s = share (1 - share) d dᵀ, with d the difference of the gradients of the two terms' logs

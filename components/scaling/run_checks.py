@@ -34,16 +34,17 @@ def checked(table: RunTable, as_is: bool = False) -> RunTable:
     Raises RunTableError for mixed units and for losses that can only be perplexities, unless `as_is`.
     """
     table, copies = _without_copies(table)
-    stopping = [*_perplexities(table), *_mixed_units(table)]
+    of_both = table.whole  # the checks that compare N with D
+    stopping = [*_perplexities(table), *(_mixed_units(table) if of_both else ())]
     if stopping and not as_is:
         raise RunTableError(f"{table.source}: {'; '.join(stopping)}. If the table is right, fit it with --as-is")
     found = [
         *copies,
         *stopping,
         *_untrained(table),
-        *_implausible(table),
-        *_flops_apart(table),
-        *_clusters(table),
+        *(_implausible(table) if of_both else ()),
+        *(_flops_apart(table) if of_both else ()),
+        *(_clusters(table) if np.isfinite(table.num_params).all() else ()),
         *_twins(table),
     ]
     if len(table.left_out) > len(table):
@@ -74,7 +75,7 @@ def _without_copies(table: RunTable) -> tuple[RunTable, list[str]]:
     keep, copies = [], []
     for i in range(len(table)):
         run = table.runs[i] if table.has_runs else ""
-        same = (run, table.num_params[i], table.tokens[i], table.flops[i], table.loss[i])
+        same = (run, table.flops[i].tobytes(), *(column[i].tobytes() for column in table.columns().values()))
         if same in seen:
             copies.append(i)
         else:
@@ -89,9 +90,10 @@ def _without_copies(table: RunTable) -> tuple[RunTable, list[str]]:
 
 def _twins(table: RunTable) -> Iterator[str]:
     """Equal points under different names of runs: perhaps a run that was written twice."""
-    first: dict[tuple[float, float, float], int] = {}
+    first: dict[tuple[bytes, ...], int] = {}
     twins = []
-    for i, point in enumerate(zip(table.num_params.tolist(), table.tokens.tolist(), table.loss.tolist(), strict=True)):
+    for i in range(len(table)):
+        point = tuple(column[i].tobytes() for column in table.columns().values())
         if first.setdefault(point, i) != i:
             twins.append(i)
     if twins:

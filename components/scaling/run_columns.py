@@ -8,8 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Role = Literal["params", "tokens", "flops", "loss", "run", "budget"]
-ROLES: tuple[Role, ...] = get_args(Role)
+BaseRole = Literal["params", "tokens", "flops", "loss", "run", "budget"]
+ExtraRole = Literal[
+    "unique", "epochs", "experts", "granularity", "sparsity", "steps", "batch", "accuracy", "bytes_per_token"
+]
+Role = BaseRole | ExtraRole
+BASE_ROLES: tuple[Role, ...] = get_args(BaseRole)
+EXTRA_ROLES: tuple[Role, ...] = get_args(ExtraRole)
 LossUnit = Literal["nats", "bits", "perplexity"]
 
 
@@ -53,6 +58,15 @@ _NAMES: Mapping[Role, str] = {
     "run": "run runid runname experiment experimentid modelname model name id",
     "budget": "budget nominalbudget flopbudget flopsbudget computebudget isoflop isoflopbudget nominalflops "
     "targetflops",
+    "unique": "unique uniquetokens nuniquetokens uniquedata uniqued ud datapool",
+    "epochs": "epochs numepochs nepochs epoch",
+    "experts": "experts numexperts nexperts expertcount e",
+    "granularity": "granularity g",
+    "sparsity": "sparsity s",
+    "steps": "steps numsteps nsteps trainsteps trainingsteps optimizersteps step",
+    "batch": "batch batchtokens batchsizetokens tokensperbatch batchsize tokensperstep",
+    "accuracy": "accuracy acc downstreamaccuracy exactmatch averageaccuracy avgacc",
+    "bytes_per_token": "bytespertoken",
 }
 # What a name must have among its words, and must not have, to be taken where no whole name is known.
 _WORDS: Mapping[Role, tuple[set[str], set[str]]] = {
@@ -86,16 +100,17 @@ _FLOP_UNITS = {"pflop": 1e15, "eflop": 1e18, "zflop": 1e21, "1e15": 1e15, "1e18"
 _MISSING = {"", "-", "nan", "na", "n/a", "none", "null", "?"}
 
 
-def find_columns(header: Sequence[str], given: Mapping[str, str]) -> dict[Role, Column]:
-    """The column of each role: `given` as `name` or `name*factor`, the others by their names.
+def find_columns(header: Sequence[str], given: Mapping[str, str], wanted: Sequence[Role] = ()) -> dict[Role, Column]:
+    """The column of each role: `given` as `name` or `name*factor`, the others by their names. Beside the usual ones
+    those `wanted` are looked for.
 
     Raises RunTableError for a given column that is not there, and where several columns could be the loss (or N, D, C)
     and none has a usual name.
     """
-    found = {role: _given(role, given[role], header) for role in ROLES if role in given}
+    found = {role: _given(role, given[role], header) for role in (*BASE_ROLES, *EXTRA_ROLES) if role in given}
     taken = {column.name for column in found.values()}
     free = [name for name in header if name not in taken]
-    for role in ROLES:
+    for role in (*(role for role in EXTRA_ROLES if role in wanted), *BASE_ROLES):
         if role not in found and (column := _guess(role, free, given)):
             found[role] = column
             free.remove(column.name)

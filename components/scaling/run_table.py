@@ -22,10 +22,19 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.scaling.points import PointConvention, ScalingPoint
-from components.scaling.run_columns import Column, LossUnit, Role, RunTableError, find_columns, parse_number
+from components.scaling.run_columns import (
+    EXTRA_ROLES,
+    Column,
+    LossUnit,
+    Role,
+    RunTableError,
+    find_columns,
+    parse_number,
+)
 
 FloatArray = NDArray[np.float64]
 FlopsConvention = Literal["6nd", "exact"]
+NATS = "nats per token"
 _SIGNS: Mapping[str, Callable[[Any, Any], Any]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -44,6 +53,7 @@ class TableOptions:
     `where`: conditions `column<=value` (or <, >=, >, =, !=) that a row must meet. `convention`: what N counts, None for
     what the column's name says, else all parameters. `flops`: "exact" takes C from its column, "6nd" computes it; None
     takes the column where there is one. `loss_unit`: None is nats per token, unless the column's name says perplexity.
+    `needs`: the columns that the law is over; with a column of bytes per token, losses become bits per byte.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -51,6 +61,7 @@ class TableOptions:
     convention: PointConvention | None = None
     flops: FlopsConvention | None = None
     loss_unit: LossUnit | None = None
+    needs: tuple[Role, ...] = ("params", "tokens")
 
 
 class TornRow(str):
@@ -71,7 +82,8 @@ class RunTable:
 
     `rows`: of each point in the file, from 1; `budget`: where the table has such a column, nan where a row has none;
     `has_runs`: whether it has a column of runs, else each row counts as a run of its own. `flops_per_param_token`: k in
-    C = k N D: 6, or 1 where N itself is FLOPs per token.
+    C = k N D: 6, or 1 where N itself is FLOPs per token. `extra`: further columns of the law, by role; N or D is nan
+    where the law does not need it and the table lacks it.
     """
 
     source: str
@@ -85,12 +97,23 @@ class RunTable:
     convention: PointConvention
     flops_convention: FlopsConvention
     budget: FloatArray | None = None
+    extra: Mapping[str, FloatArray] = field(default_factory=dict)
+    loss_unit: str = NATS
     shown: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every row has an N and a D."""
+        return bool(np.isfinite(self.num_params).all() and np.isfinite(self.tokens).all())
+
+    def columns(self) -> dict[str, FloatArray]:
+        """By role, as the laws' formulas take them."""
+        return {"params": self.num_params, "tokens": self.tokens, "loss": self.loss, **self.extra}
 
     @property
     def flops_per_param_token(self) -> float:
@@ -118,6 +141,7 @@ class RunTable:
             flops=self.flops[kept],
             runs=tuple(self.runs[i] for i in kept),
             budget=None if self.budget is None else self.budget[kept],
+            extra={name: values[kept] for name, values in self.extra.items()},
             left_out=(*self.left_out, *(LeftOut(int(self.rows[i]), reason) for i in dropped)),
         )
 
@@ -188,24 +212,18 @@ def run_table(cells: Mapping[str, Sequence[Any]], source: str, options: TableOpt
     chosen = np.ones(number_of_rows, dtype=bool)
     for condition in options.where:
         chosen &= _meets(condition, cells, source)
-    columns = find_columns(list(cells), options.columns)
-    if "loss" not in columns or sum(role in columns for role in ("params", "tokens", "flops")) < 2:
-        missing = " and ".join(
-            [*(["the loss"] if "loss" not in columns else [])]
-            + (["two of N, D, C"] if sum(role in columns for role in ("params", "tokens", "flops")) < 2 else [])
-        )
-        raise RunTableError(
-            f"{source}: no column is known to be {missing}. It has {', '.join(map(repr, cells))}; name them with "
-            "--loss COLUMN, --params COLUMN, --tokens COLUMN, --flops COLUMN"
-        )
+    columns = find_columns(list(cells), options.columns, _wanted(options.needs))
+    _refuse_missing(columns, options.needs, cells, source)
     numbers: dict[Role, FloatArray] = {}
     reasons: dict[int, str] = {}
     spare: dict[Role, dict[int, str]] = {}
     has_both = "params" in columns and "tokens" in columns
+    has_one = "params" in columns or "tokens" in columns
     for role, column in columns.items():
         if role != "run":
-            needed = role in ("params", "tokens", "loss") or (role == "flops" and not has_both)
-            numbers[role] = _numbers(cells[column.name], column, reasons if needed else spare.setdefault(role, {}))
+            needed = role in ("params", "tokens", "loss", *EXTRA_ROLES) or (role == "flops" and not has_both)
+            bad = reasons if needed else spare.setdefault(role, {})
+            numbers[role] = _numbers(cells[column.name], column, bad, role in ("sparsity", "accuracy"))
     reasons = {row: reason for row, reason in reasons.items() if chosen[row]}
     kept = np.array([i for i in np.flatnonzero(chosen) if i not in reasons], dtype=np.int64)
     if not len(kept):
@@ -220,10 +238,13 @@ def run_table(cells: Mapping[str, Sequence[Any]], source: str, options: TableOpt
     notes = []
     if options.where:
         notes.append(f"{int(chosen.sum())} of {number_of_rows} rows, those with {' and '.join(options.where)}")
-    if "params" not in columns:
+    for role in ("params", "tokens"):
+        if role not in columns and ("flops" not in columns or not has_one):
+            numbers[role] = np.full(len(kept), math.nan)  # of a law that does not need it
+    if "params" not in numbers:
         numbers["params"] = numbers["flops"] / (factor * numbers["tokens"])
         notes.append(f"params = flops / ({factor:g} × tokens), since no column has them")
-    if "tokens" not in columns:
+    if "tokens" not in numbers:
         numbers["tokens"] = numbers["flops"] / (factor * numbers["params"])
         notes.append(f"tokens = flops / ({factor:g} × params), since no column has them")
     if options.flops == "exact" and "flops" not in columns:
@@ -250,6 +271,11 @@ def run_table(cells: Mapping[str, Sequence[Any]], source: str, options: TableOpt
     if runs is None:
         notes.append("no column of runs: each row counts as a run of its own")
     loss, log_bad = _nats(numbers["loss"], unit)
+    extra = _extra(numbers, options.needs, notes)
+    in_bits = "bytes_per_token" in numbers
+    if in_bits:
+        loss = loss / math.log(2.0) / numbers["bytes_per_token"]
+        notes.append("loss in bits per byte: nats per token / (ln 2 × bytes per token)")
     table = RunTable(
         source=source,
         rows=kept + 1,
@@ -262,6 +288,8 @@ def run_table(cells: Mapping[str, Sequence[Any]], source: str, options: TableOpt
         convention=convention,
         flops_convention=by,
         budget=numbers.get("budget"),
+        extra=extra,
+        loss_unit="bits per byte" if in_bits or _is_per_byte(columns["loss"]) else NATS,
         shown=(
             *(column.shown() for column in columns.values()),
             *([] if unit == "nats" else [f"loss in nats from {unit}"]),
@@ -273,14 +301,65 @@ def run_table(cells: Mapping[str, Sequence[Any]], source: str, options: TableOpt
     return table.only(np.flatnonzero(~log_bad), f"as {unit} its loss is at or under 0 nats") if log_bad.any() else table
 
 
-def _numbers(values: Sequence[Any], column: Column, reasons: dict[int, str]) -> FloatArray:
-    """The cells as finite positive numbers; of all others the first reason goes to `reasons`, by position."""
+def _wanted(needs: Sequence[Role]) -> list[Role]:
+    """The further columns to look for, with those that they can be computed from."""
+    computed: dict[Role, Role] = {"unique": "epochs", "batch": "steps"}
+    return [*needs, *(computed[role] for role in needs if role in computed)]
+
+
+def _refuse_missing(
+    columns: Mapping[Role, Column], needs: Sequence[Role], cells: Mapping[str, Any], source: str
+) -> None:
+    base = [role for role in ("params", "tokens") if role in needs]
+    known = sum(role in columns for role in ("params", "tokens", "flops"))
+    missing = [] if "loss" in columns else ["the loss"]
+    if len(base) == 2 and known < 2:
+        missing.append("two of N, D, C")
+    elif len(base) == 1 and base[0] not in columns and known < 2:
+        missing.append(base[0])
+    for role in needs:
+        instead = {"unique": "epochs" in columns, "batch": {"steps", "tokens"} <= set(columns)}
+        if role in EXTRA_ROLES and role not in columns and not instead.get(role):
+            missing.append(role.replace("_", " "))
+    if not missing:
+        return
+    options = ["loss", "params", "tokens", "flops"] + [
+        role.replace("_", "-") for role in needs if role in EXTRA_ROLES and role not in columns
+    ]
+    raise RunTableError(
+        f"{source}: no column is known to be {' and '.join(missing)}. It has {', '.join(map(repr, cells))}; name them "
+        f"with {', '.join(f'--{option} COLUMN' for option in options)}"
+    )
+
+
+def _extra(numbers: Mapping[Role, FloatArray], needs: Sequence[Role], notes: list[str]) -> dict[str, FloatArray]:
+    """The further columns of the law, computed where they are not in the table."""
+    found: dict[str, FloatArray] = {}
+    for role in needs:
+        if role not in EXTRA_ROLES:
+            continue
+        if role in numbers:
+            found[role] = numbers[role]
+        elif role == "unique":
+            found[role] = numbers["tokens"] / np.maximum(numbers["epochs"], 1.0)
+            notes.append("unique = tokens / epochs, since no column has them")
+        else:
+            found[role] = numbers["tokens"] / numbers["steps"]
+            notes.append("batch = tokens / steps, since no column has it")
+    return found
+
+
+def _numbers(values: Sequence[Any], column: Column, reasons: dict[int, str], is_share: bool = False) -> FloatArray:
+    """The cells as finite positive numbers (a share may be 0, and is below 1 for a sparsity and up to it else); of all
+    others the first reason goes to `reasons`, by position."""
     found = np.full(len(values), math.nan)
     for row, cell in enumerate(values):
         number = parse_number(cell)
-        if isinstance(number, float) and math.isfinite(number) and number > 0:
-            found[row] = number * column.factor
-            continue
+        if isinstance(number, float) and math.isfinite(number):
+            number *= column.factor
+            if 0 <= number < 1 or (number == 1 and column.role == "accuracy") if is_share else number > 0:
+                found[row] = number
+                continue
         if isinstance(cell, TornRow):
             reasons.setdefault(row, str(cell))
             continue
@@ -289,7 +368,7 @@ def _numbers(values: Sequence[Any], column: Column, reasons: dict[int, str]) -> 
         elif isinstance(number, str):
             why = f"is {number[:40]!r}, which is no number"
         else:
-            why = f"is {number:g}; it must be finite and positive"
+            why = f"is {number:g}; it must be {'a share between 0 and 1' if is_share else 'finite and positive'}"
         reasons.setdefault(row, f"{column.role} ({column.name}) {why}")
     return found
 

@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.commands.command import friendly_errors
+from flows.commands.scale_fits import (
+    AsJson,
+    FitFile,
+    convention_words,
+    finite_or_none,
+    given,
+    interval_json,
+    print_json,
+    range_words,
+    read_fit,
+    told,
+    write_whole,
+)
+from flows.commands.scale_optimum import optimum
 
 if TYPE_CHECKING:
     from components.scaling.table_fit import TableFit
 
 scale = typer.Typer(no_args_is_help=True, help="Scaling laws of any table of runs.")
+scale.command("optimum")(optimum)
 
 _ROLE = "{}: a column, or COLUMN*1e6 for its unit; by default guessed from the names, and shown."
-FitFile = Annotated[Path, typer.Argument(help="What `lifespan scale fit --output` wrote.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @scale.command("fit")
 def fit(
     file: Annotated[Path | None, typer.Argument(help="A CSV or Parquet file; - reads standard input.")] = None,
     query: Annotated[str | None, typer.Option(metavar="SQL", help="Fit the result of a query instead.")] = None,
-    law: Annotated[str, typer.Option(help="chinchilla, tied, gamma, kaplan, isoflop or envelope")] = "chinchilla",
+    law: Annotated[
+        str, typer.Option(help="chinchilla, tied, gamma, kaplan, isoflop, envelope, or another of docs/scaling.md.")
+    ] = "chinchilla",
     params: Annotated[str | None, typer.Option(metavar="COL", help=_ROLE.format("Parameters N"))] = None,
     tokens: Annotated[str | None, typer.Option(metavar="COL", help="Training tokens D.")] = None,
     flops: Annotated[str | None, typer.Option(metavar="COL", help="Training FLOPs C.")] = None,
     loss: Annotated[str | None, typer.Option(metavar="COL", help="Loss.")] = None,
     run: Annotated[str | None, typer.Option(metavar="COL", help="Run that a row is a checkpoint of.")] = None,
     budget: Annotated[str | None, typer.Option(metavar="COL", help="Nominal FLOPs, for isoflop.")] = None,
+    unique: Annotated[str | None, typer.Option(metavar="COL", help="Unique tokens, for repeated.")] = None,
+    epochs: Annotated[str | None, typer.Option(metavar="COL", help="Or epochs: tokens / unique.")] = None,
+    experts: Annotated[str | None, typer.Option(metavar="COL", help="Experts a layer, for routed.")] = None,
+    granularity: Annotated[str | None, typer.Option(metavar="COL", help="Of experts, for granularity.")] = None,
+    sparsity: Annotated[str | None, typer.Option(metavar="COL", help="Idle share of N, for sparsity.")] = None,
+    steps: Annotated[str | None, typer.Option(metavar="COL", help="Optimizer steps, for kaplan-steps.")] = None,
+    batch: Annotated[str | None, typer.Option(metavar="COL", help="Tokens of a batch, for kaplan-batch.")] = None,
+    accuracy: Annotated[str | None, typer.Option(metavar="COL", help="Share right, for downstream.")] = None,
+    bytes_per_token: Annotated[
+        str | None, typer.Option(metavar="COL", help="Of each row's tokenizer: fit bits per byte.")
+    ] = None,
     where: Annotated[
         list[str] | None, typer.Option(metavar="COL<=X", help="Only such rows; also <, >=, >, =, !=. May be repeated.")
     ] = None,
@@ -63,22 +86,27 @@ def fit(
 
     What each column was taken for, which rows were left out, and what the table does not identify is told.
     """
-    with _told():
+    with told():
         from components.scaling.fit_runs import FitOptions, fit_table
+        from components.scaling.law_forms import NEEDS
         from components.scaling.run_table import TableOptions, run_table
         from dashboards.figures.table_fit import FORMATS
         from storage.home import Home
 
         roles = {"params": params, "tokens": tokens, "flops": flops, "loss": loss, "run": run, "budget": budget}
+        roles |= {"unique": unique, "epochs": epochs, "experts": experts, "granularity": granularity}
+        roles |= {"sparsity": sparsity, "steps": steps, "batch": batch, "accuracy": accuracy}
+        roles |= {"bytes_per_token": bytes_per_token}
+        options: Any = {"law": law, "frontier": frontier, "method": intervals}  # texts, which FitOptions checks
+        wanted = FitOptions(**options, delta=delta, resamples=resamples, confidence=confidence, seed=seed, as_is=as_is)
         reading = TableOptions(
+            needs=NEEDS[wanted.law],
             columns={role: column for role, column in roles.items() if column is not None},
             where=tuple(where or ()),
             convention=_choice("convention", convention, ("total", "non_embedding", "active", "flops_per_token")),
             flops=_choice("flops-by", flops_by, ("6nd", "exact")),
             loss_unit=_choice("loss-unit", loss_unit, ("nats", "bits", "perplexity")),
         )
-        options: Any = {"law": law, "frontier": frontier, "method": intervals}  # texts, which FitOptions checks
-        wanted = FitOptions(**options, delta=delta, resamples=resamples, confidence=confidence, seed=seed, as_is=as_is)
         if plot is not None and plot.suffix.lower() not in FORMATS:
             raise ValueError(f"--plot {plot}: a figure's file ends in {', '.join(FORMATS)}")
         if save is not None:
@@ -89,7 +117,7 @@ def fit(
         fitted = fit_table(run_table(cells, source, reading), wanted)
         _print_fit(fitted)
         if output is not None:
-            _write(output, json.dumps(fitted.to_json(), allow_nan=False, indent=1))
+            write_whole(output, json.dumps(fitted.to_json(), allow_nan=False, indent=1))
         if plot is not None:
             from dashboards.figures.table_fit import save_figure
 
@@ -103,95 +131,65 @@ def fit(
 @scale.command("predict")
 def predict(
     file: FitFile,
-    params: Annotated[float, typer.Option(help="N, counted as the fitted table counts it.")],
-    tokens: Annotated[float, typer.Option(help="Training tokens D.")],
+    params: Annotated[float | None, typer.Option(help="N, counted as the fitted table counts it.")] = None,
+    tokens: Annotated[float | None, typer.Option(help="Training tokens D.")] = None,
+    unique: Annotated[float | None, typer.Option(help="Unique tokens among them.")] = None,
+    experts: Annotated[float | None, typer.Option(help="Experts a layer.")] = None,
+    granularity: Annotated[float | None, typer.Option(help="Of experts.")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Idle share of N.")] = None,
+    steps: Annotated[float | None, typer.Option(help="Optimizer steps.")] = None,
+    batch: Annotated[float | None, typer.Option(help="Tokens of a batch.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict the loss of a model, with its interval and how far it extrapolates."""
-    with _told():
+    with told():
+        from components.scaling.formula_optimum import dense_equal
         from components.scaling.table_fit import predict
 
-        fitted = _read_fit(file)
-        found = predict(fitted, params, tokens)
+        fitted = read_fit(file)
+        at = given(
+            params=params, tokens=tokens, unique=unique, experts=experts, granularity=granularity,
+            sparsity=sparsity, steps=steps, batch=batch,
+        )  # fmt: skip
+        found = predict(fitted, at)
+        dense = float(dense_equal(fitted.values, at["params"], at["experts"])) if fitted.law == "routed" else None
+        accuracy = found.accuracy
         if as_json:
-            _print_json(
-                {
-                    "params": params,
-                    "tokens": tokens,
-                    "loss": _interval(found.law),
-                    "new_run": {"low": _finite(found.low), "high": _finite(found.high)},
-                    "reach": list(found.reach),
-                }
-            )
+            told_json: dict[str, Any] = {
+                **at,
+                "loss": interval_json(found.law),
+                "unit": fitted.loss_unit,
+                "new_run": {"low": finite_or_none(found.low), "high": finite_or_none(found.high)},
+                "reach": list(found.reach),
+            }
+            if dense is not None:
+                told_json["dense_params_of_equal_loss"] = dense
+            if accuracy is not None and found.accuracy_of_runs is not None:
+                low, high = found.accuracy_of_runs
+                told_json["accuracy"] = {**interval_json(accuracy), "new_run": {"low": low, "high": high}}
+            print_json(told_json)
             return
-        typer.echo(f"loss of N = {params:.4g} ({_convention(fitted)}), D = {tokens:.4g}, by the law {fitted.law}:")
+        told_at = ", ".join(f"{_SYMBOLS.get(name, name)} = {value:.4g}" for name, value in at.items())
+        typer.echo(f"loss of {told_at} (N counts {convention_words(fitted)}), by the law {fitted.law}:")
         sure = f"{fitted.confidence:.0%}"
-        typer.echo(f"  {found.law.value:.4f} nats per token; {sure} interval of the mean {_range(found.law, '.4f')}")
-        low, high = ("unbounded" if _finite(x) is None else f"{x:.4f}" for x in (found.low, found.high))
-        typer.echo(f"  {sure} of new runs within [{low}, {high}], their own noise included")
+        typer.echo(
+            f"  {found.law.value:.4f} {fitted.loss_unit}; {sure} interval of the mean {range_words(found.law, '.4f')}"
+        )
+        ends = ("unbounded" if finite_or_none(x) is None else f"{x:.4f}" for x in (found.low, found.high))
+        typer.echo(f"  {sure} of new runs within [{', '.join(ends)}], their own noise included")
+        if accuracy is not None and found.accuracy_of_runs is not None:
+            of_runs = ", ".join(f"{x:.1%}" for x in found.accuracy_of_runs)
+            typer.echo(
+                f"  accuracy {accuracy.value:.1%}; {sure} interval of the mean {range_words(accuracy, '.1%')}; "
+                f"{sure} of new runs within [{of_runs}]"
+            )
+        if dense is not None:
+            typer.echo(f"  a dense model of {dense:.4g} parameters has that loss")
         for words in found.reach:
             typer.echo(f"  {words}")
 
 
-@scale.command("optimum")
-def optimum(
-    file: FitFile,
-    flops: Annotated[float | None, typer.Option(help="Training budget C.")] = None,
-    loss: Annotated[float | None, typer.Option(help="Loss to reach, with --tokens-served.")] = None,
-    tokens_served: Annotated[
-        float | None, typer.Option(help="Tokens to serve over the lifetime: least training plus serving FLOPs.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """The best N and D for a training budget; with tokens to serve, the cheapest life of equal loss."""
-    with _told():
-        from components.scaling.table_fit import best_at_budget, best_when_served, reach_words
-
-        fitted = _read_fit(file)
-        if (flops is None) == (loss is None):
-            raise ValueError("give one of --flops (a training budget) and --loss (a target)")
-        best = best_at_budget(fitted, flops) if flops is not None else {}
-        target = loss if loss is not None else best["loss"].value if "loss" in best else None
-        told: dict[str, Any] = {"flops": flops, "best": {name: _interval(value) for name, value in best.items()}}
-        lines = []
-        if best:
-            lines.append(f"compute-optimal at C = {flops:.4g} FLOPs, by the law {fitted.law}:")
-            lines += [f"  {name:16} {value.value:.4g}  {_range(value, '.3g')}" for name, value in best.items()]
-            lines += [f"  {w}" for w in reach_words(fitted, best["params"].value, best["tokens"].value)]
-        if tokens_served is not None or loss is not None:
-            if target is None:
-                raise ValueError(f"the law {fitted.law} knows no loss to hold while serving: fit chinchilla or another")
-            life, served = best_when_served(fitted, target, tokens_served or 0.0)
-            told["served"] = {
-                "tokens_served": tokens_served or 0.0,
-                "loss": target,
-                **{name: _interval(value) for name, value in served.items()},
-                "lifetime_flops": life.cost,
-                "compute_optimal_params": life.compute_optimal_params,
-                "compute_optimal_tokens": life.compute_optimal_tokens,
-                "compute_optimal_lifetime_flops": life.compute_optimal_cost,
-                "saving": life.saving,
-            }
-            lines.append(f"cheapest life at a loss of {target:.4f} with {tokens_served or 0:.4g} tokens served:")
-            lines += [f"  {name:16} {value.value:.4g}  {_range(value, '.3g')}" for name, value in served.items()]
-            lines.append(f"  lifetime FLOPs   {life.cost:.4g}, {life.saving:.1%} less than the compute-optimal model's")
-            lines += [f"  {w}" for w in reach_words(fitted, life.num_params, life.tokens)]
-        if as_json:
-            _print_json(told)
-        else:
-            typer.echo("\n".join(lines))
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Mistakes in the table, the file or the options end in one line, with the code of bad input."""
-    from flows.settings import ConfigError
-
-    with friendly_errors():
-        try:
-            yield
-        except (ValueError, OverflowError) as error:
-            raise ConfigError(str(error)) from None
+_SYMBOLS = {"params": "N", "tokens": "D"}
 
 
 def _choice(option: str, value: str | None, known: tuple[str, ...]) -> Any:
@@ -218,23 +216,6 @@ def _cells(file: Path | None, query: str | None) -> tuple[dict[str, list[Any]], 
     return read_file(file), str(file)
 
 
-def _read_fit(file: Path) -> TableFit:
-    from components.scaling.table_fit import TableFit
-
-    try:
-        return TableFit.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:  # JSON's and Unicode's errors are ValueErrors
-        raise ValueError(f"{file}: {error}") from None
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    from storage.durable import replacing
-
-    with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
-
-
 def _print_fit(fitted: TableFit) -> None:
     from components.scaling.law_forms import FORMULAS, FRONTIER_LAWS
     from flows.commands.command import plain_table, wide_console
@@ -250,7 +231,7 @@ def _print_fit(fitted: TableFit) -> None:
     table = plain_table("", "value", f"{sure} low", f"{sure} high", "", right=("value", f"{sure} low", f"{sure} high"))
     for name, c in fitted.coefficients.items():
         note = "not identified" if name in fitted.unidentified else ""
-        low, high = ("–" if _finite(x) is None else f"{x:.4g}" for x in (c.low, c.high))
+        low, high = ("–" if finite_or_none(x) is None else f"{x:.4g}" for x in (c.low, c.high))
         table.add_row(name, f"{c.value:.4g}", low, high, note)
     console.print(table)
     show(f"{fitted.num_points} points of {fitted.num_runs} runs; intervals: {fitted.method}")
@@ -267,26 +248,3 @@ def _print_fit(fitted: TableFit) -> None:
         show(f"{len(fitted.left_out) - 10} more rows left out; --output names them all", "yellow")
     for warning in fitted.warnings:
         show(f"warning: {warning}", "yellow")
-
-
-def _convention(fitted: TableFit) -> str:
-    return fitted.convention.replace("_", " ")
-
-
-def _finite(value: float) -> float | None:
-    from storage.json_values import finite
-
-    return finite(value)
-
-
-def _interval(value: Any) -> dict[str, Any]:
-    return {"value": _finite(value.value), "low": _finite(value.low), "high": _finite(value.high)}
-
-
-def _range(value: Any, form: str) -> str:
-    low, high = ("unbounded" if _finite(x) is None else format(x, form) for x in (value.low, value.high))
-    return f"[{low}, {high}]"
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, allow_nan=False))

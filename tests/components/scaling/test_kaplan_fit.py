@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from components.scaling import kaplan_fit
-from components.scaling.kaplan_fit import fit_kaplan, fit_power_law
-from components.scaling.laws import KaplanLaw, PowerLaw
+from components.scaling.kaplan_fit import fit_kaplan
+from components.scaling.laws import KaplanLaw
 from components.scaling.points import ScalingPoint, point_arrays
 
 # Kaplan et al. 2020, table 2.
@@ -34,16 +34,6 @@ def test_joint_intervals_hold_the_truth() -> None:
     fits = [fit_kaplan(grid(0.005, seed), resamples=40, seed=seed) for seed in range(4)]
     for name in ("alpha_N", "alpha_D"):
         assert sum(f.intervals[name].contains(getattr(PUBLISHED, name)) for f in fits) >= 3
-
-
-def test_one_variable_law() -> None:
-    law = PowerLaw(8.8e13, 0.076)  # Kaplan et al. 2020, eq. 1.1
-    n = [1e6, 1e7, 1e8, 1e9]
-    fit = fit_power_law(n, law.loss(n).tolist())
-    assert fit.law.exponent == pytest.approx(0.076) and fit.law.scale == pytest.approx(8.8e13, rel=1e-6)
-    assert fit.exponent.low <= 0.076 + 1e-9 and fit.exponent.high >= 0.076 - 1e-9
-    with pytest.raises(ValueError, match="row 1"):
-        fit_power_law([1.0, -2.0, 3.0], [1.0, 1.0, 1.0])
 
 
 def test_one_size_is_refused() -> None:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from public_files import REFERENCE
 
-from components.scaling.law_forms import cheapest, losses, optimal
-from components.scaling.laws import ChinchillaLaw, DataConstrainedLaw
+from components.scaling.formula_optimum import dense_equal
+from components.scaling.law_forms import cheapest, losses, losses_of, optimal
+from components.scaling.laws import ChinchillaLaw
 from components.scaling.optimum import flop_costs
 
 pytestmark = [
@@ -88,8 +89,35 @@ def test_llama_3s_tokens_and_muennighoffs_first_epoch() -> None:
     assert tokens == pytest.approx(llama["check"]["D"], rel=0.02)
     law = published("muennighoff2023")
     a, b, e, alpha, beta = coefficients("muennighoff2023")
-    base = ChinchillaLaw(E=e, A=a, B=b, alpha=alpha, beta=beta)
-    repeated = DataConstrainedLaw(base, law["R_D_star"], law["R_N_star"])
-    assert float(repeated.loss(1e9, 2e10, 2e10)) == pytest.approx(
-        float(losses("tied", [a, b, e, alpha, beta], 1e9, 2e10))
-    )
+    values = [a, b, e, alpha, beta, law["R_D_star"], law["R_N_star"]]
+    once = losses_of("repeated", values, {"params": 1e9, "tokens": 2e10, "unique": 2e10})
+    assert float(once) == pytest.approx(float(losses("tied", [a, b, e, alpha, beta], 1e9, 2e10)))
+
+
+@pytest.mark.parametrize("name", ["S-Base", "RL-R", "Hash"])
+def test_clarks_cutoffs(name: str) -> None:
+    given = published("clark2022")
+    a, b, c, d, start, most = given[name]
+    cutoff = given["N_cutoff"][name]
+    # Where b + c log N = 0, experts no longer help. The coefficients are printed to three digits: c alone is known to
+    # 5%, and so log N_cutoff to .6.
+    assert math.log10(cutoff) == pytest.approx(-b / c, abs=0.75)
+    at = {"params": 10 ** (-b / c), "experts": np.array([1.0, 8.0, 256.0])}
+    told = losses_of("routed", [a, b, c, d, start, most], at)
+    assert np.ptp(told) < 1e-12 * told[0]
+    assert float(dense_equal([a, b, c, d, start, most], 1e9, 64)) > 2e9
+
+
+def test_kaplans_table_by_hand() -> None:
+    law = published("kaplan2020")
+    n = float(losses_of("kaplan-n", [law["N_c"], law["alpha_N"]], {"params": 1e9}))
+    assert n == pytest.approx((law["N_c"] / 1e9) ** law["alpha_N"])
+    joint = law["joint_NS"]
+    values = [joint["N_c"], joint["alpha_N"], joint["S_c"], joint["alpha_S"], law["B_star"], law["alpha_B"]]
+    loss = float(losses_of("kaplan-batch", values, {"params": 1e8, "steps": 1e5, "batch": 5e5}))
+    critical = law["B_star"] / loss ** (1 / law["alpha_B"])
+    s_min = 1e5 / (1 + critical / 5e5)
+    by_hand = (joint["N_c"] / 1e8) ** joint["alpha_N"] + (joint["S_c"] / s_min) ** joint["alpha_S"]
+    assert loss == pytest.approx(by_hand, rel=1e-9)
+    endless = float(losses_of("kaplan-batch", values, {"params": 1e8, "steps": 1e5, "batch": 1e15}))
+    assert endless == pytest.approx(float(losses_of("kaplan-steps", values[:4], {"params": 1e8, "steps": 1e5})))
