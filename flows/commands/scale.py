@@ -23,12 +23,14 @@ from flows.commands.scale_fits import (
     write_whole,
 )
 from flows.commands.scale_optimum import optimum
+from flows.commands.scale_plot import plot
 
 if TYPE_CHECKING:
     from components.scaling.table_fit import TableFit
 
 scale = typer.Typer(no_args_is_help=True, help="Scaling laws of any table of runs.")
 scale.command("optimum")(optimum)
+scale.command("plot")(plot)
 
 _ROLE = "{}: a column, or COLUMN*1e6 for its unit; by default guessed from the names, and shown."
 
@@ -79,7 +81,11 @@ def fit(
     output: Annotated[Path | None, typer.Option(help="Write the fit as JSON.", dir_okay=False)] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw it: .svg, .png or .pdf.", dir_okay=False)] = None,
     save: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Keep its coefficients in the table scaling_fits.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Keep its coefficients in the table scaling_fits; where a home is, under the file's name.",
+        ),
     ] = None,
 ) -> None:
     """Fit a scaling law to a table of runs: N, D, C, loss, run, budget.
@@ -122,10 +128,13 @@ def fit(
             from dashboards.figures.table_fit import save_figure
 
             save_figure(fitted, plot)
-        if save is not None:
-            from flows.runs.saved_fits import save_fit
+        from flows.runs.saved_fits import has_tables, name_of, save_fit
 
-            save_fit(Home.from_env(), save, fitted)
+        home = Home.from_env()
+        if save is not None or has_tables(home):
+            name = save or name_of(fitted.source)
+            save_fit(home, name, fitted)
+            typer.echo(f"kept in scaling_fits of {home.shown} as {name}")
 
 
 @scale.command("predict")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from pathlib import Path
 
 from components.scaling.table_fit import TableFit
 from storage.home import Home
@@ -19,6 +20,17 @@ def check_name(name: str) -> None:
         raise ValueError(
             f"--save {name!r}: a name has up to 64 letters, digits and . _ -, and begins with one of the first two"
         )
+
+
+def has_tables(home: Home) -> bool:
+    """Whether there is a home that somebody made; one at an address is taken to be there."""
+    return home.is_remote or Path(home.root).is_dir()
+
+
+def name_of(source: str) -> str:
+    """A name for a fit of a file, of a query or of standard input."""
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem if source.count(" ") == 0 else source).strip("-._")
+    return words[:64] or "table"
 
 
 def save_fit(home: Home, name: str, fit: TableFit) -> int:
