@@ -133,7 +133,7 @@ null where the items are not questions to a reasoning strategy
     "scaling_points": ("one measured model of a sweep, at one number of tokens", f"""
         run_id: {_RUN}
         key: {_KEY}
-        sweep: dense | emergence | moe | moe_text | architecture
+        sweep: dense | ladder | emergence | moe | moe_text | architecture
         variant: of the sweep
         seed: of the run
         num_params: parameters

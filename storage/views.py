@@ -70,6 +70,18 @@ VIEWS: dict[str, str] = {
         QUALIFY row_number() OVER (PARTITION BY claim, settings, code, seed
                                    ORDER BY verdict = 'not measured', time DESC, run_id DESC) = 1
         ORDER BY claim, profile, settings, code, seed""",
+    # Every forecast that was scored, once; error: observed - predicted, nats; interval_score: Gneiting and Raftery
+    # 2007, eq. 43, at 95%; standardised_error: in the standard deviations that a normal 95% interval claims.
+    "forecast_scores": """
+        SELECT sweep, target, coalesce(method, 'law') AS method, num_params, tokens, extrapolation, predicted, low, high,
+               observed, observed - predicted AS error, observed / predicted - 1 AS relative_error,
+               observed BETWEEN low AND high AS inside,
+               high - low + 40 * (greatest(low - observed, 0) + greatest(observed - high, 0)) AS interval_score,
+               (observed - predicted) / nullif((high - low) / 3.92, 0) AS standardised_error, made_at, scored_at,
+               run_id, key
+        FROM forecasts WHERE observed IS NOT NULL AND predicted IS NOT NULL
+        QUALIFY row_number() OVER (PARTITION BY key, sweep, target, method ORDER BY scored_at, run_id) = 1
+        ORDER BY scored_at, sweep, target, method""",
     # Metrics of the newest run's alignment and reasoning stages that tell of reward and its price, long form.
     "reward_curves": """
         SELECT s.run_id, s.label, s.stage, s.key, m.step, m.name, m.value

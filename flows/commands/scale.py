@@ -24,6 +24,7 @@ from flows.commands.scale_fits import (
 )
 from flows.commands.scale_optimum import optimum
 from flows.commands.scale_plot import plot
+from flows.commands.scale_sweep import ledger, sweep
 
 if TYPE_CHECKING:
     from components.scaling.table_fit import TableFit
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 scale = typer.Typer(no_args_is_help=True, help="Scaling laws of any table of runs.")
 scale.command("optimum")(optimum)
 scale.command("plot")(plot)
+scale.command("sweep")(sweep)
+scale.command("ledger")(ledger)
 
 _ROLE = "{}: a column, or COLUMN*1e6 for its unit; by default guessed from the names, and shown."
 

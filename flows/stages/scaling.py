@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from components.scaling.runs import FactsRun
 
 
-def _train_on_facts(work: Work, config: FactsRunConfig, facts: FactsConfig, seed: int) -> tuple[FactsRun, list[Any]]:
+def trained_on_facts(work: Work, config: FactsRunConfig, facts: FactsConfig, seed: int) -> tuple[FactsRun, list[Any]]:
     """The run, trained, and its points: {num_params, active_params, tokens, flops, loss}, one a checkpoint."""
     from components.scaling.runs import FactsRun
     from components.training.state import load_state_tensors, state_tensors
@@ -68,7 +68,7 @@ def _train_on_facts(work: Work, config: FactsRunConfig, facts: FactsConfig, seed
 @stage(produces="scaling_run", group="scaling", seconds=60)
 def train_on_facts(work: Work, *, config: FactsRunConfig, facts: FactsConfig, seed: int) -> FactsRunResult:
     """One width of the dense sweep, read at every checkpoint."""
-    run, points = _train_on_facts(work, config, facts, seed)
+    run, points = trained_on_facts(work, config, facts, seed)
     (work.out / POINTS).write_text(json.dumps(points), encoding="utf-8")
     work.rows(
         "scaling_points",
@@ -96,7 +96,7 @@ INTERVALS = {
 }
 
 
-def _swept(work: Work, runs: list[Artifact]) -> list[ScalingPoint]:
+def swept(work: Work, runs: list[Artifact]) -> list[ScalingPoint]:
     """The points of the sweep."""
     from components.scaling.points import ScalingPoint
 
@@ -115,7 +115,7 @@ def fit_scaling_law(
     from components.scaling.chinchilla_fit import ChinchillaFitConfig, fit_chinchilla
     from components.scaling.kaplan_fit import fit_kaplan
 
-    points = _swept(work, runs)
+    points = swept(work, runs)
     fit = fit_chinchilla(points, ChinchillaFitConfig(steps=steps, resamples=resamples, seed=seed))
     (work.out / "chinchilla.json").write_text(json.dumps(fit.to_json()), encoding="utf-8")
     truth = irreducible_loss(facts)
@@ -179,7 +179,7 @@ def forecast_loss(
     law = ChinchillaFit.from_json(json.loads((work.open(fit) / "chinchilla.json").read_text(encoding="utf-8")))
     num_params = count_params(config.model(facts.vocab_size)).non_embedding
     tokens = config.training().num_steps * config.tokens_per_step
-    made = make_forecast(law, _swept(work, runs), num_params, tokens, datetime.now(UTC).isoformat(), seed)
+    made = make_forecast(law, swept(work, runs), num_params, tokens, datetime.now(UTC).isoformat(), seed)
     (work.out / "forecast.json").write_text(json.dumps(made.to_json()), encoding="utf-8")
     return ForecastResult(num_params, tokens, made.predicted, made.low, made.high, made.extrapolation)
 
@@ -192,7 +192,7 @@ def train_forecast_run(
     from components.scaling.forecast import Forecast, score_forecast
 
     made = Forecast(**json.loads((work.open(forecast) / "forecast.json").read_text(encoding="utf-8")))
-    _, points = _train_on_facts(work, config, facts, seed)
+    _, points = trained_on_facts(work, config, facts, seed)
     (work.out / POINTS).write_text(json.dumps(points), encoding="utf-8")
     score = score_forecast(made, points[-1]["loss"])
     last = points[-1]
@@ -225,7 +225,7 @@ def train_experts(work: Work, *, variant: str, config: FactsRunConfig, facts: Fa
     from components.scaling.runs import held_out_losses_by_window
     from components.statistics import mean_interval
 
-    run, points = _train_on_facts(work, config, facts, seed)
+    run, points = trained_on_facts(work, config, facts, seed)
     last = points[-1]
     by_window = held_out_losses_by_window(run)
     interval = mean_interval(by_window)
