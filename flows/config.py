@@ -33,6 +33,7 @@ from components.rlhf.reward_model_config import RewardModelConfig
 from components.rlhf.rewards.kinds import RewardConfig, check_names, from_settings
 from components.rlhf.rewards.settings import RewardLimits
 from components.rlhf.verifier_task_config import VerifierTaskConfig
+from components.scaling.in_context_config import InContextConfig
 from components.scaling.sweep import EmergenceConfig, MoEComparisonConfig, ScalingConfig
 from components.scaling.text_runs import RecurrentComparisonConfig, SpecializationConfig
 from components.training.config import FinetuneConfig, PretrainConfig
@@ -72,6 +73,7 @@ class RunConfig(Settings):
     moe: MoEComparisonConfig = Field(default_factory=MoEComparisonConfig)
     recurrent: RecurrentComparisonConfig = Field(default_factory=RecurrentComparisonConfig)
     specialization: SpecializationConfig = Field(default_factory=SpecializationConfig)
+    in_context: InContextConfig = Field(default_factory=InContextConfig)
     emergence: EmergenceConfig = Field(default_factory=EmergenceConfig)
     reasoning: ReasoningConfig = Field(default_factory=ReasoningConfig)
     adaptive: AdaptiveConfig = Field(default_factory=AdaptiveConfig)

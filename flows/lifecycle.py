@@ -23,7 +23,7 @@ from flows.runs.showcase import showcase
 from flows.runs.start import Start, starting
 from flows.services import hermetic
 from flows.settings import ConfigError
-from flows.stages import cost, data, forgetting, preferences, reasoning, recurrence, scaling, training
+from flows.stages import cost, data, forgetting, in_context, preferences, reasoning, recurrence, scaling, training
 from flows.stages import evaluations as evaluation_sets
 from flows.stages import prompts as own_prompts
 from flows.stages.best_of_n import best_of_n
@@ -162,6 +162,8 @@ def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:
     architecture_graph(cfg, run, shards)
     if has("emergence"):
         emergence_graph(cfg, run)
+    if "in_context" in cfg.life.parts:
+        in_context_graph(cfg, run)
 
     evaluated = reasoning_graph(cfg, run, models, tokenizer, evaluations) if has("reasoning") else []
     if has("cost"):
@@ -392,6 +394,26 @@ def emergence_graph(cfg: RunConfig, run: Graph) -> None:
         for seed in cfg.emergence.seeds(cfg.seed)
     ]
     scaling.analyse_emergence.submit(run, config=cfg.emergence, runs=trained)
+
+
+def in_context_graph(cfg: RunConfig, run: Graph) -> None:
+    """Every task, size and architecture, and what they show together."""
+    config = cfg.in_context
+    trained = [
+        in_context.train_in_context.submit(
+            run,
+            label=f"in_context[{task},{name},d{width}]",
+            task=task,
+            architecture=name,
+            config=config,
+            width=width,
+            seed=cfg.seed,
+        )
+        for task in config.tasks
+        for width in config.widths
+        for name in (TRANSFORMER, LSTM)
+    ]
+    in_context.compare_in_context.submit(run, runs=trained)
 
 
 def run_lifecycle(

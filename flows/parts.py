@@ -21,6 +21,7 @@ PARTS: Mapping[str, str] = {
     "experts": "mixtures of experts beside dense models",
     "recurrent": "an LSTM beside the transformer",
     "specialization": "experts by source of the text",
+    "in_context": "recall, composed instructions and steps in a row, beside an LSTM; only where a profile names it",
     "emergence": "a sharp metric beside a smooth one",
     "reasoning": "ways to answer, on the evaluation sets, or else on our chains",
     "cost": "what it all cost, and what serving costs",

@@ -73,8 +73,9 @@ VIEWS: dict[str, str] = {
     # Every forecast that was scored, once; error: observed - predicted, nats; interval_score: Gneiting and Raftery
     # 2007, eq. 43, at 95%; standardised_error: in the standard deviations that a normal 95% interval claims.
     "forecast_scores": """
-        SELECT sweep, target, coalesce(method, 'law') AS method, num_params, tokens, extrapolation, predicted, low, high,
-               observed, observed - predicted AS error, observed / predicted - 1 AS relative_error,
+        SELECT sweep, target, coalesce(method, 'law') AS method, num_params, tokens, extrapolation,
+               predicted, low, high, observed, observed - predicted AS error,
+               observed / predicted - 1 AS relative_error,
                observed BETWEEN low AND high AS inside,
                high - low + 40 * (greatest(low - observed, 0) + greatest(observed - high, 0)) AS interval_score,
                (observed - predicted) / nullif((high - low) / 3.92, 0) AS standardised_error, made_at, scored_at,

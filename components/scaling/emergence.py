@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from components.scaling.emergence_shape import EmergenceShape, emergence_shape
 from components.statistics import Interval, wilson
 
 FloatArray = NDArray[np.float64]
@@ -90,7 +91,8 @@ class Jump:
 
 @dataclass(frozen=True)
 class EmergenceReport:
-    """Points by rising size, with scores and jumps of both metrics. A score is None where it is undefined; an end of a
+    """Points by rising size, with scores and jumps of both metrics, and the shape of the rise (None for fewer than
+    three sizes). A score is None where it is undefined; an end of a
     score's interval is infinite where it is undefined in that many draws. `sharper`: sharp minus smooth score, paired.
     `rise`: of exact match in its largest jump. `expected_error`: mean absolute gap between `sampled` and `expected`."""
 
@@ -104,6 +106,7 @@ class EmergenceReport:
     trainings: int
     expected_error: float
     warnings: tuple[str, ...]
+    shape: EmergenceShape | None = None
 
 
 def emergence_score(values: ArrayLike) -> float | None:
@@ -209,6 +212,9 @@ def analyse_emergence(
         trainings=fewest,
         expected_error=float(np.abs(found[3] - found[4]).mean()),
         warnings=tuple(warnings),
+        shape=emergence_shape(sizes, [p.accuracies for p in points], [p.log_prob.value for p in points], num_items)
+        if len(sizes) > 2
+        else None,
     )
 
 

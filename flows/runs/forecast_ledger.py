@@ -42,7 +42,8 @@ class LedgerLine:
             how = "more than they promise: they are too wide"
         return (
             f"{text}; {self.coverage:.0%} [{self.low:.0%}, {self.high:.0%}] of the 95% intervals held, {how}; "
-            f"errors are {self.spread:.2f} of the standard deviations that they claim; interval score {self.interval_score:.4f}"
+            f"errors are {self.spread:.2f} of the standard deviations that they claim; interval score "
+            f"{self.interval_score:.4f}"
         )
 
 

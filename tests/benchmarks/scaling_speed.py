@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import optimize
 
 from components.scaling.chinchilla_fit import ChinchillaFitConfig, fit_chinchilla
 from components.scaling.fit_runs import FitOptions, fit_table
@@ -42,18 +42,18 @@ def points(num_runs: int, per_run: int, noise: float = 0.01, seed: int = 0) -> l
 def scipy_grid(sweep: list[ScalingPoint], count: int) -> tuple[float, float]:
     """Lowest objective of so many starts of Hoffmann's grid, spread over all of it, and the seconds that they took."""
     x, y, target = (np.log([getattr(p, name) for p in sweep]) for name in ("num_params", "tokens", "loss"))
-    grid = list(
-        itertools.product(
-            np.arange(0, 30, 5), np.arange(0, 30, 5), np.arange(-1, 1.5, 0.5), np.arange(0, 2.5, 0.5), np.arange(0, 2.5, 0.5)
-        )
-    )  # fmt: skip
+    logs, exponents = np.arange(0, 30, 5), np.arange(0, 2.5, 0.5)
+    grid = list(itertools.product(logs, logs, np.arange(-1, 1.5, 0.5), exponents, exponents))
     chosen = [grid[i] for i in np.linspace(0, len(grid) - 1, count).astype(int)]
 
     def objective(theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         a, b, e, alpha, beta = theta
         terms = np.stack([a - alpha * x, b - beta * y, np.full_like(x, e)])
-        predicted = special.logsumexp(terms, axis=0)
-        share = np.exp(terms - predicted)
+        top = terms.max(axis=0)
+        share = np.exp(terms - top)
+        total = share.sum(axis=0)
+        predicted = top + np.log(total)
+        share /= total
         off = predicted - target
         size = np.abs(off)
         psi = np.clip(off / DELTA, -1, 1)

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from tests.benchmarks.interval_coverage import FLAT, LAW, bootstrap_coverage, posterior_coverage
+from tests.benchmarks.interval_coverage import DESIGNS, bootstrap_coverage, posterior_coverage
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("num_runs", [4, 8])
 def test_the_posterior_of_few_runs_holds_the_truth_and_the_run_to_come(num_runs: int) -> None:
-    held = posterior_coverage(100, 0.01, num_runs, LAW)
-    assert min(x.value for x in held.values()) >= 0.88, held  # P(fewer of 100 | 0.95) = 0.1%
+    held = posterior_coverage(100, 0.01, num_runs, DESIGNS["life"])
+    assert min(x.held.value for x in held.values()) >= 0.88, held  # P(fewer of 100 | 0.95) = 0.1%
 
 
 def test_a_flat_law_ten_times_out_is_its_limit() -> None:
-    held = posterior_coverage(100, 0.01, 4, FLAT)
-    assert held["next run"].value >= 0.9
-    assert held["far run"].value >= 0.75, held
+    held = posterior_coverage(100, 0.01, 4, DESIGNS["flat"])
+    assert held["next run"].held.value >= 0.9
+    assert held["far run"].held.value >= 0.75, held
 
 
 def test_a_bootstrap_over_so_few_runs_is_too_narrow() -> None:
-    held = bootstrap_coverage(40, 0.01, 4, LAW)
-    assert min(x.high for x in held.values()) < 0.95, held
+    held = bootstrap_coverage(40, 0.01, 4, DESIGNS["life"])
+    assert min(x.held.high for x in held.values()) < 0.95, held
