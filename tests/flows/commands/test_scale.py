@@ -47,14 +47,24 @@ def test_the_guide_runs_as_it_stands(tmp_path: Path) -> None:
         fewer = ["--resamples", "30"] if words[:2] == ["scale", "fit"] else []
         code, shown[line], errors = lifespan(*words, *fewer)
         assert code == 0, f"{line}: {errors}"
-    assert len(lines) == 11
+    assert len(lines) == 15
     first = shown[lines[0]]
     assert "params = params (guessed); tokens = tokens (guessed); loss = val_loss (guessed)" in first
     assert "12 points of 12 runs" in first and "100% of the starts" in first
     assert (tmp_path / "fit.svg").read_bytes().startswith(b"<?xml")
     assert json.loads((tmp_path / "fit.json").read_text())["coefficients"]["E"]["value"] == pytest.approx(1.8, abs=0.15)
     assert re.search(r"times the largest flops of the fitted runs", shown[lines[1]])
-    assert shown[lines[-1]].count("chinchilla") == 5  # what --save kept
+    kept = next(line for line in lines if "lifespan query" in line)
+    assert shown[kept].count("chinchilla") == 5  # what --save kept
+    in_dollars = next(line for line in lines if "--requests" in line)
+    assert re.search(r"dollars +[\d,.e+]+ to train \+ [\d,.e+]+ to serve", shown[in_dollars])
+    built = next(line for line in lines if "--vocab" in line)
+    assert "as a decoder: d_model" in shown[built] and "vocabulary 128256" in shown[built]
+    page = (tmp_path / "fit.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == page.count("<figcaption>") == 5 and "http://" not in page.replace(
+        "http://www.w3.org", ""
+    )
+    assert "8 of" not in shown[lines[-1]] and "forecast first" in shown[lines[-1]]
 
 
 def test_what_a_prediction_and_an_optimum_say_as_json(tmp_path: Path) -> None:
@@ -77,6 +87,14 @@ def test_dirty_tables_are_fitted_with_every_row_accounted_for() -> None:
     assert code == 0
     assert "row 4 left out: loss (loss) is missing" in shown and "row 9 left out: tokens (tokens) is 'lost'" in shown
     assert "46 points" in shown
+
+
+def test_figures_go_into_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_bytes(csv_of(grid()))
+    assert lifespan("scale", "fit", "runs.csv", "--law", "kaplan-n", "--resamples", "20", "--output", "n.json")[0] == 0
+    assert lifespan("scale", "plot", "n.json", "--output", "drawn")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["residuals.svg"]
+    assert not (tmp_path / "home").exists()  # a fit makes no home
 
 
 def test_saved_fits_are_replaced_not_doubled(tmp_path: Path) -> None:
@@ -102,6 +120,12 @@ def test_saved_fits_are_replaced_not_doubled(tmp_path: Path) -> None:
         (["predict", "runs.csv", "--params", "1", "--tokens", "1"], "runs.csv: "),
         (["predict", "fit.json", "--params", "-1", "--tokens", "1"], "params must be finite and positive"),
         (["optimum", "fit.json"], "give one of --flops"),
+        (["optimum", "fit.json", "--flops", "1e21", "--unique", "1e9"], "it takes no unique"),
+        (["optimum", "fit.json", "--loss", "2.5", "--requests", "1e9", "--train-on", "h1000"], "h1000"),
+        (["predict", "fit.json", "--params", "1e9"], "needs tokens: give --tokens"),
+        (["plot", "fit.json", "--output", "fit.pdf"], "give a folder, or a page that ends in .html"),
+        (["fit", "runs.csv", "--law", "sparsity"], "no column is known to be sparsity"),
+        (["sweep", "--budget", "1e6"], "has no room for 4 sizes"),
         (["optimum", "fit.json", "--flops", "inf"], "flops must be finite and positive"),
         (["optimum", "fit.json", "--loss", "0.1", "--tokens-served", "1"], "no model reaches it"),
     ],
