@@ -96,7 +96,8 @@ def fit(
     What each column was taken for, which rows were left out, and what the table does not identify is told.
     """
     with told():
-        from components.scaling.fit_runs import FitOptions, fit_table
+        from components.scaling.fit_runs import fit_table
+        from components.scaling.law_fitters import FitOptions
         from components.scaling.law_forms import NEEDS
         from components.scaling.run_table import TableOptions, run_table
         from dashboards.figures.table_fit import FORMATS

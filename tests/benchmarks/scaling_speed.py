@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from scipy import optimize
 
 from components.scaling.chinchilla_fit import ChinchillaFitConfig, fit_chinchilla
-from components.scaling.fit_runs import FitOptions, fit_table
+from components.scaling.fit_runs import fit_table
+from components.scaling.law_fitters import FitOptions
 from components.scaling.laws import ChinchillaLaw
 from components.scaling.points import ScalingPoint
 from components.scaling.run_table import run_table

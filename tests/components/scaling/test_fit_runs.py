@@ -14,7 +14,8 @@ from run_tables import LAW, grid
 from scipy import optimize
 
 from components.scaling import newton
-from components.scaling.fit_runs import FitOptions, best_of_each_size, fit_table
+from components.scaling.fit_runs import best_of_each_size, fit_table
+from components.scaling.law_fitters import FitOptions
 from components.scaling.law_forms import LawName, losses, optimal
 from components.scaling.laws import KaplanLaw
 from components.scaling.points import point_arrays

@@ -11,9 +11,10 @@ import pytest
 
 from components.scaling import newton
 from components.scaling.downstream_fit import fit_downstream
-from components.scaling.fit_runs import FitOptions, fit_table
+from components.scaling.fit_runs import fit_table
 from components.scaling.formula_fit import FormulaProblem, fit_formula
 from components.scaling.formula_optimum import dense_equal, optima
+from components.scaling.law_fitters import FitOptions
 from components.scaling.law_forms import NEEDS, PARAMETERS, losses_of
 from components.scaling.law_formulas import FORMULA_LAWS, FORMULAS_BY_LAW, FormulaLaw
 from components.scaling.run_columns import RunTableError

@@ -7,7 +7,8 @@ import pytest
 from run_tables import grid
 from scipy import optimize
 
-from components.scaling.fit_runs import FitOptions, fit_table
+from components.scaling.fit_runs import fit_table
+from components.scaling.law_fitters import FitOptions
 from components.scaling.profiles import profiles
 from components.scaling.run_table import run_table
 
