@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.model.config import ModelConfig, count_params
 from components.scaling.points import PointConvention
@@ -34,7 +34,8 @@ def buildable(
     num_params: float, vocab_size: int, convention: PointConvention = "total", head_dim: int = 0
 ) -> Buildable:
     """The decoder whose N, by `convention`, is nearest to `num_params`, with an aspect (d_model over layers) near that
-    of published models; embeddings are not tied. `head_dim`: 0 takes 128 from 1e8 parameters on, else 64, else 16.
+    of published models; embeddings are not tied. `head_dim`: 0 takes 128 from 1e9 parameters on, 64 from 3e6 on, 16
+    below.
 
     Raises ValueError for an N that the vocabulary's embeddings alone exceed, or none that can be built is near, and
     where N is FLOPs per token.
@@ -43,11 +44,10 @@ def buildable(
         raise ValueError("N is FLOPs per token in this fit: no configuration follows from it")
     if not (math.isfinite(num_params) and num_params > 0):
         raise ValueError(f"params must be finite and positive, got {num_params}")
-    head = head_dim or (128 if num_params >= 1e8 else 64 if num_params >= 3e6 else 16)
+    head = head_dim or (128 if num_params >= 1e9 else 64 if num_params >= 3e6 else 16)
     best: tuple[float, ModelConfig, int] | None = None
-    for model in _models(num_params, vocab_size, head):
-        counts = count_params(model)
-        n = {"total": counts.total, "non_embedding": counts.non_embedding, "active": counts.active}[convention]
+    for model in _models(num_params, vocab_size, head, convention):
+        n = _counted(model, convention)
         aspect = math.log(model.d_model / model.num_layers / _PREFERRED)
         score = math.log(n / num_params) ** 2 + _ODD * aspect * aspect
         if best is None or score < best[0]:
@@ -60,16 +60,20 @@ def buildable(
     return Buildable(best[1], best[2], best[2] / num_params - 1.0)
 
 
-def _models(num_params: float, vocab_size: int, head: int) -> Iterator[ModelConfig]:
-    """Widths in whole heads, and for each the layers whose N comes nearest."""
+def _counted(model: ModelConfig, convention: PointConvention) -> int:
+    counts = count_params(model)
+    return {"total": counts.total, "non_embedding": counts.non_embedding, "active": counts.active}[convention]
+
+
+def _models(num_params: float, vocab_size: int, head: int, convention: PointConvention) -> Iterator[ModelConfig]:
+    """Widths in whole heads, each with the depths on both sides of the wanted N that have a usual aspect."""
     widest = max(head, int(2.0 * (num_params * _ASPECTS[1] / 12.0) ** (1 / 3)))
-    for d_model in range(head, widest + head, head * max(1, widest // head // 400)):
-        for num_layers in range(max(1, int(d_model / _ASPECTS[1])), max(2, int(d_model / _ASPECTS[0]) + 1)):
-            if (
-                0.4 * num_params < 12.0 * d_model * d_model * num_layers + 2 * vocab_size * d_model < 2.5 * num_params
-                or (0.4 * num_params < 12.0 * d_model * d_model * num_layers < 2.5 * num_params)
-            ):
-                yield ModelConfig(
-                    vocab_size=vocab_size, d_model=d_model, num_layers=num_layers, num_heads=d_model // head,
-                    tie_embeddings=False,
-                )  # fmt: skip
+    for d_model in range(head, widest + head, head):
+        one, two = (
+            ModelConfig(vocab_size, d_model, layers, d_model // head, tie_embeddings=False) for layers in (1, 2)
+        )
+        first = _counted(one, convention)
+        depth = 1 + (num_params - first) / (_counted(two, convention) - first)  # all layers are alike
+        for num_layers in (math.floor(depth), math.ceil(depth)):
+            if num_layers >= 1 and _ASPECTS[0] <= d_model / num_layers <= _ASPECTS[1]:
+                yield replace(one, num_layers=num_layers)

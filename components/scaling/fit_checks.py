@@ -66,7 +66,7 @@ def range_dependence(
     ratio = table.tokens / table.num_params
     edge = float(np.median(ratio)) * (1 + 1e-9)
     low, high = np.flatnonzero(ratio <= edge), np.flatnonzero(ratio > edge)
-    if min(len(low), len(high)) < 2 * num_free:
+    if min(len(low), len(high)) < 3 * num_free:
         return
     first, second = refit(table.only(low)), refit(table.only(high))
     if first is None or second is None:

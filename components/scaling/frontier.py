@@ -155,8 +155,7 @@ def fit_isoflop(
 
     Points whose FLOPs lie within a factor 1 + `tolerance` form one profile. `budgets`: the nominal FLOPs of each point;
     without them 6ND, which tears profiles apart whose FLOPs were counted in another way. D* lies on the profile's own
-    line of ln D in ln N; `isoflop_profiles` cuts profiles out
-    of training curves. A profile needs three sizes and a minimum between its smallest and largest; the others are left
+    line of ln D in ln N. A profile needs three sizes and a minimum between its smallest and largest; the others are left
     out and named in `warnings`. The interval of N* is by the delta method and needs four sizes.
 
     Raises ValueError when fewer than two budgets have a minimum.
@@ -208,23 +207,6 @@ def fit_isoflop(
             for name in ("num_params", "tokens")
         )
     return FrontierFit(2, a, b, math.exp(line[1]), math.exp(line[3]), tuple(optima), tuple(warnings), np.empty((0, 4)))
-
-
-def isoflop_profiles(points: Sequence[ScalingPoint], budgets: Sequence[float]) -> list[ScalingPoint]:
-    """Points at each budget (FLOPs) cut out of training curves by linear interpolation of loss in ln C.
-
-    Only curves of runs that reach the budget from both sides give a point: nothing is extrapolated.
-    """
-    arrays = point_arrays(points, 2, "isoFLOP profiles")
-    profiles = []
-    for rows in cluster_rows(arrays.runs):
-        order = rows[np.argsort(arrays.tokens[rows])]
-        n, log_flops = float(arrays.num_params[order[0]]), np.log(6 * arrays.num_params[order] * arrays.tokens[order])
-        for budget in budgets:
-            if log_flops[0] <= math.log(budget) <= log_flops[-1]:
-                loss = float(np.interp(math.log(budget), log_flops, arrays.loss[order]))
-                profiles.append(ScalingPoint(n, budget / 6 / n, loss, arrays.runs[order[0]], arrays.convention))
-    return profiles
 
 
 def _budgets(flops: FloatArray, tolerance: float) -> list[NDArray[np.int64]]:

@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from components.model.lstm import LanguageModel
 from components.scaling.in_context_config import LENGTHS, NUM_STEPS, OPERATIONS, SHOTS, InContextConfig, Task
 from components.statistics import Interval, wilson
-from components.training.language_model import IGNORE, LanguageModel, LMBatch
+from components.training.language_model import IGNORE, LMBatch
 
 _LETTERS = 8
 _EVAL_SEED = 10_000_019

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from components.scaling.frontier import fit_envelope, fit_isoflop, isoflop_profiles
+from components.scaling.frontier import fit_envelope, fit_isoflop
 from components.scaling.laws import ChinchillaLaw
 from components.scaling.points import ScalingPoint
 
@@ -83,15 +83,6 @@ def test_envelope_recovers_the_slope_between_the_sizes() -> None:
     assert fit.a.value == pytest.approx(0.5, abs=0.02)
     assert fit.a.low <= 0.5 <= fit.a.high
     assert fit.num_params(1e20) == pytest.approx(EVEN.optimal(1e20).num_params, rel=0.15)
-
-
-def test_profiles_cut_from_curves_agree_with_the_law() -> None:
-    cut = isoflop_profiles(curves(EVEN), BUDGETS)
-    for point in cut:
-        assert point.loss == pytest.approx(float(EVEN.loss(point.num_params, point.tokens)), rel=2e-3)
-    near = [p for p in cut if 1 / 3 < p.num_params / EVEN.optimal(p.flops).num_params < 3]
-    assert fit_isoflop(near).a.value == pytest.approx(0.5, abs=0.02)
-    assert isoflop_profiles(curves(EVEN), [1e10]) == []
 
 
 def test_curves_that_cannot_make_an_envelope_are_refused() -> None:
