@@ -155,8 +155,8 @@ def fit_isoflop(
 
     Points whose FLOPs lie within a factor 1 + `tolerance` form one profile. `budgets`: the nominal FLOPs of each point;
     without them 6ND, which tears profiles apart whose FLOPs were counted in another way. D* lies on the profile's own
-    line of ln D in ln N. A profile needs three sizes and a minimum between its smallest and largest; the others are left
-    out and named in `warnings`. The interval of N* is by the delta method and needs four sizes.
+    line of ln D in ln N. A profile needs three sizes and a minimum between its smallest and largest; the others are
+    left out and named in `warnings`. The interval of N* is by the delta method and needs four sizes.
 
     Raises ValueError when fewer than two budgets have a minimum.
     """
