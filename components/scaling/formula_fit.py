@@ -27,7 +27,8 @@ _DRAWS, _KEPT, _BATCH = 256, 10, 64
 
 @dataclass(frozen=True)
 class FormulaFit:
-    """`values`: shape (P,), in the user's units; `at_bound`: shape (P,); `samples`: shape (draws, P), of a bootstrap
+    """`values`: shape (P,), in the user's units; `at_bound`: shape (P,), at the edge of what is searched or without any
+    effect on these rows; `samples`: shape (draws, P), of a bootstrap
     over runs; `residuals`: ln observed - ln predicted; `objective`, `gradient`, `share_of_starts`: as of
     `ChinchillaFit`."""
 
@@ -73,7 +74,7 @@ def fit_formula(
         samples = problem.values(_bootstrapped(problem, at, cluster_rows(runs), delta, resamples, seed))
     return FormulaFit(
         values=problem.values(at[None])[0],
-        at_bound=(at <= problem.lower + 1e-6) | (at >= problem.upper - 1e-6),
+        at_bound=(at <= problem.lower + 1e-6) | (at >= problem.upper - 1e-6) | problem.without_effect(at),
         samples=samples,
         residuals=problem.target - problem.predicted(at[None])[0],
         objective=float(objective[best]),
@@ -211,6 +212,10 @@ class FormulaProblem:
         """∂ ln L/∂θ, shape (S, n, P)."""
         steps = 1j * _TINY * np.eye(theta.shape[1])
         return np.stack([self.predicted(theta + step).imag / _TINY for step in steps], axis=-1)
+
+    def without_effect(self, theta: FloatArray) -> NDArray[np.bool_]:
+        """Which parameters (P,) move no prediction at θ (P,): decay of repeats where no row repeats its data."""
+        return np.asarray(np.abs(self._jacobian(theta[None])[0]).max(axis=0) < 1e-9)
 
     def starts(self) -> FloatArray:
         """The best θ of drawn exponents with the factors solved for; shape (at most 10, P)."""

@@ -197,7 +197,7 @@ def _formula(table: RunTable, options: FitOptions) -> tuple[RunTable, Fitted]:
     fit = fit_formula(options.law, table.columns(), table.runs, options.delta, penalty, resamples, options.seed)
     names = PARAMETERS[options.law]
     at_bound = tuple(name for name, held in zip(names, fit.at_bound, strict=True) if held)
-    found = [f"{name} lies at the bound of what is searched: it is not identified" for name in at_bound]
+    found = [f"{name} is not identified: these rows do not bound it" for name in at_bound]
     if fit.gradient > GRADIENT_GATE:
         found.append(f"not converged: the scaled gradient is {fit.gradient:.1e}, above {GRADIENT_GATE:.0e}")
     if options.law.startswith("kaplan") and table.convention == "total" and np.isfinite(table.num_params).all():

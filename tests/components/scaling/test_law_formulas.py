@@ -147,6 +147,14 @@ def test_experts_by_hand() -> None:
     assert float(losses_of("sparsity", PUBLISHED["sparsity"], at)) == pytest.approx(by_hand)
 
 
+def test_what_no_row_shows_is_not_identified() -> None:
+    table = cells("repeated")
+    table["unique"] = table["tokens"]
+    found = fit("repeated", table)
+    assert "R_D_star" in found.unidentified and math.isinf(found.coefficients["R_D_star"].high)
+    assert any("R_D_star is not identified" in words for words in found.warnings)
+
+
 def test_optima_along_a_budget_are_lowest_there() -> None:
     unlimited = optima("repeated", PUBLISHED["repeated"], 1e21, 6.0, {"unique": 1e15}, (1e7, 1e10))
     few = optima("repeated", PUBLISHED["repeated"], 1e21, 6.0, {"unique": 1e9}, (1e7, 1e10))
