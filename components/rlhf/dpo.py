@@ -6,7 +6,6 @@ Shape suffixes: B pairs, T tokens, A = T - 1 actions.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,9 @@ from components.model.transformer import Transformer
 from components.rlhf.dpo_config import DPOConfig, DPOLoss
 from components.rlhf.pairs import TokenPair
 from components.rlhf.rollouts import pack_responses, seeded, token_stats
+from components.training.checkpointing import checkpoint_blocks
 from components.training.guard import Guard
+from components.training.lora import start_copy
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
 from components.training.state import load_state_tensors, state_tensors
@@ -52,9 +53,12 @@ class DPOState:
     guard: Guard = field(default_factory=Guard)
 
     @classmethod
-    def start(cls, reference: Transformer, config: DPOConfig) -> DPOState:
-        """The policy begins as a copy of the reference."""
-        policy = copy.deepcopy(reference).requires_grad_(True)
+    def start(cls, reference: Transformer, config: DPOConfig, seed: int = 0) -> DPOState:
+        """The policy begins as a copy of the reference, or with LoRA as the reference with adapters, drawn from `seed`,
+        on the same weights."""
+        policy = start_copy(reference, config.lora, seed)
+        if config.gradient_checkpointing:
+            checkpoint_blocks(policy)
         return cls(policy, Optimizer(policy, config.optimizer), 0, Guard(config.non_finite))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -117,25 +121,34 @@ def dpo(
         order = seeded(seed, 3, epoch).permutation(len(pairs))
         batch = [pairs[i] for i in order[within * config.batch_pairs : (within + 1) * config.batch_pairs]]
 
-        # 2. Log-ratios of policy and reference.
-        with torch.no_grad():
-            ref_chosen_B, ref_rejected_B, _ = response_log_probs(reference, batch, per_token)
-        chosen_B, rejected_B, auxiliary_loss = response_log_probs(state.policy, batch, per_token)
-        margin_B = (chosen_B - ref_chosen_B) - (rejected_B - ref_rejected_B)
+        # 2. Log-ratios of policy and reference, and the loss: its gradient adds up over the passes.
+        num_tokens = sum(len(p.chosen) + len(p.rejected) for p in batch)
+        loss, router_loss = torch.zeros(()), torch.zeros(())
+        found: list[tuple[Tensor, ...]] = []
+        size = config.micro_batch_size or len(batch)
+        for micro in (batch[start : start + size] for start in range(0, len(batch), size)):
+            with torch.no_grad():
+                ref_chosen_B, ref_rejected_B, _ = response_log_probs(reference, micro, per_token)
+            chosen_B, rejected_B, auxiliary_loss = response_log_probs(state.policy, micro, per_token)
+            margin_B = (chosen_B - ref_chosen_B) - (rejected_B - ref_rejected_B)
+            each_B = dpo_loss(margin_B, config.loss, config.beta, config.label_smoothing)
+            part = each_B.mean() * (len(micro) / len(batch))
+            share = sum(len(p.chosen) + len(p.rejected) for p in micro) / num_tokens
+            (part + auxiliary_loss * share).backward()
+            loss, router_loss = loss + part.detach(), router_loss + auxiliary_loss.detach() * share
+            found.append((chosen_B.detach(), rejected_B.detach(), ref_chosen_B, ref_rejected_B, margin_B.detach()))
+        chosen_B, rejected_B, ref_chosen_B, ref_rejected_B, margin_B = map(torch.cat, zip(*found, strict=True))
 
-        # 3. Loss, and a step where it is finite.
-        loss = dpo_loss(margin_B, config.loss, config.beta, config.label_smoothing).mean()
-        (loss + auxiliary_loss).backward()
+        # 3. A step, where the loss is finite.
         grad_norm = clip_gradients(state.optimizer.params, config.max_grad_norm)
         factor = lr_factor(config.schedule, state.step, total) * state.guard.rate
-        loss = loss.detach()
         update = state.guard.update(state.step, factor, float(loss), grad_norm, (state.policy, state.optimizer))
         state.step += 1
         with torch.no_grad():
             metrics = {
                 "step": state.step,
                 "loss/policy": float(loss),
-                "loss/router": float(auxiliary_loss.detach()),
+                "loss/router": float(router_loss),
                 "rewards/chosen": float(config.beta * (chosen_B - ref_chosen_B).mean()),
                 "rewards/rejected": float(config.beta * (rejected_B - ref_rejected_B).mean()),
                 "rewards/margin": float(config.beta * margin_B.mean()),
@@ -146,7 +159,7 @@ def dpo(
                 "policy/lr": config.optimizer.adamw_lr * factor,
                 "policy/skipped_updates": float(not update.done),
                 "policy/rolled_back": float(update.restored_step is not None),
-                "tokens": sum(len(p.chosen) + len(p.rejected) for p in batch),
+                "tokens": num_tokens,
                 "seconds": time.perf_counter() - began,
             }
         # Outside of no_grad: a generator that pauses inside would leave its caller without gradients.

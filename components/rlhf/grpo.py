@@ -7,7 +7,6 @@ Shape suffixes: G groups (prompts), K answers per group, B = G·K sequences, T t
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,12 +25,15 @@ from components.rlhf.rollouts import (
     draw_prompts,
     join_rollouts,
     minibatch_rows,
+    passes,
     rollout_metrics,
     sample_rollout,
     seeded,
     token_stats,
 )
+from components.training.checkpointing import checkpoint_blocks
 from components.training.guard import Guard
+from components.training.lora import start_copy
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
 from components.training.state import load_state_tensors, state_tensors
@@ -47,9 +49,12 @@ class GRPOState:
     guard: Guard = field(default_factory=Guard)
 
     @classmethod
-    def start(cls, reference: Transformer, config: GRPOConfig) -> GRPOState:
-        """The policy begins as a copy of the reference."""
-        policy = copy.deepcopy(reference).requires_grad_(True)
+    def start(cls, reference: Transformer, config: GRPOConfig, seed: int = 0) -> GRPOState:
+        """The policy begins as a copy of the reference, or with LoRA as the reference with adapters, drawn from `seed`,
+        on the same weights."""
+        policy = start_copy(reference, config.lora, seed)
+        if config.gradient_checkpointing:
+            checkpoint_blocks(policy)
         return cls(policy, Optimizer(policy, config.optimizer), 0, Guard(config.non_finite))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -311,7 +316,7 @@ def _passes(rows: Tensor, advantages_B: Tensor, size: int, needs_all: bool) -> l
     """The rows of a minibatch that its gradient needs, cut into micro-batches."""
     if not needs_all:
         rows = rows[advantages_B[rows] != 0]
-    return list(rows.split(size or len(rows))) if len(rows) else []
+    return list(passes(rows, size)) if len(rows) else []
 
 
 def _sample_groups(

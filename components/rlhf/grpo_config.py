@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from components.training.config import NonFiniteConfig, OptimizerConfig
+from components.training.config import LoRAConfig, NonFiniteConfig, OptimizerConfig
 from components.training.schedules import ScheduleConfig
 
 Variant = Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo"]
@@ -24,7 +24,9 @@ class GRPOConfig:
     dynamic_sampling: up to this many further draws replace groups whose rewards are all equal (DAPO §3.2; 0: off).
     overlong_buffer: an answer within this many tokens of max_tokens loses up to overlong_penalty, in proportion
     (DAPO eq. 13). mask_truncated: answers cut by the limit carry no loss. kl_coef: weight of the k3 estimate to the
-    reference. micro_batch_size: rows per pass (0: a whole minibatch); it does not change the gradient.
+    reference. micro_batch_size: rows per pass (0: a whole minibatch); a dense model's gradient stays the same up to
+    rounding, the routers of experts balance each pass by itself. lora: train adapters alone; the reference is then the
+    same weights without them. gradient_checkpointing: keep the input of each block alone, and compute the rest again.
     """
 
     num_iterations: int = 30
@@ -43,6 +45,8 @@ class GRPOConfig:
     overlong_buffer: int = 0
     overlong_penalty: float = 1.0
     mask_truncated: bool = False
+    lora: LoRAConfig | None = None
+    gradient_checkpointing: bool = False
     max_grad_norm: float = 1.0
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.0, adamw_lr=5e-4, eps=1e-8))
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("constant", warmup_steps=0))

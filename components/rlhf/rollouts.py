@@ -232,6 +232,11 @@ def minibatch_rows(num_rows: int, num_minibatches: int, rng: np.random.Generator
     return [torch.from_numpy(part) for part in np.array_split(rng.permutation(num_rows), num_minibatches) if len(part)]
 
 
+def passes(rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """The rows of a minibatch in parts of at most `size` (0: all at once), whose gradients add up."""
+    return rows.split(size or max(1, len(rows)))
+
+
 def draw_prompts(num_prompts: int, count: int, rng: np.random.Generator) -> list[int]:
     """`count` prompt indices without repetition until all were drawn once."""
     drawn: list[int] = []

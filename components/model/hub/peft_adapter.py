@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,17 +144,18 @@ def export_adapter(
     cfg: ModelConfig,
     names: Names,
     adapters: Mapping[str, Tensor],
-    rank: int,
-    alpha: float,
+    alphas: Mapping[str, float],
     base: str = "",
 ) -> None:
     """Write adapters of ours (`components/training/lora.py`) into an empty folder.
 
-    adapters: `<linear map>.lora_a` [rank, in] and `.lora_b` [out, rank]. names: of the layout that the base is exported
-    in. base: where the base model is, for who loads it. Raises UnsupportedModel before anything is written.
+    adapters: `<linear map>.lora_a` [rank, in] and `.lora_b` [out, rank]. alphas: by linear map. names: of the layout
+    that the base is exported in. base: where the base model is, for who loads it. Raises UnsupportedModel before
+    anything is written.
     """
     public: dict[str, Tensor] = {}
     targets: set[str] = set()
+    sizes: dict[str, tuple[int, float]] = {}  # rank and alpha
     by_ours: dict[str, list[Piece]] = {}
     for piece in pieces(cfg, names):
         by_ours.setdefault(piece.ours, []).append(piece)
@@ -167,15 +169,19 @@ def export_adapter(
         for piece in found:
             theirs = piece.theirs.removesuffix(".weight")
             targets.add(theirs.rpartition(".")[2])
+            sizes[theirs] = len(a), alphas[stem]
             b = adapters[f"{stem}.lora_b"]
             public[f"{_PREFIX}{theirs}{_A}"] = a.clone()  # safetensors writes no tensor twice
             public[f"{_PREFIX}{theirs}{_B}"] = (b[piece.index] if piece.index else b).contiguous()
+    rank, alpha = Counter(sizes.values()).most_common(1)[0][0]
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base or None,
         "r": rank,
         "lora_alpha": alpha,
+        "rank_pattern": {name: own for name, (own, _) in sizes.items() if own != rank},
+        "alpha_pattern": {name: own for name, (_, own) in sizes.items() if own != alpha},
         "lora_dropout": 0.0,
         "target_modules": sorted(targets),
         "bias": "none",
