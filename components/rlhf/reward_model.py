@@ -62,6 +62,13 @@ class RewardModel(nn.Module):
         """A reward model on a copy of a policy's trunk."""
         return cls(copy.deepcopy(policy), seed, num_heads)
 
+    @classmethod
+    def from_head(cls, trunk: Transformer, head_1D: Tensor) -> RewardModel:
+        """A reward model with such a head and no bias, in eval mode; it takes the trunk as it is."""
+        model = cls(trunk)
+        model.head.weight.data.copy_(head_1D)
+        return model.eval()
+
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """A reward [B, T] at every token: at a sequence's last one it is its score, before it a critic's start."""
         return self.rewards(tokens_BT)[0]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from components.model.moe import MixtureOfExperts
 from components.native.fuse import fuse
+from components.training.checkpointing import checkpoint_blocks
 from components.training.config import TrainConfig
 from components.training.guard import Guard
 from components.training.optimizers import Optimizer, clip_gradients
@@ -136,6 +137,8 @@ def train(
     compute = loss or loss_in(config.precision, device)
     guard = guard or Guard(config.non_finite)
     fuse(model)
+    if config.gradient_checkpointing:
+        checkpoint_blocks(model)
     model.train()
     for step in range(start_step, config.num_steps):
         began = time.perf_counter()

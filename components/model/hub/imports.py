@@ -62,15 +62,16 @@ def _names(source: Source) -> Names:
     return architecture_in(Fields(read_json(where), str(where))).names
 
 
-def import_tokenizer(source: Source) -> Tokenizer:
-    """The tokenizer of a source with its chat template. Raises UnsupportedModel, also where an id has no embedding."""
+def import_tokenizer(source: Source, vocab_size: int = 0) -> Tokenizer:
+    """The tokenizer of a source with its chat template. vocab_size: of the model, where that is known (0: as its
+    configuration says). Raises UnsupportedModel, also where an id has no embedding."""
     try:
         if source.is_gguf:
             file = GGUFFile(source.path)
             size = read_gguf_config(file).vocab_size
             tokenizer = Tokenizer(*read_gguf_tokenizer(file, size))
         else:
-            size = read_folder_config(source.path).vocab_size
+            size = vocab_size or read_folder_config(source.path).vocab_size
             tokenizer = _of_folder(source, size)
         if tokenizer.vocab_size > size:
             last = tokenizer.token(tokenizer.vocab_size - 1)
