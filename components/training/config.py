@@ -54,7 +54,8 @@ class NonFiniteConfig:
 class TrainConfig:
     """One training run. batch_size counts rows of context_length tokens; accumulation splits them into as many
     micro-batches with the same gradient. gradient_checkpointing: keep the input of each block alone, and compute the
-    rest again for the gradient (a transformer's alone). z_loss weighs the mean squared log-normalizer (Chowdhery et al. 2022, §5).
+    rest again for the gradient (a transformer's alone). z_loss weighs the mean squared log-normalizer (Chowdhery et al.
+    2022, §5).
     precision: of the matrix products and what they save; weights, norms and losses are float32 in either."""
 
     num_steps: int = 700
