@@ -133,7 +133,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "ppo, adapters, best kept": (
         ppo,
         {
-            "config": replace(PPO, lora=LORA, micro_batch_size=3, gradient_checkpointing=True, num_iterations=4),
+            "config": replace(PPO, lora=LORA, micro_batch_size=3, gradient_checkpointing=True),
             "watch": WatchConfig(every=2, on_alarm="stop"),
             "judging": JUDGING,
             "mitigation": "worst",
