@@ -174,7 +174,8 @@ def test_a_set_of_ones_own(smoke: SmokeLife, tmp_path: Path, monkeypatch: pytest
     assert forgot == [{"evaluation": "riddles"}]
 
 
-def test_adapters_on_a_model_of_somebody_elses(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapters_on_a_model_of_somebody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path / "home")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIFESPAN_HOME", home.root)
     for chapter in ("Conversations and preferences", "Reinforcement learning", "Adapters on a model"):
