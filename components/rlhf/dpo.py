@@ -9,15 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.model.transformer import Transformer
+from components.model.transformer import Hidden, Transformer
 from components.rlhf.dpo_config import DPOConfig, DPOLoss
 from components.rlhf.pairs import TokenPair
-from components.rlhf.rollouts import pack_responses, seeded, token_stats
+from components.rlhf.rollouts import pack_responses, read, seeded, token_stats
+from components.training.balance import balanced_over
 from components.training.checkpointing import checkpoint_blocks
 from components.training.guard import Guard
 from components.training.lora import start_copy
@@ -78,11 +80,7 @@ def response_log_probs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probability of each pair's chosen and rejected answer given the prompt, [B] each in nats (per token with
     `per_token`), and the routers' loss; one pass over both."""
-    answers = [p.chosen for p in pairs] + [p.rejected for p in pairs]
-    starts = [p.num_prompt for p in pairs] * 2
-    tokens_BT, _, mask_BA = pack_responses(
-        [a[:n] for a, n in zip(answers, starts, strict=True)], [a[n:] for a, n in zip(answers, starts, strict=True)]
-    )
+    tokens_BT, mask_BA = packed(pairs)
     stats = token_stats(policy, tokens_BT, mask_BA)
     sums = stats.log_probs_BA.sum(1)
     if per_token:
@@ -91,9 +89,28 @@ def response_log_probs(
     return chosen_B, rejected_B, stats.auxiliary_loss
 
 
+def packed(pairs: Sequence[TokenPair]) -> tuple[Tensor, Tensor]:
+    """tokens_BT and mask_BA of the chosen answers, and below them of the rejected ones."""
+    answers = [p.chosen for p in pairs] + [p.rejected for p in pairs]
+    starts = [p.num_prompt for p in pairs] * 2
+    tokens_BT, _, mask_BA = pack_responses(
+        [a[:n] for a, n in zip(answers, starts, strict=True)], [a[n:] for a, n in zip(answers, starts, strict=True)]
+    )
+    return tokens_BT, mask_BA
+
+
 def num_steps(num_pairs: int, config: DPOConfig) -> int:
     """Optimizer steps of a whole training."""
     return config.epochs * -(-num_pairs // config.batch_pairs)
+
+
+def _read(policy: Transformer, pairs: Sequence[TokenPair]) -> Hidden:
+    return read(policy, *packed(pairs))
+
+
+def _num_read(pairs: Sequence[TokenPair]) -> int:
+    """Tokens that a pass reads: all but the last of each answer."""
+    return sum(len(p.chosen) + len(p.rejected) - 2 for p in pairs)
 
 
 def dpo(
@@ -126,17 +143,19 @@ def dpo(
         loss, router_loss = torch.zeros(()), torch.zeros(())
         found: list[tuple[Tensor, ...]] = []
         size = config.micro_batch_size or len(batch)
-        for micro in (batch[start : start + size] for start in range(0, len(batch), size)):
-            with torch.no_grad():
-                ref_chosen_B, ref_rejected_B, _ = response_log_probs(reference, micro, per_token)
-            chosen_B, rejected_B, auxiliary_loss = response_log_probs(state.policy, micro, per_token)
-            margin_B = (chosen_B - ref_chosen_B) - (rejected_B - ref_rejected_B)
-            each_B = dpo_loss(margin_B, config.loss, config.beta, config.label_smoothing)
-            part = each_B.mean() * (len(micro) / len(batch))
-            share = sum(len(p.chosen) + len(p.rejected) for p in micro) / num_tokens
-            (part + auxiliary_loss * share).backward()
-            loss, router_loss = loss + part.detach(), router_loss + auxiliary_loss.detach() * share
-            found.append((chosen_B.detach(), rejected_B.detach(), ref_chosen_B, ref_rejected_B, margin_B.detach()))
+        micros = [batch[start : start + size] for start in range(0, len(batch), size)]
+        with balanced_over(state.policy, [partial(_read, state.policy, micro) for micro in micros]):
+            for micro in micros:
+                with torch.no_grad():
+                    ref_chosen_B, ref_rejected_B, _ = response_log_probs(reference, micro, per_token)
+                chosen_B, rejected_B, auxiliary_loss = response_log_probs(state.policy, micro, per_token)
+                margin_B = (chosen_B - ref_chosen_B) - (rejected_B - ref_rejected_B)
+                each_B = dpo_loss(margin_B, config.loss, config.beta, config.label_smoothing)
+                part = each_B.mean() * (len(micro) / len(batch))
+                share = _num_read(micro) / _num_read(batch)
+                (part + auxiliary_loss * share).backward()
+                loss, router_loss = loss + part.detach(), router_loss + auxiliary_loss.detach() * share
+                found.append((chosen_B.detach(), rejected_B.detach(), ref_chosen_B, ref_rejected_B, margin_B.detach()))
         chosen_B, rejected_B, ref_chosen_B, ref_rejected_B, margin_B = map(torch.cat, zip(*found, strict=True))
 
         # 3. A step, where the loss is finite.

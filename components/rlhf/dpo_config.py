@@ -17,8 +17,9 @@ class DPOConfig:
     assumes, or how far `sigmoid` hedges. IPO compares log-probabilities per token (length-normalised).
 
     lora: train adapters alone; the reference is then the same weights without them. micro_batch_size: pairs a pass (0:
-    all of a batch at once); a dense model's gradient stays the same up to rounding, the routers of experts balance each
-    pass by itself. gradient_checkpointing: keep the input of each block alone, and compute the rest again."""
+    all of a batch at once); the gradient stays the same up to rounding. gradient_checkpointing: keep the input of each
+    block alone, and compute the rest again.
+    """
 
     epochs: int = 2
     batch_pairs: int = 32

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,11 +27,13 @@ from components.rlhf.rollouts import (
     join_rollouts,
     minibatch_rows,
     passes,
+    read,
     rollout_metrics,
     sample_rollout,
     seeded,
     token_stats,
 )
+from components.training.balance import balanced_over
 from components.training.checkpointing import checkpoint_blocks
 from components.training.guard import Guard
 from components.training.lora import start_copy
@@ -218,23 +221,25 @@ def grpo(
                 weights_BA = torch.zeros(mask_BA.shape)
                 weights_BA[rows] = token_weights(mask_BA[rows], config.variant, config.max_tokens)
                 micros = _passes(rows, advantages_B, config.micro_batch_size, needs_all)
-                for micro in micros:
-                    tokens, mask, a = rollout.trimmed(micro)
-                    new = token_stats(state.policy, tokens, mask, config.temperature, entropy=True)
-                    if not epoch and not place:
-                        old_BA[micro, :a] = new.log_probs_BA.detach()
-                    old, ref = old_BA[micro, :a], ref_BA[micro, :a]
-                    each = token_losses(new.log_probs_BA, old, ref, advantages_B[micro], mask, config)
-                    loss = (each.loss_BA * weights_BA[micro, :a]).sum()
-                    router_loss = new.auxiliary_loss * float(num_inputs_B[micro].sum() / num_inputs_B[rows].sum())
-                    (loss + router_loss).backward()
-                    found = _sums(each, new, old, mask) | {
-                        "loss/policy": float(loss.detach()),
-                        "loss/router": float(router_loss.detach()),
-                    }
-                    sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
-                    if not num_updates:
-                        first = _first(each, mask, first)
+                read_by = [partial(read, state.policy, *rollout.trimmed(micro)[:2]) for micro in micros]
+                with balanced_over(state.policy, read_by):
+                    for micro in micros:
+                        tokens, mask, a = rollout.trimmed(micro)
+                        new = token_stats(state.policy, tokens, mask, config.temperature, entropy=True)
+                        if not epoch and not place:
+                            old_BA[micro, :a] = new.log_probs_BA.detach()
+                        old, ref = old_BA[micro, :a], ref_BA[micro, :a]
+                        each = token_losses(new.log_probs_BA, old, ref, advantages_B[micro], mask, config)
+                        loss = (each.loss_BA * weights_BA[micro, :a]).sum()
+                        router_loss = new.auxiliary_loss * float(num_inputs_B[micro].sum() / num_inputs_B[rows].sum())
+                        (loss + router_loss).backward()
+                        found = _sums(each, new, old, mask) | {
+                            "loss/policy": float(loss.detach()),
+                            "loss/router": float(router_loss.detach()),
+                        }
+                        sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
+                        if not num_updates:
+                            first = _first(each, mask, first)
                 if not micros:
                     continue
                 sums["policy/grad_norm"] = norm = clip_gradients(state.optimizer.params, config.max_grad_norm)

@@ -18,15 +18,14 @@ class GRPOConfig:
     variant. How token losses are averaged: grpo within a sequence, then over sequences; dapo over all tokens of the
     optimiser's batch; dr_grpo as a sum over num_sequences · max_tokens. gspo and rloo clip the ratio of whole answers:
     gspo (Zheng et al. 2025) its mean per token, rloo (Ahmadian et al. 2024) the answer's own. Advantages are divided by
-    the group's std in grpo, dapo and gspo; rloo takes each reward against the mean of the others. gspo is meant for
-    far tighter clips (3e-4 and 4e-4 in its paper).
-    clip_low, clip_high: the ratio stays in [1 − clip_low, 1 + clip_high] (clip-higher, DAPO §3.1).
-    dynamic_sampling: up to this many further draws replace groups whose rewards are all equal (DAPO §3.2; 0: off).
-    overlong_buffer: an answer within this many tokens of max_tokens loses up to overlong_penalty, in proportion
-    (DAPO eq. 13). mask_truncated: answers cut by the limit carry no loss. kl_coef: weight of the k3 estimate to the
-    reference. micro_batch_size: rows per pass (0: a whole minibatch); a dense model's gradient stays the same up to
-    rounding, the routers of experts balance each pass by itself. lora: train adapters alone; the reference is then the
-    same weights without them. gradient_checkpointing: keep the input of each block alone, and compute the rest again.
+    the group's std in grpo, dapo and gspo; rloo takes each reward against the mean of the others. gspo is meant for far
+    tighter clips (3e-4 and 4e-4 in its paper). clip_low, clip_high: the ratio stays in [1 − clip_low, 1 + clip_high]
+    (clip-higher, DAPO §3.1). dynamic_sampling: up to this many further draws replace groups whose rewards are all equal
+    (DAPO §3.2; 0: off). overlong_buffer: an answer within this many tokens of max_tokens loses up to overlong_penalty,
+    in proportion (DAPO eq. 13). mask_truncated: answers cut by the limit carry no loss. kl_coef: weight of the k3
+    estimate to the reference. micro_batch_size: rows per pass (0: a whole minibatch); the gradient stays the same up to
+    rounding. lora: train adapters alone; the reference is then the same weights without them. gradient_checkpointing:
+    keep the input of each block alone, and compute the rest again.
     """
 
     num_iterations: int = 30

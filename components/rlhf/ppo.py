@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -40,12 +41,14 @@ from components.rlhf.rollouts import (
     draw_prompts,
     minibatch_rows,
     passes,
+    read,
     rollout_metrics,
     sample_rollout,
     seeded,
     token_stats,
     up_to_last,
 )
+from components.training.balance import balanced_over
 from components.training.checkpointing import checkpoint_blocks
 from components.training.guard import Guard, Update
 from components.training.language_model import LMBatch, summed_loss
@@ -216,35 +219,42 @@ def ppo(
             if epoch:
                 partition = minibatch_rows(len(rollout), config.num_minibatches, seeded(seed, iteration, 2, epoch))
             for place, rows in enumerate(partition):
-                found = _Minibatch(int(mask_BA[rows].sum()), int(steps_BA[rows].sum()))
-                for micro in passes(rows, config.micro_batch_size):
-                    tokens, mask, a = rollout.trimmed(micro)
-                    steps, advantages = steps_BA[micro, :a], advantages_BA[micro, :a]
-                    new = token_stats(state.policy, tokens, mask, config.temperature)
-                    log_ratio = new.log_probs_BA - old_log_probs_BA[micro, :a]
-                    loss_BA, clipped_BA = clipped_surrogate(
-                        log_ratio, advantages, config.clip_range, config.clip_range, config.dual_clip
-                    )
-                    share = int(mask.sum()) / found.num_tokens
-                    policy_loss = masked_mean(loss_BA, mask) * share
-                    objective = policy_loss + new.auxiliary_loss * share
-                    values, critic_auxiliary_loss = state.critic.rewards(tokens[:, :-1], up_to_last(steps))
-                    error_BA, value_clipped_BA = clipped_value_loss(
-                        values, old_values_BA[micro, :a], returns_BA[micro, :a], config.value_clip_range
-                    )
-                    share_of_steps = int(steps.sum()) / found.num_steps
-                    value_loss = masked_mean(error_BA, steps) * share_of_steps
-                    objective.backward()
-                    (value_loss + critic_auxiliary_loss * share_of_steps).backward()
-                    found.add(
-                        (log_ratio, advantages, clipped_BA, mask),
-                        {
-                            "loss/policy": policy_loss,
-                            "loss/value": value_loss,
-                            "loss/router": new.auxiliary_loss * share,
-                            "value/clip_fraction": masked_mean(value_clipped_BA.float(), steps) * share_of_steps,
-                        },
-                    )
+                found = _Minibatch()
+                whole_mask, whole_steps = mask_BA[rows], steps_BA[rows]
+                micros = [(micro, *rollout.trimmed(micro)) for micro in passes(rows, config.micro_batch_size)]
+                policy_reads = [partial(read, state.policy, tokens, mask) for _, tokens, mask, _ in micros]
+                critic_reads = [
+                    partial(state.critic.trunk.hidden, tokens[:, :-1], real_BT=up_to_last(steps_BA[micro, :a]))
+                    for micro, tokens, _, a in micros
+                ]
+                with balanced_over(state.policy, policy_reads), balanced_over(state.critic, critic_reads):
+                    for micro, tokens, mask, a in micros:
+                        steps, advantages = steps_BA[micro, :a], advantages_BA[micro, :a]
+                        new = token_stats(state.policy, tokens, mask, config.temperature)
+                        log_ratio = new.log_probs_BA - old_log_probs_BA[micro, :a]
+                        loss_BA, clipped_BA = clipped_surrogate(
+                            log_ratio, advantages, config.clip_range, config.clip_range, config.dual_clip
+                        )
+                        policy_loss = masked_mean(loss_BA, mask) * _share(mask, whole_mask)
+                        router_loss = new.auxiliary_loss * _share(up_to_last(mask), up_to_last(whole_mask))
+                        (policy_loss + router_loss).backward()
+                        values, critic_router_loss = state.critic.rewards(tokens[:, :-1], up_to_last(steps))
+                        error_BA, value_clipped_BA = clipped_value_loss(
+                            values, old_values_BA[micro, :a], returns_BA[micro, :a], config.value_clip_range
+                        )
+                        of_steps = _share(steps, whole_steps)
+                        value_loss = masked_mean(error_BA, steps) * of_steps
+                        critic_router_loss = critic_router_loss * _share(up_to_last(steps), up_to_last(whole_steps))
+                        (value_loss + critic_router_loss).backward()
+                        found.add(
+                            (log_ratio, advantages, clipped_BA, mask),
+                            {
+                                "loss/policy": policy_loss,
+                                "loss/value": value_loss,
+                                "loss/router": router_loss,
+                                "value/clip_fraction": masked_mean(value_clipped_BA.float(), steps) * of_steps,
+                            },
+                        )
                 log_ratio, *rest = found.joined()
                 moved = _moved(log_ratio, *rest)
                 updates.begin(log_ratio, moved)
@@ -266,7 +276,7 @@ def ppo(
                 loss += config.replay_coef * losses["loss/replay"]
                 updates.add(
                     state.guard.update(step, factor, loss, policy_norm + critic_norm, *trained),
-                    found.num_tokens,
+                    int(whole_mask.sum()),
                     moved | losses | {"policy/grad_norm": policy_norm, "value/grad_norm": critic_norm},
                 )
                 if updates.went_back:
@@ -354,12 +364,14 @@ def _moved(log_ratio: Tensor, advantages: Tensor, clipped: Tensor, mask: Tensor)
     }
 
 
+def _share(part_BA: Tensor, whole_BA: Tensor) -> float:
+    return int(part_BA.sum()) / int(whole_BA.sum())
+
+
 @dataclass
 class _Minibatch:
-    """What the passes over a minibatch of so many tokens and steps find: parts [B, A] to join, and sums of shares."""
+    """What the passes over a minibatch find: parts [B, A] to join, and sums of shares."""
 
-    num_tokens: int
-    num_steps: int
     parts: list[tuple[Tensor, ...]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
 

@@ -37,8 +37,8 @@ class PPOConfig:
 
     lora: train adapters alone, of the policy and of the critic, whose head learns too; the reference is the policy's
     weights without adapters, and the critic those that it began as. micro_batch_size: rows a pass (0: a whole
-    minibatch); a dense model's gradient stays the same up to rounding, the routers of experts balance each pass by
-    itself. gradient_checkpointing: keep the input of each block alone, and compute the rest again.
+    minibatch); the gradient stays the same up to rounding. gradient_checkpointing: keep the input of each block alone,
+    and compute the rest again.
 
     There is no weight of the value loss: policy and critic share nothing and have an optimizer each. The models have no
     dropout, so there is none to turn off.

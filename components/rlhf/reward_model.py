@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,11 @@ from torch import Tensor, nn
 
 from components.model.config import config_from_dict
 from components.model.skeleton import filled, skeleton
-from components.model.transformer import Transformer
+from components.model.transformer import Hidden, Transformer
 from components.native.fuse import fuse
 from components.rlhf.pairs import TokenPair
-from components.rlhf.rollouts import pad_right, seeded
+from components.rlhf.rollouts import pad_right, passes, seeded
+from components.training.balance import balanced_over
 from components.training.checkpointing import checkpoint_blocks
 from components.training.guard import Guard
 from components.training.lora import adapters, attach_lora, sharing, start_copy
@@ -83,10 +85,14 @@ class RewardModel(nn.Module):
         """Scores [B] of right-padded sequences: the reward at the last real token. Padding has no effect."""
         return self.head_scores(tokens_BT, lengths_B)[0].mean(1)
 
+    def read(self, tokens_BT: Tensor, lengths_B: Tensor) -> Hidden:
+        """The pass of `head_scores`."""
+        real_BT = torch.arange(tokens_BT.shape[1]) < lengths_B[:, None]
+        return self.trunk.hidden(tokens_BT, real_BT=real_BT)
+
     def head_scores(self, tokens_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """The score [B, M] of each head, and the routers' loss."""
-        real_BT = torch.arange(tokens_BT.shape[1]) < lengths_B[:, None]
-        hidden = self.trunk.hidden(tokens_BT, real_BT=real_BT)
+        hidden = self.read(tokens_BT, lengths_B)
         last_BD = hidden.x_BTD[torch.arange(len(lengths_B)), lengths_B - 1]
         return self.gain * self.head(last_BD), hidden.auxiliary_loss()
 
@@ -221,17 +227,20 @@ def train_reward_model(state: RewardState, pairs: Sequence[TokenPair], seed: int
         # 2. Scores of both answers in one pass, and the loss: its gradient adds up over the passes.
         num_tokens = sum(len(p.chosen) + len(p.rejected) for p in batch)
         loss, found = torch.zeros(()), []
-        for micro in torch.arange(len(batch)).split(config.micro_batch_size or len(batch)):
+        micros = []
+        for micro in passes(torch.arange(len(batch)), config.micro_batch_size):
             some = [batch[i] for i in micro.tolist()]
-            tokens_BT, lengths_B = pad_right([p.chosen for p in some] + [p.rejected for p in some])
-            scores_BM, auxiliary_loss = model.head_scores(tokens_BT, lengths_B)
-            chosen_BM, rejected_BM = scores_BM.chunk(2)
-            margin_B1 = config.margin_coef * torch.tensor([[p.margin] for p in some])
-            part = pairwise_loss(chosen_BM, rejected_BM, margin_B1, config.centering_coef, weights_BM[micro])
-            part = part * (len(some) / len(batch))
-            (part + auxiliary_loss * (int(lengths_B.sum()) / num_tokens)).backward()
-            loss = loss + part.detach()
-            found.append((chosen_BM.detach(), rejected_BM.detach()))
+            micros.append((micro, some, *pad_right([p.chosen for p in some] + [p.rejected for p in some])))
+        with balanced_over(model, [partial(model.read, tokens_BT, lengths_B) for _, _, tokens_BT, lengths_B in micros]):
+            for micro, some, tokens_BT, lengths_B in micros:
+                scores_BM, auxiliary_loss = model.head_scores(tokens_BT, lengths_B)
+                chosen_BM, rejected_BM = scores_BM.chunk(2)
+                margin_B1 = config.margin_coef * torch.tensor([[p.margin] for p in some])
+                part = pairwise_loss(chosen_BM, rejected_BM, margin_B1, config.centering_coef, weights_BM[micro])
+                part = part * (len(some) / len(batch))
+                (part + auxiliary_loss * (int(lengths_B.sum()) / num_tokens)).backward()
+                loss = loss + part.detach()
+                found.append((chosen_BM.detach(), rejected_BM.detach()))
         chosen_BM, rejected_BM = map(torch.cat, zip(*found, strict=True))
         scores_BM = torch.cat([chosen_BM, rejected_BM])
 

@@ -19,9 +19,8 @@ class RewardModelConfig:
     pairs (Poisson weights; Oza & Russell 2001), which makes them disagree where the pairs say little.
 
     lora: train adapters and heads alone; the members are then one set of weights with adapters each. micro_batch_size:
-    pairs a pass (0: all of a batch at once); a dense model's gradient stays the same up to rounding, the routers of
-    experts balance each pass by itself. gradient_checkpointing: keep the input of each block alone, and compute the
-    rest again.
+    pairs a pass (0: all of a batch at once); the gradient stays the same up to rounding. gradient_checkpointing: keep
+    the input of each block alone, and compute the rest again.
     """
 
     epochs: int = 3

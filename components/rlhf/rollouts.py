@@ -17,7 +17,7 @@ from torch import Tensor
 
 from components.inference.engine import generate
 from components.inference.sampling import SamplingParams
-from components.model.transformer import Transformer
+from components.model.transformer import Hidden, Transformer
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def token_stats(
 ) -> TokenStats:
     """One pass over tokens_BT; logits are made for the mask alone, which saves the prompts' and padding's share. The
     entropy is left at 0 unless asked for: it costs as much as the log-probabilities."""
-    hidden = policy.hidden(tokens_BT[:, :-1], real_BT=up_to_last(mask_BA))
+    hidden = read(policy, tokens_BT, mask_BA)
     logits_NV = policy.logits(hidden.x_BTD[mask_BA]).float()
     log_probs_NV = (logits_NV if temperature == 1 else logits_NV / temperature).log_softmax(-1)
     log_probs_N = log_probs_NV.gather(1, tokens_BT[:, 1:][mask_BA][:, None])[:, 0]
@@ -215,6 +215,11 @@ def token_stats(
         zeros_BA.masked_scatter(mask_BA, entropy_N),
         hidden.auxiliary_loss(),
     )
+
+
+def read(policy: Transformer, tokens_BT: Tensor, mask_BA: Tensor) -> Hidden:
+    """The pass of `token_stats`."""
+    return policy.hidden(tokens_BT[:, :-1], real_BT=up_to_last(mask_BA))
 
 
 def up_to_last(mask_BA: Tensor) -> Tensor:

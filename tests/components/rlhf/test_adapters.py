@@ -282,9 +282,10 @@ def test_a_negative_part_is_refused(name: str) -> None:
         Case(name, micro_batch_size=-1)
 
 
-def test_experts_are_checkpointed_too() -> None:
-    cfg = dataclasses.replace(TINY, moe=MoEConfig(num_experts=4, top_k_experts=2, d_ff=16, load_balance_coef=0.1))
+@pytest.mark.parametrize("name", NAMES)
+def test_experts_are_balanced_over_all_parts_of_a_batch(name: str) -> None:
+    cfg = dataclasses.replace(TINY, moe=MoEConfig(num_experts=4, top_k_experts=2, d_ff=16, load_balance_coef=0.5))
     reference = Transformer(cfg, seed=1)
-    expected = gradients(Case("dpo", **OPEN), reference)
-    got = gradients(Case("dpo", **OPEN, gradient_checkpointing=True), reference)
-    assert apart(got, expected) < 3e-6
+    expected = gradients(Case(name, **OPEN), reference)
+    for more in ({"micro_batch_size": 2}, {"gradient_checkpointing": True}):
+        assert apart(gradients(Case(name, **OPEN, **more), reference), expected) < 3e-6
