@@ -341,7 +341,7 @@ def load_reward_model(folder: Path, like: Transformer | None = None) -> Ensemble
     shared = _part(tensors, "trunk.")
     if like is not None:
         held = {name.replace(".base.", "."): value for name, value in like.state_dict().items()}
-        shared = {k: held[k] if k in held and torch.equal(held[k], v) else v for k, v in shared.items()}
+        shared = {k: held[k] if k in held and _same(held[k], v) else v for k, v in shared.items()}
     members = []
     try:
         trunk = filled(cfg, shared) if alphas else None
@@ -359,6 +359,10 @@ def load_reward_model(folder: Path, like: Transformer | None = None) -> Ensemble
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
     return Ensemble(tuple(members))
+
+
+def _same(held: Tensor, read: Tensor) -> bool:
+    return (held.dtype, held.device) == (read.dtype, read.device) and torch.equal(held, read)
 
 
 def _part(tensors: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:

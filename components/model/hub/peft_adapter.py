@@ -145,7 +145,7 @@ def kept_adapter(
     tensors: dict[str, Tensor] = {}
     alphas: dict[str, float] = {}
     for name, parts in found.items():
-        weight, scale = ours[f"{name}.weight"], parts[0][3]
+        weight, scale = ours[f"{name}.weight"], next((own for *_, own in parts if own), 1.0)
         inner: list[Tensor] = []
         for _, a, _, _ in parts:
             if not any(torch.equal(a, other) for other in inner):
