@@ -155,6 +155,10 @@ def late_mistakes(cfg: RunConfig, labels: Collection[str], context_length: int |
     if "architecture[lstm]" in labels and cfg.recurrent.train.optimizer.base_width:
         width = cfg.recurrent.train.optimizer.base_width
         found.append(f"recurrent.train.optimizer.base_width is {width}: an LSTM has no such width; set it to 0")
+    if "architecture[lstm]" in labels and cfg.recurrent.train.gradient_checkpointing:
+        found.append(
+            "recurrent.train.gradient_checkpointing is true: an LSTM has no blocks to compute again; leave it out"
+        )
     return found
 
 
