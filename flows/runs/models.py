@@ -239,9 +239,7 @@ def export_model(
 
 def _adapters(found: FoundModel, file: Path) -> Path:
     if not file.is_file():
-        raise ConfigError(
-            f"{found.label} has no adapters of its own: it was not trained with LoRA, as by `finetune.lora`"
-        )
+        raise ConfigError(f"{found.label} has no adapters of its own: it was not trained with LoRA")
     return file
 
 
