@@ -1,7 +1,7 @@
 """Peak memory of one step of DPO, reward model, PPO and GRPO at the shapes of a real model, with random weights: all
 weights at once as the defaults have it, and LoRA with micro-batches and gradient checkpointing.
 
-    .venv/bin/python tests/benchmarks/rl_memory.py [--size 135m] [--only ppo --only grpo] [--economical] [--threads 2]
+    .venv/bin/python tests/benchmarks/rl_memory.py [--size 135m] [--only ppo --only grpo] [--rows 8] [--economical] [--threads 2]
 
 Each figure is of a process of its own, which loads the model from disk as a stage does; what the sampler and the
 snapshot of the guard take is in it. `--economical` leaves out the column of the defaults, which want several times as
@@ -52,32 +52,32 @@ SIZES = {
     "135m": ModelConfig(49152, 576, 30, 9, 3, d_ff=1536, context_length=1024, qk_norm=False),
     "360m": ModelConfig(49152, 960, 32, 15, 5, d_ff=2560, context_length=1024, qk_norm=False),
 }
-PAIRS, PAIR_TOKENS, ROWS, PROMPT, NEW = 8, 384, 8, 128, 64
+PAIR_TOKENS, PROMPT, NEW = 384, 128, 64
 ALGORITHMS = ("dpo", "reward_model", "ppo", "grpo")
 LORA = LoRAConfig(rank=8)
 
 
-def settings(algorithm: str, economical: bool) -> Any:
+def settings(algorithm: str, rows: int, economical: bool) -> Any:
     """Of an algorithm: its defaults but for the sizes of a batch, or what saves memory."""
     whole: dict[str, Any] = {
-        "dpo": DPOConfig(batch_pairs=PAIRS),
-        "reward_model": RewardModelConfig(batch_pairs=PAIRS),
-        "ppo": PPOConfig(num_iterations=1, batch_size=ROWS, num_minibatches=1, max_tokens=NEW),
-        "grpo": GRPOConfig(num_iterations=1, num_prompts=2, group_size=ROWS // 2, max_tokens=NEW, kl_coef=0.05),
+        "dpo": DPOConfig(batch_pairs=rows),
+        "reward_model": RewardModelConfig(batch_pairs=rows),
+        "ppo": PPOConfig(num_iterations=1, batch_size=rows, num_minibatches=1, max_tokens=NEW),
+        "grpo": GRPOConfig(num_iterations=1, num_prompts=1, group_size=rows, max_tokens=NEW, kl_coef=0.05),
     }
     saving = {"lora": LORA, "micro_batch_size": 1, "gradient_checkpointing": True}
     return dataclasses.replace(whole[algorithm], **saving) if economical else whole[algorithm]
 
 
-def one_step(algorithm: str, folder: Path, economical: bool) -> None:
+def one_step(algorithm: str, folder: Path, rows: int, economical: bool) -> None:
     """Load what a stage would, and do one optimizer step."""
-    config = settings(algorithm, economical)
+    config = settings(algorithm, rows, economical)
     reference = load_model(folder / "base")
     draw = torch.Generator().manual_seed(0)
-    tokens = torch.randint(1, 49152, (2 * PAIRS, PAIR_TOKENS), generator=draw).tolist()
+    tokens = torch.randint(1, 49152, (2 * rows, PAIR_TOKENS), generator=draw).tolist()
     pairs = [
         TokenPair(tuple(tokens[2 * i]), tuple(tokens[2 * i][:PROMPT] + tokens[2 * i + 1][PROMPT:]), 0.0, PROMPT)
-        for i in range(PAIRS)
+        for i in range(rows)
     ]
     prompts = [row[:PROMPT] for row in tokens]
     steps: Iterator[Any]
@@ -95,9 +95,10 @@ def one_step(algorithm: str, folder: Path, economical: bool) -> None:
     next(steps)
 
 
-def measured(algorithm: str, folder: Path, economical: bool, threads: int) -> tuple[float, float]:
+def measured(algorithm: str, folder: Path, economical: bool, rows: int, threads: int) -> tuple[float, float]:
     """Peak resident memory in GB (10⁹ bytes) of a process that does this, and the seconds that it took."""
-    own = [sys.executable, __file__, "--child", algorithm, "--folder", str(folder), "--threads", str(threads)]
+    own = [sys.executable, __file__, "--child", algorithm, "--folder", str(folder)]
+    own += ["--rows", str(rows), "--threads", str(threads)]
     began = time.perf_counter()
     done = subprocess.run([*own, *(["--economical"] if economical else [])], check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout)["peak"]), time.perf_counter() - began
@@ -107,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="135m")
     parser.add_argument("--only", choices=ALGORITHMS, action="append")
+    parser.add_argument("--rows", type=int, default=8, help="pairs or answers a step, at least 2")
     parser.add_argument("--economical", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--child", choices=ALGORITHMS, help=argparse.SUPPRESS)
@@ -114,14 +116,14 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.child:
-        one_step(given.child, given.folder, given.economical)
+        one_step(given.child, given.folder, given.rows, given.economical)
         unit = 1 if sys.platform == "darwin" else 1024
         print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}))
         return
     cfg = SIZES[given.size]
     weights = 4 * count_params(cfg).total / 1e9
     print(f"{given.size}: {count_params(cfg).total / 1e6:.0f}M parameters, {weights:.2f} GB in float32")
-    print(f"pairs: {PAIRS} of 2 x {PAIR_TOKENS} tokens a step; answers: {ROWS} of {PROMPT} + {NEW} tokens")
+    print(f"a step: {given.rows} pairs of 2 x {PAIR_TOKENS} tokens, or {given.rows} answers of {PROMPT} + {NEW} tokens")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for name in ("base", "adapted", "whole"):
@@ -134,7 +136,7 @@ def main() -> None:
         print(f"{'one step of':14}{'LoRA, parts, checkpointing':>28}{'defaults':>22}")
         for algorithm in given.only or ALGORITHMS:
             found = [
-                "{:.2f} GB, {:.0f} s".format(*measured(algorithm, folder, economical, given.threads))
+                "{:.2f} GB, {:.0f} s".format(*measured(algorithm, folder, economical, given.rows, given.threads))
                 for economical in ((True,) if given.economical else (True, False))
             ]
             print(f"{algorithm:14}{found[0]:>28}{'' if given.economical else found[1]:>22}", flush=True)
