@@ -1,7 +1,7 @@
 """Peak memory of one step of DPO, reward model, PPO and GRPO at the shapes of a real model, with random weights: all
 weights at once as the defaults have it, and LoRA with micro-batches and gradient checkpointing.
 
-    .venv/bin/python tests/benchmarks/rl_memory.py [--size 135m] [--only ppo --only grpo] [--rows 8] [--economical] [--threads 2]
+    .venv/bin/python tests/benchmarks/rl_memory.py [--size 135m] [--only ppo] [--rows 8] [--economical] [--threads 2]
 
 Each figure is of a process of its own, which loads the model from disk as a stage does; what the sampler and the
 snapshot of the guard take is in it. `--economical` leaves out the column of the defaults, which want several times as
