@@ -31,6 +31,7 @@ from components.rlhf.ppo_config import PPOConfig
 from components.rlhf.preferences_config import PreferencesConfig
 from components.rlhf.reward_model_config import RewardModelConfig
 from components.rlhf.rewards.kinds import RewardConfig, check_names, from_settings
+from components.rlhf.rewards.sequence_classifier import ClassifierReward
 from components.rlhf.rewards.settings import RewardLimits
 from components.rlhf.verifier_task_config import VerifierTaskConfig
 from components.scaling.in_context_config import InContextConfig
@@ -121,9 +122,10 @@ class RunConfig(Settings):
 
     @property
     def uses_hub(self) -> bool:
-        """True when a source or the base model is on the Hugging Face hub."""
+        """True when a source, the base model or a reward is on the Hugging Face hub."""
         kinds = {*(source.kind for source in self.data.all_sources), *(one.kind for one in self.instruction.sources)}
-        return is_hub_name(self.base.model) or "hub" in kinds
+        models = [one.model for one in (*self.rewards, *self.gold) if isinstance(one, ClassifierReward)]
+        return any(is_hub_name(model) for model in (self.base.model, *models)) or "hub" in kinds
 
 
 def late_mistakes(cfg: RunConfig, labels: Collection[str], context_length: int | None) -> list[str]:
@@ -147,13 +149,7 @@ def late_mistakes(cfg: RunConfig, labels: Collection[str], context_length: int |
                 f"{section}.replay is {config.replay}, and there is no text to replay: give [[data.sources]], or set "
                 "it to 0"
             )
-        if isinstance(config, FinetuneConfig) and config.lora is not None and not cfg.base.model:
-            known = linear_maps(cfg.model)
-            for target in config.lora.targets:
-                if not any(f".{name}".endswith(f".{target}") for name in known):
-                    found.append(
-                        f"{section}.lora.targets: no linear map is called {target!r}; it takes {', '.join(known)}"
-                    )
+    found += _unknown_targets(cfg, labels)
     if "pretrain" in labels:
         sources = sorted(source.name for source in cfg.data.all_sources)
         for name in sorted(cfg.pretrain.loss_weights.keys() - set(sources)):
@@ -161,7 +157,31 @@ def late_mistakes(cfg: RunConfig, labels: Collection[str], context_length: int |
     if "architecture[lstm]" in labels and cfg.recurrent.train.optimizer.base_width:
         width = cfg.recurrent.train.optimizer.base_width
         found.append(f"recurrent.train.optimizer.base_width is {width}: an LSTM has no such width; set it to 0")
+    if "architecture[lstm]" in labels and cfg.recurrent.train.gradient_checkpointing:
+        found.append(
+            "recurrent.train.gradient_checkpointing is true: an LSTM has no blocks to compute again; leave it out"
+        )
     return found
+
+
+def _unknown_targets(cfg: RunConfig, labels: Collection[str]) -> list[str]:
+    """Targets of adapters that the model has no linear map for; of a model from elsewhere that is not known yet."""
+    known = linear_maps(cfg.model)
+    adapted = {
+        "finetune": ("finetune", cfg.finetune.lora),
+        "finetune[puzzles]": ("finetune_on_puzzles", cfg.finetune_on_puzzles.lora),
+        "train_reward_model": ("reward_model", cfg.reward_model.lora),
+        "dpo": ("dpo", cfg.dpo.lora),
+        "grpo": ("grpo", cfg.grpo.lora),
+        f"ppo[kl_coef={cfg.ppo.kl_coef}]": ("ppo", cfg.ppo.lora),
+    }
+    return [
+        f"{section}.lora.targets: no linear map is called {target!r}; it takes {', '.join(known)}"
+        for label, (section, lora) in adapted.items()
+        if label in labels and lora is not None and not cfg.base.model
+        for target in lora.targets
+        if not any(f".{name}".endswith(f".{target}") for name in known)
+    ]
 
 
 def load_config(profile: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

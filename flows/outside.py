@@ -15,6 +15,7 @@ from components.model.hub.source import digests
 from components.reasoning.evaluation_sets import evaluation_digests
 from components.rlhf.rewards.kinds import RewardConfig, files_of
 from components.rlhf.rewards.python_function import PythonReward
+from components.rlhf.rewards.sequence_classifier import ClassifierReward
 from flows.config import RunConfig
 from flows.settings import ConfigError
 from flows.stages import preferences
@@ -69,7 +70,11 @@ def reward_digests(reward: RewardConfig) -> dict[str, str]:
     try:
         if isinstance(reward, PythonReward):
             return {str(reward.file.parent / name): digest for name, digest in file_fingerprint(reward.file).items()}
+        if isinstance(reward, ClassifierReward):
+            return {f"{reward.model}: {name}": digest for name, digest in digests(reward.base).items()}
         return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files_of(reward)}
+    except UnsupportedModel as error:
+        raise ConfigError(f"rewards: {error}") from None
     except SyntaxError as error:
         raise ConfigError(f"rewards: {error.filename}:{error.lineno}: {error.msg}") from None
     except OSError as error:

@@ -8,12 +8,20 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from smoke_life import SmokeLife
 from typer.testing import CliRunner
 
 from components.data.conversations import read_conversations
+from components.data.tokenizer import Tokenizer
+from components.model.config import ModelConfig
+from components.model.hub.folder import export_folder
+from components.model.hub.imports import import_model
+from components.model.hub.source import Source
+from components.model.transformer import Transformer
 from components.rlhf.preferences import read_preferences
+from components.training.checkpoints import load_model
 from dashboards.report_model import LifeReport
 from dashboards.sections.evaluations import evaluation_section
 from flows.commands.cli import app
@@ -168,3 +176,44 @@ def test_a_set_of_ones_own(smoke: SmokeLife, tmp_path: Path, monkeypatch: pytest
     forgot = query(home, "SELECT DISTINCT evaluation FROM forgetting WHERE unit = 'accuracy' AND key = $key",
                    {"key": done.outcomes["measure_forgetting"].artifact.key}).to_pylist()  # fmt: skip
     assert {row["evaluation"] for row in forgot} == {"riddles", "riddles_task"}
+
+
+def test_adapters_on_a_model_of_somebody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Home(tmp_path / "home")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIFESPAN_HOME", home.root)
+    for chapter in ("Conversations and preferences", "Reinforcement learning", "Adapters on a model"):
+        written(chapter, tmp_path)
+    words = Tokenizer.train(["What is 12 + 34? It is 46.\n", "Name a lake in Italy. Lake Garda."] * 20, 320)
+    cfg = ModelConfig(vocab_size=words.vocab_size, d_model=32, num_layers=1, qk_norm=False, context_length=256)
+    (tmp_path / "my-model").mkdir()
+    export_folder(tmp_path / "my-model", cfg, Transformer(cfg, 1).state_dict(), words)
+
+    done = lived("adapters.toml", home)
+    assert {"import_model", "import_tokenizer", "dpo", "grpo"} <= ran(done)
+    assert "finetune" not in done.outcomes and "train_reward_model" not in done.outcomes
+    for name in ("dpo", "grpo"):
+        folder = home.store.path(done.outcomes[name].artifact)
+        assert {"adapters.safetensors", "model.safetensors"} <= {file.name for file in folder.iterdir()}
+    exported = CliRunner().invoke(app, ["export", "dpo", "my-dpo", "--format", "peft"])
+    assert exported.exit_code == 0, exported.output
+    base = Source(tmp_path / "my-model")
+    merged = import_model(base, context_length=128, adapter=tmp_path / "my-dpo")
+    trained = load_model(home.store.path(done.outcomes["dpo"].artifact))
+    x = torch.arange(40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(x), trained(x), rtol=1e-5, atol=1e-5)
+        assert (trained(x) - import_model(base)(x)).abs().max() > 1e-6
+
+    further = lived("further.toml", home)
+    assert {"import_model", "grpo"} <= ran(further)
+    folder = home.store.path(further.outcomes["grpo"].artifact)
+    assert {"adapters.safetensors", "base.safetensors"} <= {file.name for file in folder.iterdir()}
+    assert CliRunner().invoke(app, ["export", "grpo", "my-second", "--format", "peft"]).exit_code == 0
+    with torch.no_grad():
+        second = import_model(base, context_length=128, adapter=tmp_path / "my-second")
+        torch.testing.assert_close(second(x), load_model(folder)(x), rtol=1e-5, atol=1e-5)
+    whole = CliRunner().invoke(app, ["export", "grpo", "my-whole"])
+    assert whole.exit_code == 0, whole.output
+    with torch.no_grad():
+        torch.testing.assert_close(import_model(Source(tmp_path / "my-whole"))(x), second(x), rtol=1e-5, atol=1e-5)

@@ -7,10 +7,10 @@ Shape suffixes: G groups (prompts), K answers per group, B = G·K sequences, T t
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,12 +26,17 @@ from components.rlhf.rollouts import (
     draw_prompts,
     join_rollouts,
     minibatch_rows,
+    passes,
+    read,
     rollout_metrics,
     sample_rollout,
     seeded,
     token_stats,
 )
+from components.training.balance import balanced_over
+from components.training.checkpointing import checkpoint_blocks
 from components.training.guard import Guard
+from components.training.lora import start_copy
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
 from components.training.state import load_state_tensors, state_tensors
@@ -47,9 +52,12 @@ class GRPOState:
     guard: Guard = field(default_factory=Guard)
 
     @classmethod
-    def start(cls, reference: Transformer, config: GRPOConfig) -> GRPOState:
-        """The policy begins as a copy of the reference."""
-        policy = copy.deepcopy(reference).requires_grad_(True)
+    def start(cls, reference: Transformer, config: GRPOConfig, seed: int = 0) -> GRPOState:
+        """The policy begins as a copy of the reference, or with LoRA as the reference with adapters, drawn from `seed`,
+        on the same weights."""
+        policy = start_copy(reference, config.lora, seed)
+        if config.gradient_checkpointing:
+            checkpoint_blocks(policy)
         return cls(policy, Optimizer(policy, config.optimizer), 0, Guard(config.non_finite))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -213,23 +221,25 @@ def grpo(
                 weights_BA = torch.zeros(mask_BA.shape)
                 weights_BA[rows] = token_weights(mask_BA[rows], config.variant, config.max_tokens)
                 micros = _passes(rows, advantages_B, config.micro_batch_size, needs_all)
-                for micro in micros:
-                    tokens, mask, a = rollout.trimmed(micro)
-                    new = token_stats(state.policy, tokens, mask, config.temperature, entropy=True)
-                    if not epoch and not place:
-                        old_BA[micro, :a] = new.log_probs_BA.detach()
-                    old, ref = old_BA[micro, :a], ref_BA[micro, :a]
-                    each = token_losses(new.log_probs_BA, old, ref, advantages_B[micro], mask, config)
-                    loss = (each.loss_BA * weights_BA[micro, :a]).sum()
-                    router_loss = new.auxiliary_loss * float(num_inputs_B[micro].sum() / num_inputs_B[rows].sum())
-                    (loss + router_loss).backward()
-                    found = _sums(each, new, old, mask) | {
-                        "loss/policy": float(loss.detach()),
-                        "loss/router": float(router_loss.detach()),
-                    }
-                    sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
-                    if not num_updates:
-                        first = _first(each, mask, first)
+                read_by = [partial(read, state.policy, *rollout.trimmed(micro)[:2]) for micro in micros]
+                with balanced_over(state.policy, read_by):
+                    for micro in micros:
+                        tokens, mask, a = rollout.trimmed(micro)
+                        new = token_stats(state.policy, tokens, mask, config.temperature, entropy=True)
+                        if not epoch and not place:
+                            old_BA[micro, :a] = new.log_probs_BA.detach()
+                        old, ref = old_BA[micro, :a], ref_BA[micro, :a]
+                        each = token_losses(new.log_probs_BA, old, ref, advantages_B[micro], mask, config)
+                        loss = (each.loss_BA * weights_BA[micro, :a]).sum()
+                        router_loss = new.auxiliary_loss * float(num_inputs_B[micro].sum() / num_inputs_B[rows].sum())
+                        (loss + router_loss).backward()
+                        found = _sums(each, new, old, mask) | {
+                            "loss/policy": float(loss.detach()),
+                            "loss/router": float(router_loss.detach()),
+                        }
+                        sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
+                        if not num_updates:
+                            first = _first(each, mask, first)
                 if not micros:
                     continue
                 sums["policy/grad_norm"] = norm = clip_gradients(state.optimizer.params, config.max_grad_norm)
@@ -311,7 +321,7 @@ def _passes(rows: Tensor, advantages_B: Tensor, size: int, needs_all: bool) -> l
     """The rows of a minibatch that its gradient needs, cut into micro-batches."""
     if not needs_all:
         rows = rows[advantages_B[rows] != 0]
-    return list(rows.split(size or len(rows))) if len(rows) else []
+    return list(passes(rows, size)) if len(rows) else []
 
 
 def _sample_groups(

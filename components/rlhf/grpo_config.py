@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from components.training.config import NonFiniteConfig, OptimizerConfig
+from components.training.config import LoRAConfig, NonFiniteConfig, OptimizerConfig
 from components.training.schedules import ScheduleConfig
 
 Variant = Literal["grpo", "dr_grpo", "dapo", "gspo", "rloo"]
@@ -18,13 +18,14 @@ class GRPOConfig:
     variant. How token losses are averaged: grpo within a sequence, then over sequences; dapo over all tokens of the
     optimiser's batch; dr_grpo as a sum over num_sequences · max_tokens. gspo and rloo clip the ratio of whole answers:
     gspo (Zheng et al. 2025) its mean per token, rloo (Ahmadian et al. 2024) the answer's own. Advantages are divided by
-    the group's std in grpo, dapo and gspo; rloo takes each reward against the mean of the others. gspo is meant for
-    far tighter clips (3e-4 and 4e-4 in its paper).
-    clip_low, clip_high: the ratio stays in [1 − clip_low, 1 + clip_high] (clip-higher, DAPO §3.1).
-    dynamic_sampling: up to this many further draws replace groups whose rewards are all equal (DAPO §3.2; 0: off).
-    overlong_buffer: an answer within this many tokens of max_tokens loses up to overlong_penalty, in proportion
-    (DAPO eq. 13). mask_truncated: answers cut by the limit carry no loss. kl_coef: weight of the k3 estimate to the
-    reference. micro_batch_size: rows per pass (0: a whole minibatch); it does not change the gradient.
+    the group's std in grpo, dapo and gspo; rloo takes each reward against the mean of the others. gspo is meant for far
+    tighter clips (3e-4 and 4e-4 in its paper). clip_low, clip_high: the ratio stays in [1 − clip_low, 1 + clip_high]
+    (clip-higher, DAPO §3.1). dynamic_sampling: up to this many further draws replace groups whose rewards are all equal
+    (DAPO §3.2; 0: off). overlong_buffer: an answer within this many tokens of max_tokens loses up to overlong_penalty,
+    in proportion (DAPO eq. 13). mask_truncated: answers cut by the limit carry no loss. kl_coef: weight of the k3
+    estimate to the reference. micro_batch_size: rows per pass (0: a whole minibatch); the gradient stays the same up to
+    rounding. lora: train adapters alone; the reference is then the same weights without them. gradient_checkpointing:
+    keep the input of each block alone, and compute the rest again.
     """
 
     num_iterations: int = 30
@@ -43,6 +44,8 @@ class GRPOConfig:
     overlong_buffer: int = 0
     overlong_penalty: float = 1.0
     mask_truncated: bool = False
+    lora: LoRAConfig | None = None
+    gradient_checkpointing: bool = False
     max_grad_norm: float = 1.0
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(muon_lr=0.0, adamw_lr=5e-4, eps=1e-8))
     schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("constant", warmup_steps=0))

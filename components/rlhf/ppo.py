@@ -11,9 +11,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from components.inference.sampling import SamplingParams
@@ -38,14 +40,19 @@ from components.rlhf.rollouts import (
     Score,
     draw_prompts,
     minibatch_rows,
+    passes,
+    read,
     rollout_metrics,
     sample_rollout,
     seeded,
     token_stats,
     up_to_last,
 )
+from components.training.balance import balanced_over
+from components.training.checkpointing import checkpoint_blocks
 from components.training.guard import Guard, Update
 from components.training.language_model import LMBatch, summed_loss
+from components.training.lora import start_copy
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
 from components.training.state import load_state_tensors, state_tensors
@@ -68,11 +75,14 @@ class PPOState:
     guard: Guard = field(default_factory=Guard)
 
     @classmethod
-    def start(cls, reference: Transformer, reward_model: RewardModel, config: PPOConfig) -> PPOState:
-        """The policy begins as a copy of the reference, the critic as a copy of the reward model."""
-        policy, critic = copy.deepcopy(reference), copy.deepcopy(reward_model)
-        for model in (policy, critic):
-            model.requires_grad_(True)
+    def start(cls, reference: Transformer, reward_model: RewardModel, config: PPOConfig, seed: int = 0) -> PPOState:
+        """The policy begins as a copy of the reference, the critic as a copy of the reward model; with LoRA as these
+        themselves with adapters, drawn from `seed`, and a copy of the head."""
+        policy, critic = start_copy(reference, config.lora, seed), start_copy(reward_model, config.lora, seed + 1)
+        critic.head = copy.deepcopy(reward_model.head).requires_grad_(True)
+        if config.gradient_checkpointing:
+            checkpoint_blocks(policy)
+            checkpoint_blocks(critic)
         return cls(
             policy,
             critic,
@@ -177,7 +187,7 @@ def ppo(
         partition = minibatch_rows(len(rollout), config.num_minibatches, seeded(seed, iteration, 2, 0))
         old_log_probs_BA, ref_log_probs_BA, entropy_BA, old_values_BA = (torch.zeros(mask_BA.shape) for _ in range(4))
         with torch.no_grad():
-            for rows in partition:
+            for rows in (micro for minibatch in partition for micro in passes(minibatch, config.micro_batch_size)):
                 tokens, mask, a = rollout.trimmed(rows)
                 old = token_stats(state.policy, tokens, mask, config.temperature, entropy=True)
                 old_log_probs_BA[rows, :a], entropy_BA[rows, :a] = old.log_probs_BA, old.entropy_BA
@@ -209,50 +219,65 @@ def ppo(
             if epoch:
                 partition = minibatch_rows(len(rollout), config.num_minibatches, seeded(seed, iteration, 2, epoch))
             for place, rows in enumerate(partition):
-                tokens, mask, a = rollout.trimmed(rows)
-                new = token_stats(state.policy, tokens, mask, config.temperature)
-                log_ratio = new.log_probs_BA - old_log_probs_BA[rows, :a]
-                loss_BA, clipped_BA = clipped_surrogate(
-                    log_ratio, advantages_BA[rows, :a], config.clip_range, config.clip_range, config.dual_clip
-                )
-                policy_loss = masked_mean(loss_BA, mask)
-                objective = policy_loss + new.auxiliary_loss
+                found = _Minibatch()
+                whole_mask, whole_steps = mask_BA[rows], steps_BA[rows]
+                micros = [(micro, *rollout.trimmed(micro)) for micro in passes(rows, config.micro_batch_size)]
+                policy_reads = [partial(read, state.policy, tokens, mask) for _, tokens, mask, _ in micros]
+                critic_reads = [
+                    partial(state.critic.trunk.hidden, tokens[:, :-1], real_BT=up_to_last(steps_BA[micro, :a]))
+                    for micro, tokens, _, a in micros
+                ]
+                with balanced_over(state.policy, policy_reads), balanced_over(state.critic, critic_reads):
+                    for micro, tokens, mask, a in micros:
+                        steps, advantages = steps_BA[micro, :a], advantages_BA[micro, :a]
+                        new = token_stats(state.policy, tokens, mask, config.temperature)
+                        log_ratio = new.log_probs_BA - old_log_probs_BA[micro, :a]
+                        loss_BA, clipped_BA = clipped_surrogate(
+                            log_ratio, advantages, config.clip_range, config.clip_range, config.dual_clip
+                        )
+                        policy_loss = masked_mean(loss_BA, mask) * _share(mask, whole_mask)
+                        router_loss = new.auxiliary_loss * _share(up_to_last(mask), up_to_last(whole_mask))
+                        (policy_loss + router_loss).backward()
+                        values, critic_router_loss = state.critic.rewards(tokens[:, :-1], up_to_last(steps))
+                        error_BA, value_clipped_BA = clipped_value_loss(
+                            values, old_values_BA[micro, :a], returns_BA[micro, :a], config.value_clip_range
+                        )
+                        of_steps = _share(steps, whole_steps)
+                        value_loss = masked_mean(error_BA, steps) * of_steps
+                        critic_router_loss = critic_router_loss * _share(up_to_last(steps), up_to_last(whole_steps))
+                        (value_loss + critic_router_loss).backward()
+                        found.add(
+                            (log_ratio, advantages, clipped_BA, mask),
+                            {
+                                "loss/policy": policy_loss,
+                                "loss/value": value_loss,
+                                "loss/router": router_loss,
+                                "value/clip_fraction": masked_mean(value_clipped_BA.float(), steps) * of_steps,
+                            },
+                        )
+                log_ratio, *rest = found.joined()
+                moved = _moved(log_ratio, *rest)
+                updates.begin(log_ratio, moved)
+                if config.max_kl and moved["policy/update_kl"] > config.max_kl:
+                    updates.stopped = True
+                    for _, optimizer in trained:
+                        optimizer.zero_grad()
+                    break
                 replay_loss = torch.zeros(())
                 if config.replay_coef and replay is not None and epoch == 0:
                     cross_entropy, _, _ = summed_loss(state.policy, batch := replay(iteration))
                     replay_loss = cross_entropy / (batch.targets_BT >= 0).sum()
-                    objective = objective + config.replay_coef * replay_loss
-
-                moved = _moved(log_ratio.detach(), advantages_BA[rows, :a], clipped_BA, mask)
-                updates.begin(log_ratio.detach(), moved)
-                if config.max_kl and moved["policy/update_kl"] > config.max_kl:
-                    updates.stopped = True
-                    break
-                steps = steps_BA[rows, :a]
-                values, critic_auxiliary_loss = state.critic.rewards(tokens[:, :-1], up_to_last(steps))
-                error_BA, value_clipped_BA = clipped_value_loss(
-                    values, old_values_BA[rows, :a], returns_BA[rows, :a], config.value_clip_range
-                )
-                value_loss = masked_mean(error_BA, steps)
-                objective.backward()
-                (value_loss + critic_auxiliary_loss).backward()
+                    (config.replay_coef * replay_loss).backward()
                 policy_norm = clip_gradients(state.policy_optimizer.params, config.max_grad_norm)
                 critic_norm = clip_gradients(state.critic_optimizer.params, config.max_grad_norm)
                 step = (iteration * config.num_epochs + epoch) * config.num_minibatches + place
-                loss = float(objective.detach() + value_loss.detach())
+                losses = found.sums | {"loss/replay": float(replay_loss.detach())}
+                loss = losses["loss/policy"] + losses["loss/router"] + losses["loss/value"]
+                loss += config.replay_coef * losses["loss/replay"]
                 updates.add(
                     state.guard.update(step, factor, loss, policy_norm + critic_norm, *trained),
-                    int(mask.sum()),
-                    moved
-                    | {
-                        "loss/policy": float(policy_loss.detach()),
-                        "loss/value": float(value_loss.detach()),
-                        "loss/router": float(new.auxiliary_loss.detach()),
-                        "loss/replay": float(replay_loss.detach()),
-                        "policy/grad_norm": policy_norm,
-                        "value/clip_fraction": float(masked_mean(value_clipped_BA.float(), steps)),
-                        "value/grad_norm": critic_norm,
-                    },
+                    int(whole_mask.sum()),
+                    moved | losses | {"policy/grad_norm": policy_norm, "value/grad_norm": critic_norm},
                 )
                 if updates.went_back:
                     break  # the answers are those of another policy now
@@ -337,6 +362,29 @@ def _moved(log_ratio: Tensor, advantages: Tensor, clipped: Tensor, mask: Tensor)
         "policy/clip_fraction_high": float(masked_mean((clipped & (ratio > 1) & (advantages > 0)).float(), mask)),
         "policy/clip_fraction_dual": float(masked_mean((clipped & (ratio > 1) & (advantages < 0)).float(), mask)),
     }
+
+
+def _share(part_BA: Tensor, whole_BA: Tensor) -> float:
+    return int(part_BA.sum()) / int(whole_BA.sum())
+
+
+@dataclass
+class _Minibatch:
+    """What the passes over a minibatch find: parts [B, A] to join, and sums of shares."""
+
+    parts: list[tuple[Tensor, ...]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, parts: tuple[Tensor, ...], shares: Mapping[str, Tensor]) -> None:
+        self.parts.append(tuple(part.detach() for part in parts))
+        self.sums = {name: self.sums.get(name, 0.0) + float(share.detach()) for name, share in shares.items()}
+
+    def joined(self) -> tuple[Tensor, ...]:
+        """Log-ratios, advantages, where the clip binds, and the mask, of all passes."""
+        width = max(parts[0].shape[1] for parts in self.parts)
+        return tuple(
+            torch.cat([F.pad(x, (0, width - x.shape[1])) for x in same]) for same in zip(*self.parts, strict=True)
+        )
 
 
 @dataclass

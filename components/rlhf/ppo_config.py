@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from components.training.config import NonFiniteConfig, OptimizerConfig
+from components.training.config import LoRAConfig, NonFiniteConfig, OptimizerConfig
 from components.training.schedules import ScheduleConfig
 
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -34,6 +34,11 @@ class PPOConfig:
 
     The score belongs to the action that emits the end token. score_after_end: to a step after it, which only the
     critic sees, as TRL has it.
+
+    lora: train adapters alone, of the policy and of the critic, whose head learns too; the reference is the policy's
+    weights without adapters, and the critic those that it began as. micro_batch_size: rows a pass (0: a whole
+    minibatch); the gradient stays the same up to rounding. gradient_checkpointing: keep the input of each block alone,
+    and compute the rest again.
 
     There is no weight of the value loss: policy and critic share nothing and have an optimizer each. The models have no
     dropout, so there is none to turn off.
@@ -66,6 +71,9 @@ class PPOConfig:
     whiten_rewards: bool = False
     whiten_advantages: bool = True
     replay_coef: float = 0.0
+    lora: LoRAConfig | None = None
+    micro_batch_size: int = 0
+    gradient_checkpointing: bool = False
     max_grad_norm: float = 1.0
     policy_optimizer: OptimizerConfig = field(default_factory=_adam)
     critic_optimizer: OptimizerConfig = field(default_factory=_adam)
@@ -80,7 +88,7 @@ class PPOConfig:
             raise ValueError(f"ppo.num_minibatches is {self.num_minibatches}: at most batch_size ({self.batch_size})")
         for name in (
             *("kl_coef", "kl_target", "max_kl", "missing_eos_penalty", "score_clip", "replay_coef"),
-            *("variance_coef", "length_penalty"),
+            *("variance_coef", "length_penalty", "micro_batch_size"),
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"ppo.{name} is {getattr(self, name)}: give a number of at least 0")

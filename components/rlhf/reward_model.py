@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +21,19 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from components.model.config import ModelConfig, MoEConfig, RopeScaling
-from components.model.transformer import Transformer
+from components.model.config import config_from_dict
+from components.model.skeleton import filled, skeleton
+from components.model.transformer import Hidden, Transformer
 from components.native.fuse import fuse
 from components.rlhf.pairs import TokenPair
-from components.rlhf.rollouts import pad_right, seeded
+from components.rlhf.rollouts import pad_right, passes, seeded
+from components.training.balance import balanced_over
+from components.training.checkpointing import checkpoint_blocks
 from components.training.guard import Guard
+from components.training.lora import adapters, attach_lora, sharing, start_copy
 from components.training.optimizers import Optimizer, clip_gradients
 from components.training.schedules import lr_factor
-from components.training.state import load_state_tensors, state_tensors
+from components.training.state import load_state_tensors, load_trained_tensors, state_tensors, trained_tensors
 
 if TYPE_CHECKING:  # types alone: settings of its training stay out of the key of stages that only score with the model
     from components.rlhf.ppo_config import Combine
@@ -59,6 +64,13 @@ class RewardModel(nn.Module):
         """A reward model on a copy of a policy's trunk."""
         return cls(copy.deepcopy(policy), seed, num_heads)
 
+    @classmethod
+    def from_head(cls, trunk: Transformer, head_1D: Tensor) -> RewardModel:
+        """A reward model with such a head and no bias, in eval mode; it takes the trunk as it is."""
+        model = cls(trunk)
+        model.head.weight.data.copy_(head_1D)
+        return model.eval()
+
     def forward(self, tokens_BT: Tensor) -> Tensor:
         """A reward [B, T] at every token: at a sequence's last one it is its score, before it a critic's start."""
         return self.rewards(tokens_BT)[0]
@@ -73,10 +85,14 @@ class RewardModel(nn.Module):
         """Scores [B] of right-padded sequences: the reward at the last real token. Padding has no effect."""
         return self.head_scores(tokens_BT, lengths_B)[0].mean(1)
 
+    def read(self, tokens_BT: Tensor, lengths_B: Tensor) -> Hidden:
+        """The pass of `head_scores`."""
+        real_BT = torch.arange(tokens_BT.shape[1]) < lengths_B[:, None]
+        return self.trunk.hidden(tokens_BT, real_BT=real_BT)
+
     def head_scores(self, tokens_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """The score [B, M] of each head, and the routers' loss."""
-        real_BT = torch.arange(tokens_BT.shape[1]) < lengths_B[:, None]
-        hidden = self.trunk.hidden(tokens_BT, real_BT=real_BT)
+        hidden = self.read(tokens_BT, lengths_B)
         last_BD = hidden.x_BTD[torch.arange(len(lengths_B)), lengths_B - 1]
         return self.gain * self.head(last_BD), hidden.auxiliary_loss()
 
@@ -145,11 +161,14 @@ class RewardState:
 
     @classmethod
     def start(cls, policy: Transformer, config: RewardModelConfig, seed: int) -> RewardState:
-        """Members on copies of the policy's trunk, each with heads from its own seed."""
-        members = [
-            RewardModel.from_policy(policy, seed + member, config.num_heads).requires_grad_(True)
-            for member in range(config.num_members)
-        ]
+        """Members on copies of the policy's trunk, or with LoRA on the trunk itself with adapters of their own; each
+        with heads from its own seed."""
+        members = []
+        for member in range(config.num_members):
+            trunk = start_copy(policy, config.lora, seed + member)
+            members.append(RewardModel(trunk, seed + member, config.num_heads))
+            if config.gradient_checkpointing:
+                checkpoint_blocks(members[-1])
         return cls(members, Optimizer(members[0], config.optimizer), 0, config, Guard(config.non_finite))
 
     def tensors(self, num_pairs: int) -> dict[str, Tensor]:
@@ -157,7 +176,7 @@ class RewardState:
         named = {"step": torch.tensor(self.step), **self.guard.tensors()}
         at_work = self.at_work(num_pairs)
         for index, member in enumerate(self.members):
-            tensors = state_tensors(member, self.optimizer) if index == at_work else member.state_dict()
+            tensors = state_tensors(member, self.optimizer) if index == at_work else trained_tensors(member)
             named |= {f"{index}.{name}": value for name, value in tensors.items()}
         return named
 
@@ -173,7 +192,7 @@ class RewardState:
             if index == at_work:
                 load_state_tensors(member, self.optimizer, own)
             else:
-                member.load_state_dict(own)
+                load_trained_tensors(member, own)
 
     def at_work(self, num_pairs: int) -> int:
         """Which member the last step was of."""
@@ -205,24 +224,36 @@ def train_reward_model(state: RewardState, pairs: Sequence[TokenPair], seed: int
         batch = [pairs[i] for i in rows]
         weights_BM = bootstrap_weights(len(pairs), config.num_heads, seed + member)[torch.from_numpy(rows)]
 
-        # 2. Scores of both answers in one pass.
-        tokens_BT, lengths_B = pad_right([p.chosen for p in batch] + [p.rejected for p in batch])
-        scores_BM, auxiliary_loss = model.head_scores(tokens_BT, lengths_B)
-        chosen_BM, rejected_BM = scores_BM.chunk(2)
+        # 2. Scores of both answers in one pass, and the loss: its gradient adds up over the passes.
+        num_tokens = sum(len(p.chosen) + len(p.rejected) for p in batch)
+        loss, found = torch.zeros(()), []
+        micros = []
+        for micro in passes(torch.arange(len(batch)), config.micro_batch_size):
+            some = [batch[i] for i in micro.tolist()]
+            micros.append((micro, some, *pad_right([p.chosen for p in some] + [p.rejected for p in some])))
+        with balanced_over(model, [partial(model.read, tokens_BT, lengths_B) for _, _, tokens_BT, lengths_B in micros]):
+            for micro, some, tokens_BT, lengths_B in micros:
+                scores_BM, auxiliary_loss = model.head_scores(tokens_BT, lengths_B)
+                chosen_BM, rejected_BM = scores_BM.chunk(2)
+                margin_B1 = config.margin_coef * torch.tensor([[p.margin] for p in some])
+                part = pairwise_loss(chosen_BM, rejected_BM, margin_B1, config.centering_coef, weights_BM[micro])
+                part = part * (len(some) / len(batch))
+                (part + auxiliary_loss * (int(lengths_B.sum()) / num_tokens)).backward()
+                loss = loss + part.detach()
+                found.append((chosen_BM.detach(), rejected_BM.detach()))
+        chosen_BM, rejected_BM = map(torch.cat, zip(*found, strict=True))
+        scores_BM = torch.cat([chosen_BM, rejected_BM])
 
-        # 3. Loss, and a step where it is finite.
-        margin_B1 = config.margin_coef * torch.tensor([[p.margin] for p in batch])
-        loss = pairwise_loss(chosen_BM, rejected_BM, margin_B1, config.centering_coef, weights_BM)
-        (loss + auxiliary_loss).backward()
+        # 3. A step, where the loss is finite.
         grad_norm = clip_gradients(state.optimizer.params, config.max_grad_norm)
         factor = lr_factor(config.schedule, step, per_member) * state.guard.rate
-        update = state.guard.update(state.step, factor, float(loss.detach()), grad_norm, (model, state.optimizer))
+        update = state.guard.update(state.step, factor, float(loss), grad_norm, (model, state.optimizer))
         state.step += 1
         model.eval()
-        chosen_B, rejected_B, scores_B = (x.detach().mean(1) for x in (chosen_BM, rejected_BM, scores_BM))
+        chosen_B, rejected_B, scores_B = (x.mean(1) for x in (chosen_BM, rejected_BM, scores_BM))
         yield {
             "step": state.step,
-            "loss/reward": float(loss.detach()),
+            "loss/reward": float(loss),
             "rewards/accuracy": float((chosen_B > rejected_B).float().mean()),
             "rewards/margin": float((chosen_B - rejected_B).mean()),
             "rewards/mean": float(scores_B.mean()),
@@ -233,7 +264,7 @@ def train_reward_model(state: RewardState, pairs: Sequence[TokenPair], seed: int
             "reward_model/member": member,
             "reward_model/skipped_updates": float(not update.done),
             "reward_model/rolled_back": float(update.restored_step is not None),
-            "tokens": int(lengths_B.sum()),
+            "tokens": num_tokens,
             "seconds": time.perf_counter() - began,
         }
 
@@ -272,38 +303,67 @@ def calibrate(model: RewardModel, sequences: Sequence[Sequence[int]], unit_std: 
 
 
 def save_reward_model(folder: Path, model: RewardModel | Ensemble) -> None:
-    """Write weights and config into `folder`, which exists."""
+    """Write weights and config into `folder`, which exists. The trunk that members with adapters share is written
+    once."""
     members = (model,) if isinstance(model, RewardModel) else model.members
-    tensors = {f"{i}.{k}": v.contiguous() for i, member in enumerate(members) for k, v in member.state_dict().items()}
+    alphas = {name: module.alpha for name, module in adapters(members[0].trunk).items()}
+    tensors: dict[str, Tensor] = {}
+    for index, member in enumerate(members):
+        for name, value in member.state_dict().items():
+            own = not alphas or not name.startswith("trunk.") or name.endswith((".lora_a", ".lora_b"))
+            tensors[f"{index}.{name}" if own else name.replace(".base.", ".")] = value.contiguous()
     save_file(tensors, folder / WEIGHTS)
     body = {
         "format": "lifespan-reward-model",
         "num_members": len(members),
         "num_heads": members[0].head.out_features,
         "model": dataclasses.asdict(members[0].trunk.cfg),
+        "alphas": alphas,
     }
     (folder / CONFIG).write_text(json.dumps(body, indent=1), encoding="utf-8")
 
 
-def load_reward_model(folder: Path) -> Ensemble:
-    """The reward models of a folder, in eval mode. Raises ValueError when the folder holds another thing."""
+def load_reward_model(folder: Path, like: Transformer | None = None) -> Ensemble:
+    """The reward models of a folder, in eval mode. Where the trunk is that of `like`, as of a reward model that was
+    trained on it with LoRA, its weights are used: both are then one set of weights.
+
+    Raises ValueError when the folder holds another thing.
+    """
     try:
         raw: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if raw.get("format") != "lifespan-reward-model":
             raise ValueError("it has no format 'lifespan-reward-model'")
-        parts = {"moe": MoEConfig, "rope_scaling": RopeScaling}
-        model = raw["model"]
-        nested = {name: kind(**model.pop(name)) for name, kind in parts.items() if model.get(name) is not None}
-        cfg = ModelConfig(**model | nested)
-        members = tuple(RewardModel(Transformer(cfg), 0, raw["num_heads"]) for _ in range(raw["num_members"]))
+        cfg, alphas = config_from_dict(raw["model"]), dict(raw["alphas"])
+        num_members, num_heads = int(raw["num_members"]), int(raw["num_heads"])
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG} is not a reward model of Lifespan: {error}") from error
     tensors = load_file(folder / WEIGHTS)
+    shared = _part(tensors, "trunk.")
+    if like is not None:
+        held = {name.replace(".base.", "."): value for name, value in like.state_dict().items()}
+        shared = {k: held[k] if k in held and _same(held[k], v) else v for k, v in shared.items()}
+    members = []
     try:
-        for index, member in enumerate(members):
-            head = f"{index}."
-            member.load_state_dict({k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)})
-            fuse(member.eval())
-    except RuntimeError as error:
+        trunk = filled(cfg, shared) if alphas else None
+        for index in range(num_members):
+            own = _part(tensors, f"{index}.")
+            if trunk is None:
+                member = RewardModel(skeleton(cfg), 0, num_heads)
+                member.load_state_dict(own, assign=True)
+            else:
+                member = RewardModel(sharing(trunk), 0, num_heads)
+                attach_lora(member.trunk, _part(own, "trunk."), alphas)
+                member.load_state_dict(own | member.trunk.state_dict(prefix="trunk."), assign=True)
+            members.append(member.eval())
+            fuse(member)
+    except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
-    return Ensemble(members)
+    return Ensemble(tuple(members))
+
+
+def _same(held: Tensor, read: Tensor) -> bool:
+    return (held.dtype, held.device) == (read.dtype, read.device) and torch.equal(held, read)
+
+
+def _part(tensors: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
+    return {name.removeprefix(head): value for name, value in tensors.items() if name.startswith(head)}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from components.inference.engine import generate
 from components.inference.sampling import SamplingParams
-from components.model.transformer import Transformer
+from components.model.transformer import Hidden, Transformer
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def token_stats(
 ) -> TokenStats:
     """One pass over tokens_BT; logits are made for the mask alone, which saves the prompts' and padding's share. The
     entropy is left at 0 unless asked for: it costs as much as the log-probabilities."""
-    hidden = policy.hidden(tokens_BT[:, :-1], real_BT=up_to_last(mask_BA))
+    hidden = read(policy, tokens_BT, mask_BA)
     logits_NV = policy.logits(hidden.x_BTD[mask_BA]).float()
     log_probs_NV = (logits_NV if temperature == 1 else logits_NV / temperature).log_softmax(-1)
     log_probs_N = log_probs_NV.gather(1, tokens_BT[:, 1:][mask_BA][:, None])[:, 0]
@@ -217,6 +217,11 @@ def token_stats(
     )
 
 
+def read(policy: Transformer, tokens_BT: Tensor, mask_BA: Tensor) -> Hidden:
+    """The pass of `token_stats`."""
+    return policy.hidden(tokens_BT[:, :-1], real_BT=up_to_last(mask_BA))
+
+
 def up_to_last(mask_BA: Tensor) -> Tensor:
     """True up to the last true place of each row, [B, A]: what a pass is for, without the padding behind it."""
     return mask_BA.flip(1).cummax(1).values.flip(1)
@@ -230,6 +235,11 @@ def seeded(*words: int) -> np.random.Generator:
 def minibatch_rows(num_rows: int, num_minibatches: int, rng: np.random.Generator) -> list[Tensor]:
     """A random partition of the rows into minibatches of nearly equal size."""
     return [torch.from_numpy(part) for part in np.array_split(rng.permutation(num_rows), num_minibatches) if len(part)]
+
+
+def passes(rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """The rows of a minibatch in parts of at most `size` (0: all at once), whose gradients add up."""
+    return rows.split(size or max(1, len(rows)))
 
 
 def draw_prompts(num_prompts: int, count: int, rng: np.random.Generator) -> list[int]:

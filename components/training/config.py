@@ -53,13 +53,16 @@ class NonFiniteConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run. batch_size counts rows of context_length tokens; accumulation splits them into as many
-    micro-batches with the same gradient. z_loss weighs the mean squared log-normalizer (Chowdhery et al. 2022, §5).
+    micro-batches with the same gradient. gradient_checkpointing: keep the input of each block alone, and compute the
+    rest again for the gradient (a transformer's alone). z_loss weighs the mean squared log-normalizer (Chowdhery et al.
+    2022, §5).
     precision: of the matrix products and what they save; weights, norms and losses are float32 in either."""
 
     num_steps: int = 700
     batch_size: int = 32
     context_length: int = 128
     accumulation: int = 1
+    gradient_checkpointing: bool = False
     max_grad_norm: float = 1.0
     z_loss: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from components.model.moe import MixtureOfExperts
 from components.native.fuse import fuse
+from components.training.balance import share_loads
+from components.training.checkpointing import checkpoint_blocks
 from components.training.config import TrainConfig
 from components.training.guard import Guard
 from components.training.optimizers import Optimizer, clip_gradients
@@ -136,6 +138,8 @@ def train(
     compute = loss or loss_in(config.precision, device)
     guard = guard or Guard(config.non_finite)
     fuse(model)
+    if config.gradient_checkpointing:
+        checkpoint_blocks(model)
     model.train()
     for step in range(start_step, config.num_steps):
         began = time.perf_counter()
@@ -180,10 +184,7 @@ def balanced_as_one(model: LanguageModel, parts: Sequence[LMBatch], precision: s
         device = parts[0].tokens_BT.device.type
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
             routed = [_hidden(model, batch).routers for batch in parts]
-        for layer, stats in zip(layers, zip(*routed, strict=True), strict=True):
-            weight_P = torch.stack([one.num_tokens for one in stats]).to(stats[0].load_E.dtype)
-            load_PE = torch.stack([one.load_E for one in stats])
-            layer.whole_load_E = torch.tensordot(weight_P / weight_P.sum().clamp_min(1), load_PE, 1)
+        share_loads(layers, routed)
     try:
         yield
     finally:

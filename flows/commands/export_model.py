@@ -22,7 +22,7 @@ def export_model(
         typer.Option(
             "--format",
             help="safetensors (a folder that transformers loads), gguf (a file for llama.cpp), or peft (only the LoRA "
-            "adapters of a fine-tuning).",
+            "adapters of a training with LoRA).",
         ),
     ] = "",
     dtype: Annotated[

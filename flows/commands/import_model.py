@@ -21,6 +21,9 @@ def import_model(
     adapter: Annotated[
         str, typer.Option(help="Folder of a LoRA adapter in PEFT's layout, which is merged into the model.")
     ] = "",
+    keep_adapter: Annotated[
+        bool, typer.Option("--keep-adapter", help="Keep the adapter apart: a training with LoRA then goes on from it.")
+    ] = False,
 ) -> None:
     """Bring somebody else's model into the store; a profile starts from it with `base.model`."""
     with friendly_errors():
@@ -30,6 +33,6 @@ def import_model(
 
         home = Home.from_env()
         hermetic.apply(home.local, hub=True)
-        for artifact in import_source(home, source, revision, context_length, typer.echo, adapter):
+        for artifact in import_source(home, source, revision, context_length, typer.echo, adapter, keep_adapter):
             facts = ", ".join(f"{name} {value}" for name, value in artifact.facts.items() if value and name != "usage")
             typer.echo(f"{artifact.kind} {artifact.key}\n  {facts}")

@@ -183,18 +183,16 @@ def export_model(
     """Write a model to a new folder in Hugging Face's layout, or to a new GGUF file; completely or not at all.
 
     target: by default the model's name in the current folder. form: safetensors, gguf, or peft for the adapters alone
-    of a model that was fine-tuned with LoRA; by default what the target's ending says. dtype: of the matrices; by
+    of a model that was trained with LoRA; by default what the target's ending says. dtype: of the matrices; by
     default as they are stored, f16 in a GGUF file.
     Raises ConfigError for an unknown model, one that the format cannot hold, or a target that is there already.
     """
-    from safetensors.torch import load_file
-
     from components.data.tokenizer import Tokenizer
     from components.model.hub.config_file import architecture_for
     from components.model.hub.folder import export_folder
     from components.model.hub.gguf_export import export_gguf
     from components.model.hub.peft_adapter import export_adapter
-    from components.training.checkpoints import WEIGHTS, load_config
+    from components.training.checkpoints import load_config, load_tensors
     from components.training.lora import ADAPTERS, load_lora
 
     form = form or ("gguf" if target is not None and target.suffix.lower() == ".gguf" else "safetensors")
@@ -213,7 +211,7 @@ def export_model(
     try:
         source = home.store.path(found.checkpoint)
         tokenizer = Tokenizer.load(home.store.path(found.tokenizer)) if found.tokenizer else None
-        cfg, tensors = load_config(source), load_file(source / WEIGHTS)
+        cfg, tensors = load_config(source), load_tensors(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f".{target.name}-{durable.unique_suffix()}"
         temporary.mkdir()
@@ -222,9 +220,9 @@ def export_model(
                 if form == "gguf":
                     export_gguf(temporary / "model.gguf", cfg, tensors, tokenizer, dtype or "f16", found.label)
                 elif form == "peft":
-                    adapters, rank, alpha = load_lora(_adapters(found, source / ADAPTERS))
+                    adapters, alphas = load_lora(_adapters(found, source / ADAPTERS))
                     names = architecture_for(cfg).names
-                    export_adapter(temporary, cfg, names, as_dtype(adapters, dtype), rank, alpha)
+                    export_adapter(temporary, cfg, names, as_dtype(adapters, dtype), alphas)
                 else:
                     export_folder(temporary, cfg, as_dtype(tensors, dtype), tokenizer)
                 for file in temporary.iterdir():
@@ -241,7 +239,7 @@ def export_model(
 
 def _adapters(found: FoundModel, file: Path) -> Path:
     if not file.is_file():
-        raise ConfigError(f"{found.label} has no adapters of its own: it was not fine-tuned with `finetune.lora`")
+        raise ConfigError(f"{found.label} has no adapters of its own: it was not trained with LoRA")
     return file
 
 

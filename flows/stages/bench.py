@@ -34,20 +34,23 @@ def open_bench(
     preferences: Sequence[Artifact],
     max_tokens: int,
     trained: bool = True,
+    adapted: bool = False,
 ) -> Bench:
     """Prompts: the user's, else those of the pairs where they came from a file, else our requests for stories. Paid:
     the rewards, else the reward model, else nothing. Gold: the user's, else that of our stories where these are asked
     for and the preferences are gold's.
 
     max_tokens: of an answer; prompts that leave no room for it go to the table `quarantine`. trained: a policy learns
-    from the prompts, so some must be left that are not held out. Raises ValueError where none is left.
+    from the prompts, so some must be left that are not held out. adapted: adapters that the policy's start keeps apart
+    stay so, to go on. Raises ValueError where none is left.
     """
     from components.data.tokenizer import Tokenizer
     from components.rlhf.bench import Bench, Gold, story_prompts
     from components.rlhf.reward_model import load_reward_model
-    from components.training.checkpoints import load_model
+    from components.training.checkpoints import load_adapted, load_model
 
-    reference, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
+    load = load_adapted if adapted else load_model
+    reference, words = load(work.open(sft)), Tokenizer.load(work.open(tokenizer))
     stories = not prompts and not from_file(preferences)
     if prompts:
         training, held_out = own_prompts(work, prompts[0])
@@ -59,7 +62,7 @@ def open_bench(
     judges = (*reward.rewards, *reward.gold)
     training = fitting(work, words, training, room, judges, "to train on" if trained else "")
     held_out = fitting(work, words, held_out, room, judges, "held out to judge on")
-    ensemble = load_reward_model(work.open(reward_model[0])) if reward_model else None
+    ensemble = load_reward_model(work.open(reward_model[0]), like=reference) if reward_model else None
     gold: Gold | None = None
     if reward.gold:
         gold = Gold.of_rewards(opened(reward, reward.gold, [*training, *held_out], words, ensemble))
@@ -163,10 +166,11 @@ def failed_rows(step: int, judged: Sequence[Judged]) -> list[dict[str, Any]]:
 
 
 def critic_start(bench: Bench, seed: int) -> Any:
-    """What PPO's critic begins as: the reward model, or a value head on the model that the policy begins as."""
+    """What PPO's critic begins as a copy of: the reward model, or the model that the policy begins as with a value
+    head."""
     from components.rlhf.reward_model import Ensemble, RewardModel
 
     if isinstance(bench.proxy, Ensemble):
         return bench.proxy.members[0]
     policy: Transformer = bench.reference
-    return RewardModel.from_policy(policy, seed)
+    return RewardModel(policy, seed)

@@ -33,7 +33,7 @@ def dpo(
     from components.rlhf import dpo as algorithm
     from components.rlhf.pairs import encode_pairs
     from components.rlhf.preferences import read_preferences
-    from components.training.checkpoints import save_model
+    from components.training.checkpoints import save_trained
 
     bench = open_bench(
         work,
@@ -45,10 +45,11 @@ def dpo(
         preferences=preferences,
         max_tokens=judging.max_tokens,
         trained=False,
+        adapted=config.lora is not None,
     )
     judged, _ = read_preferences(work.open(preferences[0]) / PREFERENCES)
     pairs, too_long = encode_pairs(judged, bench.words, bench.reference.cfg.context_length)
-    state = algorithm.DPOState.start(bench.reference, config)
+    state = algorithm.DPOState.start(bench.reference, config, seed)
     if saved := work.load_state():
         state.load_tensors(saved[1])
     total = algorithm.num_steps(len(pairs), config)
@@ -64,8 +65,8 @@ def dpo(
         work.progress(step, total, **shown, **skips(step, record, state.guard))
         if step < total and work.state_due():
             work.save_state(step, state.tensors(), {})
-    save_model(work.out, state.policy)
-    judgement, num_tokens = bench.judge(state.policy, judging, seed + 1)
+    policy = save_trained(work.out, state.policy, bench.reference)
+    judgement, num_tokens = bench.judge(policy, judging, seed + 1)
     count_generation(work, bench.reference, num_tokens)
     return DPOResult(
         mitigation="DPO",

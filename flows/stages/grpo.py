@@ -142,15 +142,16 @@ def grpo(
     from components.rlhf.rewards.scoring import means
     from components.rlhf.scored_answers import ScoredAnswers, reward_gains
     from components.statistics import clustered_mean_interval, wilson
-    from components.training.checkpoints import load_model, save_model
+    from components.training.checkpoints import load_adapted, load_model, save_trained
 
-    reference, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
+    load = load_adapted if config.lora else load_model  # adapters that the start keeps apart go on
+    reference, words = load(work.open(sft)), Tokenizer.load(work.open(tokenizer))
     stops = stop_tokens(words)
     practised = None if prompts else chains(task, suite, seed)
     if reward.rewards:
         from components.rlhf.reward_model import load_reward_model
 
-        ensemble = load_reward_model(work.open(reward_model[0])) if reward_model else None
+        ensemble = load_reward_model(work.open(reward_model[0]), like=reference) if reward_model else None
         goal = own(work, task, reward, prompts, reference, words, config.max_tokens, practised, ensemble)
     elif practised is not None:
         goal = practised
@@ -182,7 +183,7 @@ def grpo(
 
     measure = "greedy_accuracy" if goal.by_verdict else "held_out_reward"
     before = answered(reference, goal.held_out)
-    state = algorithm.GRPOState.start(reference, config)
+    state = algorithm.GRPOState.start(reference, config, seed)
     if saved := work.load_state():
         state.load_tensors(saved[1])
         goal.rewards.counted(saved[2])
@@ -204,8 +205,8 @@ def grpo(
         work.progress(step, config.num_iterations, reward=metrics["objective/reward"], **told)
         if step < config.num_iterations and work.state_due():
             work.save_state(step, state.tensors(), goal.rewards.counts)
-    save_model(work.out, state.policy)
-    after = answered(state.policy, goal.held_out)
+    policy = save_trained(work.out, state.policy, reference)
+    after = answered(policy, goal.held_out)
     places = [str(place // each) for place in range(len(after))]
     gold = None
     if goal.gold is not None:

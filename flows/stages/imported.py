@@ -27,6 +27,7 @@ def import_source(
     context_length: int = 0,
     show: Callable[[str], None] = print,
     adapter: str = "",
+    keep_adapter: bool = False,
 ) -> tuple[Artifact, Artifact]:
     """Bring a model into the store, without a run: its tokenizer and its checkpoint, the same artifacts that a run with
     this `[base]` uses.
@@ -44,7 +45,7 @@ def import_source(
         if commit:
             show(f"{source} is at commit {commit}")
         graph = Graph()
-        config = BaseConfig(source, commit, context_length, adapter)
+        config = BaseConfig(source, commit, context_length, adapter, keep_adapter)
         base_graph(config, graph, digests(config))
         made: dict[str, Artifact] = {}
         for node in graph.nodes.values():
@@ -88,10 +89,14 @@ def import_model(work: Work, *, config: BaseConfig, raw: Mapping[str, str], toke
     from components.model.hub import imports
     from components.model.hub.source import locate
     from components.training.checkpoints import save_model
+    from components.training.lora import attach_lora
 
     source = locate(config.model, config.revision)
     adapter = Path(config.adapter).expanduser() if config.adapter else None
-    network = imports.import_model(source, context_length=config.context_length, adapter=adapter)
+    kept = adapter if config.keep_adapter else None
+    network = imports.import_model(source, context_length=config.context_length, adapter=None if kept else adapter)
+    if kept is not None:
+        attach_lora(network, *imports.import_adapter(source, kept, network))
     save_model(work.out, network)
     counts = count_params(network.cfg)
     return ImportedModelResult(

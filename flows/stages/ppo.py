@@ -56,7 +56,8 @@ def ppo(
     from components.rlhf.prompts import chat_prompts, stop_tokens
     from components.rlhf.rewards.scoring import Rewards, means
     from components.rlhf.scored_answers import ScoredAnswers
-    from components.training.checkpoints import save_model
+    from components.training.checkpoints import save_trained
+    from components.training.state import load_trained_tensors
 
     bench = open_bench(
         work,
@@ -67,11 +68,12 @@ def ppo(
         reward_model=reward_model,
         preferences=preferences,
         max_tokens=max(config.max_tokens, judging.max_tokens),
+        adapted=config.lora is not None,
     )
     encoded = chat_prompts(bench.words, bench.prompts)
     score = bench.scorer(encoded)
     num_rewards = reward_passes(bench)
-    state = algorithm.PPOState.start(bench.reference, critic_start(bench, seed), config)
+    state = algorithm.PPOState.start(bench.reference, critic_start(bench, seed), config, seed)
     stopping = watch.on_alarm == "stop"
     seen: list[dict[str, Any]] = []  # what `observe` takes, of every look
     best: dict[str, Tensor] = {}  # weights that sampled the most trusted answers, kept where an alarm stops the run
@@ -128,18 +130,18 @@ def ppo(
             shown["gold"] = gold.value
         work.progress(step, config.num_iterations, **shown, **skips(step, metrics, state.guard))
         if alarm and stopping:
-            state.policy.load_state_dict(best)
+            load_trained_tensors(state.policy, best)
             break
         if not last and work.state_due():
             counts = bench.proxy.counts if isinstance(bench.proxy, Rewards) else {}
             tensors = state.tensors() | {f"best.{name}": x for name, x in best.items()}
             work.save_state(step, tensors, {"seen": seen, "rewards": counts})
-    save_model(work.out, state.policy)
+    policy = save_trained(work.out, state.policy, bench.reference)
     suspicion = first_alarm(history, watch.false_alarm_rate, gold=False)
     peak = best_observation(history, watch.gold)
     laws = Laws(gold=_fitted(history, "gold"), proxy=_fitted(history, "proxy"))
     work.rows("scaling_fits", fit_rows("rl", laws, "least squares; Student's t over requests"))
-    judgement, num_tokens = bench.judge(state.policy, judging, seed + 1)
+    judgement, num_tokens = bench.judge(policy, judging, seed + 1)
     count_generation(work, bench.reference, num_tokens)
     return PPOResult(
         mitigation=mitigation,
@@ -165,7 +167,9 @@ def reward_passes(bench: Bench) -> int:
 
 
 def _weights(policy: Transformer) -> dict[str, Tensor]:
-    return {name: x.detach().clone() for name, x in policy.state_dict().items()}
+    from components.training.state import trained_tensors
+
+    return {name: x.detach().clone() for name, x in trained_tensors(policy).items()}
 
 
 def _replayed(work: Work, config: PPOConfig, seed: int, shards: list[Artifact], context_length: int) -> Any:

@@ -29,9 +29,10 @@ def train_reward_model(
     from components.rlhf import reward_model as rm
     from components.rlhf.pairs import encode_pairs, split_pairs
     from components.rlhf.preferences import read_preferences
-    from components.training.checkpoints import load_model
+    from components.training.checkpoints import load_adapted, load_model
 
-    policy, words = load_model(work.open(sft)), Tokenizer.load(work.open(tokenizer))
+    load = load_adapted if config.lora else load_model  # adapters that the start keeps apart go on
+    policy, words = load(work.open(sft)), Tokenizer.load(work.open(tokenizer))
     judged, _ = read_preferences(work.open(preferences) / PREFERENCES)
     pairs, too_long = encode_pairs(judged, words, policy.cfg.context_length)
     training, held_out = split_pairs(pairs, config.held_out, seed)

@@ -171,12 +171,12 @@ def finetune(
     from components.data.prompt_split import split_by_prompt
     from components.data.shards import TokenShards
     from components.data.tokenizer import Tokenizer
-    from components.training.checkpoints import load_model, save_model
+    from components.training.checkpoints import load_adapted, load_model, save_model
     from components.training.early_stop import EarlyStop
     from components.training.finetuning import FinetuneBatches, held_out_batches
     from components.training.guard import Guard
     from components.training.language_model import mean_loss, train
-    from components.training.lora import ADAPTERS, add_lora, merge_lora, save_lora
+    from components.training.lora import ADAPTERS, adapters, add_lora, merge_lora, save_lora
     from components.training.optimizers import Optimizer
     from components.training.validation import held_out
 
@@ -186,7 +186,9 @@ def finetune(
         )
     words = Tokenizer.load(work.open(tokenizer))
     data = TokenShards.open(work.open(shards[0])) if shards else None
-    network = load_model(work.open(base)).to(usable(work.execution.device))
+    load = load_adapted if config.lora else load_model
+    network = load(work.open(base)).to(usable(work.execution.device))
+    kept = bool(adapters(network))  # those of an imported adapter go on, and stay apart from their base
     before = held_out(network, data, words, config.context_length) if data else {}
     split = split_by_prompt(read_conversations(work.open(conversations) / CONVERSATIONS), config.held_out)
     packed, watched, tested = (
@@ -211,8 +213,8 @@ def finetune(
                 print(f"step {step}: no lower held-out loss since step {best.best_step}: fine-tuning ends here")
                 break
     best.restore(network)
-    if config.lora:
-        save_lora(work.out / ADAPTERS, network, config.lora)  # for who wants them without the base
+    if config.lora and not kept:
+        save_lora(work.out / ADAPTERS, network)  # for who wants them without the base
         merge_lora(network)
     loss, count = mean_loss(network, held_out_batches(tested, 8))
     guard.check_trained([loss])

@@ -253,6 +253,15 @@ def test_a_vocabulary_too_small_for_all_bytes_is_refused_before_a_run() -> None:
             "finetune",
             "no linear map is called 'q_proj'; it takes blocks.attention",
         ),
+        (["dpo.lora={targets=['q_proj']}"], "dpo", "dpo.lora.targets: no linear map is called 'q_proj'"),
+        (["grpo.lora={targets=['up']}"], "grpo", "grpo.lora.targets: no linear map is called 'up'"),
+        (["ppo.lora={targets=['up']}", "ppo.kl_coef=0.2"], "ppo[kl_coef=0.2]", "ppo.lora.targets: no linear map"),
+        (["reward_model.lora={targets=['up']}"], "train_reward_model", "reward_model.lora.targets: no linear map"),
+        (
+            ["recurrent.train.gradient_checkpointing=true"],
+            "architecture[lstm]",
+            "recurrent.train.gradient_checkpointing is true: an LSTM has no blocks",
+        ),
         (
             ["pretrain.loss_weights={tales=2}"],
             "pretrain",

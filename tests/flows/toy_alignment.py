@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from components.rlhf.rewards.settings import RewardSettings
 from components.rlhf.verifier_task_config import VerifierTaskConfig
 from components.stage_results import to_facts
 from components.training.checkpoints import save_model
+from components.training.config import LoRAConfig
 from flows.engine.work import Work
 from flows.settings import ComputeConfig
 from flows.stages.dpo import dpo
@@ -110,6 +111,7 @@ PPO = PPOConfig(
     replay_coef=0.1,
 )
 GRPO = GRPOConfig(num_iterations=8, num_prompts=4, group_size=4, num_minibatches=2, max_tokens=6, kl_coef=0.05)
+LORA = LoRAConfig(rank=2)
 JUDGED = ("sft", "reward_model", "preferences", "tokenizer")
 CASES: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "reward model, two members of two heads": (
@@ -123,6 +125,21 @@ CASES: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
         (*JUDGED, "shards"),
     ),
     "dpo": (dpo, {"config": DPOConfig(epochs=2, batch_pairs=8), "judging": JUDGING}, JUDGED),
+    "reward model, adapters": (
+        train_reward_model,
+        {"config": RewardModelConfig(epochs=2, batch_pairs=8, num_members=2, lora=LORA, micro_batch_size=3)},
+        ("sft", "preferences", "tokenizer"),
+    ),
+    "ppo, adapters, best kept": (
+        ppo,
+        {
+            "config": replace(PPO, lora=LORA, micro_batch_size=3, gradient_checkpointing=True),
+            "watch": WatchConfig(every=2, on_alarm="stop"),
+            "judging": JUDGING,
+            "mitigation": "worst",
+        },
+        (*JUDGED, "shards"),
+    ),
     "grpo, rewards of one's own": (
         grpo,
         {

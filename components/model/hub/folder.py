@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 LONGEST = 1 << 24  # tokens of context
 # Tables that old files carry along although they are computed.
-_COMPUTED = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias")
+COMPUTED = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias")
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def import_folder(folder: Path, dtype: torch.dtype = torch.float32, context_leng
     raw = read_json(folder / CONFIG)
     cfg = shortened(read_config(raw, str(folder / CONFIG)), context_length)
     with SafetensorsFolder(folder) as files:
-        found = {name for name in files.names if not name.endswith(_COMPUTED)}
+        found = {name for name in files.names if not name.endswith(COMPUTED)}
         names = names_in(found, architecture_in(Fields(raw, str(folder / CONFIG))).names)
         embedding, unembedding = names.top["embedding.weight"], names.top["unembedding.weight"]
         if cfg.tie_embeddings and unembedding in found:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from components.data.tokenizer import Tokenizer
 from components.model.config import ModelConfig
@@ -16,7 +17,8 @@ from components.model.hub.folder import CONFIG, import_folder, read_folder_confi
 from components.model.hub.gguf_file import gguf_architecture, import_gguf, read_gguf_config
 from components.model.hub.gguf_format import GGUFFile
 from components.model.hub.gguf_tokenizer import read_gguf_tokenizer
-from components.model.hub.peft_adapter import merge_adapter, read_adapter
+from components.model.hub.layout import Names
+from components.model.hub.peft_adapter import kept_adapter, merge_adapter, read_adapter
 from components.model.hub.source import Source
 from components.model.transformer import Transformer
 
@@ -39,25 +41,37 @@ def import_model(
     if source.is_gguf:
         file = GGUFFile(source.path)
         model = import_gguf(file, shortened(read_gguf_config(file), context_length), dtype)
-        names = gguf_architecture(file).names
     else:
         model = import_folder(source.path, dtype, context_length)
-        where = source.path / CONFIG
-        names = architecture_in(Fields(read_json(where), str(where))).names
     if adapter is not None:
-        merge_adapter(read_adapter(adapter), model.cfg, names, model.state_dict())
+        merge_adapter(read_adapter(adapter), model.cfg, _names(source), model.state_dict())
     return model
 
 
-def import_tokenizer(source: Source) -> Tokenizer:
-    """The tokenizer of a source with its chat template. Raises UnsupportedModel, also where an id has no embedding."""
+def import_adapter(source: Source, adapter: Path, model: Transformer) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """A LoRA adapter apart from its base, as `components.training.lora.attach_lora` takes it. model: what
+    `import_model` gives for the source. Raises UnsupportedModel."""
+    return kept_adapter(read_adapter(adapter), model.cfg, _names(source), model.state_dict())
+
+
+def _names(source: Source) -> Names:
+    """Of the weights of a source that adapters of it go by."""
+    if source.is_gguf:
+        return gguf_architecture(GGUFFile(source.path)).names
+    where = source.path / CONFIG
+    return architecture_in(Fields(read_json(where), str(where))).names
+
+
+def import_tokenizer(source: Source, vocab_size: int = 0) -> Tokenizer:
+    """The tokenizer of a source with its chat template. vocab_size: of the model, where that is known (0: as its
+    configuration says). Raises UnsupportedModel, also where an id has no embedding."""
     try:
         if source.is_gguf:
             file = GGUFFile(source.path)
             size = read_gguf_config(file).vocab_size
             tokenizer = Tokenizer(*read_gguf_tokenizer(file, size))
         else:
-            size = read_folder_config(source.path).vocab_size
+            size = vocab_size or read_folder_config(source.path).vocab_size
             tokenizer = _of_folder(source, size)
         if tokenizer.vocab_size > size:
             last = tokenizer.token(tokenizer.vocab_size - 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,8 +120,53 @@ def merge_adapter(adapter: Adapter, cfg: ModelConfig, names: Names, ours: Mappin
 
     Raises UnsupportedModel, with nothing changed, for a map that the model has not, or of another shape.
     """
+    for piece, a, b, scale in _planned(adapter, cfg, names, ours):
+        place = _place(ours, piece)
+        place += (scale * b.float() @ a.float()).to(place.dtype)
+
+
+@torch.no_grad()
+def kept_adapter(
+    adapter: Adapter, cfg: ModelConfig, names: Names, ours: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The adapter apart from the base, as ours: `<linear map>.lora_a` and `.lora_b`, and the alpha of each map.
+
+    Maps of theirs that are one of ours become one adapter: of the same rank where they share A, else with their A below
+    each other and B zero where a row has nothing of one. Other shapes and names as in `merge_adapter`. Raises
+    UnsupportedModel, also for experts, whose maps are stacked.
+    """
+    found: dict[str, list[tuple[Piece, Tensor, Tensor, float]]] = {}
+    for part in _planned(adapter, cfg, names, ours):
+        piece = part[0]
+        if ours[piece.ours].dim() != 2:
+            target = piece.theirs.removesuffix(".weight")
+            raise UnsupportedModel(f"{adapter.where}: {target} is an expert's, whose adapter cannot be kept: merge it")
+        found.setdefault(piece.ours.removesuffix(".weight"), []).append(part)
+    tensors: dict[str, Tensor] = {}
+    alphas: dict[str, float] = {}
+    for name, parts in found.items():
+        weight, scale = ours[f"{name}.weight"], next((own for *_, own in parts if own), 1.0)
+        inner: list[Tensor] = []
+        for _, a, _, _ in parts:
+            if not any(torch.equal(a, other) for other in inner):
+                inner.append(a)
+        starts = [sum(map(len, inner[:place])) for place in range(len(inner) + 1)]
+        lora_b = weight.new_zeros(len(weight), starts[-1])
+        for piece, a, b, own in parts:
+            place = next(place for place, other in enumerate(inner) if torch.equal(a, other))
+            rows = lora_b[piece.index] if piece.index else lora_b
+            rows[:, starts[place] : starts[place + 1]] = b * (own / scale)
+        tensors |= {f"{name}.lora_a": torch.cat(inner).to(weight.dtype), f"{name}.lora_b": lora_b}
+        alphas[name] = scale * starts[-1]
+    return tensors, alphas
+
+
+def _planned(
+    adapter: Adapter, cfg: ModelConfig, names: Names, ours: Mapping[str, Tensor]
+) -> list[tuple[Piece, Tensor, Tensor, float]]:
+    """A, B and the factor of each map with its place in ours, all of them checked."""
     by_name = {piece.theirs: piece for piece in pieces(cfg, names)}
-    plan: list[tuple[Tensor, Tensor, Tensor, float]] = []
+    plan = []
     for target, (a, b, scale) in adapter.maps.items():
         piece = by_name.get(f"{target}.weight")
         if piece is None:
@@ -129,9 +175,8 @@ def merge_adapter(adapter: Adapter, cfg: ModelConfig, names: Names, ours: Mappin
         if place.shape != (b.shape[0], a.shape[1]):
             shapes = f"{b.shape[0]} x {a.shape[1]}, the base model's map {' x '.join(map(str, place.shape))}"
             raise UnsupportedModel(f"{adapter.where}: {target} is {shapes}: it belongs to another base model")
-        plan.append((place, a, b, scale))
-    for place, a, b, scale in plan:
-        place += (scale * b.float() @ a.float()).to(place.dtype)
+        plan.append((piece, a, b, scale))
+    return plan
 
 
 def _place(ours: Mapping[str, Tensor], piece: Piece) -> Tensor:
@@ -143,17 +188,18 @@ def export_adapter(
     cfg: ModelConfig,
     names: Names,
     adapters: Mapping[str, Tensor],
-    rank: int,
-    alpha: float,
+    alphas: Mapping[str, float],
     base: str = "",
 ) -> None:
     """Write adapters of ours (`components/training/lora.py`) into an empty folder.
 
-    adapters: `<linear map>.lora_a` [rank, in] and `.lora_b` [out, rank]. names: of the layout that the base is exported
-    in. base: where the base model is, for who loads it. Raises UnsupportedModel before anything is written.
+    adapters: `<linear map>.lora_a` [rank, in] and `.lora_b` [out, rank]. alphas: by linear map. names: of the layout
+    that the base is exported in. base: where the base model is, for who loads it. Raises UnsupportedModel before
+    anything is written.
     """
     public: dict[str, Tensor] = {}
     targets: set[str] = set()
+    sizes: dict[str, tuple[int, float]] = {}  # rank and alpha
     by_ours: dict[str, list[Piece]] = {}
     for piece in pieces(cfg, names):
         by_ours.setdefault(piece.ours, []).append(piece)
@@ -167,15 +213,19 @@ def export_adapter(
         for piece in found:
             theirs = piece.theirs.removesuffix(".weight")
             targets.add(theirs.rpartition(".")[2])
+            sizes[theirs] = len(a), alphas[stem]
             b = adapters[f"{stem}.lora_b"]
             public[f"{_PREFIX}{theirs}{_A}"] = a.clone()  # safetensors writes no tensor twice
             public[f"{_PREFIX}{theirs}{_B}"] = (b[piece.index] if piece.index else b).contiguous()
+    rank, alpha = Counter(sizes.values()).most_common(1)[0][0]
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base or None,
         "r": rank,
         "lora_alpha": alpha,
+        "rank_pattern": {name: own for name, (own, _) in sizes.items() if own != rank},
+        "alpha_pattern": {name: own for name, (_, own) in sizes.items() if own != alpha},
         "lora_dropout": 0.0,
         "target_modules": sorted(targets),
         "bias": "none",

@@ -46,13 +46,15 @@ class BaseConfig:
     model: a folder with config.json and safetensors, a .gguf file, `package:NAME`, or `owner/model` of the hub; empty:
     train our own. revision: commit of a hub model, 40 hex digits. context_length: cut the model's own to this many
     tokens (0: as it is); memory and costs are computed for it. adapter: folder of a LoRA adapter in PEFT's layout, to
-    be merged into the model.
+    be merged into the model. keep_adapter: keep it apart instead. Whatever reads the model sees it merged; a training
+    with `lora` goes on from it, and leaves an adapter of the same base.
     """
 
     model: str = ""
     revision: str = ""
     context_length: int = 0
     adapter: str = ""
+    keep_adapter: bool = False
 
     def __post_init__(self) -> None:
         if self.context_length < 0:
@@ -61,6 +63,8 @@ class BaseConfig:
             )
         if self.adapter and not self.model:
             raise ValueError(f"adapter is {self.adapter!r}: name the model that it belongs to, too")
+        if self.keep_adapter and not self.adapter:
+            raise ValueError("keep_adapter is true, and there is no adapter: give its folder")
         if self.model and is_hub_name(self.model) and not is_commit(self.revision):
             raise ValueError(
                 f"revision is {self.revision!r}: for {self.model!r}, which is no file or folder here and so a model of "

@@ -17,6 +17,7 @@ from components.rlhf.rewards.number import NumberReward
 from components.rlhf.rewards.pattern import PatternReward
 from components.rlhf.rewards.python_function import PythonReward
 from components.rlhf.rewards.reward_model import ModelReward
+from components.rlhf.rewards.sequence_classifier import ClassifierReward
 from components.rlhf.rewards.unit_tests import UnitTestsReward
 
 Verifier = (
@@ -34,6 +35,7 @@ RewardConfig = (
     | CommandReward
     | JudgeReward
     | ModelReward
+    | ClassifierReward
 )
 KINDS: dict[str, type] = {kind.__dataclass_fields__["kind"].default: kind for kind in get_args(RewardConfig)}
 VERIFIERS = tuple(name for name, kind in KINDS.items() if kind in get_args(Verifier))

@@ -12,6 +12,7 @@ from components.rlhf.rewards.judge import JudgeReward, open_judge
 from components.rlhf.rewards.kinds import RewardConfig, name_of
 from components.rlhf.rewards.python_function import PythonReward, open_function
 from components.rlhf.rewards.reward_model import ModelReward
+from components.rlhf.rewards.sequence_classifier import ClassifierReward, open_classifier
 from components.rlhf.rewards.unit_tests import UnitTestsReward
 
 
@@ -143,6 +144,8 @@ def open_rewards(
                 if reward_model is None:
                     raise RewardError("rewards: reward_model: this life trains no reward model")
                 return reward_model
+            case ClassifierReward():
+                return open_classifier(config)
             case UnitTestsReward():
                 return config.scores
             case verifier:

@@ -293,7 +293,7 @@ def test_a_model_leaves_as_a_gguf_file_or_in_bf16(home: Home, tmp_path: Path, mo
         ([key, "small.gguf"], "small.gguf: already exists: name a new one"),
         ([key, "x", "--format", "onnx"], "--format onnx: takes one of safetensors, gguf, peft"),
         ([key, "x", "--dtype", "q8_0"], "--dtype q8_0: safetensors takes one of f32, f16, bf16"),
-        ([key, "x", "--format", "peft"], "has no adapters of its own: it was not fine-tuned with `finetune.lora`"),
+        ([key, "x", "--format", "peft"], "has no adapters of its own: it was not trained with LoRA"),
     ):
         code, _, err = call("export", *arguments)
         assert code == 2 and said in err

@@ -50,9 +50,11 @@ def test_the_toy_cases_do_what_they_are_there_for(tmp_path: Path, world: World) 
     place, made = world
     base = load_file(Store(place / "artifacts").path(made["base"]) / "model.safetensors")
     tuned = load_file(tmp_path / "fine-tuning, adapters that overfit/out/model.safetensors")
-    adapters, rank, alpha = load_lora(tmp_path / "fine-tuning, adapters that overfit/out/adapters.safetensors")
+    adapters, alphas = load_lora(tmp_path / "fine-tuning, adapters that overfit/out/adapters.safetensors")
     for name in (name.removesuffix(".lora_a") for name in adapters if name.endswith(".lora_a")):
-        product = alpha / rank * adapters[f"{name}.lora_b"] @ adapters[f"{name}.lora_a"]
+        product = (
+            alphas[name] / len(adapters[f"{name}.lora_a"]) * adapters[f"{name}.lora_b"] @ adapters[f"{name}.lora_a"]
+        )
         assert torch.equal(base[f"{name}.weight"] + product, tuned[f"{name}.weight"]), name
     changed = {name for name in base if not torch.equal(base[name], tuned[name])}
     assert base.keys() == tuned.keys()

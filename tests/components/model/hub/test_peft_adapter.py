@@ -40,12 +40,12 @@ def adapted(cfg: ModelConfig = CFG, config: LoRAConfig = LORA) -> Transformer:
     return model
 
 
-def exported(folder: Path, model: Transformer, config: LoRAConfig = LORA) -> Path:
-    save_lora(folder / "ours.safetensors", model, config)
-    adapters, rank, alpha = load_lora(folder / "ours.safetensors")
+def exported(folder: Path, model: Transformer) -> Path:
+    save_lora(folder / "ours.safetensors", model)
+    adapters, alphas = load_lora(folder / "ours.safetensors")
     out = folder / "adapter"
     out.mkdir()
-    export_adapter(out, model.cfg, architecture_for(model.cfg).names, adapters, rank, alpha, "base")
+    export_adapter(out, model.cfg, architecture_for(model.cfg).names, adapters, alphas, "base")
     return out
 
 
@@ -74,7 +74,7 @@ def test_an_adapter_goes_out_and_comes_back_as_the_same_model(changes: dict[str,
 
 def test_a_part_of_the_maps_is_a_part_of_the_adapter(tmp_path: Path) -> None:
     config = LoRAConfig(rank=2, targets=("mlp.down",))
-    adapter = exported(tmp_path, adapted(config=config), config)
+    adapter = exported(tmp_path, adapted(config=config))
     assert json.loads((adapter / "adapter_config.json").read_text())["target_modules"] == ["down_proj"]
     assert len(load_file(adapter / "adapter_model.safetensors")) == 2 * 2
 
