@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,8 @@ from components.reasoning.endpoints.store import SampleStore, key_of
 @dataclass
 class Recorded:
     """A `Generate`. run: the evaluation that uses the samples. asked, found: samples that were drawn now, and that were
-    there. told: called with the number of samples as they arrive."""
+    there. fresh_tokens, cpu_seconds: tokens of what was drawn now, prompts as billed, and the processor time of this
+    process that drawing took. told: called with the number of samples as they arrive."""
 
     backend: Backend
     store: SampleStore
@@ -22,6 +24,8 @@ class Recorded:
     told: Callable[[int], None] = lambda count: None
     asked: int = 0
     found: int = 0
+    fresh_tokens: int = 0
+    cpu_seconds: float = 0.0
 
     def __call__(self, prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:
         count = params.num_samples
@@ -35,12 +39,15 @@ class Recorded:
                 owners.append(key)
         self.store.begin(self.backend.identity, unique, params)
         self.found += sum(map(len, kept.values()))
+        began = time.process_time()
         for batch in self.backend.complete(asks) if asks else ():
             self.store.put([(owners[one.ask], one.sample, one.completion) for one in batch])
             for one in batch:
                 kept[owners[one.ask]][one.sample] = one.completion
+                self.fresh_tokens += one.completion.num_tokens + billed(one.completion)
             self.asked += len(batch)
             self.told(len(batch))
+        self.cpu_seconds += time.process_time() - began
         self.store.use(self.run, [(key, sample) for key in unique for sample in range(count)])
         return [[kept[key][sample] for sample in range(count)] for key in keys]
 
@@ -74,12 +81,13 @@ class Meter:
         groups = self.generate(prompts, params)
         done = [one for group in groups for one in group]
         self.calls += sum(one.billed_prompt_tokens is None or one.billed_prompt_tokens > 0 for one in done)
-        self.prompt_tokens += sum(_billed(one) for one in done)
+        self.prompt_tokens += sum(billed(one) for one in done)
         self.completion_tokens += sum(one.num_tokens for one in done)
         self.latency += sum(max((one.seconds for one in group), default=0.0) for group in groups)
         self.rounds += 1
         return groups
 
 
-def _billed(one: TextCompletion) -> int:
+def billed(one: TextCompletion) -> int:
+    """Prompt tokens that were paid for a completion; where nobody bills, all that were read."""
     return one.prompt_tokens if one.billed_prompt_tokens is None else one.billed_prompt_tokens
