@@ -117,4 +117,3 @@ def tree_rows(answers: Answers) -> list[dict[str, Any]]:
                 }
             )
     return rows
-

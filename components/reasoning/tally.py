@@ -110,7 +110,9 @@ class Tally:
             statuses=counts,
             macro=_macro(right, suites) if len(self.suite_names) > 1 else None,
             at_k={
-                k: (_mean(majority, labels), _mean(passed, labels)) for k, (majority, passed) in self.at_k.items() if k > 1
+                k: (_mean(majority, labels), _mean(passed, labels))
+                for k, (majority, passed) in self.at_k.items()
+                if k > 1
             },
             changes=dict(self.changes),
             calls=self.calls / n,

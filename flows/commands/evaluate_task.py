@@ -37,7 +37,9 @@ def run(
     max_tokens: Annotated[int, typer.Option(min=1, help="Limit of an answer.")] = 1024,
     direct_tokens: Annotated[int, typer.Option(min=0, help="Limit of an answer given at once; 0: the same.")] = 0,
     shots: Annotated[int, typer.Option(min=0, help="Examples before each question.")] = 0,
-    shots_from: Annotated[str, typer.Option(help="Task with the examples; by default the same, without the item.")] = "",
+    shots_from: Annotated[
+        str, typer.Option(help="Task with the examples; by default the same, without the item.")
+    ] = "",
     shots_by: Annotated[str, typer.Option(help="random, similar (to the question) or diverse.")] = "random",
     format: Annotated[str, typer.Option(help="Format of the task, where it is not told rightly.")] = "",
     scorer: Annotated[str, typer.Option(help="As of `lifespan evaluate score`; by default the format's.")] = "",
@@ -132,7 +134,9 @@ def show(result: EvaluationResult) -> None:
 
     console = wide_console(170)
     reports = [tally.report(usd) for tally, usd in zip(result.tallies, result.usd, strict=True)]
-    typer.echo(f"{result.num_items} items; {result.asked} samples drawn now, {result.found} were there; run {result.run_id}")
+    typer.echo(
+        f"{result.num_items} items; {result.asked} samples drawn now, {result.found} were there; run {result.run_id}"
+    )
     if result.rejected:
         typer.echo(f"{result.rejected} records are no items: see `rejected` above")
     columns = ("strategy", "of all", "of parsed", "without failures", "unparsed", "truncated", "refused", "failed")
@@ -152,6 +156,10 @@ def show(result: EvaluationResult) -> None:
         if one.strategy.needs_verifier:
             typer.echo(f"{one.strategy.name}: an upper bound, it is told which answers are right")
     _show_costs(console, reports, result)
+    if any("[" in one.strategy.name for one in reports):
+        _show_sensitivity(result.tallies)
+        _show_notes(reports, result.notes)
+        return
     for one in reports:
         if one.at_k:
             votes = plain_table(f"{one.strategy.name}, k", "maj@k", "pass@k", right=("maj@k", "pass@k"))
@@ -164,9 +172,11 @@ def show(result: EvaluationResult) -> None:
         front = pareto_front(reports)
         by = "dollars" if all(one.usd is not None for one in reports) else "tokens"
         typer.echo(f"front, accuracy against {by}: {', '.join(one.strategy.name for one in front)}")
-    if any("[" in one.strategy.name for one in reports):
-        _show_sensitivity(result.tallies)
-    for note in result.notes:
+    _show_notes(reports, result.notes)
+
+
+def _show_notes(reports: Sequence[StrategyReport], notes: Sequence[str]) -> None:
+    for note in notes:
         typer.echo(f"note: {note}")
     for one in reports:
         if one.many_without_answer:
@@ -245,7 +255,7 @@ def _write(home: Any, result: EvaluationResult, output: Path) -> None:
     from storage.durable import replacing
     from storage.queries import query
 
-    rows = query(home, "SELECT * EXCLUDE (part) FROM evals WHERE key = ? ORDER BY strategy, part", [result.key])
+    rows = query(home, "SELECT * FROM evals WHERE key = ? ORDER BY strategy, suite, item_id", [result.key])
     with replacing(output) as temporary:
         if output.suffix == ".parquet":
             pq.write_table(rows, temporary, compression="zstd")

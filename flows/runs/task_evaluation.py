@@ -8,7 +8,8 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -108,10 +109,19 @@ Show = Callable[[str], None]
 
 @dataclass(frozen=True)
 class _Variant:
-    """One way to put the questions. mark: of its strategies' names."""
+    """One way to put the questions. direct, worked: what it adds to the names of strategies that answer at once, and of
+    all others; None: it is no other way for those."""
 
-    mark: str
+    direct: str | None
+    worked: str | None
     as_item: Callable[[TaskItem], Item]
+
+    def named(self, strategies: Sequence[Strategy]) -> list[Strategy]:
+        """The strategies that it asks in another way, by names that say so."""
+        marks = [self.direct if one.family == "direct" else self.worked for one in strategies]
+        return [
+            replace(one, name=one.name + mark) for one, mark in zip(strategies, marks, strict=True) if mark is not None
+        ]
 
 
 def evaluate_task(
@@ -145,7 +155,7 @@ def evaluate_task(
     try:
         with _backend(home, options.target, endpoint) as (backend, model):
             show(f"model {masked(model)}: {masked(backend.identity)}")
-            key = _key(backend.identity, options, [variant.mark for variant in variants])
+            key = _key(backend.identity, options, [f"{one.direct}{one.worked}" for one in variants])
             prices = given if given.basis else _prices(home, backend.identity, endpoint.model or model)
             with _running(home, key, options, model) as run_id, SampleStore(_samples(home)) as store:
                 generate = Recorded(backend, store, key)
@@ -204,17 +214,14 @@ def _variants(options: TaskOptions) -> tuple[list[_Variant], list[str]]:
         if not any(one.worked for one in pool.items):
             notes.append("the examples have no worked solutions: they show their answers alone")
     if not options.sensitivity:
-        return [_Variant("", lambda one: as_item(one, direct, worked, examples))], notes
+        return [_Variant("", "", lambda one: as_item(one, direct, worked, examples))], notes
     variants = []
-    both = list(itertools.zip_longest(wordings("direct", file), wordings("cot", file)))
-    for number, (first, second) in enumerate(both):
-        a, b = first or both[number % len(wordings("direct", file))][0] or direct, second or worked
-        variants.append(_Variant(f"[{a.name}, {b.name}]", lambda one, a=a, b=b: as_item(one, a, b, examples)))
-    if options.shots > 1:
-        for order in range(1, ORDERS + 1):
-            variants.append(
-                _Variant(f"[order {order}]", lambda one, n=order: as_item(one, direct, worked, _shuffled(examples, n)))
-            )
+    for first, second in itertools.zip_longest(wordings("direct", file), wordings("cot", file)):
+        put = partial(as_item, direct=first or direct, worked=second or worked, examples=examples)
+        variants.append(_Variant(first and f"[{first.name}]", second and f"[{second.name}]", put))
+    for order in range(1, ORDERS + 1) if options.shots > 1 else ():
+        put = partial(as_item, direct=direct, worked=worked, examples=_shuffled(examples, order))
+        variants.append(_Variant(f"[order {order}]", f"[order {order}]", put))
     return variants, notes
 
 
@@ -273,14 +280,14 @@ def _all(
     keep: _Keeper,
     told: Callable[[str, int], None],
 ) -> tuple[list[Tally], list[Quarantined]]:
-    from dataclasses import replace
-
     from components.reasoning.evaluation import evaluate
     from components.reasoning.tally import Tally
 
     tallies, rejected = [], []
     for variant in variants:
-        mine = [replace(one, name=one.name + variant.mark) for one in strategies]
+        mine = variant.named(strategies)
+        if not mine:
+            continue
         fresh = {one.name: Tally(one) for one in mine}
         rejected = []
 
@@ -346,7 +353,9 @@ class _Keeper:
             "sample": row["sample"],
             "seed": params["seed"] if params["temperature"] else None,
             "status": row["problem"],
-            "prompt_tokens": row["prompt_tokens"] if row["billed_prompt_tokens"] is None else row["billed_prompt_tokens"],
+            "prompt_tokens": row["prompt_tokens"]
+            if row["billed_prompt_tokens"] is None
+            else row["billed_prompt_tokens"],
             "seconds": row["seconds"],
         }
 

@@ -154,14 +154,13 @@ class Endpoint:
         running = asyncio.run_coroutine_threadsafe(self._work(asks, jobs, arrived.put), self._running_loop())
         running.add_done_callback(lambda _: arrived.put(None))
         try:
-            one = arrived.get()
-            while one is not None:
+            while (one := arrived.get()) is not None:
                 batch = [one]
-                while (one := arrived.get()) is not None:
+                while not arrived.empty() and (one := arrived.get()) is not None:
                     batch.append(one)
-                    if arrived.empty():
-                        break
                 yield batch
+                if one is None:
+                    break
             running.result()
         finally:
             running.cancel()

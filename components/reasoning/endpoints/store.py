@@ -28,9 +28,7 @@ CREATE TABLE IF NOT EXISTS samples (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS uses (run TEXT, ask TEXT, sample INTEGER, PRIMARY KEY (run, ask, sample)) WITHOUT ROWID;
 """
-_COLUMNS = (
-    "text, problem, note, finished, completion_tokens, prompt_tokens, billed_prompt_tokens, log_prob, seconds"
-)
+_COLUMNS = "text, problem, note, finished, completion_tokens, prompt_tokens, billed_prompt_tokens, log_prob, seconds"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,10 @@ def early_stopping(size: int, window: int = WINDOW) -> Strategy:
 def adaptive_consistency(size: int) -> Strategy:
     """Adaptive-Consistency with at most `size` samples, one at a time."""
     return Strategy(
-        f"adaptive_consistency@{size}", "adaptive_consistency", lambda trial: _voted(trial, size, 1, _is_ahead), size=size
+        f"adaptive_consistency@{size}",
+        "adaptive_consistency",
+        lambda trial: _voted(trial, size, 1, _is_ahead),
+        size=size,
     )
 
 
@@ -51,9 +54,7 @@ def _voted(trial: Trial, size: int, window: int, closed: Callable[[Sequence[str]
     answers: list[list[str]] = [[] for _ in trial.items]
     turn = 0
     while waiting := [
-        place
-        for place, said in enumerate(answers)
-        if len(said) < size and not (said and closed(said, window))
+        place for place, said in enumerate(answers) if len(said) < size and not (said and closed(said, window))
     ]:
         turn += 1
         drawn = sum(len(group) for group in requests[waiting[0]])

@@ -45,9 +45,7 @@ def _answered(trial: Trial) -> list[Outcome]:
     for place, (item, said) in enumerate(zip(trial.items, trial.ask(prompts), strict=True)):
         last = Step(len(steps[place]) - 1, "answer", said[0].text, said[0].num_tokens)
         details = {"parts": len(parts[place])}
-        outcomes.append(
-            outcome_after(item, said[0], [*requests[place], said], details, [*steps[place], last])
-        )
+        outcomes.append(outcome_after(item, said[0], [*requests[place], said], details, [*steps[place], last]))
     return outcomes
 
 

@@ -116,9 +116,7 @@ def _expanded(
     """Sample next steps of these nodes; the places of what is new."""
     wording = template("propose", "propose")
     prompts = [
-        TextPrompt(
-            wording.fill(question=tree.item.question, steps=_listed(tree.steps(place)), form=tree.item.form)
-        )
+        TextPrompt(wording.fill(question=tree.item.question, steps=_listed(tree.steps(place)), form=tree.item.form))
         for tree, place in work
     ]
     limit = min(config.step_tokens, trial.max_tokens)

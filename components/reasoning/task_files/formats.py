@@ -177,7 +177,9 @@ def _first(row: Row, names: Sequence[str], what: str) -> str:
     """The first of these columns that the record has."""
     found = next((name for name in names if row.get(name) is not None), "")
     if not found:
-        raise Unusable(f"no column with the {what}: tried {', '.join(names)}; the record has {', '.join(map(str, row))}")
+        raise Unusable(
+            f"no column with the {what}: tried {', '.join(names)}; the record has {', '.join(map(str, row))}"
+        )
     return found
 
 
@@ -198,7 +200,10 @@ FORMATS: Mapping[str, Format] = {
         Format("choice", _has_options, _choice, "choice"),
         Format("game24", lambda r: "Puzzles" in r, _game24, "game24"),
         Format(
-            "mawps", lambda r: set(r) == {"input", "target"} and as_number(str(r["target"])) is not None, _plain, "number"
+            "mawps",
+            lambda r: set(r) == {"input", "target"} and as_number(str(r["target"])) is not None,
+            _plain,
+            "number",
         ),
         Format(
             "bbh",

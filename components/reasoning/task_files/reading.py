@@ -125,7 +125,9 @@ def open_task(
             formats[file] = FORMATS[format] if format else _format_of(fs, file, columns)
         except SourceError as error:
             problems.append(str(error))
-    if any(one.name == "bbh" for one in formats.values()):  # one of its tasks, with numbers as answers, looks like MAWPS
+    if any(
+        one.name == "bbh" for one in formats.values()
+    ):  # one of its tasks, with numbers as answers, looks like MAWPS
         formats = {file: FORMATS["bbh"] if one.name == "mawps" else one for file, one in formats.items()}
     for file, one in formats.items():
         try:
@@ -165,7 +167,9 @@ def _scorer_of(fs: AbstractFileSystem, file: str, format: Format, columns: Colum
         else:
             reasons.append(f"line {part.line}: {part.reason}")
     if not answers:
-        raise SourceError(f"{file}: no record is an item of the format {format.name}: {(reasons or ['it is empty'])[0]}")
+        raise SourceError(
+            f"{file}: no record is an item of the format {format.name}: {(reasons or ['it is empty'])[0]}"
+        )
     try:
         return chosen_scorer(name or format.scorer or scorer_for(answers))
     except ValueError as error:
