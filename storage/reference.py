@@ -96,7 +96,7 @@ null where the items are not questions to a reasoning strategy
         model: of an evaluation: digest of the model, or address and name
         sample: of an evaluation: number of the sample among those of its prompt, parameters and seed
         seed: with which it was drawn; null where nothing is drawn
-        status: of an evaluation: "" where there is a text, failed where the request failed, refused where it was declined
+        status: of an evaluation: "" where there is a text, failed or refused where there is none
         prompt_tokens: as billed: 0 where another sample of the same request paid for the prompt
         seconds: that its request took"""),
     "trees": ("one step of a strategy of several requests", f"""

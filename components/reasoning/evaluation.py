@@ -1,4 +1,4 @@
-"""Strategies on the items of a task, streamed: a chunk of items at a time, so that memory stays flat over any number."""
+"""Strategies on the items of a task, streamed: a chunk of items at a time: memory stays flat over any number."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from components.reasoning.scoring.text import refuses, spoken
 class Item:
     """A question as strategies see it. direct, worked: what the user says to get an answer at once, or in steps.
     extract: the answer in a text ("" where there is none). verify: the exact verifier of a text. extract_cut,
-    verify_cut: the same of a text that the length limit cut, by default alike. direct_shots, worked_shots: examples that
-    come before. form: what an answer looks like, in words."""
+    verify_cut: the same of a text that the length limit cut, by default alike. direct_shots, worked_shots: examples
+    that come before. form: what an answer looks like, in words."""
 
     item_id: str
     question: str

@@ -49,7 +49,7 @@ class Tally:
 
     def add(self, answers: Answers) -> None:
         """A further chunk."""
-        for one, item, outcome in zip(answers.asked, answers.items, answers.outcomes, strict=True):
+        for one, outcome in zip(answers.asked, answers.outcomes, strict=True):
             self.right.append(outcome.correct)
             status = str(outcome.details.get("status", "answered"))
             self.status.append(STATUSES.index(status))  # type: ignore[arg-type]  # it is one of them
@@ -128,8 +128,7 @@ class StrategyReport:
     """Accuracy three ways, each with its 95% interval over items or clusters (`scoring.summary.Accuracy` says which).
 
     macro: the mean over suites, where there are several. at_k: maj@k and pass@k. changes: right to wrong, wrong to
-    right. calls, tokens (prompts as billed), latency (seconds, the requests of an item one after another) and usd: of an
-    item.
+    right. Of an item: calls, tokens (prompts as billed), latency (seconds, its requests one after another) and usd.
     """
 
     strategy: Strategy
@@ -160,7 +159,7 @@ class StrategyReport:
 
 @dataclass(frozen=True)
 class Difference:
-    """The first strategy minus the second, on the same items. exact: with McNemar's test, of items that are independent.
+    """The first strategy minus the second, on the same items. exact: with McNemar's test, for independent items.
     bootstrap: the percentile interval of clusters drawn with replacement. answered: on the items that both answered.
     unlike: the shares without an answer differ by more than is let pass."""
 
@@ -191,8 +190,8 @@ def difference(first: Tally, second: Tally, seed: int = 0) -> Difference:
 def paired_bootstrap(
     differences: npt.NDArray[np.float64], clusters: npt.NDArray[np.int64], seed: int, confidence: float = 0.95
 ) -> Interval:
-    """Mean of the differences with the percentile interval (Efron & Tibshirani 1993, chapter 13) of 2,000 draws of whole
-    clusters. `n`: clusters."""
+    """Mean of the differences with the percentile interval (Efron & Tibshirani 1993, chapter 13) of 2,000 draws of
+    whole clusters. `n`: clusters."""
     _, places = np.unique(clusters, return_inverse=True)
     sums, sizes = np.bincount(places, differences), np.bincount(places)
     rng, count = np.random.default_rng(seed), len(sums)

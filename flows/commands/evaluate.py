@@ -1,4 +1,4 @@
-"""`lifespan evaluate score`: what saved generations are worth; and the group with `lifespan evaluate MODEL --task …`."""
+"""`lifespan evaluate score`, what saved generations are worth; and the group with `lifespan evaluate MODEL`."""
 
 from __future__ import annotations
 

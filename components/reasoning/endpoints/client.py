@@ -106,7 +106,7 @@ class Endpoint:
         self._headers = {"content-type": "application/json", "accept": "application/json"}
         if key:
             self._headers["authorization"] = f"Bearer {key}"
-        wait = {name: one.timeout for name in ("read", "write", "pool")}
+        wait = dict.fromkeys(("read", "write", "pool"), one.timeout)
         self._extensions = {"timeout": {"connect": min(30.0, one.timeout), **wait}}
         self._context: ssl.SSLContext | None = None
         self._pacer = Pacer(one.per_minute)
@@ -290,29 +290,29 @@ class Endpoint:
                 return json.loads(data)
             except (ValueError, RecursionError):
                 raise Malformed(f"an answer that is no JSON: {data[:100].decode('utf-8', 'replace')!r}") from None
-        self._judge_status(response, _message(data), body or {})
+        raise self._complaint(response, _message(data), body or {})
 
-    def _judge_status(self, response: httpx.Response, message: str, body: Mapping[str, Any]) -> None:
-        """Raises what the status calls for."""
+    def _complaint(self, response: httpx.Response, message: str, body: Mapping[str, Any]) -> Exception:
+        """What a status other than 200 calls for."""
         one, status = self.settings, response.status_code
         told = f"{status} {message}"
         if status in _AGAIN or status >= 500:
-            raise _NotNow(told, retry_after(response.headers) if status in (429, 503) else None)
+            return _NotNow(told, retry_after(response.headers) if status in (429, 503) else None)
         if status in _REFUSED:
             named = next((name for name in _OPTIONAL if name in body and _names(message, name)), "")
             if named:
                 if named not in self._without:
                     self._without.add(named)
                     self.notes.append(f"the server takes no {named}: requests go without it ({message[:120]})")
-                raise _NotNow(told, 0.0)
-            raise _Refused(told)
+                return _NotNow(told, 0.0)
+            return _Refused(told)
         if status in (401, 403):
             key = "refuses the key of" if "authorization" in self._headers else "wants a key: put it into"
-            raise EndpointError(f"{one.url} {key} {one.key_variable}: {told}")
+            return EndpointError(f"{one.url} {key} {one.key_variable}: {told}")
         if 300 <= status < 400:
             where = response.headers.get("location", "")
-            raise EndpointError(f"{one.url}: {status}, moved to {where[:200]}: give that address if you trust it")
-        raise EndpointError(f"{one.url}{PATHS[one.api]}: {told}: check the address and the name of the model")
+            return EndpointError(f"{one.url}: {status}, moved to {where[:200]}: give that address if you trust it")
+        return EndpointError(f"{one.url}{PATHS[one.api]}: {told}: check the address and the name of the model")
 
     def _transport(self) -> httpx.AsyncBaseTransport:
         if self.make_transport is not None:

@@ -71,8 +71,8 @@ def request_body(
 
 
 def read_completions(said: object, seconds: float) -> list[TextCompletion]:
-    """The choices of an answer. What was billed is split so that its sum stays: the prompt to the first choice, generated
-    tokens by the length of the texts, since servers bill all choices together.
+    """The choices of an answer. Servers bill all choices together; that is split so that its sum stays: the prompt goes
+    to the first choice, generated tokens by the length of the texts.
 
     Raises Malformed, and ServerSays for an error.
     """

@@ -1,4 +1,4 @@
-"""Every sample on disk as it arrives, by what was asked: an evaluation that is killed goes on, and nothing is asked twice.
+"""Every sample on disk as it arrives, by what was asked, so that nothing is asked twice.
 
 One SQLite file; a sample is committed before the next one is looked at, and a killed process loses none. What was asked
 has a key: model, prompt, parameters and seed; a sample has its number beside it. What an evaluation used is noted as

@@ -1,5 +1,5 @@
-"""Budget forcing (Muennighoff et al. 2025, "s1"): an answer that ends early is told to wait and check, `rounds` times; one
-that the limit cuts is told to give its answer now. By turns of a conversation, so that any endpoint can be asked."""
+"""Budget forcing (Muennighoff et al. 2025, "s1"): an answer that ends early is told to wait and check, `rounds` times;
+one that the limit cuts is told to give its answer now. By turns of a conversation, which any endpoint takes."""
 
 from __future__ import annotations
 

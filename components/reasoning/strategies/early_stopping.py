@@ -1,8 +1,8 @@
 """Votes that end early: samples are drawn as long as the vote is open.
 
 ESC (Li et al. 2024, "Escape Sky-high Cost"): windows of w samples; a window whose samples all give one answer ends it.
-Adaptive-Consistency (Aggarwal et al. 2023): after each sample the vote ends where the leading answer would stay ahead of
-the second with a probability of 95%, of a Beta(v₁ + 1, v₂ + 1) above one half. Both end after k samples at the latest.
+Adaptive-Consistency (Aggarwal et al. 2023): after each sample the vote ends where the leading answer would stay ahead
+of the second with a probability of 95%, of a Beta(v₁ + 1, v₂ + 1) above one half. Both end after k samples at most.
 """
 
 from __future__ import annotations

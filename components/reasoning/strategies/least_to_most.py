@@ -12,7 +12,7 @@ from components.reasoning.strategy import Outcome, Step, Strategy, Trial, outcom
 
 MAX_PARTS = 4
 PART_TOKENS = 128
-_LISTED = re.compile(r"^\s*(?:\d+[.):]|[-*•])\s*(.+\S)\s*$", re.MULTILINE)
+_LISTED = re.compile(r"^[ \t]*(?:\d+[.):]|[-*•])[ \t]*(\S[^\n]*?)[ \t]*$", re.MULTILINE)
 
 
 def parts_of(text: str) -> list[str]:

@@ -1,5 +1,5 @@
-"""Program-aided answers (Gao et al. 2023, "PAL"): the model writes a program of arithmetic, and it is evaluated exactly,
-as a tree of operations and never by Python (`components.reasoning.scoring.arithmetic`)."""
+"""Program-aided answers (Gao et al. 2023, "PAL"): the model writes a program of arithmetic, and it is evaluated
+exactly, as a tree of operations and never by Python (`components.reasoning.scoring.arithmetic`)."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def says_wrong(critique: str) -> bool:
 
 def _refined(trial: Trial, rounds: int) -> list[Outcome]:
     critic, anew = template("critique", "critique"), template("refine", "refine")
-    answers = [done for done in trial.worked]
+    answers = list(trial.worked)
     requests: list[list[list[TextCompletion]]] = [[[done]] for done in answers]
     steps = [[Step(None, "answer", done.text, done.num_tokens)] for done in answers]
     open_items = [place for place, done in enumerate(answers) if not done.problem]

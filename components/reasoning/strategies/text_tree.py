@@ -1,5 +1,5 @@
-"""Tree of Thought over texts (Yao et al. 2023): the next step of a solution is sampled, states are valued by grades or by
-a vote, and the search goes on from the best of them. Beam search by steps is its breadth-first form with grades as a
+"""Tree of Thought over texts (Yao et al. 2023): the next step of a solution is sampled, states are valued by grades or
+by a vote, and the search goes on from the best of them. Beam search by steps is its breadth-first form with grades as a
 process reward. No log-probabilities: any endpoint will do.
 
 All items are searched side by side. A node that says the answer is a leaf; among leaves the one with the best value

@@ -17,7 +17,7 @@ def as_item(
     worked: Template,
     examples: Callable[[TaskItem], Sequence[TaskItem]] = _NO_EXAMPLES,
 ) -> Item:
-    """An item for strategies. Examples are worded as the question is; one without a worked solution shows its answer."""
+    """An item for strategies. Examples are worded as the question; one without a worked solution shows its answer."""
     scorer, references, form = one.scorer, (one.answer,), form_of(one.scorer.name)
     before = list(examples(one))
 
