@@ -334,7 +334,7 @@ def proxy_for(url: str) -> str | None:
 
 
 def _failed(note: str) -> TextCompletion:
-    return TextCompletion("", 0, 0.0, False, problem="failed", note=note[:300])
+    return TextCompletion("", 0, 0.0, False, problem="failed", note=note[:300], billed_prompt_tokens=0)
 
 
 def _names(message: str, parameter: str) -> bool:
