@@ -52,7 +52,7 @@ class Tally:
         for one, outcome in zip(answers.asked, answers.outcomes, strict=True):
             self.right.append(outcome.correct)
             status = str(outcome.details.get("status", "answered"))
-            self.status.append(STATUSES.index(status))  # type: ignore[arg-type]  # it is one of them
+            self.status.append(STATUSES.index(status))
             self.suites.append(self.suite_names.setdefault(one.suite, len(self.suite_names)))
             if one.cluster == one.id:  # alone in its cluster: no name need be kept
                 self.clusters.append(-len(self.clusters) - 1)

@@ -218,7 +218,8 @@ def _variants(options: TaskOptions) -> tuple[list[_Variant], list[str]]:
     variants = []
     for first, second in itertools.zip_longest(wordings("direct", file), wordings("cot", file)):
         put = partial(as_item, direct=first or direct, worked=second or worked, examples=examples)
-        variants.append(_Variant(first and f"[{first.name}]", second and f"[{second.name}]", put))
+        marks = (f"[{one.name}]" if one else None for one in (first, second))
+        variants.append(_Variant(*marks, put))
     for order in range(1, ORDERS + 1) if options.shots > 1 else ():
         put = partial(as_item, direct=direct, worked=worked, examples=_shuffled(examples, order))
         variants.append(_Variant(f"[order {order}]", f"[order {order}]", put))
@@ -283,7 +284,8 @@ def _all(
     from components.reasoning.evaluation import evaluate
     from components.reasoning.tally import Tally
 
-    tallies, rejected = [], []
+    tallies: list[Tally] = []
+    rejected: list[Quarantined] = []
     for variant in variants:
         mine = variant.named(strategies)
         if not mine:

@@ -93,16 +93,17 @@ class _Refused(Exception):
 @dataclass
 class Endpoint:
     """A backend; a context manager, whose end closes its connections. `notes`: what of the requests was changed because
-    the server refuses it. make_transport: for tests."""
+    the server refuses it. make_transport: for tests. key: in place of the variable's."""
 
     settings: EndpointSettings
     make_transport: Callable[[], httpx.AsyncBaseTransport] | None = None
     notes: list[str] = field(default_factory=list)
+    key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         one = self.settings
         self.identity = f"{one.url.rstrip('/')} {one.model} {one.api}"
-        key = os.environ.get(one.key_variable, "").strip()
+        key = os.environ.get(one.key_variable, "").strip() if self.key is None else self.key
         self._headers = {"content-type": "application/json", "accept": "application/json"}
         if key:
             self._headers["authorization"] = f"Bearer {key}"
@@ -236,9 +237,10 @@ class Endpoint:
         except _NotNow as error:
             self._in_a_row += 1
             if self._in_a_row >= self.settings.in_a_row:
+                times = f", {self._in_a_row} requests in a row" if self._in_a_row > 1 else ""
                 raise EndpointError(
-                    f"{self.settings.url}: {self._in_a_row} requests in a row failed, the last one with: {error}; what "
-                    "was answered is kept: run it again to go on"
+                    f"{self.settings.url}: no answer in {self.settings.attempts} attempts ({error}){times}: is the "
+                    "server running? What was answered is kept"
                 ) from None
             done = [_failed(str(error))] * job.count
         if len(done) < job.count:

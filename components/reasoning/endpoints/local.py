@@ -46,7 +46,13 @@ class LocalModel:
         for place in sorted(set(range(len(asks))) - set(fitting)):
             note = f"the prompt has {len(encoded[place])} tokens; the model's context has {limit}"
             for sample in asks[place].samples:
-                yield [Arrived(place, sample, TextCompletion("", 0, 0.0, False, problem="failed", note=note, billed_prompt_tokens=0))]
+                yield [
+                    Arrived(
+                        place,
+                        sample,
+                        TextCompletion("", 0, 0.0, False, problem="failed", note=note, billed_prompt_tokens=0),
+                    )
+                ]
         if not fitting:
             return
         capacity = min(limit, max(len(encoded[place]) + asks[place].params.max_tokens for place in fitting))

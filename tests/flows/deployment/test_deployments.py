@@ -147,7 +147,10 @@ def test_an_evaluation_as_a_flow_tells_how_it_ended(
 
     told: list[tuple[str, str]] = []
     monkeypatch.setattr(deployments, "_tell", lambda event, message: told.append((event, message)))
-    assert deployments.evaluate.fn("http://127.0.0.1:9/v1").message == "the parameter `task` is empty: give a file of questions"
+    assert (
+        deployments.evaluate.fn("http://127.0.0.1:9/v1").message
+        == "the parameter `task` is empty: give a file of questions"
+    )
     state = deployments.evaluate.fn("http://127.0.0.1:9/v1", str(tmp_path / "gone.jsonl"))
     assert state.is_failed() and "no such file" in state.message
     assert [event for event, _ in told] == ["lifespan.run.failed"] * 2

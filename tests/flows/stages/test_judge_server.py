@@ -201,7 +201,7 @@ def test_what_goes_wrong_with_a_server_is_told_or_tried_again(moody: str, tmp_pa
     patient = JudgeServer(moody, "a", pause=0.01)
     [[answer]] = patient(*ask)
     assert (answer.text, answer.finished, Moody.asked) == ("2, of course", True, 3)
-    with pytest.raises(JudgeFailed, match=r"an answer without choices\[0\]"):
+    with pytest.raises(JudgeFailed, match=r"an answer without choices"):
         JudgeServer(f"{moody}/odd", "a", pause=0.01)(*ask)
     with pytest.raises(JudgeFailed, match="302"):  # the key stays with the host that it was given for
         JudgeServer(f"{moody}/moved", "a", "secret", pause=0.01).models()
