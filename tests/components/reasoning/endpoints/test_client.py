@@ -160,7 +160,7 @@ def test_where_nothing_can_be_asked_all_ends(
 
 
 def test_a_server_that_is_gone_ends_all() -> None:
-    with pytest.raises(EndpointError, match="no answer in 1 attempts .*, 3 requests in a row"):
+    with pytest.raises(EndpointError, match=r"no answer in 1 attempts .*, 3 requests in a row"):
         answers(
             lambda request: httpx.Response(500),
             *(Ask(TextPrompt(f"{n}"), GREEDY) for n in range(9)),
