@@ -112,6 +112,7 @@ def evaluate(
     from flows.runs.task_evaluation import EndpointOptions, Prices, TaskOptions, evaluate_task
     from storage.home import Home
 
+    state: State[Any]
     try:
         if not task:
             raise ConfigError("the parameter `task` is empty: give a file of questions")

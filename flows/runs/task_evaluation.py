@@ -165,7 +165,7 @@ def evaluate_task(
                 keep.samples(store)
                 usd, prices = _dollars(tallies, prices, generate, backend.identity)
                 keep.metrics(tallies, usd)
-            _mirror(home, run_id, show)
+            _mirror(home, run_id, key, show)
     except EndpointError as error:
         raise ConfigError(masked(str(error))) from None
     for bad in rejected[:5]:
@@ -218,8 +218,8 @@ def _variants(options: TaskOptions) -> tuple[list[_Variant], list[str]]:
     variants = []
     for first, second in itertools.zip_longest(wordings("direct", file), wordings("cot", file)):
         put = partial(as_item, direct=first or direct, worked=second or worked, examples=examples)
-        marks = (f"[{one.name}]" if one else None for one in (first, second))
-        variants.append(_Variant(*marks, put))
+        at_once, in_steps = (f"[{one.name}]" if one else None for one in (first, second))
+        variants.append(_Variant(at_once, in_steps, put))
     for order in range(1, ORDERS + 1) if options.shots > 1 else ():
         put = partial(as_item, direct=direct, worked=worked, examples=_shuffled(examples, order))
         variants.append(_Variant(f"[order {order}]", f"[order {order}]", put))
@@ -448,12 +448,17 @@ def _dollars(
     ], prices
 
 
-def _mirror(home: Home, run_id: str, show: Show) -> None:
-    """The run in MLflow; LIFESPAN_EVALUATE_MLFLOW=0 leaves that to `lifespan sync`."""
+def _mirror(home: Home, run_id: str, key: str, show: Show) -> None:
+    """The run in MLflow, with some trees as traces; LIFESPAN_EVALUATE_MLFLOW=0 leaves that to `lifespan sync`."""
     if os.environ.get("LIFESPAN_EVALUATE_MLFLOW") == "0":
         return
-    from storage import tracker
+    from storage import traces, tracker
 
-    tracker.migrate(home)
-    if problem := tracker.sync(home, [run_id], EXPERIMENT).problem:
-        show(f"note: {problem}; `lifespan sync` catches up")
+    try:
+        tracker.migrate(home)
+        if problem := tracker.sync(home, [run_id], EXPERIMENT).problem:
+            show(f"note: {problem}; `lifespan sync` catches up")
+        else:
+            traces.show_trees(home, run_id, key, EXPERIMENT)
+    except Exception as error:  # a tracker that is away ends no evaluation: the tables have it all
+        show(masked(f"note: MLflow at {home.mlflow_uri} is behind: {str(error).splitlines()[0][:200]}"))

@@ -158,6 +158,17 @@ def test_a_task_of_reasoning_gym_is_judged_by_its_verifier() -> None:
         assert not one.scorer.judge(f"{one.answer}1", (one.answer,)).right
 
 
+@pytest.mark.slow
+def test_every_task_of_reasoning_gym_but_the_broken_ones_tells_its_own_answer_from_junk() -> None:
+    factory = pytest.importorskip("reasoning_gym.factory")
+    wrong = []
+    for name in sorted(set(factory.DATASETS) - set(BROKEN)):
+        one = next(one for one in open_generated(f"gym:{name}:1", 1, 0).items() if isinstance(one, TaskItem))
+        if not one.scorer.judge(one.answer, (one.answer,)).right or one.scorer.judge("junk xyz", (one.answer,)).right:
+            wrong.append(name)
+    assert wrong == []
+
+
 @pytest.mark.parametrize(
     ("path", "count"),
     [
