@@ -239,6 +239,9 @@ def _share(right: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64]) -> Inter
 
 
 def _mean(values: Sequence[float] | npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> Interval:
+    """Of values in [0, 1]: with width also where all are 0 or all are 1."""
+    if all(value in (0.0, 1.0) for value in values):
+        return _share(np.asarray(values, bool), labels)
     mean = clustered_mean_interval(values, labels.tolist())
     return Interval(mean.value, max(0.0, mean.low), min(1.0, mean.high), mean.n)
 

@@ -50,6 +50,10 @@ def run(
     direct_template: Annotated[str, typer.Option(help="Wording of answers given at once.")] = "direct",
     templates: Annotated[str, typer.Option(metavar="FILE", help="TOML file with wordings of your own.")] = "",
     sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Ask with every wording and order.")] = False,
+    search: Annotated[
+        int, typer.Option(min=0, help="Rounds of a search for a wording, on the first items, which are left out.")
+    ] = 0,
+    search_items: Annotated[int, typer.Option(min=1, help="Items on which the search decides.")] = 50,
     model_name: Annotated[str, typer.Option("--model", help="Model of an endpoint that has several.")] = "",
     api: Annotated[str, typer.Option(help="Of an endpoint: chat or completions.")] = "chat",
     key_from: Annotated[
@@ -91,6 +95,8 @@ def run(
             worked_template=template,
             templates=templates,
             sensitivity=sensitivity,
+            search=search,
+            search_items=search_items,
         )
         if not options.strategies:
             raise ConfigError("--strategy is empty: name one, such as cot")

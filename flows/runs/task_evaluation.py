@@ -63,6 +63,8 @@ class TaskOptions:
     worked_template: str = "cot"
     templates: str = ""
     sensitivity: bool = False
+    search: int = 0
+    search_items: int = 50
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,8 @@ def evaluate_task(
             prices = given if given.basis else _prices(home, backend.identity, endpoint.model or model)
             with _running(home, key, options, model) as run_id, SampleStore(_samples(home)) as store:
                 generate = Recorded(backend, store, key)
+                if options.search:
+                    variants = [_searched(options, generate, show)]
                 keep = _Keeper(home, run_id, key, masked(model))
                 tallies, rejected = _all(options, strategies, variants, generate, keep, told)
                 ledger = store.ledger(key)
@@ -195,6 +199,8 @@ def _variants(options: TaskOptions) -> tuple[list[_Variant], list[str]]:
     from components.reasoning.prompting.templates import template, wordings
     from components.reasoning.task_files.asking import as_item
 
+    if options.search and (options.sensitivity or options.shots):
+        raise ConfigError("--search looks for one wording without examples: leave out --sensitivity and --shots")
     file = Path(options.templates) if options.templates else None
     direct = template(options.direct_template, "direct", file)
     worked = template(options.worked_template, "cot", file)
@@ -224,6 +230,27 @@ def _variants(options: TaskOptions) -> tuple[list[_Variant], list[str]]:
         put = partial(as_item, direct=direct, worked=worked, examples=_shuffled(examples, order))
         variants.append(_Variant(f"[order {order}]", f"[order {order}]", put))
     return variants, notes
+
+
+def _searched(options: TaskOptions, generate: Recorded, show: Show) -> _Variant:
+    """The wording that the first items of the task decide for; they are not evaluated."""
+    from components.reasoning.endpoints.recorded import Meter
+    from components.reasoning.prompting.search import SearchConfig, search_instruction
+    from components.reasoning.prompting.templates import template
+    from components.reasoning.task_files.asking import as_item
+
+    good = (one for one in _task(options).items() if not isinstance(one, Quarantined))
+    items = list(itertools.islice(good, options.search_items))
+    meter, config = Meter(generate), SearchConfig(rounds=options.search, seed=options.settings.seed)
+    for turn, found in enumerate(search_instruction(meter, items, config, options.settings.max_tokens)):
+        best = found[0]
+        show(f"search, round {turn}: {best.accuracy:.1%} of {len(items)} items with {best.instruction!r}")
+    show(
+        f"search: {len(found)} instructions, {meter.calls} requests, {meter.prompt_tokens} prompt tokens as billed, "
+        f"{meter.completion_tokens} generated; its {len(items)} items are left out below"
+    )
+    direct = template(options.direct_template, "direct", Path(options.templates) if options.templates else None)
+    return _Variant("", "", partial(as_item, direct=direct, worked=best.wording))
 
 
 def _shuffled(
@@ -300,7 +327,8 @@ def _all(
                 else:
                     yield one
 
-        asked = itertools.islice(good(), options.limit or None)
+        skipped = options.search_items if options.search else 0
+        asked = itertools.islice(good(), skipped, skipped + options.limit if options.limit else None)
         for answers in evaluate(asked, variant.as_item, mine, generate, options.settings, CHUNK):
             tally = fresh[answers.strategy.name]
             tally.add(answers)

@@ -44,6 +44,7 @@ _REFUSED = (400, 413, 422)
 _OPTIONAL = ("seed", "n", "max_tokens", "stop", "top_k", "min_p")  # a server may refuse one of these by name
 _MAX_SEED = 2**31 - 1
 _TOGETHER = 0.02  # seconds
+_UNREACHED = 3  # attempts, of a server that never answered: its address may be wrong
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Endpoint:
         self._without: set[str] = set()
         self._most = 0  # choices that the server gives at a time, once it gave fewer than it was asked for
         self._in_a_row = 0
+        self._reached = False  # whether anything ever answered
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -231,11 +233,11 @@ class Endpoint:
             done = [_failed(str(refused))] * job.count
         except _NotNow as error:
             self._in_a_row += 1
-            if self._in_a_row >= self.settings.in_a_row:
+            if self._in_a_row >= self.settings.in_a_row or not self._reached:
                 times = f", {self._in_a_row} requests in a row" if self._in_a_row > 1 else ""
                 raise EndpointError(
-                    f"{self.settings.url}: no answer in {self.settings.attempts} attempts ({error}){times}: is the "
-                    "server running? What was answered is kept"
+                    f"{self.settings.url}: no answer after {self.settings.attempts if self._reached else _UNREACHED} "
+                    f"attempts ({error}){times}: is the server running? What was answered is kept"
                 ) from None
             done = [_failed(str(error))] * job.count
         if len(done) < job.count:
@@ -258,7 +260,7 @@ class Endpoint:
                 failure = _NotNow(f"{said.code} {said.message}")
             except (Malformed, httpx.TransportError, _NotNow) as error:
                 failure = error if isinstance(error, _NotNow) else _NotNow(_reason(error))
-            if attempt >= self.settings.attempts:
+            if attempt >= (self.settings.attempts if self._reached else min(_UNREACHED, self.settings.attempts)):
                 raise failure
             if failure.wait is not None:
                 if failure.wait > self.settings.longest_wait:
@@ -278,6 +280,7 @@ class Endpoint:
         url = self.settings.url.rstrip("/") + path
         request = httpx.Request(method, url, headers=self._headers, content=content, extensions=self._extensions)
         response = await transport.handle_async_request(request)
+        self._reached = True
         try:
             data = await response.aread()
         finally:

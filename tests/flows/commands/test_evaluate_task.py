@@ -131,6 +131,15 @@ def test_examples_and_wordings(url: str, home: Home, task: Path) -> None:
     assert all(messages[-1]["content"] not in [m["content"] for m in messages[:-1]] for messages in bodies)
 
 
+def test_a_search_decides_on_items_that_it_does_not_report(url: str, home: Home, task: Path) -> None:
+    code, shown = evaluate(url, "--task", task, "--strategy", "cot", "--search", 1, "--search-items", 2)
+    assert code == 0, shown
+    assert "search, round 0: 100.0% of 2 items with" in shown
+    assert "3 items; " in shown
+    rows = query(home, "SELECT prompt FROM evals ORDER BY prompt").column(0).to_pylist()
+    assert rows == ["12 + 1 = ?", "13 + 1 = ?", "99 + 1 = ?"]
+
+
 def test_a_model_of_ours_is_evaluated_by_its_path(home: Home, task: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     folder.mkdir()
@@ -162,6 +171,7 @@ def test_a_model_of_ours_is_evaluated_by_its_path(home: Home, task: Path, tmp_pa
         (("--shots", "9"), "--shots 9:"),
         (("--shots", "1", "--shots-by", "luck"), "--shots-by luck: takes random, similar or diverse"),
         (("--price-in", "1"), "--price-in and --price-out belong together"),
+        (("--search", "1", "--shots", "1"), "--search looks for one wording without examples"),
         (("--api", "rest"), "--api rest: takes chat or completions"),
         (("--task", "gym:rubiks_cube"), "its verifier gives its own answer 0"),
     ],

@@ -160,13 +160,25 @@ def test_where_nothing_can_be_asked_all_ends(
 
 
 def test_a_server_that_is_gone_ends_all() -> None:
-    with pytest.raises(EndpointError, match=r"no answer in 1 attempts .*, 3 requests in a row"):
+    with pytest.raises(EndpointError, match=r"no answer after 1 attempts .*, 3 requests in a row"):
         answers(
             lambda request: httpx.Response(500),
             *(Ask(TextPrompt(f"{n}"), GREEDY) for n in range(9)),
             in_a_row=3,
             attempts=1,
         )
+
+
+def test_a_server_that_never_answered_is_not_waited_for_long() -> None:
+    asked: list[int] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(1)
+        raise httpx.ConnectError("refused")
+
+    with pytest.raises(EndpointError, match="is the server running"):
+        answers(handle, Ask(TextPrompt("q"), GREEDY), attempts=8)
+    assert len(asked) == 3
 
 
 def test_the_key_goes_out_of_the_variable_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from components.data.files import SourceError
+from components.inference.sampling import SamplingParams
+from components.inference.text import TextCompletion, TextPrompt
 from components.reasoning.prompting.examples import Pool, choose_examples, likeness
+from components.reasoning.prompting.search import SearchConfig, search_instruction
 from components.reasoning.prompting.templates import Template, read_templates, template, wordings
 from components.reasoning.scoring.scorers import SCORERS
 from components.reasoning.task_files.asking import as_item
@@ -55,6 +59,31 @@ def test_likeness_is_the_cosine_of_tf_idf() -> None:
     for a in range(4):
         for b in range(4):
             assert likeness(pool.vectors[a], pool.vectors[b]) == pytest.approx(float(matrix[a] @ matrix[b]))
+
+
+def test_a_search_keeps_what_the_development_items_answer_rightly_with() -> None:
+    asked: list[str] = []
+
+    def model(prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:
+        asked.extend(prompt.user for prompt in prompts)
+        return [
+            [TextCompletion(said(prompt.user, n), 1, 0.0, True) for n in range(params.num_samples)]
+            for prompt in prompts
+        ]
+
+    def said(text: str, sample: int) -> str:
+        if "<INS>" in text:
+            return "<INS>Use {magic}.</INS>" if sample == 1 else "no marks"
+        return "The answer is 4." if "Use (magic)." in text or "red" in text else "The answer is 5."
+
+    rounds = list(search_instruction(model, POOL, SearchConfig(rounds=2, candidates=2), 16))
+    assert [found[0].accuracy for found in rounds] == [0.5, 1.0, 1.0]
+    assert rounds[-1][0].instruction == "Use {magic}."
+    assert len(rounds[-1]) == 3  # said again, it is not asked again
+    assert sum("<INS>" in text for text in asked) == 2
+    second = [text for text in asked if "<INS>" in text][1]
+    assert second.index("(50%)") < second.index("(100%)")
+    assert rounds[-1][0].wording.fill(question="q", form="f").startswith("q\n\nUse (magic).")
 
 
 def test_a_wording_is_filled_in_one_pass() -> None:
