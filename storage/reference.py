@@ -84,7 +84,7 @@ null where the items are not questions to a reasoning strategy
         completion_tokens: of all its calls
         seconds: of the item's share of its batch
         details_json: the strategy's own"""),
-    "samples": ("one text that a model wrote while it was trained", f"""
+    "samples": ("one text that a model wrote while it was trained or evaluated", f"""
         run_id: {_RUN}
         key: {_KEY}
         stage: {_STAGE}
@@ -92,7 +92,27 @@ null where the items are not questions to a reasoning strategy
         prompt: the request
         completion: the text
         scores_json: by name: proxy, gold, …
-        tokens: of the completion"""),
+        tokens: of the completion
+        model: of an evaluation: digest of the model, or address and name
+        sample: of an evaluation: number of the sample among those of its prompt, parameters and seed
+        seed: with which it was drawn; null where nothing is drawn
+        status: of an evaluation: "" where there is a text, failed or refused where there is none
+        prompt_tokens: as billed: 0 where another sample of the same request paid for the prompt
+        seconds: that its request took"""),
+    "trees": ("one step of a strategy of several requests", f"""
+        run_id: {_RUN}
+        key: {_KEY}
+        stage: {_STAGE}
+        strategy: as in `evals`
+        item_id: as in `evals`
+        node: number of the step among those of the item
+        parent: node from which it went on; null for a root
+        depth: steps from its root
+        kind: sample | chain | answer | critique | part | program | value | thought | turn
+        text: what the model said
+        value: as the strategy valued it; null where it did not
+        tokens: generated for it
+        status: chosen | pruned | expanded | answer | … as the strategy left it"""),
     "preferences": ("one pair of answers and which is better", f"""
         run_id: {_RUN}
         key: {_KEY}

@@ -64,7 +64,13 @@ SCHEMAS: dict[str, pa.Schema] = {
         "correct:bool? score:float? prompt_tokens:int? completion_tokens:int? seconds:float? details_json:str?"
     ),
     "samples": _schema(
-        "run_id:str key:str stage:str step:int? prompt:str? completion:str? scores_json:str? tokens:int?"
+        "run_id:str key:str stage:str step:int? prompt:str? completion:str? scores_json:str? tokens:int? model:str? "
+        "sample:int? seed:int? status:str? prompt_tokens:int? seconds:float?"
+    ),
+    # one row a step of a strategy of several requests, the root at node 0
+    "trees": _schema(
+        "run_id:str key:str stage:str strategy:str item_id:str node:int parent:int? depth:int kind:str text:str? "
+        "value:float? tokens:int? status:str?"
     ),
     "preferences": _schema(
         "run_id:str key:str pair_id:str prompt:str chosen:str rejected:str annotator:str? gold_margin:float? "

@@ -24,6 +24,7 @@ DOCUMENTS = (
     "docs/your-own.md",
     "docs/scaling.md",
     "docs/published-numbers.md",
+    "docs/evaluating.md",
     "docs/tables.md",
 )  # the log speaks of the past
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}

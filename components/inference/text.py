@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from components.data.tokenizer import Tokenizer
 from components.inference.engine import generate
@@ -30,7 +31,10 @@ class TextPrompt:
 class TextCompletion:
     """One sampled text. num_tokens: generated tokens, including the one that ended it. log_prob: of all of them in
     nats, as `sampling.choose` defines it. finished: ended by the end of the turn or `stop`, not by the length limit.
-    prompt_tokens: of the prompt, which the completions of one prompt share; prefill_tokens: those of its prefill."""
+    prompt_tokens: of the prompt, which the completions of one prompt share; prefill_tokens: those of its prefill.
+    problem: why there is no text to judge, with a note; billed_prompt_tokens: what was paid for the prompt with this
+    completion, 0 where another one of the same request paid for it, None where nobody bills. seconds: that its request
+    took."""
 
     text: str
     num_tokens: int
@@ -38,6 +42,10 @@ class TextCompletion:
     finished: bool
     prompt_tokens: int = 0
     prefill_tokens: int = 0
+    problem: Literal["", "failed", "refused"] = ""
+    note: str = ""
+    billed_prompt_tokens: int | None = None
+    seconds: float = 0.0
 
 
 Generate = Callable[[Sequence[TextPrompt], SamplingParams], list[list[TextCompletion]]]

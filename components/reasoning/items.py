@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from components.inference.text import TextCompletion
+from components.inference.text import TextCompletion, TextPrompt
 from components.reasoning import puzzles, tasks
 from components.reasoning.scoring.scorers import Status
+from components.reasoning.scoring.text import refuses, spoken
 
 
 @dataclass(frozen=True)
 class Item:
     """A question as strategies see it. direct, worked: what the user says to get an answer at once, or in steps.
     extract: the answer in a text ("" where there is none). verify: the exact verifier of a text. extract_cut,
-    verify_cut: the same of a text that the length limit cut, by default alike."""
+    verify_cut: the same of a text that the length limit cut, by default alike. direct_shots, worked_shots: examples
+    that come before. form: what an answer looks like, in words."""
 
     item_id: str
     question: str
@@ -26,6 +28,19 @@ class Item:
     verify: Callable[[str], bool] = field(repr=False)
     extract_cut: Callable[[str], str] | None = field(default=None, repr=False)
     verify_cut: Callable[[str], bool] | None = field(default=None, repr=False)
+    direct_shots: tuple[tuple[str, str], ...] = ()
+    worked_shots: tuple[tuple[str, str], ...] = ()
+    form: str = "the answer"
+
+    @property
+    def direct_prompt(self) -> TextPrompt:
+        """As it is asked to get an answer at once."""
+        return TextPrompt(self.direct, shots=self.direct_shots)
+
+    @property
+    def worked_prompt(self) -> TextPrompt:
+        """As it is asked to get an answer in steps."""
+        return TextPrompt(self.worked, shots=self.worked_shots)
 
     def answer_of(self, done: TextCompletion) -> str:
         """The answer that a completion gives; "" where it gives none."""
@@ -37,7 +52,13 @@ class Item:
 
     def status_of(self, done: TextCompletion) -> Status:
         """Whether a completion gives an answer at all, or why not."""
-        return "answered" if self.answer_of(done) else "unparsed" if done.finished else "truncated"
+        if done.problem:
+            return done.problem
+        if self.answer_of(done):
+            return "answered"
+        if refuses(spoken(done.text)):
+            return "refused"
+        return "unparsed" if done.finished else "truncated"
 
 
 def chain_item(problem: tasks.Problem) -> Item:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -55,9 +55,23 @@ class Strategy:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A node of what a strategy of several requests did for an item. parent: its place in the list of steps, None for
+    a root. kind: sample, critique, part, thought, … value: as the strategy valued it, None where it did not."""
+
+    parent: int | None
+    kind: str
+    text: str
+    tokens: int
+    status: str = ""
+    value: float | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a strategy answered to one item and what that took. completion_tokens: all that were generated for it.
-    score: in [0, 1]; the verdict as a number unless a strategy says better. details: JSON values."""
+    score: in [0, 1]; the verdict as a number unless a strategy says better. details: JSON values. steps: of strategies
+    of several requests."""
 
     item_id: str
     answer: str
@@ -66,6 +80,7 @@ class Outcome:
     prompt_tokens: int
     score: float
     details: Mapping[str, Any] = field(default_factory=dict)
+    steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,22 +132,22 @@ class Trial:
     @cached_property
     def direct(self) -> list[TextCompletion]:
         """The greedy answer to each item, given at once."""
-        return self._greedy([item.direct for item in self.items], self.max_direct_tokens)
+        return self._greedy([item.direct_prompt for item in self.items], self.max_direct_tokens)
 
     @cached_property
     def worked(self) -> list[TextCompletion]:
         """The greedy answer to each item, worked in steps."""
-        return self._greedy([item.worked for item in self.items], self.max_tokens)
+        return self._greedy([item.worked_prompt for item in self.items], self.max_tokens)
 
     @cached_property
     def samples(self) -> Samples:
         """`num_samples` answers to each item, worked in steps."""
-        return self._drawn([item.worked for item in self.items], self.num_samples, self.max_tokens)
+        return self._drawn([item.worked_prompt for item in self.items], self.num_samples, self.max_tokens)
 
     @cached_property
     def direct_samples(self) -> Samples:
         """`num_direct_samples` answers to each item, given at once."""
-        return self._drawn([item.direct for item in self.items], self.num_direct_samples, self.max_direct_tokens)
+        return self._drawn([item.direct_prompt for item in self.items], self.num_direct_samples, self.max_direct_tokens)
 
     @cached_property
     def attempts(self) -> Samples:
@@ -149,27 +164,40 @@ class Trial:
             if not short:
                 break
             params = self._sampling(self.num_samples, self.max_tokens, self.seed * 1009 + turn)
-            found = self.generate([TextPrompt(item.worked) for item, _ in short], params)
+            found = self.generate([item.worked_prompt for item, _ in short], params)
             for (_, group), more in zip(short, found, strict=True):
                 group += more
         seconds = self.samples.seconds + time.perf_counter() - began
         return Samples(self.samples.items, tuple(tuple(group) for group in drawn), seconds)
 
+    def ask(
+        self, prompts: Sequence[TextPrompt], turn: int = 0, count: int = 1, max_tokens: int = 0, drawn: bool = False
+    ) -> list[list[TextCompletion]]:
+        """`count` completions of each prompt; none of none. drawn: at the trial's temperature, with a seed that belongs
+        to this turn of a strategy, else greedy."""
+        if not prompts:
+            return []
+        limit = max_tokens or self.max_tokens
+        if not drawn:
+            greedy = SamplingParams(max_tokens=limit, temperature=0.0)
+            return [list(group) for group in self.generate(prompts, greedy)]
+        return self.generate(prompts, self._sampling(count, limit, self.seed * 1009 + turn))
+
     def pool(self, name: Pool) -> Samples:
         """The samples of that name."""
         return self.samples if name == "worked" else self.direct_samples
 
-    def _drawn(self, texts: list[str], count: int, max_tokens: int) -> Samples:
+    def _drawn(self, prompts: list[TextPrompt], count: int, max_tokens: int) -> Samples:
         began = time.perf_counter()
-        groups = self.generate([TextPrompt(text) for text in texts], self._sampling(count, max_tokens, self.seed))
+        groups = self.generate(prompts, self._sampling(count, max_tokens, self.seed))
         return Samples(tuple(self.items), tuple(tuple(group) for group in groups), time.perf_counter() - began)
 
     def _sampling(self, count: int, max_tokens: int, seed: int) -> SamplingParams:
         return SamplingParams(max_tokens=max_tokens, temperature=self.temperature, num_samples=count, seed=seed)
 
-    def _greedy(self, texts: list[str], max_tokens: int) -> list[TextCompletion]:
+    def _greedy(self, prompts: list[TextPrompt], max_tokens: int) -> list[TextCompletion]:
         params = SamplingParams(max_tokens=max_tokens, temperature=0.0)
-        return [group[0] for group in self.generate([TextPrompt(text) for text in texts], params)]
+        return [group[0] for group in self.generate(prompts, params)]
 
 
 def outcome_of(
@@ -186,6 +214,20 @@ def outcome_of(
         score=float(correct),
         details={"text": chosen.text, "status": item.status_of(chosen), **details},
     )
+
+
+def outcome_after(
+    item: Item,
+    chosen: TextCompletion,
+    requests: Sequence[Sequence[TextCompletion]],
+    details: Mapping[str, Any],
+    steps: Sequence[Step] = (),
+) -> Outcome:
+    """The item answered by `chosen` after several requests, each with its completions: a prompt is counted once for
+    those of a request."""
+    one = outcome_of(item, chosen, [done for group in requests for done in group], details)
+    prompts = sum(group[0].prompt_tokens for group in requests if group)
+    return replace(one, prompt_tokens=prompts, steps=tuple(steps))
 
 
 def greedy_outcomes(items: Sequence[Item], completions: Sequence[TextCompletion]) -> list[Outcome]:

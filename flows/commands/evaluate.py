@@ -1,4 +1,4 @@
-"""`lifespan evaluate score`: what saved generations are worth."""
+"""`lifespan evaluate score`, what saved generations are worth; and the group with `lifespan evaluate MODEL`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.commands.command import FAILED, friendly_errors, plain_table, print_error, wide_console
+from flows.commands.evaluate_task import run
 
 if TYPE_CHECKING:
     from components.reasoning.scoring.saved import SavedFile
@@ -17,12 +18,23 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 5
 PATH = "a.b"
-evaluate = typer.Typer(no_args_is_help=True, help="Score answers that a model gave.")
 
 
-@evaluate.callback()
-def _group() -> None:
-    """Keeps `score` a command of its own."""
+class _RunUnlessNamed(typer.core.TyperGroup):
+    """`lifespan evaluate MODEL …` is `lifespan evaluate run MODEL …`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in self.get_help_option_names(ctx):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+evaluate = typer.Typer(
+    cls=_RunUnlessNamed,
+    no_args_is_help=True,
+    help="Answer a task with a model (`run` may be left out), or score answers that a model gave.",
+)
+evaluate.command()(run)
 
 
 @evaluate.command()

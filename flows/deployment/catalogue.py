@@ -14,3 +14,6 @@ FLOWS: dict[str, tuple[tuple[str, ...], str]] = {
     "forgetting": (("report",), "What each training stage made the model forget."),
     "cost": (("cost",), "What training cost and what serving will."),
 }
+
+# Not a part of the life: it has parameters of its own, a model and a task.
+EVALUATE, EVALUATE_DOC = "evaluate", "A model or an endpoint on a task of questions, with strategies of answering."

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
-from flows.deployment.catalogue import FLOWS
+from flows.deployment.catalogue import EVALUATE, EVALUATE_DOC, FLOWS
 from flows.services import hermetic, services
 from flows.settings import PROFILES, ConfigError, profile_path
 from storage.home import Home
@@ -98,10 +98,11 @@ def deploy(home: Home, profile: str, webhook: str | None = None) -> list[str]:
         "PYTHONPATH": str(folder),
     }
     names = []
-    for name, (_, doc) in FLOWS.items():
+    flows = {name: (doc, {"profile": profile, "settings": []}) for name, (_, doc) in FLOWS.items()}
+    for name, (doc, parameters) in {**flows, EVALUATE: (EVALUATE_DOC, {})}.items():
         deployment = getattr(deployments, name).to_deployment(
             NAME,
-            parameters={"profile": profile, "settings": []},
+            parameters=parameters,
             description=doc,
             tags=["lifespan"],
             concurrency_limit=one,

@@ -22,7 +22,7 @@ from prefect.events import emit_event  # noqa: E402
 from prefect.states import Cancelled, Completed, Failed, State  # noqa: E402
 from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
 
-from flows.deployment.catalogue import FLOWS  # noqa: E402
+from flows.deployment.catalogue import EVALUATE, EVALUATE_DOC, FLOWS  # noqa: E402
 from flows.runs.prefect_view import show_report, show_stages  # noqa: E402
 from flows.settings import ConfigError  # noqa: E402
 from storage.redaction import masked  # noqa: E402
@@ -101,6 +101,32 @@ def _flow(name: str) -> Flow[Any, Any]:
         persist_result=False,
     )
     return decorate(body)
+
+
+@flow(name=EVALUATE, description=EVALUATE_DOC, flow_run_name="{model} on {task}", persist_result=False)
+def evaluate(
+    model: str = "base", task: str = "", strategies: str = "direct,cot", limit: int = 0, max_tokens: int = 1024
+) -> Any:
+    """`lifespan evaluate MODEL|URL --task …`, on a schedule or by hand."""
+    from components.reasoning.evaluation import EvaluationSettings
+    from flows.runs.task_evaluation import EndpointOptions, Prices, TaskOptions, evaluate_task
+    from storage.home import Home
+
+    state: State[Any]
+    try:
+        if not task:
+            raise ConfigError("the parameter `task` is empty: give a file of questions")
+        names = tuple(name.strip() for name in strategies.split(",") if name.strip())
+        options = TaskOptions(model, task, names, limit, EvaluationSettings(max_tokens=max_tokens))
+        result = evaluate_task(Home.from_env(), options, EndpointOptions(), Prices(), print, lambda name, count: None)
+        told = [f"{tally.strategy.name} {tally.report().of_all.value:.1%}" for tally in result.tallies]
+        state = Completed(message=f"run {result.run_id}: {', '.join(told)} of {result.num_items} items")
+    except Exception as error:
+        print(masked(traceback.format_exc()), file=sys.stderr)
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        state = Failed(message=masked(f"{kind}{error}")[:1000])
+    _tell(f"lifespan.run.{str(state.name).lower()}", str(state.message))
+    return state
 
 
 lifecycle = _flow("lifecycle")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from flows.services.credentials import read_secret
-from flows.services.sockets import is_loopback
 
 if TYPE_CHECKING:
     from components.rlhf.judge_server import JudgeServer
@@ -22,8 +20,7 @@ def judge_server(address: str, model: str, setting: str) -> JudgeServer:
     from components.rlhf.judge_server import JudgeFailed, JudgeServer
 
     url, key = address.rstrip("/"), read_secret("LIFESPAN_JUDGE_KEY")
-    is_local = is_loopback(urlsplit(url).hostname or "")
-    server = JudgeServer(url, model, key, use_proxy=not is_local)
+    server = JudgeServer(url, model, key)
     if not model:
         names = server.models()
         if len(names) != 1:

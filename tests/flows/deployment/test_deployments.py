@@ -120,23 +120,40 @@ def test_prefect_yaml_deploys_what_the_command_deploys() -> None:
 
     import yaml
 
-    from flows.deployment.catalogue import FLOWS
+    from flows.deployment.catalogue import EVALUATE, FLOWS
     from flows.deployment.deploy import NAME, NIGHTLY
     from flows.services.services import POOL
 
     root = Path(__file__).parents[3]
     deployments = yaml.safe_load((root / "prefect.yaml").read_text())["deployments"]
     entrypoints = [deployment["entrypoint"].partition(":") for deployment in deployments]
-    assert {function for _, _, function in entrypoints} == set(FLOWS)
+    assert {function for _, _, function in entrypoints} == {*FLOWS, EVALUATE}
     for file, _, function in entrypoints:
         module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
         assert getattr(module, function).name == function
     for deployment in deployments:
         assert (deployment["name"], deployment["work_pool"]["name"]) == (NAME, POOL)
         assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
-        assert load_config(deployment["parameters"]["profile"], deployment["parameters"]["settings"])
+        parameters = deployment["parameters"]
+        assert not parameters or load_config(parameters["profile"], parameters["settings"])
     (nightly,) = [schedule for deployment in deployments for schedule in deployment.get("schedules", [])]
     assert (nightly["slug"], nightly["active"]) == (NIGHTLY, False)
+
+
+def test_an_evaluation_as_a_flow_tells_how_it_ended(
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from flows.deployment import deployments
+
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(deployments, "_tell", lambda event, message: told.append((event, message)))
+    assert (
+        deployments.evaluate.fn("http://127.0.0.1:9/v1").message
+        == "the parameter `task` is empty: give a file of questions"
+    )
+    state = deployments.evaluate.fn("http://127.0.0.1:9/v1", str(tmp_path / "gone.jsonl"))
+    assert state.is_failed() and "no such file" in state.message
+    assert [event for event, _ in told] == ["lifespan.run.failed"] * 2
 
 
 def test_a_schedule_keeps_its_profile_when_it_is_paused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:

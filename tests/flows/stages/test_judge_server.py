@@ -201,11 +201,11 @@ def test_what_goes_wrong_with_a_server_is_told_or_tried_again(moody: str, tmp_pa
     patient = JudgeServer(moody, "a", pause=0.01)
     [[answer]] = patient(*ask)
     assert (answer.text, answer.finished, Moody.asked) == ("2, of course", True, 3)
-    with pytest.raises(JudgeFailed, match=r"an answer without choices\[0\]"):
+    with pytest.raises(JudgeFailed, match=r"an answer without choices"):
         JudgeServer(f"{moody}/odd", "a", pause=0.01)(*ask)
     with pytest.raises(JudgeFailed, match="302"):  # the key stays with the host that it was given for
         JudgeServer(f"{moody}/moved", "a", "secret", pause=0.01).models()
-    with pytest.raises(JudgeFailed, match=r"no answer in 4 attempts .*is the server running"):
+    with pytest.raises(JudgeFailed, match=r"no answer after 3 attempts .*is the server running"):
         JudgeServer("http://127.0.0.1:1/v1", "a", pause=0.01)(*ask)
     with pytest.raises(JudgeFailed, match=r"has 2 models: preferences.judge_model says which"):
         collect(tmp_path, moody)

@@ -68,6 +68,6 @@ def test_a_judge_is_asked_over_http_and_added_to_other_rewards(server: str, monk
 
 
 def test_a_judge_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.rlhf.judge_server.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("components.reasoning.endpoints.client.back_off", lambda *_: 0.0)
     with pytest.raises(JudgeFailed, match="is the server running"):
         reward_judge(JudgeReward("http://127.0.0.1:9/v1"))

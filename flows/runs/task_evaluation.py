@@ -1,0 +1,492 @@
+"""`lifespan evaluate MODEL|URL --task …`: strategies on the items of a task, kept in the home as a run of one stage."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from components.data.files import Quarantined, SourceError
+from components.reasoning.evaluation import EvaluationSettings
+from flows.engine.work import now
+from flows.runs.registry import close_dead_runs
+from flows.runs.run import new_run_id
+from flows.settings import ConfigError
+from storage import fingerprint
+from storage.home import Home
+from storage.redaction import masked
+
+if TYPE_CHECKING:
+    from components.reasoning.endpoints.backend import Backend
+    from components.reasoning.endpoints.recorded import Recorded
+    from components.reasoning.endpoints.store import Ledger, SampleStore
+    from components.reasoning.evaluation import Answers
+    from components.reasoning.items import Item
+    from components.reasoning.strategy import Strategy
+    from components.reasoning.tally import Tally
+    from components.reasoning.task_files.reading import TaskItem
+
+STAGE = "evaluate_task"
+EXPERIMENT = "evaluations"
+POOL = 1000  # items of a file among which examples are chosen
+PART_ROWS = 20_000
+CHUNK = 256
+ORDERS = 3  # of examples, with --sensitivity
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """What is asked of whom. Sizes of 0 are no limit."""
+
+    target: str
+    task: str
+    strategies: tuple[str, ...] = ("direct", "cot")
+    limit: int = 0
+    settings: EvaluationSettings = field(default_factory=EvaluationSettings)
+    format: str = ""
+    scorer: str = ""
+    question: str = ""
+    answer: str = ""
+    cluster: str = ""
+    shots: int = 0
+    shots_from: str = ""
+    shots_by: str = "random"
+    direct_template: str = "direct"
+    worked_template: str = "cot"
+    templates: str = ""
+    sensitivity: bool = False
+    search: int = 0
+    search_items: int = 50
+
+
+@dataclass(frozen=True)
+class EndpointOptions:
+    """How an endpoint is asked; no part of what an answer is but for `model` and `api`."""
+
+    model: str = ""
+    api: str = "chat"
+    key_variable: str = "OPENAI_API_KEY"
+    at_once: int = 16
+    per_minute: float = 0.0
+    timeout: float = 600.0
+
+
+@dataclass(frozen=True)
+class Prices:
+    """US dollars of a million tokens, and where they are from; None where nobody knows."""
+
+    prompt: float | None = None
+    completion: float | None = None
+    basis: str = ""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """tallies: by strategy, in the order of the options; with wordings, a strategy for each. usd: dollars of each."""
+
+    run_id: str
+    key: str
+    model: str
+    num_items: int
+    rejected: int
+    tallies: Sequence[Tally]
+    usd: Sequence[float | None]
+    prices: Prices
+    ledger: Ledger
+    asked: int
+    found: int
+    notes: Sequence[str]
+
+
+Show = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """One way to put the questions. direct, worked: what it adds to the names of strategies that answer at once, and of
+    all others; None: it is no other way for those."""
+
+    direct: str | None
+    worked: str | None
+    as_item: Callable[[TaskItem], Item]
+
+    def named(self, strategies: Sequence[Strategy]) -> list[Strategy]:
+        """The strategies that it asks in another way, by names that say so."""
+        marks = [self.direct if one.family == "direct" else self.worked for one in strategies]
+        return [
+            replace(one, name=one.name + mark) for one, mark in zip(strategies, marks, strict=True) if mark is not None
+        ]
+
+
+def evaluate_task(
+    home: Home,
+    options: TaskOptions,
+    endpoint: EndpointOptions,
+    given: Prices,
+    show: Show,
+    told: Callable[[str, int], None],
+) -> EvaluationResult:
+    """Answer, judge and keep. show: a line for the user. told: progress, as a strategy's name and its items so far.
+
+    Raises ConfigError and SourceError for what the user can mend; KeyboardInterrupt leaves what has arrived.
+    """
+    from components.reasoning.endpoints.backend import EndpointError
+    from components.reasoning.endpoints.recorded import Recorded
+    from components.reasoning.endpoints.store import SampleStore
+    from components.reasoning.strategies.named import strategy_named
+
+    try:
+        strategies = [strategy_named(name) for name in options.strategies]
+    except ValueError as error:
+        raise ConfigError(f"--strategy: {error}") from None
+    if len({one.name for one in strategies}) < len(strategies):
+        raise ConfigError("--strategy names one of them twice")
+    task = _task(options)
+    show(task.described)
+    variants, notes = _variants(options)
+    for note in notes:
+        show(f"note: {note}")
+    try:
+        with _backend(home, options.target, endpoint) as (backend, model):
+            show(f"model {masked(model)}: {masked(backend.identity)}")
+            key = _key(backend.identity, options, [f"{one.direct}{one.worked}" for one in variants])
+            prices = given if given.basis else _prices(home, backend.identity, endpoint.model or model)
+            with _running(home, key, options, model) as run_id, SampleStore(_samples(home)) as store:
+                generate = Recorded(backend, store, key)
+                if options.search:
+                    variants = [_searched(options, generate, show)]
+                keep = _Keeper(home, run_id, key, masked(model))
+                tallies, rejected = _all(options, strategies, variants, generate, keep, told)
+                ledger = store.ledger(key)
+                keep.samples(store)
+                usd, prices = _dollars(tallies, prices, generate, backend.identity)
+                keep.metrics(tallies, usd)
+            _mirror(home, run_id, key, show)
+    except EndpointError as error:
+        raise ConfigError(masked(str(error))) from None
+    for bad in rejected[:5]:
+        show(f"rejected: {bad.file}{f':{bad.line}' if bad.line else ''}: {bad.reason}")
+    extra = list(getattr(backend, "notes", ()))
+    count = len(tallies[0].right)
+    return EvaluationResult(
+        run_id, key, model, count, len(rejected), tallies, usd, prices, ledger, generate.asked, generate.found, extra
+    )
+
+
+def _task(options: TaskOptions, path: str = "") -> Any:
+    from components.reasoning.task_files.formats import Columns
+    from components.reasoning.task_files.generated import GYM, open_generated
+    from components.reasoning.task_files.reading import open_task
+
+    path = path or options.task
+    if path.startswith(GYM):
+        return open_generated(path, options.settings.seed, options.limit)
+    columns = Columns(options.question, options.answer, options.cluster)
+    return open_task(path, options.format, columns, options.scorer)
+
+
+def _variants(options: TaskOptions) -> tuple[list[_Variant], list[str]]:
+    """The ways to ask: one, or with `sensitivity` every wording, and every order of the examples."""
+    from components.reasoning.prompting.examples import Pool, choose_examples
+    from components.reasoning.prompting.templates import template, wordings
+    from components.reasoning.task_files.asking import as_item
+
+    if options.search and (options.sensitivity or options.shots):
+        raise ConfigError("--search looks for one wording without examples: leave out --sensitivity and --shots")
+    file = Path(options.templates) if options.templates else None
+    direct = template(options.direct_template, "direct", file)
+    worked = template(options.worked_template, "cot", file)
+    notes = [f"wordings {direct.label}, {worked.label}"]
+    examples: Callable[[TaskItem], Sequence[TaskItem]] = lambda item: ()  # noqa: E731 - where there are none
+    if options.shots:
+        source = options.shots_from or options.task
+        found = (one for one in _task(options, source).items() if not isinstance(one, Quarantined))
+        pool = Pool.of(list(itertools.islice(found, POOL)))
+        if options.shots_by not in ("random", "similar", "diverse"):
+            raise ConfigError(f"--shots-by {options.shots_by}: takes random, similar or diverse")
+        if len(pool.items) <= options.shots:
+            raise ConfigError(f"--shots {options.shots}: {source} has {len(pool.items)} items to choose from")
+        examples = choose_examples(pool, options.shots, options.shots_by, options.settings.seed)  # type: ignore[arg-type]
+        origin = f"{options.shots_by} ones of the first {len(pool.items)} items of {source}"
+        notes.append(f"{options.shots} examples before each question, {origin}, never itself or of its cluster")
+        if not any(one.worked for one in pool.items):
+            notes.append("the examples have no worked solutions: they show their answers alone")
+    if not options.sensitivity:
+        return [_Variant("", "", lambda one: as_item(one, direct, worked, examples))], notes
+    variants = []
+    for first, second in itertools.zip_longest(wordings("direct", file), wordings("cot", file)):
+        put = partial(as_item, direct=first or direct, worked=second or worked, examples=examples)
+        at_once, in_steps = (f"[{one.name}]" if one else None for one in (first, second))
+        variants.append(_Variant(at_once, in_steps, put))
+    for order in range(1, ORDERS + 1) if options.shots > 1 else ():
+        put = partial(as_item, direct=direct, worked=worked, examples=_shuffled(examples, order))
+        variants.append(_Variant(f"[order {order}]", f"[order {order}]", put))
+    return variants, notes
+
+
+def _searched(options: TaskOptions, generate: Recorded, show: Show) -> _Variant:
+    """The wording that the first items of the task decide for; they are not evaluated."""
+    from components.reasoning.endpoints.recorded import Meter
+    from components.reasoning.prompting.search import SearchConfig, search_instruction
+    from components.reasoning.prompting.templates import template
+    from components.reasoning.task_files.asking import as_item
+
+    good = (one for one in _task(options).items() if not isinstance(one, Quarantined))
+    items = list(itertools.islice(good, options.search_items))
+    meter, config = Meter(generate), SearchConfig(rounds=options.search, seed=options.settings.seed)
+    for turn, found in enumerate(search_instruction(meter, items, config, options.settings.max_tokens)):
+        best = found[0]
+        show(f"search, round {turn}: {best.accuracy:.1%} of {len(items)} items with {best.instruction!r}")
+    show(
+        f"search: {len(found)} instructions, {meter.calls} requests, {meter.prompt_tokens} prompt tokens as billed, "
+        f"{meter.completion_tokens} generated; its {len(items)} items are left out below"
+    )
+    direct = template(options.direct_template, "direct", Path(options.templates) if options.templates else None)
+    return _Variant("", "", partial(as_item, direct=direct, worked=best.wording))
+
+
+def _shuffled(
+    examples: Callable[[TaskItem], Sequence[TaskItem]], order: int
+) -> Callable[[TaskItem], Sequence[TaskItem]]:
+    def another(item: TaskItem) -> Sequence[TaskItem]:
+        found = list(examples(item))
+        random.Random(f"order-{order}").shuffle(found)
+        return found
+
+    return another
+
+
+@contextlib.contextmanager
+def _backend(home: Home, target: str, endpoint: EndpointOptions) -> Iterator[tuple[Backend, str]]:
+    """The model of that name or path, or what answers at an address; and what tables call it."""
+    if urlsplit(target).scheme in ("http", "https"):
+        from components.reasoning.endpoints.client import Endpoint, EndpointSettings
+
+        if endpoint.api not in ("chat", "completions"):
+            raise ConfigError(f"--api {endpoint.api}: takes chat or completions")
+        how = {**asdict(endpoint), "url": target, "model": endpoint.model}
+        if not endpoint.model:
+            with Endpoint(EndpointSettings(**how)) as asking:
+                names = asking.models()
+            if len(names) != 1:
+                there = ", ".join(names[:8]) or "none"
+                raise ConfigError(f"{masked(target)} has {len(names)} models ({there}): name one with --model")
+            how["model"] = names[0]
+        with Endpoint(EndpointSettings(**how)) as found:
+            yield found, how["model"]
+        return
+    from components.reasoning.endpoints.local import LocalModel
+    from flows.runs.models import open_model
+
+    opened = open_model(home, target)
+    yield LocalModel(opened.model, opened.tokenizer), opened.name
+
+
+def _key(identity: str, options: TaskOptions, marks: Sequence[str]) -> str:
+    """Of the evaluation: what its answers follow from, so that one that was killed is the same one."""
+    shaped = {name: value for name, value in asdict(options).items() if name != "target"}
+    return fingerprint.digest([identity, json.dumps(shaped, default=str), list(marks)])[:32]
+
+
+def _samples(home: Home) -> Path:
+    return home.local / "samples" / "samples.db"
+
+
+def _all(
+    options: TaskOptions,
+    strategies: Sequence[Strategy],
+    variants: Sequence[_Variant],
+    generate: Recorded,
+    keep: _Keeper,
+    told: Callable[[str, int], None],
+) -> tuple[list[Tally], list[Quarantined]]:
+    from components.reasoning.evaluation import evaluate
+    from components.reasoning.tally import Tally
+
+    tallies: list[Tally] = []
+    rejected: list[Quarantined] = []
+    for variant in variants:
+        mine = variant.named(strategies)
+        if not mine:
+            continue
+        fresh = {one.name: Tally(one) for one in mine}
+        rejected = []
+
+        def good(rejected: list[Quarantined] = rejected) -> Iterator[TaskItem]:
+            for one in _task(options).items():
+                if isinstance(one, Quarantined):
+                    rejected.append(one)
+                else:
+                    yield one
+
+        skipped = options.search_items if options.search else 0
+        asked = itertools.islice(good(), skipped, skipped + options.limit if options.limit else None)
+        for answers in evaluate(asked, variant.as_item, mine, generate, options.settings, CHUNK):
+            tally = fresh[answers.strategy.name]
+            tally.add(answers)
+            keep.answers(answers)
+            told(answers.strategy.name, len(tally.right))
+        tallies += list(fresh.values())
+    if not tallies or not tallies[0].right:
+        raise SourceError(f"task {options.task}: it has no item")
+    return tallies, rejected
+
+
+@dataclass
+class _Keeper:
+    """Writes rows of the home's tables, a part a chunk: the same evaluation writes the same parts."""
+
+    home: Home
+    run_id: str
+    key: str
+    model: str
+    _parts: int = 0
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        return {"run_id": self.run_id, "key": self.key, "stage": STAGE}
+
+    def answers(self, answers: Answers) -> None:
+        from components.reasoning.evaluation import rows_of, tree_rows
+
+        part = f"{self.key}-{self._parts:06}"
+        self._parts += 1
+        self.home.tables.write("evals", part, [{**self._own, **row} for row in rows_of(answers, self.model)])
+        if trees := [{**self._own, **row} for row in tree_rows(answers)]:
+            self.home.tables.write("trees", part, trees)
+
+    def samples(self, store: SampleStore) -> None:
+        rows = store.rows(self.key)
+        for number in itertools.count():
+            some = [self._sample(row) for row in itertools.islice(rows, PART_ROWS)]
+            if not some:
+                return
+            self.home.tables.write("samples", f"{self.key}-{number:06}", some)
+
+    def _sample(self, row: Any) -> dict[str, Any]:
+        prompt, params = json.loads(row["prompt"]), json.loads(row["params"])
+        before = "".join(f"{user}\n{assistant}\n\n" for user, assistant in prompt["shots"])
+        return {
+            **self._own,
+            "prompt": before + prompt["user"] + (f"\n{prompt['prefill']}" if prompt["prefill"] else ""),
+            "completion": row["text"],
+            "tokens": row["completion_tokens"],
+            "model": masked(row["model"]),
+            "sample": row["sample"],
+            "seed": params["seed"] if params["temperature"] else None,
+            "status": row["problem"],
+            "prompt_tokens": row["prompt_tokens"]
+            if row["billed_prompt_tokens"] is None
+            else row["billed_prompt_tokens"],
+            "seconds": row["seconds"],
+        }
+
+    def metrics(self, tallies: Sequence[Tally], usd: Sequence[float | None]) -> None:
+        rows = []
+        for tally, dollars in zip(tallies, usd, strict=True):
+            one = tally.report(dollars)
+            values = {
+                "accuracy": one.of_all.value,
+                "without_answer": one.without_answer,
+                "completion_tokens": one.completion_tokens,
+                "prompt_tokens": one.prompt_tokens,
+                "calls": one.calls,
+            } | ({"usd": one.usd} if one.usd is not None else {})
+            rows += [
+                {**self._own, "step": 0, "name": f"{name}/{tally.strategy.name}", "value": value, "time": now()}
+                for name, value in values.items()
+            ]
+        self.home.tables.write("metrics", self.key, rows)
+
+
+@contextlib.contextmanager
+def _running(home: Home, key: str, options: TaskOptions, model: str) -> Iterator[str]:
+    """A run of one stage in `runs` and `stages`; one that is killed is entered as interrupted by the next run."""
+    close_dead_runs(home)
+    run_id, began = new_run_id(), now()
+    name = f"{masked(model)} on {options.task.rpartition('/')[2]}"
+    folder = home.local / "running" / run_id
+
+    def event(kind: str, status: str) -> None:
+        row = {"run_id": run_id, "event": kind, "status": status, "name": name, "profile": EXPERIMENT, "time": now()}
+        settings = json.loads(masked(json.dumps(asdict(options), default=str)))
+        home.tables.write("runs", f"{run_id}-{kind}", [{**row, "config_json": settings, "host_json": {}}])
+
+    def stage(status: str, reason: str) -> None:
+        row = {"run_id": run_id, "stage": STAGE, "label": STAGE, "key": key, "kind": "eval_report", "status": status}
+        times = {"started_at": began, "ended_at": now(), "seconds": (now() - began).total_seconds()}
+        rest = {"reason": reason, "facts_json": {}, "config_json": {}, "inputs_json": {}, "group": "reasoning"}
+        home.tables.write("stages", f"{run_id}-{STAGE}", [{**row, **times, **rest}])
+
+    with home.lock(f"run-{run_id}"):
+        folder.mkdir(parents=True)
+        event("started", "running")
+        try:
+            yield run_id
+        except BaseException as error:
+            event("ended", "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            stage("failed", masked(f"{type(error).__name__}: {error}")[:500])
+            raise
+        else:
+            stage("ran", "asked for")
+            event("ended", "completed")
+        finally:
+            folder.rmdir()
+
+
+def _prices(home: Home, identity: str, model: str) -> Prices:
+    """Of a hosted model, by its name, the newest that was imported; of a model of ours none a token."""
+    from flows.runs.prices import home_api_prices
+
+    if identity.startswith("model "):
+        return Prices()
+    found = [one for one in home_api_prices(home) if one.model == model]
+    if not found:
+        return Prices(basis="no price is known: give --price-in and --price-out, or `lifespan prices import FILE`")
+    one = max(found, key=lambda price: price.date)
+    return Prices(one.usd_per_million_input, one.usd_per_million_output, f"{one.provider}, {one.date}")
+
+
+def _dollars(
+    tallies: Sequence[Tally], prices: Prices, generate: Recorded, identity: str
+) -> tuple[list[float | None], Prices]:
+    """Of each strategy, as if it had run alone: billed tokens at their price; of a model of ours the processor time of
+    a token, as measured now, at the price of a core."""
+    if prices.prompt is None and identity.startswith("model "):
+        from components.cost.prices import find_offer
+
+        if not generate.fresh_tokens:
+            return [None] * len(tallies), Prices(basis="nothing was computed now: every sample was there")
+        offer = find_offer("cpu-core")
+        each = generate.cpu_seconds / generate.fresh_tokens * offer.price.usd_per_hour / 3600 * 1e6
+        basis = f"{generate.cpu_seconds:.3g} s of processor for {generate.fresh_tokens} tokens at {offer.basis}"
+        prices = Prices(each, each, basis)
+    if prices.prompt is None or prices.completion is None:
+        return [None] * len(tallies), prices
+    return [
+        (one.prompt_tokens * prices.prompt + one.completion_tokens * prices.completion) / 1e6 for one in tallies
+    ], prices
+
+
+def _mirror(home: Home, run_id: str, key: str, show: Show) -> None:
+    """The run in MLflow, with some trees as traces; LIFESPAN_EVALUATE_MLFLOW=0 leaves that to `lifespan sync`."""
+    if os.environ.get("LIFESPAN_EVALUATE_MLFLOW") == "0":
+        return
+    from storage import traces, tracker
+
+    try:
+        tracker.migrate(home)
+        if problem := tracker.sync(home, [run_id], EXPERIMENT).problem:
+            show(f"note: {problem}; `lifespan sync` catches up")
+        else:
+            traces.show_trees(home, run_id, key, EXPERIMENT)
+    except Exception as error:  # a tracker that is away ends no evaluation: the tables have it all
+        show(masked(f"note: MLflow at {home.mlflow_uri} is behind: {str(error).splitlines()[0][:200]}"))
