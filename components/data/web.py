@@ -44,6 +44,25 @@ def text_of_page(raw: bytes, declared: str = "") -> tuple[str, str]:
     return (text, "") if text else ("", "no text in the page")
 
 
+class _Patient:
+    """A stream for a reader that reads ahead: where it fails it seems to end, so that what came before is read first."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._position = stream, 0
+        self.failure: Exception | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            block = b"" if self.failure else bytes(self._stream.read1(size))
+        except Exception as error:
+            self.failure, block = error, b""
+        self._position += len(block)
+        return block
+
+    def tell(self) -> int:
+        return self._position
+
+
 def warc_records(stream: Any, name: str) -> Iterator[Record | Rejected]:
     """Pages of an archive, by the number of their record: `{"text", "url"}`; and how many records hold none, by type.
 
@@ -52,10 +71,11 @@ def warc_records(stream: Any, name: str) -> Iterator[Record | Rejected]:
     """
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
+    source = _Patient(stream)
     types = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
     left_out: Counter[str] = Counter()
     number = 0
-    for number, record in enumerate(ArchiveIterator(stream, parse_http=True, record_types=types), start=1):
+    for number, record in enumerate(ArchiveIterator(source, parse_http=True, record_types=types), start=1):
         url = record.headers.get("WARC-Target-URI") or name
         if record.record_type == WarcRecordType.conversion:
             kind, charset, status = "text/plain", "utf-8", 200
@@ -70,7 +90,9 @@ def warc_records(stream: Any, name: str) -> Iterator[Record | Rejected]:
         if kind not in (*_PAGE_TYPES, "text/plain"):
             left_out[f"records of type {kind or 'unknown'}"] += 1
             continue
-        raw = record.reader.read(MAX_PAGE_BYTES)
+        raw = record.reader.read(min(record.content_length, MAX_PAGE_BYTES))
+        if source.failure and len(raw) < min(record.content_length, MAX_PAGE_BYTES):
+            break  # in the midst of this record
         text, reason = text_of_page(raw, charset) if kind in _PAGE_TYPES else decoded(raw, charset)
         if reason or not text.strip():
             yield Rejected(number, f"{url}: {reason or 'no text'}", excerpt(raw))
@@ -78,5 +100,7 @@ def warc_records(stream: Any, name: str) -> Iterator[Record | Rejected]:
             yield Record(number, {"text": text, "url": url})
     for what, count in left_out.most_common():
         yield Rejected(0, f"not read: {count} {what}", "")
+    if source.failure:
+        raise source.failure
     if not number:
         yield Rejected(0, "no record of an answer or a conversion in this archive", "")
