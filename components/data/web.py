@@ -45,7 +45,8 @@ def text_of_page(raw: bytes, declared: str = "") -> tuple[str, str]:
 
 
 class _Patient:
-    """A stream for a reader that reads ahead: where it fails it seems to end, so that what came before is read first."""
+    """A stream for a reader that reads ahead: where it fails it seems to end, so that what came before is read
+    first."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._position = stream, 0

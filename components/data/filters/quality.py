@@ -1,53 +1,101 @@
-"""Documents that read like prose.
-
-The rules are those of Gopher (Rae et al. 2021, arXiv 2112.11446, section A1.1 and table A1) with the placeholder rule
-of C4 (Raffel et al. 2020, arXiv 1910.10683, section 2.2); thresholds are settings.
+"""Documents that read like prose, by the published rules of Gopher (Rae et al. 2021, arXiv 2112.11446, section A1.1 and
+table A1) with the placeholder rule of C4 (Raffel et al. 2020, arXiv 1910.10683, section 2.2). Thresholds are settings,
+also by language; what counts words takes them as `words_of` cuts them.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+from components.data.filters.words import is_unspaced, words_of
 
 
 @dataclass(frozen=True)
 class QualityConfig:
-    """Thresholds; names and defaults after Gopher where it has them."""
+    """Thresholds; names and defaults after Gopher where it has them.
+
+    by_language: other thresholds for texts of a language, as `{ de = { max_mean_word_length = 12.0 } }`.
+    """
 
     # Gopher: 50, for web pages; a corpus of a few megabytes has short documents that are worth having.
     min_words: int = 20
     max_words: int = 100_000
-    min_mean_word_length: float = 3.0
+    min_mean_word_length: float = 3.0  # these two not for scripts without blanks between words
     max_mean_word_length: float = 10.0
     max_symbol_ratio: float = 0.1  # of "#" or "…" to words
     min_alphabetic_words: float = 0.8  # share of words that hold a letter
     max_bullet_lines: float = 0.9
     max_ellipsis_lines: float = 0.3
-    min_stop_words: int = 2  # of the eight below; for English alone
+    min_stop_words: int = 2  # of the language's list, where there is one
     max_duplicate_lines: float = 0.3
     max_duplicate_line_chars: float = 0.2
+    max_duplicate_paragraphs: float = 0.3
+    max_duplicate_paragraph_chars: float = 0.2
     max_top_2gram_chars: float = 0.20
     max_top_3gram_chars: float = 0.18
     max_top_4gram_chars: float = 0.16
     max_duplicate_5gram_chars: float = 0.15
+    max_duplicate_6gram_chars: float = 0.14
+    max_duplicate_7gram_chars: float = 0.13
+    max_duplicate_8gram_chars: float = 0.12
+    max_duplicate_9gram_chars: float = 0.11
     max_duplicate_10gram_chars: float = 0.10
+    by_language: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = {one.name for one in fields(self)} - {"by_language"}
+        for language, thresholds in self.by_language.items():
+            if unknown := sorted(set(thresholds) - known):
+                raise ValueError(f"quality.by_language.{language}: there is no threshold {unknown[0]!r}")
+
+    def of(self, language: str) -> QualityConfig:
+        """The thresholds for one language."""
+        own = self.by_language.get(language)
+        return replace(self, by_language={}, **own) if own else self  # type: ignore[arg-type]  # checked above
 
 
-_STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
+# Of English Gopher's; of the others eight of the most frequent words of running text.
+STOP_WORDS = {
+    code: frozenset(words.split())
+    for code, words in {
+        "en": "the be to of and that have with",
+        "de": "der die und in den von zu das",
+        "fr": "de la le et les des en que",
+        "es": "de la que el en y los se",
+        "it": "di che e la il un per in",
+        "pt": "de a o que e do da em",
+        "nl": "de van het een en in is dat",
+        "sv": "och i att det som en på är",
+        "da": "og i at det er en til af",
+        "no": "og i det er på til som en",
+        "pl": "w i na z się nie do to",
+        "cs": "a se v na je to že s",
+        "ru": "и в не на что с по как",
+        "uk": "і в на не що з до та",
+        "bg": "и на в се за да от с",
+        "tr": "ve bir bu da de için ile çok",
+        "id": "yang dan di ini dengan untuk dari itu",
+    }.items()
+}
 _LETTER = re.compile(r"[^\W\d_]")
 
 
-def quality_reason(text: str, config: QualityConfig, languages: Sequence[str] = ("en",)) -> str:
-    """Why the document is rejected, as a fixed short phrase that can be counted, or an empty string."""
-    words = text.split()
+def quality_reasons(texts: Sequence[str], config: QualityConfig, languages: Sequence[str]) -> list[str]:
+    """For each text why it is rejected, as a fixed short phrase that can be counted, or an empty string."""
+    return [_reason(text, config.of(code), code) for text, code in zip(texts, languages, strict=True)]
+
+
+def _reason(text: str, config: QualityConfig, language: str) -> str:
+    words = words_of(text)
     if len(words) < config.min_words:
         return "too few words"
     if len(words) > config.max_words:
         return "too many words"
     mean_length = sum(map(len, words)) / len(words)
-    if not config.min_mean_word_length <= mean_length <= config.max_mean_word_length:
+    if not config.min_mean_word_length <= mean_length <= config.max_mean_word_length and not is_unspaced(text):
         return "mean word length"
     if max(text.count("#"), text.count("…") + text.count("...")) > config.max_symbol_ratio * len(words):
         return "symbols"
@@ -55,7 +103,8 @@ def quality_reason(text: str, config: QualityConfig, languages: Sequence[str] = 
         return "few alphabetic words"
     if "lorem ipsum" in text.lower():
         return "placeholder text"
-    if tuple(languages) == ("en",) and len(_STOP_WORDS.intersection(map(str.lower, words))) < config.min_stop_words:
+    stop_words = STOP_WORDS.get(language)
+    if stop_words and len(stop_words.intersection(map(str.lower, words))) < config.min_stop_words:
         return "few stop words"
     return _line_reason(text, config) or _repetition_reason(words, config)
 
@@ -66,13 +115,20 @@ def _line_reason(text: str, config: QualityConfig) -> str:
         return "bullet lines"
     if sum(line.endswith(("…", "...")) for line in lines) > config.max_ellipsis_lines * len(lines):
         return "ellipsis lines"
-    seen: set[str] = set()
-    repeated = [line for line in lines if line in seen or seen.add(line)]  # type: ignore[func-returns-value]
-    if len(repeated) > config.max_duplicate_lines * len(lines):
+    if _repeats(lines, len(text), config.max_duplicate_lines, config.max_duplicate_line_chars):
         return "duplicate lines"
-    if sum(map(len, repeated)) > config.max_duplicate_line_chars * len(text):
-        return "duplicate lines"
+    paragraphs = [stripped for part in text.split("\n\n") if (stripped := part.strip())]
+    if _repeats(paragraphs, len(text), config.max_duplicate_paragraphs, config.max_duplicate_paragraph_chars):
+        return "duplicate paragraphs"
     return ""
+
+
+def _repeats(parts: Sequence[str], chars: int, most: float, most_chars: float) -> bool:
+    if len(set(parts)) == len(parts):
+        return False
+    seen: set[str] = set()
+    repeated = [part for part in parts if part in seen or seen.add(part)]  # type: ignore[func-returns-value]
+    return len(repeated) > most * len(parts) or sum(map(len, repeated)) > most_chars * chars
 
 
 def _repetition_reason(words: Sequence[str], config: QualityConfig) -> str:
@@ -91,9 +147,19 @@ def _repetition_reason(words: Sequence[str], config: QualityConfig) -> str:
         gram, count = Counter(grams).most_common(1)[0]
         if count > 1 and count * sum(map(len, gram)) > most * total:
             return f"repeated {size}-gram"
-    for size, most in ((5, config.max_duplicate_5gram_chars), (10, config.max_duplicate_10gram_chars)):
-        if _duplicate_chars(words, size) > most * total:
+    for size, most in (
+        (5, config.max_duplicate_5gram_chars),
+        (6, config.max_duplicate_6gram_chars),
+        (7, config.max_duplicate_7gram_chars),
+        (8, config.max_duplicate_8gram_chars),
+        (9, config.max_duplicate_9gram_chars),
+        (10, config.max_duplicate_10gram_chars),
+    ):
+        covered = _duplicate_chars(words, size)
+        if covered > most * total:
             return f"repeated {size}-grams"
+        if not covered:
+            break  # longer ones hold these
     return ""
 
 
