@@ -25,6 +25,7 @@ import numpy.typing as npt
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _WORD = re.compile(r"\w+")
 _PUNCTUATION = re.compile(r"[^\w\s]+")
+_LEAST_RUN = 8  # words; below it phrases of everyday language are found
 _ANCHOR = 8  # tokens of a pattern that are looked up by hash before the rest is compared
 _BATCH_DOCUMENTS = 512
 
@@ -64,7 +65,8 @@ class EvalIndex:
                 symbols.add(tokens, len(tokens) if whole_items else min(config.ngram, len(tokens)), index)
             else:
                 for form in spoken[: 1 + (spoken[0] != spoken[1])]:
-                    words.add(form, min(config.ngram, len(form)), index)
+                    # Of an item of fewer than two n-grams half is enough, so that one changed word does not hide it.
+                    words.add(form, min(config.ngram, max(_LEAST_RUN, len(form) // 2), len(form)), index)
         self._whole_items = whole_items
         self._lanes = [lane.sealed() for lane in (words, symbols) if lane.patterns]
 

@@ -260,7 +260,7 @@ def _cleaned(documents: list[Document], source: SourceConfig, config: DataConfig
     documents = counts.passed("normalise", documents, ["" if document.text else "empty" for document in documents])
     found = [Language("", 0.0)] * len(documents)
     if not source.generated:
-        found = languages_of([document.text for document in documents])
+        found = languages_of([document.text for document in documents], config.languages)
         documents = [
             replace(document, language=one.code, language_score=one.score)
             for document, one in zip(documents, found, strict=True)

@@ -22,6 +22,7 @@ WINDOW_CHARS = 150
 MAX_WINDOWS = 4
 MIN_SCORE = 0.55  # mean probability over the windows, below which a longer text is of mixed languages
 _BATCH_WINDOWS = 1024
+_NO_LANGUAGE = "zxx"
 _NORWEGIAN = {"nb": "no", "nn": "no"}
 
 
@@ -99,8 +100,12 @@ def check_languages(wanted: Sequence[str]) -> None:
         )
 
 
-def languages_of(texts: Sequence[str]) -> list[Language]:
-    """The language of each text; all that the model knows compete."""
+def languages_of(texts: Sequence[str], wanted: Sequence[str] = ()) -> list[Language]:
+    """The language of each text; all that the model knows compete.
+
+    A wanted one is preferred where it is at least half as likely as the likeliest: a few words are as good Pidgin as
+    English.
+    """
     windows: list[bytes] = []
     owners: list[int] = []
     for number, text in enumerate(texts):
@@ -114,9 +119,16 @@ def languages_of(texts: Sequence[str]) -> list[Language]:
         np.add.at(total, owners[start : start + _BATCH_WINDOWS], found)
     counted = np.maximum(np.bincount(np.array(owners, dtype=np.int64), minlength=len(texts)), 1)
     best = total.argmax(axis=1)
+    codes = {_NORWEGIAN.get(code, code) for code in wanted}
+    if columns := [place for place, label in enumerate(model.labels) if _NORWEGIAN.get(label, label) in codes]:
+        likeliest = np.array(columns)[total[:, columns].argmax(axis=1)]
+        rows = np.arange(len(texts))
+        best = np.where(2 * total[rows, likeliest] >= total[rows, best], likeliest, best)
     scores = total[np.arange(len(texts)), best] / counted
     return [
-        Language(model.labels[label], score, windows > 1 and score < MIN_SCORE) if score > 0 else Language("", 0.0)
+        Language(model.labels[label], score, windows > 1 and score < MIN_SCORE)
+        if score > 0 and model.labels[label] != _NO_LANGUAGE
+        else Language("", 0.0)
         for label, score, windows in zip(best.tolist(), scores.tolist(), counted.tolist(), strict=True)
     ]
 

@@ -13,7 +13,7 @@ from components.data.filters.words import words_of
 
 _ENDS_LINE = (".", "!", "?", '"', "”", "。", "！", "？", "」", "؟", "।")
 _ENDS_FINEWEB_LINE = (*_ENDS_LINE, "'", "’", "…", ";", ":")
-_SENTENCE_END = re.compile(r"[.!?]+(?=[\s\"”')]|$)|[。！？।؟]+")
+_SENTENCE_END = re.compile(r"[.!?](?=[\s\"”')]|$)|[。！？।؟]")
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 
 
