@@ -52,7 +52,7 @@ __all__ = [
     "prepare_to", "read_corpus", "split_of", "steps_of", "write_corpus",
 ]  # fmt: skip
 
-CORPUS = "corpus.parquet"
+CORPUS = "documents.parquet"
 _BATCH = 512
 _PART_DOCUMENTS = 65_536
 _PART_CHARS = 64 << 20
@@ -116,7 +116,7 @@ def prepare_to(
     filesystem: AbstractFileSystem | None = None,
     generators: Mapping[str, Generator] | None = None,
 ) -> Prepared:
-    """Write the corpus to `out`/corpus.parquet. Documents go that hold a prompt or a solution of the evaluation set.
+    """Write the corpus to `out`/documents.parquet. Documents go that hold a prompt or a solution of the evaluation set.
 
     `scratch` holds what is needed to go on after a kill; the caller removes it. `filesystem` and `generators` are
     passed to `read_source`.

@@ -26,13 +26,16 @@ from components.reasoning.puzzle_study_config import PuzzleStudyConfig
 from components.reasoning.tasks import SuiteConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
-from flows.stages.evaluations import held_out_questions, without_held_out
+from flows.stages.evaluations import held_out_questions, questions_of, without_held_out
 from flows.stages.files import CONVERSATIONS, CORPUS
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
     from components.data.conversations import Conversation
     from components.data.funnel import FunnelRow
+
+
+MIN_SOLUTION_WORDS = 8
 
 
 @stage(produces="corpus", group="data", seconds=15, exact=True)
@@ -56,10 +59,11 @@ def prepare_corpus(
     held_out = suite.held_out()
     problems = partial(generate_problem_texts, held_out=held_out)
     questions = [*sorted(held_out.questions), *held_out_questions(work, evaluations)]
+    # Short answers, such as numbers, stand in any text.
+    worked = [one.answer for one in questions_of(work, evaluations) if len(one.answer.split()) >= MIN_SOLUTION_WORDS]
+    solutions = [*sorted(held_out.solutions), *worked]
     generators = {"problems": problems}
-    prepared = prepare_to(
-        work.out, work.state / "scratch", config, questions, sorted(held_out.solutions), generators=generators
-    )
+    prepared = prepare_to(work.out, work.state / "scratch", config, questions, solutions, generators=generators)
     work.rows("quarantine", [dataclasses.asdict(bad) for bad in prepared.quarantined])
     work.rows("removals", [dataclasses.asdict(removal) for removal in prepared.removals])
     work.rows("documents", [dataclasses.asdict(row) for card in prepared.cards for row in card.sample])

@@ -227,7 +227,7 @@ def test_removals_say_what_went_and_why_without_personal_data(messy: Prepared) -
     assert found["quality", "too few words"].excerpt == "The text is short."
     assert found["quality", "too few words"].origin == "web/web.jsonl#43"
     detail = found["decontaminate", "holds an evaluation prompt"].detail
-    assert len(detail.split()) == 13 and detail in prose(7).lower().replace(".", "")
+    assert len(detail.split()) == 10 and detail in prose(7).lower().replace(".", "")
 
 
 def test_a_card_tells_what_is_left_and_shows_a_sample_that_does_not_depend_on_the_order(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_reading_that_was_killed_goes_on_behind_its_last_part(
         prepare_to(tmp_path / "out", tmp_path / "scratch", config, generators=generators)
     resumed = prepare_to(tmp_path / "out", tmp_path / "scratch", config, generators=generators)
     assert len(read) < 30 + 41 - 15  # the first parts were not read again
-    assert tuple(read_corpus(tmp_path / "out" / "corpus.parquet")) == whole.documents
+    assert tuple(read_corpus(tmp_path / "out" / "documents.parquet")) == whole.documents
     for name in ("funnel", "quarantined", "removals", "masked", "cards", "num_bytes"):
         assert getattr(resumed, name) == getattr(whole, name), name
 
