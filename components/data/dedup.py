@@ -99,7 +99,7 @@ class NearDuplicates:
         for band, file in enumerate(self._files):
             file.write(_row_hash(signatures[:, band * config.rows : (band + 1) * config.rows]).tobytes())
         for one in shingles:
-            self._shingles.write(np.unique(one).tobytes())
+            self._shingles.write(one.tobytes())
             self._ends.append(self._shingles.tell() // 8)
 
     def groups(self, lengths: Sequence[int], digests: bytes) -> dict[int, int]:
@@ -135,7 +135,7 @@ class NearDuplicates:
     def _read(self, document: int) -> _U64:
         start, stop = self._ends[document], self._ends[document + 1]
         self._shingles.seek(8 * start)
-        return np.frombuffer(self._shingles.read(8 * (stop - start)), dtype=np.uint64)
+        return np.unique(np.frombuffer(self._shingles.read(8 * (stop - start)), dtype=np.uint64))
 
 
 def _find(parent: npt.NDArray[np.int64], node: int) -> int:

@@ -6,6 +6,7 @@ import re
 import unicodedata
 
 _NEWLINES = re.compile(r"\r\n?|[\x85\u2028\u2029\x0b\x0c]")
+_ASCII_NEWLINES = re.compile("[\r\x0b\x0c]")
 _REMOVED = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"  # control characters but tab and newline
     "\u00ad\u180e\u200b\u2060\ufeff"  # zero width
@@ -27,7 +28,9 @@ def normalise(text: str) -> str:
     """
     if not text.isascii():
         text = unicodedata.normalize("NFC", _BLANKS.sub(" ", _SURROGATE.sub("\ufffd", text)))
-    text = _REMOVED.sub("", _NEWLINES.sub("\n", text))
+    if not text.isascii() or _ASCII_NEWLINES.search(text):
+        text = _NEWLINES.sub("\n", text)
+    text = _REMOVED.sub("", text)
     if "\u200c" in text or "\u200d" in text:
         text = _JOINERS.sub(_joiners, text)
     # What stood between two marks that compose may have gone: compose once more.

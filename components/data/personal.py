@@ -39,8 +39,11 @@ _KEYS = {  # what a kind of key begins with, and all of it
         r"-----BEGIN [A-Z ]{0,26}PRIVATE KEY-----[A-Za-z0-9+/=\s:,]{0,8000}-----END [A-Z ]{0,26}PRIVATE KEY-----"
     ),
 }
-# Anything of seven digits, or as an IBAN begins; most texts have none, and are done with.
-_DIGITS = re.compile(r"\d(?:\d ?[A-Za-z0-9]{4}|[\d ().-]{5}\d)")
+# Most texts have nothing of seven digits, no two digits behind letters, no two colons with only hexadecimal digits
+# between.
+_DIGITS = re.compile(r"[0-9][0-9 ().-]{5}[0-9]")
+_IBAN_DIGITS = re.compile(r"[0-9][0-9] ?[A-Za-z0-9]{4}")
+_COLONS = re.compile(":[0-9A-Fa-f]{0,4}:")
 
 # Length of an IBAN by country (ISO 13616, the registry of SWIFT).
 _IBAN_LENGTHS = {
@@ -155,7 +158,6 @@ def _valid(found: str) -> bool:
 
 
 _NUMBERS: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], bool]], ...] = (
-    ("iban", _IBAN, _is_iban),
     ("card", _CARD, _is_card),
     ("ssn", _SSN, lambda found: True),
     ("ip", _IPV4, _is_address),
@@ -184,9 +186,11 @@ def mask_personal(text: str) -> tuple[str, dict[str, int]]:
             text = masked(text, "key", pattern, lambda found: True)
     if "@" in text:
         text = masked(text, "email", _EMAIL, lambda found: True)
+    if any(text[max(found.start() - 2, 0) : found.start()].isalpha() for found in _IBAN_DIGITS.finditer(text)):
+        text = masked(text, "iban", _IBAN, _is_iban)
     if _DIGITS.search(text):
         for kind, pattern, holds in _NUMBERS:
             text = masked(text, kind, pattern, holds)
-    if text.count(":") > 1:
+    if _COLONS.search(text):
         text = masked(text, "ip", _IPV6, _is_address)
     return text, counts

@@ -6,6 +6,7 @@ import re
 
 # UTF-8 read as another encoding leaves two characters beyond ASCII side by side, or one before a blank that was one.
 _SUSPICIOUS = re.compile("[^\x00-\x7f]{2}|[\x80-\x9f]|[\u00c2\u00c3\u00e2] |&[#A-Za-z][0-9A-Za-z]{1,24};")
+_ENTITY = re.compile("&[#A-Za-z][0-9A-Za-z]{1,24};")
 _PIECE = 100_000  # characters at a time, so that ftfy's own searches stay short
 
 
@@ -15,7 +16,7 @@ def repair(text: str) -> str:
     ftfy changes a text only where the result is less odd than what was there; most texts hold nothing to look at, and
     are not shown to it.
     """
-    if not _SUSPICIOUS.search(text):
+    if not (_ENTITY if text.isascii() else _SUSPICIOUS).search(text):
         return text
     from ftfy import TextFixerConfig, fix_text
 

@@ -113,10 +113,11 @@ def languages_of(texts: Sequence[str], wanted: Sequence[str] = ()) -> list[Langu
             windows.append(_encoded(piece))
             owners.append(number)
     model = _model()
-    total = np.zeros((len(texts), len(model.labels)), dtype=np.float64)
+    found = [np.zeros((0, len(model.labels)), dtype=np.float32)]
     for start in range(0, len(windows), _BATCH_WINDOWS):
-        found = model.probabilities(windows[start : start + _BATCH_WINDOWS])
-        np.add.at(total, owners[start : start + _BATCH_WINDOWS], found)
+        found.append(model.probabilities(windows[start : start + _BATCH_WINDOWS]))
+    firsts = np.searchsorted(owners, np.arange(len(texts)))  # every text has a window, and they stand in order
+    total = np.add.reduceat(np.concatenate(found), firsts, axis=0) if texts else found[0]
     counted = np.maximum(np.bincount(np.array(owners, dtype=np.int64), minlength=len(texts)), 1)
     best = total.argmax(axis=1)
     codes = {_NORWEGIAN.get(code, code) for code in wanted}

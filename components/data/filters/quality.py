@@ -10,6 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from components.data.filters.words import is_unspaced, words_of
 
 
@@ -85,11 +88,21 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 def quality_reasons(texts: Sequence[str], config: QualityConfig, languages: Sequence[str]) -> list[str]:
     """For each text why it is rejected, as a fixed short phrase that can be counted, or an empty string."""
-    return [_reason(text, config.of(code), code) for text, code in zip(texts, languages, strict=True)]
+    settings = [config.of(code) for code in languages]
+    words = [words_of(text) for text in texts]
+    reasons = [
+        _reason(text, own, one, code) or _line_reason(text, one)
+        for text, own, one, code in zip(texts, words, settings, languages, strict=True)
+    ]
+    # Repetitions are looked for by hashes in all texts at once; only where there are enough are they counted exactly.
+    left = [place for place, reason in enumerate(reasons) if not reason]
+    for chunk in (left[start : start + _CHUNK] for start in range(0, len(left), _CHUNK)):
+        for place in _may_repeat([words[i] for i in chunk], [settings[i] for i in chunk]):
+            reasons[chunk[place]] = _repetition_reason(words[chunk[place]], settings[chunk[place]])
+    return reasons
 
 
-def _reason(text: str, config: QualityConfig, language: str) -> str:
-    words = words_of(text)
+def _reason(text: str, words: Sequence[str], config: QualityConfig, language: str) -> str:
     if len(words) < config.min_words:
         return "too few words"
     if len(words) > config.max_words:
@@ -99,14 +112,69 @@ def _reason(text: str, config: QualityConfig, language: str) -> str:
         return "mean word length"
     if max(text.count("#"), text.count("…") + text.count("...")) > config.max_symbol_ratio * len(words):
         return "symbols"
-    if sum(1 for word in words if word.isalpha() or _LETTER.search(word)) < config.min_alphabetic_words * len(words):
+    least = config.min_alphabetic_words * len(words)
+    # All that is made of letters alone is counted first: it is quick, and mostly enough.
+    if sum(map(str.isalpha, words)) < least and sum(1 for word in words if _LETTER.search(word)) < least:
         return "few alphabetic words"
     if "lorem ipsum" in text.lower():
         return "placeholder text"
     stop_words = STOP_WORDS.get(language)
-    if stop_words and len(stop_words.intersection(map(str.lower, words))) < config.min_stop_words:
-        return "few stop words"
-    return _line_reason(text, config) or _repetition_reason(words, config)
+    if stop_words and config.min_stop_words:
+        present = stop_words.intersection(words)
+        if len(present) < config.min_stop_words:
+            present = stop_words.intersection(map(str.lower, words))
+        if len(present) < config.min_stop_words:
+            return "few stop words"
+    return ""
+
+
+def _may_repeat(documents: Sequence[Sequence[str]], configs: Sequence[QualityConfig]) -> list[int]:
+    """Which documents may have too many repetitions: an upper bound, from hashes of their n-grams.
+
+    A document's number stands in the upper bits of the hashes, so that one sort puts equal n-grams of one document side
+    by side.
+    """
+    numbers: dict[str, int] = {}
+    flat = [numbers.setdefault(word, len(numbers) + 1) for words in documents for word in words]
+    lengths = np.array([len(words) for words in documents])
+    chars = np.array(list(map(len, numbers)), dtype=np.int64)[np.array(flat) - 1]
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    total, longest = np.add.reduceat(chars, starts), np.maximum.reduceat(chars, starts)
+    ids = np.array(flat + [0] * 5, dtype=np.uint64)
+    owner = np.repeat(np.arange(len(documents)), lengths)
+    behind = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(flat))  # words from here to the document's end
+    suspect = np.zeros(len(documents), dtype=np.bool_)
+    hashes = _mixed(ids[: len(flat)])
+    for size in (2, 3, 4, 5):
+        hashes = _mixed(hashes * _ODD + ids[size - 1 : size - 1 + len(flat)])
+        whole = behind >= size
+        keys = np.sort((owner[whole].astype(np.uint64) << _OWNER_SHIFT) | (hashes[whole] >> _HASH_SHIFT))
+        same = np.concatenate([[False], keys[1:] == keys[:-1]])
+        owners = (keys >> _OWNER_SHIFT).astype(np.int64)
+        if size == 5:
+            repeats = np.bincount(owners[same], minlength=len(documents))
+            # A repeated n-gram covers at most its own words; longer ones are no more than these.
+            for longer in range(5, 11):
+                most = np.array([getattr(config, f"max_duplicate_{longer}gram_chars") for config in configs])
+                suspect |= repeats * longer * longest > most * total
+        else:
+            firsts = np.flatnonzero(~same)
+            runs = np.diff(np.concatenate([firsts, [len(keys)]]))
+            most_often = np.zeros(len(documents), dtype=np.int64)
+            np.maximum.at(most_often, owners[firsts][runs > 1], runs[runs > 1])
+            most = np.array([getattr(config, f"max_top_{size}gram_chars") for config in configs])
+            suspect |= most_often * size * longest > most * total
+    return np.flatnonzero(suspect).tolist()
+
+
+_ODD = np.uint64(0xD6E8FEB86659FD93)
+_CHUNK = 512  # documents, whose numbers take 9 bits
+_OWNER_SHIFT, _HASH_SHIFT = np.uint64(54), np.uint64(10)
+
+
+def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(32))) * _ODD
+    return x ^ (x >> np.uint64(29))
 
 
 def _line_reason(text: str, config: QualityConfig) -> str:
