@@ -46,15 +46,14 @@ def without_repeated(texts: Callable[[], Iterable[tuple[str, bytes]]], config: R
             hashes = np.unique(_hashes(text, kind, config))
             places = hashes & np.uint64((1 << _TABLE_BITS) - 1)
             table[places] = np.minimum(table[places], 65_534) + 1
-    exact: dict[tuple[str, int], list[int | bytes]] = {}  # number of documents, smallest content hash
+    exact: dict[tuple[str, int], tuple[int, bytes]] = {}  # number of documents, smallest content hash
     for text, digest in texts():
         for kind, least in _limits(config).items():
             hashes = np.unique(_hashes(text, kind, config))
             often = hashes[table[hashes & np.uint64((1 << _TABLE_BITS) - 1)] >= least]
             for one in often.tolist():
-                found = exact.setdefault((kind, one), [0, digest])
-                found[0] += 1  # type: ignore[operator]
-                found[1] = min(found[1], digest)  # type: ignore[type-var]
+                count, least_digest = exact.get((kind, one), (0, digest))
+                exact[kind, one] = count + 1, min(least_digest, digest)
     for text, digest in texts():
         yield _cut(text, digest, config, exact)
 
@@ -96,7 +95,7 @@ def _runs(words: Sequence[str], size: int) -> npt.NDArray[np.uint64]:
     return (out ^ (out >> np.uint64(31))) * np.uint64(0xD6E8FEB86659FD93) >> np.uint64(1)
 
 
-def _cut(text: str, digest: bytes, config: RepeatedConfig, exact: dict[tuple[str, int], list[int | bytes]]) -> str:
+def _cut(text: str, digest: bytes, config: RepeatedConfig, exact: dict[tuple[str, int], tuple[int, bytes]]) -> str:
     for kind, joint in (("paragraph", "\n\n"), ("line", "\n")):
         least = _limits(config)[kind]
         if least:
@@ -104,7 +103,7 @@ def _cut(text: str, digest: bytes, config: RepeatedConfig, exact: dict[tuple[str
             for part in text.split(joint):
                 span = part.strip().casefold()
                 found = exact.get((kind, _hash(kind + span))) if len(span) >= config.min_chars else None
-                if not found or found[0] < least:  # type: ignore[operator]
+                if not found or found[0] < least:
                     kept.append(part)
             text = joint.join(kept)
     if config.words:
@@ -113,7 +112,7 @@ def _cut(text: str, digest: bytes, config: RepeatedConfig, exact: dict[tuple[str
         gone = np.zeros(len(matches), dtype=np.bool_)
         for start, one in enumerate(hashes.tolist()):
             found = exact.get(("words", one))
-            if found and found[0] > 1 and found[1] != digest:  # type: ignore[operator]
+            if found and found[0] > 1 and found[1] != digest:
                 gone[start : start + config.words] = True
         if gone.any():
             edges = np.flatnonzero(np.diff(np.concatenate([[False], gone, [False]]).astype(np.int8)))

@@ -72,7 +72,7 @@ def warc_records(stream: Any, name: str) -> Iterator[Record | Rejected]:
     """
     from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-    source = _Patient(stream)
+    source: Any = _Patient(stream)
     types = WarcRecordType.response | WarcRecordType.conversion | WarcRecordType.resource
     left_out: Counter[str] = Counter()
     number = 0

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 PYTHONPATH=. python tests/benchmarks/data_speed.py 20
 
-Documents of 2,400 characters are made of the packaged speeches, sentences of three passages shuffled. No time is asserted
-anywhere: the table is for reading.
+Documents of 2,400 characters are made of the packaged speeches, sentences of three passages shuffled. No time is
+asserted anywhere: the table is for reading.
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ def fineweb_reasons(texts: Sequence[str], config: FineWebConfig, languages: Sequ
         if sum(len(line) <= config.short_line_chars for line in lines) > config.max_short_lines * len(lines):
             return "short lines"
         seen: set[str] = set()
-        repeated = sum(len(line) for line in lines if line in seen or seen.add(line))  # type: ignore[func-returns-value]
-        if repeated > config.max_duplicate_line_chars * len(text):
+        repeated = [line for line in lines if line in seen or seen.add(line)]  # type: ignore[func-returns-value]
+        if sum(map(len, repeated)) > config.max_duplicate_line_chars * len(text):
             return "duplicate lines"
         if text.count("\n") > config.max_newlines_per_word * len(words_of(text)):
             return "lists"
