@@ -180,10 +180,13 @@ def _shingles(texts: Iterable[str], ngram: int, known: dict[str, int] | None = N
 
 
 def _signatures(shingles: Sequence[_U64], num_hashes: int, seed: int) -> npt.NDArray[np.uint32]:
-    """[documents, num_hashes]: minima of multiply-shift hashes (Dietzfelbinger et al. 1997), top 32 bits of a x + b."""
+    """[documents, num_hashes]: minima of a x + b modulo 2^32, with a odd, of the upper halves of the shingles.
+
+    The shingles are mixed already; numbers of 32 bits are multiplied eight at a time where those of 64 bits are not.
+    """
     rng = np.random.default_rng(seed)
-    a = rng.integers(0, 1 << 63, num_hashes, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    b = rng.integers(0, 1 << 63, num_hashes, dtype=np.uint64)
+    a = rng.integers(0, 1 << 32, num_hashes, dtype=np.uint32) | np.uint32(1)
+    b = rng.integers(0, 1 << 32, num_hashes, dtype=np.uint32)
     out = np.empty((len(shingles), num_hashes), dtype=np.uint32)
     start = 0
     while start < len(shingles):
@@ -193,10 +196,12 @@ def _signatures(shingles: Sequence[_U64], num_hashes: int, seed: int) -> npt.NDA
             size += len(shingles[stop])
             stop += 1
         lengths = [len(s) for s in shingles[start:stop]]
-        block = np.concatenate(shingles[start:stop])
+        block = (np.concatenate(shingles[start:stop]) >> np.uint64(32)).astype(np.uint32)
+        hashed = np.empty_like(block)
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
         for function in range(num_hashes):
-            hashed = ((block * a[function] + b[function]) >> np.uint64(32)).astype(np.uint32)
+            np.multiply(block, a[function], out=hashed)
+            hashed += b[function]
             out[start:stop, function] = np.minimum.reduceat(hashed, starts)
         start = stop
     return out

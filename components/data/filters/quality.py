@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from components.data.filters.words import is_unspaced, words_of
 
@@ -88,83 +90,132 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 def quality_reasons(texts: Sequence[str], config: QualityConfig, languages: Sequence[str]) -> list[str]:
     """For each text why it is rejected, as a fixed short phrase that can be counted, or an empty string."""
-    settings = [config.of(code) for code in languages]
-    words = [words_of(text) for text in texts]
-    reasons = [
-        _reason(text, own, one, code) or _line_reason(text, one)
-        for text, own, one, code in zip(texts, words, settings, languages, strict=True)
-    ]
-    # Repetitions are looked for by hashes in all texts at once; only where there are enough are they counted exactly.
-    left = [place for place, reason in enumerate(reasons) if not reason]
-    for chunk in (left[start : start + _CHUNK] for start in range(0, len(left), _CHUNK)):
-        for place in _may_repeat([words[i] for i in chunk], [settings[i] for i in chunk]):
-            reasons[chunk[place]] = _repetition_reason(words[chunk[place]], settings[chunk[place]])
+    reasons: list[str] = []
+    for start in range(0, len(texts), _CHUNK):
+        codes = languages[start : start + _CHUNK]
+        reasons += _reasons(texts[start : start + _CHUNK], [config.of(code) for code in codes], codes)
     return reasons
 
 
-def _reason(text: str, words: Sequence[str], config: QualityConfig, language: str) -> str:
-    if len(words) < config.min_words:
-        return "too few words"
-    if len(words) > config.max_words:
-        return "too many words"
-    mean_length = sum(map(len, words)) / len(words)
-    if not config.min_mean_word_length <= mean_length <= config.max_mean_word_length and not is_unspaced(text):
-        return "mean word length"
-    if max(text.count("#"), text.count("…") + text.count("...")) > config.max_symbol_ratio * len(words):
-        return "symbols"
-    least = config.min_alphabetic_words * len(words)
-    # All that is made of letters alone is counted first: it is quick, and mostly enough.
-    if sum(map(str.isalpha, words)) < least and sum(1 for word in words if _LETTER.search(word)) < least:
-        return "few alphabetic words"
-    if "lorem ipsum" in text.lower():
-        return "placeholder text"
-    stop_words = STOP_WORDS.get(language)
-    if stop_words and config.min_stop_words:
-        present = stop_words.intersection(words)
-        if len(present) < config.min_stop_words:
-            present = stop_words.intersection(map(str.lower, words))
-        if len(present) < config.min_stop_words:
-            return "few stop words"
-    return ""
+def _reasons(texts: Sequence[str], configs: Sequence[QualityConfig], languages: Sequence[str]) -> list[str]:
+    """All rules that look at words, for many texts at once: a word's properties are found once, however often it
+    stands."""
+    words = _Words.of(texts)
+    count = np.maximum(words.lengths, 1)
+
+    def limit(name: str) -> npt.NDArray[np.float64]:
+        return np.array([getattr(config, name) for config in configs], dtype=np.float64)
+
+    mean = words.total / count
+    unspaced = np.array([is_unspaced(text) for text in texts])
+    wrong_length = ((mean < limit("min_mean_word_length")) | (mean > limit("max_mean_word_length"))) & ~unspaced
+    marks = np.array([max(text.count("#"), text.count("…") + text.count("...")) for text in texts])
+    rules = {
+        "too few words": words.lengths < limit("min_words"),
+        "too many words": words.lengths > limit("max_words"),
+        "mean word length": wrong_length,
+        "symbols": marks > limit("max_symbol_ratio") * words.lengths,
+        "few alphabetic words": words.alphabetic() < limit("min_alphabetic_words") * words.lengths,
+        "placeholder text": np.array(["lorem ipsum" in text.lower() for text in texts]),
+        "few stop words": words.stop_words(languages) < limit("min_stop_words"),
+    }
+    reasons = [""] * len(texts)
+    for reason, broken in rules.items():
+        for place in np.flatnonzero(broken).tolist():
+            reasons[place] = reasons[place] or reason
+    may_repeat = words.may_repeat(configs)
+    for place, (text, config) in enumerate(zip(texts, configs, strict=True)):
+        # Hashes say where there may be enough repetitions; there they are counted exactly.
+        reasons[place] = reasons[place] or _line_reason(text, config)
+        if not reasons[place] and may_repeat[place]:
+            reasons[place] = _repetition_reason(words_of(text), config)
+    return reasons
 
 
-def _may_repeat(documents: Sequence[Sequence[str]], configs: Sequence[QualityConfig]) -> list[int]:
-    """Which documents may have too many repetitions: an upper bound, from hashes of their n-grams.
+@dataclass(frozen=True)
+class _Words:
+    """The words of several texts, end to end, as numbers of a vocabulary.
 
-    A document's number stands in the upper bits of the hashes, so that one sort puts equal n-grams of one document side
-    by side.
+    lengths: words of each text; total, longest: characters of all its words and of the longest.
     """
-    numbers: dict[str, int] = {}
-    flat = [numbers.setdefault(word, len(numbers) + 1) for words in documents for word in words]
-    lengths = np.array([len(words) for words in documents])
-    chars = np.array(list(map(len, numbers)), dtype=np.int64)[np.array(flat) - 1]
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    total, longest = np.add.reduceat(chars, starts), np.maximum.reduceat(chars, starts)
-    ids = np.array(flat + [0] * 5, dtype=np.uint64)
-    owner = np.repeat(np.arange(len(documents)), lengths)
-    behind = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(flat))  # words from here to the document's end
-    suspect = np.zeros(len(documents), dtype=np.bool_)
-    hashes = _mixed(ids[: len(flat)])
-    for size in (2, 3, 4, 5):
-        hashes = _mixed(hashes * _ODD + ids[size - 1 : size - 1 + len(flat)])
-        whole = behind >= size
-        keys = np.sort((owner[whole].astype(np.uint64) << _OWNER_SHIFT) | (hashes[whole] >> _HASH_SHIFT))
-        same = np.concatenate([[False], keys[1:] == keys[:-1]])
-        owners = (keys >> _OWNER_SHIFT).astype(np.int64)
-        if size == 5:
-            repeats = np.bincount(owners[same], minlength=len(documents))
-            # A repeated n-gram covers at most its own words; longer ones are no more than these.
-            for longer in range(5, 11):
-                most = np.array([getattr(config, f"max_duplicate_{longer}gram_chars") for config in configs])
-                suspect |= repeats * longer * longest > most * total
+
+    ids: npt.NDArray[np.int64]
+    vocabulary: list[str]
+    lengths: npt.NDArray[np.int64]
+    total: npt.NDArray[np.int64]
+    longest: npt.NDArray[np.int64]
+    owner: npt.NDArray[np.int64]  # of each word, the number of its text
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> _Words:
+        if any(map(is_unspaced, texts)):
+            lists = pa.array([words_of(text) for text in texts], pa.list_(pa.string()))
         else:
-            firsts = np.flatnonzero(~same)
-            runs = np.diff(np.concatenate([firsts, [len(keys)]]))
-            most_often = np.zeros(len(documents), dtype=np.int64)
-            np.maximum.at(most_often, owners[firsts][runs > 1], runs[runs > 1])
-            most = np.array([getattr(config, f"max_top_{size}gram_chars") for config in configs])
-            suspect |= most_often * size * longest > most * total
-    return np.flatnonzero(suspect).tolist()
+            lists = pc.utf8_split_whitespace(pa.array([text.strip() or " " for text in texts], pa.string()))
+        lengths = np.diff(lists.offsets.to_numpy()).astype(np.int64)
+        flat = lists.flatten().dictionary_encode()
+        ids = flat.indices.to_numpy().astype(np.int64)
+        chars = np.concatenate([pc.utf8_length(flat.dictionary).to_numpy()[ids].astype(np.int64), [0]])
+        ends = np.cumsum(lengths)
+        sums = np.concatenate([[0], np.cumsum(chars)])
+        starts = ends - lengths
+        longest = np.where(lengths > 0, np.maximum.reduceat(chars, starts), 0)
+        owner = np.repeat(np.arange(len(texts)), lengths)
+        return cls(ids, flat.dictionary.to_pylist(), lengths, sums[ends] - sums[starts], longest, owner)
+
+    def _count(self, marked: Sequence[bool]) -> npt.NDArray[np.int64]:
+        """How many words of each text are marked in the vocabulary."""
+        chosen = np.array(marked, dtype=np.bool_)[self.ids]
+        return np.bincount(self.owner[chosen], minlength=len(self.lengths))
+
+    def alphabetic(self) -> npt.NDArray[np.int64]:
+        """Words with a letter, of each text."""
+        return self._count([word.isalpha() or _LETTER.search(word) is not None for word in self.vocabulary])
+
+    def stop_words(self, languages: Sequence[str]) -> npt.NDArray[np.float64]:
+        """How many of its language's stop words each text has; infinitely many where there is no list."""
+        found = np.full(len(self.lengths), np.inf)
+        lowered = [word.lower() for word in self.vocabulary]
+        for language in set(languages) & STOP_WORDS.keys():
+            number = {word: place for place, word in enumerate(sorted(STOP_WORDS[language]))}
+            numbers = np.array([number.get(word, -1) for word in lowered], dtype=np.int64)[self.ids]
+            present = np.unique(self.owner[numbers >= 0] * len(number) + numbers[numbers >= 0]) // len(number)
+            counts = np.bincount(present, minlength=len(self.lengths))
+            own = np.array([code == language for code in languages])
+            found[own] = counts[own]
+        return found
+
+    def may_repeat(self, configs: Sequence[QualityConfig]) -> npt.NDArray[np.bool_]:
+        """Which texts may have too many repetitions: an upper bound, from hashes of their n-grams.
+
+        A text's number stands in the upper bits of the hashes, so that one sort puts equal n-grams of one text side by
+        side.
+        """
+        size_of_all = len(self.ids)
+        ids = np.concatenate([self.ids, np.zeros(5, dtype=np.int64)]).astype(np.uint64) + np.uint64(1)
+        behind = np.repeat(np.cumsum(self.lengths), self.lengths) - np.arange(size_of_all)  # words to the text's end
+        suspect = np.zeros(len(self.lengths), dtype=np.bool_)
+        hashes = _mixed(ids[:size_of_all])
+        for size in (2, 3, 4, 5):
+            hashes = _mixed(hashes * _ODD + ids[size - 1 : size - 1 + size_of_all])
+            whole = behind >= size
+            keys = np.sort((self.owner[whole].astype(np.uint64) << _OWNER_SHIFT) | (hashes[whole] >> _HASH_SHIFT))
+            same = np.concatenate([[False], keys[1:] == keys[:-1]])[: len(keys)]
+            owners = (keys >> _OWNER_SHIFT).astype(np.int64)
+            if size == 5:
+                repeats = np.bincount(owners[same], minlength=len(self.lengths))
+                # A repeated n-gram covers at most its own words; longer ones are no more than these.
+                for longer in range(5, 11):
+                    most = np.array([getattr(config, f"max_duplicate_{longer}gram_chars") for config in configs])
+                    suspect |= repeats * longer * self.longest > most * self.total
+            else:
+                firsts = np.flatnonzero(~same)
+                runs = np.diff(np.concatenate([firsts, [len(keys)]]))
+                most_often = np.zeros(len(self.lengths), dtype=np.int64)
+                np.maximum.at(most_often, owners[firsts][runs > 1], runs[runs > 1])
+                most = np.array([getattr(config, f"max_top_{size}gram_chars") for config in configs])
+                suspect |= most_often * size * self.longest > most * self.total
+        return suspect
 
 
 _ODD = np.uint64(0xD6E8FEB86659FD93)
