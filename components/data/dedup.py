@@ -23,6 +23,8 @@ from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from components.data.filters.words import shingle_words
 
@@ -161,15 +163,18 @@ def _shingles(texts: Iterable[str], ngram: int, known: dict[str, int] | None = N
     stream = iter(texts)
     while batch := list(islice(stream, _BATCH_DOCUMENTS)):
         # One flat array for many documents: numpy's cost a call is that of some hundred words.
-        words = [shingle_words(text) or [text] for text in batch]
-        lengths = np.array([len(w) for w in words])
+        words = pc.utf8_split_whitespace(pa.array(list(map(_spaced_words, batch)), pa.string()))
+        lengths = np.diff(words.offsets.to_numpy()).astype(np.int64)
+        flat = words.flatten().dictionary_encode()
         if len(known) > _MAX_WORDS:
             known.clear()
-        for word in set().union(*words) - known.keys():
-            digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest()
-            known[word] = int.from_bytes(digest, "little")
-        flat = [known[word] for document in words for word in document]
-        ids = np.array(flat + [0] * ngram, dtype=np.uint64)
+        vocabulary = flat.dictionary.to_pylist()
+        for word in vocabulary:
+            if word not in known:
+                digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest()
+                known[word] = int.from_bytes(digest, "little")
+        ids = np.array([known[word] for word in vocabulary], dtype=np.uint64)[flat.indices.to_numpy()]
+        ids = np.concatenate([ids, np.zeros(ngram, dtype=np.uint64)])
         hashes = _mix(ids[: len(flat)])
         ends = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(flat))  # words from here to the document's end
         for place in range(1, ngram):
@@ -177,6 +182,16 @@ def _shingles(texts: Iterable[str], ngram: int, known: dict[str, int] | None = N
         starts = np.concatenate([[0], np.cumsum(lengths)])
         out += [hashes[start : max(stop - ngram + 1, start + 1)] for start, stop in pairwise(starts.tolist())]
     return out
+
+
+# Of ASCII, all that belongs to no word.
+_BLANKS = str.maketrans({chr(code): " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")})
+
+
+def _spaced_words(text: str) -> str:
+    """The words of `shingle_words` with blanks between them; of a text without any its signs as one word."""
+    spaced = text.lower().translate(_BLANKS).strip() if text.isascii() else " ".join(shingle_words(text))
+    return spaced or "".join(text.split()).encode("utf-8", "replace").decode()
 
 
 def _signatures(shingles: Sequence[_U64], num_hashes: int, seed: int) -> npt.NDArray[np.uint32]:
