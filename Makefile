@@ -64,6 +64,7 @@ bench: peers  ## speed beside transformers, TRL and MLflow, and what orchestrati
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/hot_paths.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/generation_speed.py 2>/dev/null
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/rlhf_speed.py 2>/dev/null
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/benchmarks/data_speed.py
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/benchmarks/sql_speed.py 2>/dev/null
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/benchmarks/scaling_speed.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/orchestration.py

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from components.cost.settings import CostConfig
+from components.data.data_config import DataConfig
 from components.data.instruction import InstructionConfig
-from components.data.pipeline import DataConfig
 from components.data.prompt_files import PromptsConfig
 from components.data.tokenizer import TokenizerConfig
 from components.model.config import ModelConfig, linear_maps

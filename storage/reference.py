@@ -142,6 +142,38 @@ null where the items are not questions to a reasoning strategy
         seconds: from showing to sending
         instructions_version: of the instructions that were read
         instructions_sha256: of their text"""),
+    "funnel": ("what a step of data preparation left of a source, or why it removed some of it", f"""
+        run_id: {_RUN}
+        key: {_KEY}
+        source: data source
+        position: of the step, from 0 (read)
+        step: its name
+        documents: documents (passages of plain texts) that it left; null in rows with a reason
+        bytes: UTF-8 bytes that it left
+        changed: documents that stayed in another form, as repaired ones
+        reason: why some went; null in the row of what was left
+        removed: how many went for that reason"""),
+    "removals": ("an example of what a step removed: up to 20 of each source, step and reason", f"""
+        run_id: {_RUN}
+        key: {_KEY}
+        source: data source
+        document_id: of the whole text, and behind a dash the number of the passage
+        origin: source, file and record from which it was read
+        step: of data preparation, as in `funnel`
+        reason: why it went
+        detail: what was found, as the words of an evaluation item
+        excerpt: its beginning, personal data masked"""),
+    "documents": ("a document that stayed: a random sample of up to 100 of each source", f"""
+        run_id: {_RUN}
+        key: {_KEY}
+        source: data source
+        document_id: of the whole text, and behind a dash the number of the passage
+        origin: source, file and record from which it was read
+        split: train | valid
+        language: ISO 639-1 as detected; empty for generated text
+        language_score: its probability, the mean over windows of the text
+        chars: length in characters
+        excerpt: its beginning, personal data masked"""),
     "quarantine": ("one record of the data that was left out", f"""
         run_id: {_RUN}
         key: {_KEY}

@@ -83,6 +83,20 @@ SCHEMAS: dict[str, pa.Schema] = {
         "ranks_json:str? skipped:bool superseded:bool confidence:int? comment:str? seconds:float? "
         "instructions_version:int? instructions_sha256:str?"
     ),
+    # one row a source and step with what it left and changed; and one for each reason why some went
+    "funnel": _schema(
+        "run_id:str key:str source:str position:int step:str documents:int? bytes:int? changed:int? reason:str? "
+        "removed:int?"
+    ),
+    # up to 20 examples for each source, step and reason; detail: what was found, as the words of an evaluation item
+    "removals": _schema(
+        "run_id:str key:str source:str document_id:str origin:str? step:str reason:str detail:str? excerpt:str?"
+    ),
+    # a random sample of each source's documents that stayed; language_score: 0 to 1
+    "documents": _schema(
+        "run_id:str key:str source:str document_id:str origin:str? split:str language:str? language_score:float? "
+        "chars:int? excerpt:str?"
+    ),
     "quarantine": _schema("run_id:str key:str source:str? file:str? line:int? reason:str excerpt:str?"),
     # sweep: dense | emergence | moe | moe_text | architecture; loss: nats per token
     "scaling_points": _schema(

@@ -36,6 +36,10 @@ class Quarantined:
     excerpt: str
 
 
+class Noted(Quarantined):
+    """Something to know of a file that is no unusable record: that it was not read, or how."""
+
+
 def packed(*endings: str) -> tuple[str, ...]:
     """The endings, and those of the same files compressed."""
     return (*endings, *(ending + more for ending in endings for more in PACKED))
@@ -69,6 +73,15 @@ def list_files(
     if not files:
         raise SourceError(f"{where}: {path}: no such file, folder or match")
     return fs, files
+
+
+def unread_files(fs: AbstractFileSystem, path: str, files: Sequence[str]) -> list[str]:
+    """What a folder holds beside `files`, hidden files and descriptions of data sets left out; empty for no folder."""
+    path = fs._strip_protocol(path)
+    if not fs.isdir(path):
+        return []
+    read = set(files)
+    return sorted(f for f in fs.find(path) if f not in read and not _skipped(f, path))
 
 
 def hub_files(

@@ -59,6 +59,18 @@ def excerpt(value: object, length: int = EXCERPT_CHARS) -> str:
     return text[: 4 * length].encode("utf-8", "replace").decode().strip()[:length]
 
 
+def field_of(row: Mapping[str, Any], field: str) -> Any:
+    """The value of a field by its name, or of a nested one by its path, as ``meta.text``. Raises KeyError."""
+    if field in row:
+        return row[field]
+    held: Any = row
+    for name in field.split("."):
+        if not isinstance(held, Mapping) or name not in held:
+            raise KeyError(field)
+        held = held[name]
+    return held
+
+
 def lone_surrogate(value: object, path: str = "") -> str:
     """Where a value holds half a character, which UTF-8 cannot write: ``messages[1].content``; empty where nowhere."""
     if isinstance(value, str):

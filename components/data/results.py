@@ -17,6 +17,26 @@ class FunnelStep:
 
 
 @dataclass(frozen=True)
+class SourceFacts:
+    """What is left of a source: a data card.
+
+    num_whole: whole documents, of which num_documents counts the passages; num_valid: of these, for validation.
+    lengths: documents of at most 250, 500, 1,000, … 32,000 characters, and of more.
+    """
+
+    name: str
+    kind: str
+    licence: str
+    weight: float
+    num_documents: int
+    num_whole: int
+    num_bytes: int
+    num_valid: int
+    languages: Mapping[str, int]
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class CorpusResult:
     """num_duplicates: documents removed as exact or near duplicates; num_contaminated: those removed because they hold
     an evaluation prompt. masked_pii: kind of personal data -> occurrences that were masked."""
@@ -28,6 +48,7 @@ class CorpusResult:
     num_duplicates: int
     masked_pii: Mapping[str, int]
     funnel: tuple[FunnelStep, ...]
+    sources: tuple[SourceFacts, ...] = ()
 
 
 @dataclass(frozen=True)

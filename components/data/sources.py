@@ -3,31 +3,38 @@
 What cannot be read is never passed over in silence: it is yielded as `Quarantined` (source, file, line, reason,
 excerpt) while the rest of the source goes on, and a file or source without anything usable raises `SourceError`.
 
+What a folder holds and the source does not read is listed in the same way. Above `max_bad_share` of unusable records
+the source raises: what is left of it would be another corpus than the one that was asked for.
+
 A budget (`max_bytes`) is spent evenly over the whole source and before anything is parsed, so that a tenth of a corpus
 is a tenth of every part of it, at the price of a tenth.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from typing import Any
 
 import pyarrow.parquet as pq
 from fsspec.spec import AbstractFileSystem
 
+from components.data.document import Document, document_id
+from components.data.encodings import TextFacts, inspected, marked
 from components.data.files import (
-    RECORD_ENDINGS,
+    Noted,
     Quarantined,
     SourceError,
     digests,
     hub_files,
     list_files,
     opened,
-    packed,
     relative,
     size_of,
+    unread_files,
 )
 from components.data.packaged import bible_chapters, sotu_speeches
 from components.data.passages import cut_passages
@@ -36,65 +43,21 @@ from components.data.records import (
     Rejected,
     container_of,
     excerpt,
+    field_of,
     not_text,
     parquet_rows,
     read_records,
     seekable,
 )
+from components.data.source_config import ENDINGS, SourceConfig
 from components.data.tolerant_read import TolerantRead
+from components.data.web import MAX_PAGE_BYTES, is_html, is_warc, text_of_page, warc_records
 
 MAX_QUARANTINED_PER_FILE = 100
-GENERATED = ("stories", "problems")
-KINDS = ("sotu", "bible", "text", "jsonl", "parquet", "files", "hub", *GENERATED)
-_ENDINGS = {"text": packed(".txt", ".md"), "jsonl": packed(".jsonl", ".ndjson"), "parquet": (".parquet",)}
-_ENDINGS["files"] = (*_ENDINGS["text"], *RECORD_ENDINGS)
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """One source of text.
-
-    kind: ``sotu`` and ``bible`` (packages that carry text), ``text``, ``jsonl``, ``parquet`` (path: file, folder, glob
-    or fsspec URL), ``files`` (the same; each file is text or records, JSON and CSV too, by what it holds), ``hub``
-    (path: ``owner/dataset`` of the Hugging Face hub, a file pattern may follow), ``stories`` and ``problems`` (endless
-    seeded generators).
-    """
-
-    name: str
-    kind: str
-    path: str = ""
-    field: str = "text"  # of a record, or the column of a Parquet file
-    weight: float = 1.0  # share of training windows, relative to the other sources
-    max_bytes: int = 0  # UTF-8 bytes to take, spread evenly over the source; 0: all
-    passage_chars: int = 2000  # plain texts are cut at paragraphs into documents of about this length; 0: leave whole
-    revision: str = "main"  # of a hub dataset
-    seed: int = 0  # of a generator
-
-    def __post_init__(self) -> None:
-        where = f"data source {self.name!r}"
-        if not self.name:
-            raise SourceError("a data source has no name")
-        if self.kind not in KINDS:
-            raise SourceError(f"{where}: unknown kind {self.kind!r}; it takes one of {', '.join(KINDS)}")
-        if self.kind in (*_ENDINGS, "hub") and not self.path:
-            raise SourceError(f"{where}: kind {self.kind!r} needs a path")
-        if self.generated and self.max_bytes <= 0:
-            raise SourceError(f"{where}: a generator never ends; give max_bytes")
-        for field in ("weight", "max_bytes", "passage_chars"):
-            if getattr(self, field) < 0:
-                raise SourceError(f"{where}: {field} is {getattr(self, field)}; it takes a number from 0 up")
-
-    @property
-    def generated(self) -> bool:
-        """Whether our own code writes the text: filters made for found text don't apply to it."""
-        return self.kind in GENERATED
-
-
-@dataclass(frozen=True)
-class Document:
-    text: str
-    source: str
-    id: str  # stable across runs and machines: source name, path inside the source, number
+MIN_BAD = 10  # as many unusable records are no reason to stop, whatever their share
+_EARLY = 10_000  # records after which a source may stop before its end
+_BLOCK = 1 << 20
+_IN_MEMORY = 32 << 20  # a plain text of more bytes is read twice: looked through first, then cut
 
 
 Generator = Callable[[int], Iterable[str]]
@@ -107,23 +70,52 @@ def read_source(
 ) -> Iterator[Document | Quarantined]:
     """Stream one source. `filesystem` stands in for the hub or the local disk, `generators` for the seeded writers.
 
-    Raises SourceError when nothing usable comes, or when a file of records has records and none is usable.
+    Raises SourceError when nothing usable comes, when a file of records has records and none is usable, or when more
+    than `max_bad_share` of the records are not.
     """
+    tally = _Tally()
     usable = False
     rejected: list[Quarantined] = []
-    for item in _open(config, filesystem, generators or {}):
+    for item in _open(config, filesystem, generators or {}, tally):
         if isinstance(item, Document):
             usable = True
-        elif len(rejected) < 3:
+        elif not isinstance(item, Noted) and len(rejected) < 3:
             rejected.append(item)
         yield item
+        if rejected and tally.good + tally.bad >= _EARLY:
+            tally.check(config, rejected[0])
+    if usable and rejected:
+        tally.check(config, rejected[0])
     if not usable:
         found = "; ".join(f"{q.file}{f':{q.line}' if q.line else ''}: {q.reason}" for q in rejected) or "it is empty"
         raise SourceError(f"data source {config.name!r} ({config.kind}): nothing usable: {found}")
 
 
+@dataclass
+class _Tally:
+    """Usable and unusable records of a source so far."""
+
+    good: int = 0
+    bad: int = 0
+
+    def check(self, config: SourceConfig, first: Quarantined) -> None:
+        """Raise SourceError when too many are unusable; `first` is one of them."""
+        total = self.good + self.bad
+        if self.bad <= MIN_BAD or self.bad <= config.max_bad_share * total:
+            return
+        line = f":{first.line}" if first.line else ""
+        raise SourceError(
+            f"{_where(config)}: {self.bad} of {total} records are unusable, more than max_bad_share = "
+            f"{config.max_bad_share:g}; the first: {first.file}{line}: {first.reason}. Mend them, or raise "
+            "max_bad_share to go on without them"
+        )
+
+
 def _open(
-    config: SourceConfig, filesystem: AbstractFileSystem | None, generators: Mapping[str, Generator]
+    config: SourceConfig,
+    filesystem: AbstractFileSystem | None,
+    generators: Mapping[str, Generator],
+    tally: _Tally,
 ) -> Iterator[Document | Quarantined]:
     match config.kind:
         case "sotu":
@@ -135,15 +127,32 @@ def _open(
         case "hub":
             fs, files = hub_files(_where(config), config.path, config.revision, filesystem)
         case kind:
-            fs, files = list_files(_where(config), config.path, _ENDINGS[kind], filesystem)
+            fs, files = list_files(_where(config), config.path, ENDINGS[kind], filesystem)
+            unread = _unread(config, fs, files)
             if kind != "files":
-                return _READERS[kind](config, fs, files)
+                return chain(_READERS[kind](config, fs, files, tally), unread)
+            return chain(_by_content(config, fs, files, tally), unread)
+    return _by_content(config, fs, files, tally)
+
+
+def _by_content(
+    config: SourceConfig, fs: AbstractFileSystem, files: list[str], tally: _Tally
+) -> Iterator[Document | Quarantined]:
     kinds = {file: _kind_of(config, fs, file) for file in files}
-    return chain.from_iterable(
-        _READERS[kind](config, fs, of_kind)
-        for kind in _READERS
-        if (of_kind := [file for file in files if kinds[file] == kind])
-    )
+    for kind in _READERS:
+        if of_kind := [file for file in files if kinds[file] == kind]:
+            yield from _READERS[kind](config, fs, of_kind, tally)
+
+
+def _unread(config: SourceConfig, fs: AbstractFileSystem, files: list[str]) -> Iterator[Noted]:
+    """What a folder holds beside the files that are read."""
+    others = unread_files(fs, config.path, files)
+    takes = " ".join(ending for ending in ENDINGS[config.kind] if ending.count(".") == 1)
+    for file in others[:MAX_QUARANTINED_PER_FILE]:
+        yield Noted(config.name, file, 0, f"not read: kind {config.kind!r} reads {takes}", "")
+    if len(others) > MAX_QUARANTINED_PER_FILE:
+        rest = len(others) - MAX_QUARANTINED_PER_FILE
+        yield Noted(config.name, config.path, 0, f"not read: {rest} more files, not listed one by one", "")
 
 
 def _where(config: SourceConfig) -> str:
@@ -156,6 +165,10 @@ def _kind_of(config: SourceConfig, fs: AbstractFileSystem, file: str) -> str:
     reading = TolerantRead()
     with opened(_where(config), fs, file) as stream:
         head = b"".join(reading.through(bytes(stream.peek()) for _ in "1"))
+    if is_warc(head):
+        return "warc"
+    if is_html(head) or file.endswith(ENDINGS["html"]):
+        return "html"
     container = container_of(head, file)
     if container == "parquet" or file.endswith(".parquet"):
         return "parquet"
@@ -185,61 +198,128 @@ class _Budget:
 def _from_texts(config: SourceConfig, texts: Iterable[tuple[str, str]], total_bytes: int) -> Iterator[Document]:
     budget = _Budget(config.max_bytes, total_bytes)
     for name, text in texts:
+        digest = document_id(config.name, text)
         for number, passage in enumerate(cut_passages(text.splitlines(keepends=True), config.passage_chars)):
             if budget.take(len(passage.encode())):
-                yield Document(passage, config.name, f"{config.name}/{name}#{number}")
+                yield Document(passage, config.name, f"{digest}-{number}", f"{config.name}/{name}#{number}")
 
 
 def _from_text_files(
-    config: SourceConfig, fs: AbstractFileSystem, files: list[str]
+    config: SourceConfig, fs: AbstractFileSystem, files: list[str], tally: _Tally
+) -> Iterator[Document | Quarantined]:
+    """Plain texts, each read whole in one encoding or refused, then cut."""
+    budget = _Budget(config.max_bytes, sum(size_of(fs, f) for f in files))
+    for file, name in zip(files, relative(files), strict=True):
+        reading = TolerantRead()
+        with opened(_where(config), fs, file) as handle:
+            start = b"".join(reading.through(_blocks(handle, _IN_MEMORY)))
+            reason = _not_prose(start[:_BLOCK], file) if start or not reading.reason else reading.reason
+            facts = TextFacts("", b"", reason)
+            if not reason:
+                facts = inspected(chain([start], reading.through(_blocks(handle))), config.encoding)
+        if facts.encoding and facts.reason:  # a guess, which has to hold for the whole text
+            with _again(config, fs, file, start) as stream:
+                guess = inspected(TolerantRead().through(_blocks(stream)), facts.encoding)
+            told = f"{facts.reason}: read as {facts.encoding}, as detected; encoding = {facts.encoding!r} confirms it"
+            facts = replace(facts, encoding="" if guess.reason else facts.encoding)
+            if facts.encoding:
+                yield Noted(config.name, file, facts.line, told, facts.excerpt)
+        if not facts.encoding:
+            advice = "; convert it to UTF-8, or name its encoding" if facts.line else ""
+            tally.bad += 1
+            yield Quarantined(config.name, file, facts.line, facts.reason + advice, facts.excerpt)
+            continue
+        digest = document_id(config.name, facts.digest)
+        with _again(config, fs, file, start) as stream:
+            lines = io.TextIOWrapper(stream, encoding=facts.encoding, newline="\n")
+            for number, passage in enumerate(cut_passages(reading.through(lines), config.passage_chars)):
+                if passage.strip() and budget.take(len(passage.encode())):
+                    tally.good += 1
+                    yield Document(passage, config.name, f"{digest}-{number}", f"{config.name}/{name}#{number}")
+        yield from _damaged(config, file, reading)
+
+
+def _blocks(stream: io.BufferedReader | io.BytesIO, most: int = 1 << 62) -> Iterator[bytes]:
+    while most > 0 and (block := stream.read(min(_BLOCK, most))):
+        most -= len(block)
+        yield block
+
+
+@contextmanager
+def _again(
+    config: SourceConfig, fs: AbstractFileSystem, file: str, start: bytes
+) -> Iterator[io.BufferedReader | io.BytesIO]:
+    """A text from its beginning: from memory where it was read whole."""
+    if len(start) < _IN_MEMORY:
+        yield io.BytesIO(start)
+        return
+    with opened(_where(config), fs, file) as handle:
+        yield handle
+
+
+def _not_prose(head: bytes, file: str) -> str:
+    if marked(head):
+        return "" if head.strip() else "empty file"
+    if reason := not_text(head):
+        return reason
+    if is_html(head):
+        return "an HTML page, not prose: read it with kind = 'files' or 'html'"
+    if is_warc(head) or container_of(head, file) != "text":
+        return "holds records, not prose: read it with kind = 'files' and the name of the field with text"
+    return ""
+
+
+# -- pages and archives -----------------------------------------------------------------------------------------------
+
+
+def _from_pages(
+    config: SourceConfig, fs: AbstractFileSystem, files: list[str], tally: _Tally
 ) -> Iterator[Document | Quarantined]:
     budget = _Budget(config.max_bytes, sum(size_of(fs, f) for f in files))
     for file, name in zip(files, relative(files), strict=True):
+        reading = TolerantRead()
+        with opened(_where(config), fs, file) as handle:
+            raw = b"".join(reading.through(_blocks(handle, MAX_PAGE_BYTES)))
+        text, reason = text_of_page(raw, config.encoding) if raw.strip() else ("", reading.reason or "empty file")
+        if reason:
+            tally.bad += 1
+            yield Quarantined(config.name, file, 0, reason, excerpt(raw))
+        elif budget.take(len(raw)):
+            tally.good += 1
+            yield Document(text, config.name, document_id(config.name, text), f"{config.name}/{name}")
+            yield from _damaged(config, file, reading)
+
+
+def _from_archives(
+    config: SourceConfig, fs: AbstractFileSystem, files: list[str], tally: _Tally
+) -> Iterator[Document | Quarantined]:
+    budget = _Budget(config.max_bytes, sum(size_of(fs, f) for f in files))
+    for file, name in zip(files, relative(files), strict=True):
+        kept = _Kept(config, file, name, tally, field="text")
         with opened(_where(config), fs, file) as handle:
             reading = TolerantRead()
             head = b"".join(reading.through(bytes(handle.peek()) for _ in "1"))
-            reason = reading.reason or not_text(head)
-            if not reason and container_of(head, file) != "text":
-                reason = "holds records, not prose: read it with kind = 'files' and the name of the field with text"
-            if reason:
-                yield Quarantined(config.name, file, 0, reason, "")
+            if not is_warc(head):
+                tally.bad += 1
+                yield Quarantined(config.name, file, 0, reading.reason or "not a web archive", excerpt(head))
                 continue
-            bad = _BadLines()
-            for number, passage in enumerate(cut_passages(bad.decode(reading.through(handle)), config.passage_chars)):
-                if passage.strip() and budget.take(len(passage.encode())):
-                    yield Document(passage, config.name, f"{config.name}/{name}#{number}")
+            for item in reading.through(warc_records(handle, file)):
+                if isinstance(item, Rejected) or budget.take(len(item.value["text"])):
+                    yield from kept.take(item)
             yield from _damaged(config, file, reading)
-            if bad.count:
-                reason = (
-                    f"{bad.count} lines are not UTF-8 and were left out; convert the file (iconv -f latin1 -t utf-8)"
-                )
-                yield Quarantined(config.name, file, bad.first, reason, bad.excerpt)
-
-
-class _BadLines:
-    """Decodes lines and remembers those that are not UTF-8; they end the paragraph that they stand in."""
-
-    count, first, excerpt = 0, 0, ""
-
-    def decode(self, lines: Iterable[bytes]) -> Iterator[str]:
-        for number, raw in enumerate(lines, start=1):
-            try:
-                yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                if not self.count:
-                    self.first, self.excerpt = number, excerpt(raw)
-                self.count += 1
-                yield "\n"
+        yield from kept.summary()
 
 
 # -- records ----------------------------------------------------------------------------------------------------------
 
 
-def _from_records(config: SourceConfig, fs: AbstractFileSystem, files: list[str]) -> Iterator[Document | Quarantined]:
+def _from_records(
+    config: SourceConfig, fs: AbstractFileSystem, files: list[str], tally: _Tally
+) -> Iterator[Document | Quarantined]:
     """JSON lines, JSON arrays, CSV: what is left of the budget by the size of each record, before it is parsed."""
     budget = _Budget(config.max_bytes, sum(size_of(fs, f) for f in files))
     for file, name in zip(files, relative(files), strict=True):
-        kept = _Kept(config, file, name)
+        kept = _Kept(config, file, name, tally, config.field)
         with opened(_where(config), fs, file) as handle:
             reading = TolerantRead()
             for item in reading.through(read_records(handle, file, budget.take)):
@@ -251,19 +331,26 @@ def _from_records(config: SourceConfig, fs: AbstractFileSystem, files: list[str]
 class _Kept:
     """What the records of one file give, and how many are unusable."""
 
-    def __init__(self, config: SourceConfig, file: str, name: str) -> None:
+    def __init__(self, config: SourceConfig, file: str, name: str, tally: _Tally, field: str) -> None:
         self._config, self._file, self._name = config, file, name
+        self._tally, self._field = tally, field
         self._usable = False
         self._first: Quarantined | None = None
         self._num_bad = 0
 
     def take(self, item: Record | Rejected) -> Iterator[Document | Quarantined]:
         config = self._config
-        text, reason = _usable(item.value, config.field) if isinstance(item, Record) else ("", item.reason)
+        text, reason = _usable(item.value, self._field) if isinstance(item, Record) else ("", item.reason)
         if text:
             self._usable = True
-            yield Document(text, config.name, f"{config.name}/{self._name}#{item.number}")
+            self._tally.good += 1
+            origin = f"{config.name}/{self._name}#{item.number}"
+            yield Document(text, config.name, document_id(config.name, text), origin)
             return
+        if reason.startswith("not read: "):
+            yield Noted(config.name, self._file, 0, reason, "")
+            return
+        self._tally.bad += 1
         shown = excerpt(item.value) if isinstance(item, Record) else item.excerpt
         bad = Quarantined(config.name, self._file, item.number, reason, shown)
         if item.number:  # the file as a whole is no row
@@ -283,16 +370,17 @@ class _Kept:
         if self._num_bad > MAX_QUARANTINED_PER_FILE:
             rest = self._num_bad - MAX_QUARANTINED_PER_FILE
             reason = f"{rest} more unusable rows, not listed one by one"
-            yield Quarantined(self._config.name, self._file, 0, reason, "")
+            yield Noted(self._config.name, self._file, 0, reason, "")
 
 
 def _usable(row: Any, field: str) -> tuple[str, str]:
     """(text, "") or ("", why the row is unusable)."""
     if not isinstance(row, dict):
         return "", f"expected a JSON object, found {type(row).__name__}"
-    if field not in row:
+    try:
+        text = field_of(row, field)
+    except KeyError:
         return "", f"no field {field!r}; the row has {', '.join(sorted(map(str, row))[:8]) or 'none'}"
-    text = row[field]
     if not isinstance(text, str):
         return "", f"field {field!r} is {'null' if text is None else type(text).__name__}, not text"
     return (text, "") if text.strip() else ("", f"field {field!r} is empty")
@@ -303,10 +391,12 @@ def _damaged(config: SourceConfig, file: str, reading: TolerantRead) -> Iterator
         yield Quarantined(config.name, file, 0, reading.reason, "")
 
 
-def _from_parquet(config: SourceConfig, fs: AbstractFileSystem, files: list[str]) -> Iterator[Document | Quarantined]:
+def _from_parquet(
+    config: SourceConfig, fs: AbstractFileSystem, files: list[str], tally: _Tally
+) -> Iterator[Document | Quarantined]:
     budget: _Budget | None = None
     for file, name in zip(files, relative(files), strict=True):
-        kept = _Kept(config, file, name)
+        kept = _Kept(config, file, name, tally, config.field)
         with opened(_where(config), fs, file) as handle:
             reading = TolerantRead()
             for content in reading.through(seekable(handle) for _ in "1"):
@@ -314,11 +404,12 @@ def _from_parquet(config: SourceConfig, fs: AbstractFileSystem, files: list[str]
                     table = pq.ParquetFile(content)
                 except Exception as error:  # pyarrow raises several kinds for what is not Parquet
                     reason = "empty file" if not size_of(fs, file) else f"not a Parquet file ({error})"
+                    tally.bad += 1
                     yield Quarantined(config.name, file, 0, reason, "")
                     continue
-                if config.field not in table.schema_arrow.names:
-                    names = ", ".join(table.schema_arrow.names[:8])
-                    raise SourceError(f"{_where(config)}: {file}: no column {config.field!r}; it has {names}")
+                if config.field not in (names := table.schema_arrow.names) and config.field.split(".")[0] not in names:
+                    listed = ", ".join(names[:8])
+                    raise SourceError(f"{_where(config)}: {file}: no column {config.field!r}; it has {listed}")
                 rows = reading.through(parquet_rows(table, [config.field]))
                 first = list(islice(rows, 1024))
                 if budget is None:
@@ -333,11 +424,20 @@ def _from_parquet(config: SourceConfig, fs: AbstractFileSystem, files: list[str]
 
 
 def _size(item: Record | Rejected, field: str) -> int:
-    text = item.value[field] if isinstance(item, Record) else None
+    try:
+        text = field_of(item.value, field) if isinstance(item, Record) else None
+    except KeyError:
+        return 0
     return len(text.encode("utf-8", "replace")) if isinstance(text, str) else 0
 
 
-_READERS = {"text": _from_text_files, "jsonl": _from_records, "parquet": _from_parquet}
+_READERS = {
+    "text": _from_text_files,
+    "html": _from_pages,
+    "warc": _from_archives,
+    "jsonl": _from_records,
+    "parquet": _from_parquet,
+}
 
 
 # -- generators -------------------------------------------------------------------------------------------------------
@@ -360,7 +460,7 @@ def _from_generator(config: SourceConfig, generate: Generator) -> Iterator[Docum
     left = config.max_bytes
     for number, text in enumerate(generate(config.seed)):
         left -= len(text.encode())
-        yield Document(text, config.name, f"{config.name}/{config.seed}#{number}")
+        yield Document(text, config.name, document_id(config.name, text), f"{config.name}/{config.seed}#{number}")
         if left <= 0:
             return
 
@@ -374,6 +474,6 @@ def raw_digests(config: SourceConfig, filesystem: AbstractFileSystem | None = No
     Empty for packages, generators and hub datasets, which their version, seed and revision tell apart. Raises
     SourceError as reading does when there is no such file.
     """
-    if config.kind not in _ENDINGS:
+    if config.kind not in ENDINGS:
         return {}
-    return digests(*list_files(_where(config), config.path, _ENDINGS[config.kind], filesystem))
+    return digests(*list_files(_where(config), config.path, ENDINGS[config.kind], filesystem))

@@ -21,6 +21,7 @@ from flows.commands.gc import gc
 from flows.commands.import_model import import_model
 from flows.commands.plan import plan
 from flows.commands.preferences import preferences
+from flows.commands.prepare import prepare
 from flows.commands.prices import prices
 from flows.commands.query import query
 from flows.commands.replicate import replicate
@@ -44,6 +45,7 @@ app = typer.Typer(
 
 app.command("run")(run)
 app.command("plan")(plan)
+app.command("prepare")(prepare)
 app.command("replicate")(replicate)
 app.command("status")(status)
 app.command("query")(query)

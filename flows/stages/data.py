@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
+from components.data.data_config import DataConfig
 from components.data.instruction import InstructionConfig
-from components.data.pipeline import DataConfig
 from components.data.results import (
     ConversationSourceFacts,
     ConversationsResult,
     CorpusResult,
     FunnelStep,
     ShardsResult,
+    SourceFacts,
     TokenizerResult,
 )
 from components.data.tokenizer import TokenizerConfig
@@ -24,12 +26,16 @@ from components.reasoning.puzzle_study_config import PuzzleStudyConfig
 from components.reasoning.tasks import SuiteConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
-from flows.stages.evaluations import held_out_questions, without_held_out
+from flows.stages.evaluations import held_out_questions, questions_of, without_held_out
 from flows.stages.files import CONVERSATIONS, CORPUS
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
     from components.data.conversations import Conversation
+    from components.data.funnel import FunnelRow
+
+
+MIN_SOLUTION_WORDS = 8
 
 
 @stage(produces="corpus", group="data", seconds=15, exact=True)
@@ -46,47 +52,79 @@ def prepare_corpus(
 
     `raw`: digests of the user's own files by source; only there so that other bytes make another corpus.
     """
-    from components.data.pipeline import prepare, write_corpus
+    from components.data.files import Noted
+    from components.data.pipeline import prepare_to
     from components.reasoning.tasks import generate_problem_texts
 
     held_out = suite.held_out()
     problems = partial(generate_problem_texts, held_out=held_out)
     questions = [*sorted(held_out.questions), *held_out_questions(work, evaluations)]
-    prepared = prepare(config, questions, sorted(held_out.solutions), generators={"problems": problems})
-    write_corpus(prepared.documents, work.out / CORPUS)
+    # Short answers, such as numbers, stand in any text.
+    worked = [one.answer for one in questions_of(work, evaluations) if len(one.answer.split()) >= MIN_SOLUTION_WORDS]
+    solutions = [*sorted(held_out.solutions), *worked]
+    generators = {"problems": problems}
+    prepared = prepare_to(work.out, work.state / "scratch", config, questions, solutions, generators=generators)
     work.rows("quarantine", [dataclasses.asdict(bad) for bad in prepared.quarantined])
-    num_bytes = sum(len(document.text.encode()) for document in prepared.documents)
+    work.rows("removals", [dataclasses.asdict(removal) for removal in prepared.removals])
+    work.rows("documents", [dataclasses.asdict(row) for card in prepared.cards for row in card.sample])
+    work.rows("funnel", list(_funnel_rows(prepared.funnel)))
     return CorpusResult(
-        num_documents=len(prepared.documents),
-        num_bytes=num_bytes,
-        num_quarantined=len(prepared.quarantined),
-        num_contaminated=len(prepared.overlaps),
+        num_documents=prepared.num_documents,
+        num_bytes=prepared.num_bytes,
+        num_quarantined=sum(not isinstance(bad, Noted) for bad in prepared.quarantined),
+        num_contaminated=prepared.num_contaminated,
         num_duplicates=prepared.num_duplicates,
         masked_pii=prepared.masked,
         funnel=tuple(FunnelStep(row.source, row.step, row.num_documents, row.num_bytes) for row in prepared.funnel),
+        sources=tuple(
+            SourceFacts(
+                name=card.source,
+                kind=card.kind,
+                licence=card.licence,
+                weight=card.weight,
+                num_documents=card.num_documents,
+                num_whole=card.num_whole,
+                num_bytes=card.num_bytes,
+                num_valid=card.num_valid,
+                languages=card.languages,
+                lengths=card.lengths,
+            )
+            for card in prepared.cards
+        ),
     )
+
+
+def _funnel_rows(funnel: Sequence[FunnelRow]) -> Iterator[dict[str, object]]:
+    """Rows of the table `funnel`: what each step left, and below it a row for each reason."""
+    steps = list(dict.fromkeys(row.step for row in funnel))
+    for row in funnel:
+        place = {"source": row.source, "position": steps.index(row.step), "step": row.step}
+        yield {**place, "documents": row.num_documents, "bytes": row.num_bytes, "changed": row.num_changed}
+        for reason, count in row.removed.items():
+            yield {**place, "reason": reason, "removed": count}
 
 
 @stage(produces="tokenizer", group="data", seconds=5)
 def train_tokenizer(work: Work, *, config: TokenizerConfig, corpus: Artifact) -> TokenizerResult:
     """Byte-level BPE over an even share of every source's training text."""
-    from components.data.pipeline import read_corpus
+    from components.data.corpus import read_corpus
     from components.data.tokenizer import Tokenizer
 
     file = work.open(corpus) / CORPUS
-    texts = [document.text for document in read_corpus(file, split="train")]
-    total = sum(map(len, texts))
+    total = sum(len(document.text) for document in read_corpus(file, split="train"))
     keep = max(1, -(-total // config.max_bytes))  # every keep-th document
-    tokenizer = Tokenizer.train(texts[::keep], config.vocab_size)
+    texts = (document.text for document in islice(read_corpus(file, split="train"), 0, None, keep))
+    tokenizer = Tokenizer.train(texts, config.vocab_size)
     tokenizer.save(work.out)
-    sample = [document.text for document in read_corpus(file, split="valid")][:500]
+    held_out = (document.text for document in read_corpus(file, split="valid"))
+    sample = list(islice(held_out, 500)) or [document.text for document in islice(read_corpus(file), 500)]
     return TokenizerResult(tokenizer.vocab_size, tokenizer.bytes_per_token(sample))
 
 
 @stage(produces="token_shards", group="data", seconds=8)
 def tokenize(work: Work, *, corpus: Artifact, tokenizer: Artifact) -> ShardsResult:
     """The corpus as packed, memory-mapped shards."""
-    from components.data.pipeline import read_corpus
+    from components.data.corpus import read_corpus
     from components.data.shards import TokenShards, write_shards
     from components.data.tokenizer import Tokenizer
 
@@ -168,8 +206,6 @@ def _read_conversations(
 @stage(produces="conversations", group="reasoning", seconds=15, exact=True)
 def make_puzzles(work: Work, *, config: PuzzleStudyConfig, seed: int) -> ConversationsResult:
     """Sign puzzles with a solution and states with a verdict, none of them on the way of a held-out puzzle."""
-    from itertools import islice
-
     from components.data.conversations import as_conversations, write_conversations
     from components.reasoning.puzzles import puzzle_conversations, puzzle_suite
 

@@ -1,63 +1,231 @@
-"""Documents that read like prose.
-
-The rules are those of Gopher (Rae et al. 2021, arXiv 2112.11446, section A1.1 and table A1) with the placeholder rule
-of C4 (Raffel et al. 2020, arXiv 1910.10683, section 2.2); thresholds are settings.
+"""Documents that read like prose, by the published rules of Gopher (Rae et al. 2021, arXiv 2112.11446, section A1.1 and
+table A1) with the placeholder rule of C4 (Raffel et al. 2020, arXiv 1910.10683, section 2.2). Thresholds are settings,
+also by language; what counts words takes them as `words_of` cuts them.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from components.data.filters.words import is_unspaced, words_of
 
 
 @dataclass(frozen=True)
 class QualityConfig:
-    """Thresholds; names and defaults after Gopher where it has them."""
+    """Thresholds; names and defaults after Gopher where it has them.
+
+    by_language: other thresholds for texts of a language, as `{ de = { max_mean_word_length = 12.0 } }`.
+    """
 
     # Gopher: 50, for web pages; a corpus of a few megabytes has short documents that are worth having.
     min_words: int = 20
     max_words: int = 100_000
-    min_mean_word_length: float = 3.0
+    min_mean_word_length: float = 3.0  # these two not for scripts without blanks between words
     max_mean_word_length: float = 10.0
     max_symbol_ratio: float = 0.1  # of "#" or "…" to words
     min_alphabetic_words: float = 0.8  # share of words that hold a letter
     max_bullet_lines: float = 0.9
     max_ellipsis_lines: float = 0.3
-    min_stop_words: int = 2  # of the eight below; for English alone
+    min_stop_words: int = 2  # of the language's list, where there is one
     max_duplicate_lines: float = 0.3
     max_duplicate_line_chars: float = 0.2
+    max_duplicate_paragraphs: float = 0.3
+    max_duplicate_paragraph_chars: float = 0.2
     max_top_2gram_chars: float = 0.20
     max_top_3gram_chars: float = 0.18
     max_top_4gram_chars: float = 0.16
     max_duplicate_5gram_chars: float = 0.15
+    max_duplicate_6gram_chars: float = 0.14
+    max_duplicate_7gram_chars: float = 0.13
+    max_duplicate_8gram_chars: float = 0.12
+    max_duplicate_9gram_chars: float = 0.11
     max_duplicate_10gram_chars: float = 0.10
+    by_language: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = {one.name for one in fields(self)} - {"by_language"}
+        for language, thresholds in self.by_language.items():
+            if unknown := sorted(set(thresholds) - known):
+                raise ValueError(f"quality.by_language.{language}: there is no threshold {unknown[0]!r}")
+
+    def of(self, language: str) -> QualityConfig:
+        """The thresholds for one language."""
+        own = self.by_language.get(language)
+        return replace(self, by_language={}, **own) if own else self  # type: ignore[arg-type]  # checked above
 
 
-_STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
+# Of English Gopher's; of the others eight of the most frequent words of running text.
+STOP_WORDS = {
+    code: frozenset(words.split())
+    for code, words in {
+        "en": "the be to of and that have with",
+        "de": "der die und in den von zu das",
+        "fr": "de la le et les des en que",
+        "es": "de la que el en y los se",
+        "it": "di che e la il un per in",
+        "pt": "de a o que e do da em",
+        "nl": "de van het een en in is dat",
+        "sv": "och i att det som en på är",
+        "da": "og i at det er en til af",
+        "no": "og i det er på til som en",
+        "pl": "w i na z się nie do to",
+        "cs": "a se v na je to že s",
+        "ru": "и в не на что с по как",
+        "uk": "і в на не що з до та",
+        "bg": "и на в се за да от с",
+        "tr": "ve bir bu da de için ile çok",
+        "id": "yang dan di ini dengan untuk dari itu",
+    }.items()
+}
 _LETTER = re.compile(r"[^\W\d_]")
 
 
-def quality_reason(text: str, config: QualityConfig, languages: Sequence[str] = ("en",)) -> str:
-    """Why the document is rejected, as a fixed short phrase that can be counted, or an empty string."""
-    words = text.split()
-    if len(words) < config.min_words:
-        return "too few words"
-    if len(words) > config.max_words:
-        return "too many words"
-    mean_length = sum(map(len, words)) / len(words)
-    if not config.min_mean_word_length <= mean_length <= config.max_mean_word_length:
-        return "mean word length"
-    if max(text.count("#"), text.count("…") + text.count("...")) > config.max_symbol_ratio * len(words):
-        return "symbols"
-    if sum(1 for word in words if word.isalpha() or _LETTER.search(word)) < config.min_alphabetic_words * len(words):
-        return "few alphabetic words"
-    if "lorem ipsum" in text.lower():
-        return "placeholder text"
-    if tuple(languages) == ("en",) and len(_STOP_WORDS.intersection(map(str.lower, words))) < config.min_stop_words:
-        return "few stop words"
-    return _line_reason(text, config) or _repetition_reason(words, config)
+def quality_reasons(texts: Sequence[str], config: QualityConfig, languages: Sequence[str]) -> list[str]:
+    """For each text why it is rejected, as a fixed short phrase that can be counted, or an empty string."""
+    reasons: list[str] = []
+    for start in range(0, len(texts), _CHUNK):
+        codes = languages[start : start + _CHUNK]
+        reasons += _reasons(texts[start : start + _CHUNK], [config.of(code) for code in codes], codes)
+    return reasons
+
+
+def _reasons(texts: Sequence[str], configs: Sequence[QualityConfig], languages: Sequence[str]) -> list[str]:
+    """All rules that look at words, for many texts at once: a word's properties are found once, however often it
+    stands."""
+    words = _Words.of(texts)
+    count = np.maximum(words.lengths, 1)
+
+    def limit(name: str) -> npt.NDArray[np.float64]:
+        return np.array([getattr(config, name) for config in configs], dtype=np.float64)
+
+    mean = words.total / count
+    unspaced = np.array([is_unspaced(text) for text in texts])
+    wrong_length = ((mean < limit("min_mean_word_length")) | (mean > limit("max_mean_word_length"))) & ~unspaced
+    marks = np.array([max(text.count("#"), text.count("…") + text.count("...")) for text in texts])
+    rules = {
+        "too few words": words.lengths < limit("min_words"),
+        "too many words": words.lengths > limit("max_words"),
+        "mean word length": wrong_length,
+        "symbols": marks > limit("max_symbol_ratio") * words.lengths,
+        "few alphabetic words": words.alphabetic() < limit("min_alphabetic_words") * words.lengths,
+        "placeholder text": np.array(["lorem ipsum" in text.lower() for text in texts]),
+        "few stop words": words.stop_words(languages) < limit("min_stop_words"),
+    }
+    reasons = [""] * len(texts)
+    for reason, broken in rules.items():
+        for place in np.flatnonzero(broken).tolist():
+            reasons[place] = reasons[place] or reason
+    may_repeat = words.may_repeat(configs)
+    for place, (text, config) in enumerate(zip(texts, configs, strict=True)):
+        # Hashes say where there may be enough repetitions; there they are counted exactly.
+        reasons[place] = reasons[place] or _line_reason(text, config)
+        if not reasons[place] and may_repeat[place]:
+            reasons[place] = _repetition_reason(words_of(text), config)
+    return reasons
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The words of several texts, end to end, as numbers of a vocabulary.
+
+    lengths: words of each text; total, longest: characters of all its words and of the longest.
+    """
+
+    ids: npt.NDArray[np.int64]
+    vocabulary: list[str]
+    lengths: npt.NDArray[np.int64]
+    total: npt.NDArray[np.int64]
+    longest: npt.NDArray[np.int64]
+    owner: npt.NDArray[np.int64]  # of each word, the number of its text
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> _Words:
+        if any(map(is_unspaced, texts)):
+            lists = pa.array([words_of(text) for text in texts], pa.list_(pa.string()))
+        else:
+            lists = pc.utf8_split_whitespace(pa.array([text.strip() or " " for text in texts], pa.string()))
+        lengths = np.diff(lists.offsets.to_numpy()).astype(np.int64)
+        flat = lists.flatten().dictionary_encode()
+        ids = flat.indices.to_numpy().astype(np.int64)
+        chars = np.concatenate([pc.utf8_length(flat.dictionary).to_numpy()[ids].astype(np.int64), [0]])
+        ends = np.cumsum(lengths)
+        sums = np.concatenate([[0], np.cumsum(chars)])
+        starts = ends - lengths
+        longest = np.where(lengths > 0, np.maximum.reduceat(chars, starts), 0)
+        owner = np.repeat(np.arange(len(texts)), lengths)
+        return cls(ids, flat.dictionary.to_pylist(), lengths, sums[ends] - sums[starts], longest, owner)
+
+    def _count(self, marked: Sequence[bool]) -> npt.NDArray[np.int64]:
+        """How many words of each text are marked in the vocabulary."""
+        chosen = np.array(marked, dtype=np.bool_)[self.ids]
+        return np.bincount(self.owner[chosen], minlength=len(self.lengths))
+
+    def alphabetic(self) -> npt.NDArray[np.int64]:
+        """Words with a letter, of each text."""
+        return self._count([word.isalpha() or _LETTER.search(word) is not None for word in self.vocabulary])
+
+    def stop_words(self, languages: Sequence[str]) -> npt.NDArray[np.float64]:
+        """How many of its language's stop words each text has; infinitely many where there is no list."""
+        found = np.full(len(self.lengths), np.inf)
+        lowered = [word.lower() for word in self.vocabulary]
+        for language in set(languages) & STOP_WORDS.keys():
+            number = {word: place for place, word in enumerate(sorted(STOP_WORDS[language]))}
+            numbers = np.array([number.get(word, -1) for word in lowered], dtype=np.int64)[self.ids]
+            present = np.unique(self.owner[numbers >= 0] * len(number) + numbers[numbers >= 0]) // len(number)
+            counts = np.bincount(present, minlength=len(self.lengths))
+            own = np.array([code == language for code in languages])
+            found[own] = counts[own]
+        return found
+
+    def may_repeat(self, configs: Sequence[QualityConfig]) -> npt.NDArray[np.bool_]:
+        """Which texts may have too many repetitions: an upper bound, from hashes of their n-grams.
+
+        A text's number stands in the upper bits of the hashes, so that one sort puts equal n-grams of one text side by
+        side.
+        """
+        size_of_all = len(self.ids)
+        ids = np.concatenate([self.ids, np.zeros(5, dtype=np.int64)]).astype(np.uint64) + np.uint64(1)
+        behind = np.repeat(np.cumsum(self.lengths), self.lengths) - np.arange(size_of_all)  # words to the text's end
+        suspect = np.zeros(len(self.lengths), dtype=np.bool_)
+        hashes = _mixed(ids[:size_of_all])
+        for size in (2, 3, 4, 5):
+            hashes = _mixed(hashes * _ODD + ids[size - 1 : size - 1 + size_of_all])
+            whole = behind >= size
+            keys = np.sort((self.owner[whole].astype(np.uint64) << _OWNER_SHIFT) | (hashes[whole] >> _HASH_SHIFT))
+            same = np.concatenate([[False], keys[1:] == keys[:-1]])[: len(keys)]
+            owners = (keys >> _OWNER_SHIFT).astype(np.int64)
+            if size == 5:
+                repeats = np.bincount(owners[same], minlength=len(self.lengths))
+                # A repeated n-gram covers at most its own words; longer ones are no more than these.
+                for longer in range(5, 11):
+                    most = np.array([getattr(config, f"max_duplicate_{longer}gram_chars") for config in configs])
+                    suspect |= repeats * longer * self.longest > most * self.total
+            else:
+                firsts = np.flatnonzero(~same)
+                runs = np.diff(np.concatenate([firsts, [len(keys)]]))
+                most_often = np.zeros(len(self.lengths), dtype=np.int64)
+                np.maximum.at(most_often, owners[firsts][runs > 1], runs[runs > 1])
+                most = np.array([getattr(config, f"max_top_{size}gram_chars") for config in configs])
+                suspect |= most_often * size * self.longest > most * self.total
+        return suspect
+
+
+_ODD = np.uint64(0xD6E8FEB86659FD93)
+_CHUNK = 512  # documents, whose numbers take 9 bits
+_OWNER_SHIFT, _HASH_SHIFT = np.uint64(54), np.uint64(10)
+
+
+def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(32))) * _ODD
+    return x ^ (x >> np.uint64(29))
 
 
 def _line_reason(text: str, config: QualityConfig) -> str:
@@ -66,13 +234,20 @@ def _line_reason(text: str, config: QualityConfig) -> str:
         return "bullet lines"
     if sum(line.endswith(("…", "...")) for line in lines) > config.max_ellipsis_lines * len(lines):
         return "ellipsis lines"
-    seen: set[str] = set()
-    repeated = [line for line in lines if line in seen or seen.add(line)]  # type: ignore[func-returns-value]
-    if len(repeated) > config.max_duplicate_lines * len(lines):
+    if _repeats(lines, len(text), config.max_duplicate_lines, config.max_duplicate_line_chars):
         return "duplicate lines"
-    if sum(map(len, repeated)) > config.max_duplicate_line_chars * len(text):
-        return "duplicate lines"
+    paragraphs = [stripped for part in text.split("\n\n") if (stripped := part.strip())]
+    if _repeats(paragraphs, len(text), config.max_duplicate_paragraphs, config.max_duplicate_paragraph_chars):
+        return "duplicate paragraphs"
     return ""
+
+
+def _repeats(parts: Sequence[str], chars: int, most: float, most_chars: float) -> bool:
+    if len(set(parts)) == len(parts):
+        return False
+    seen: set[str] = set()
+    repeated = [part for part in parts if part in seen or seen.add(part)]  # type: ignore[func-returns-value]
+    return len(repeated) > most * len(parts) or sum(map(len, repeated)) > most_chars * chars
 
 
 def _repetition_reason(words: Sequence[str], config: QualityConfig) -> str:
@@ -91,9 +266,19 @@ def _repetition_reason(words: Sequence[str], config: QualityConfig) -> str:
         gram, count = Counter(grams).most_common(1)[0]
         if count > 1 and count * sum(map(len, gram)) > most * total:
             return f"repeated {size}-gram"
-    for size, most in ((5, config.max_duplicate_5gram_chars), (10, config.max_duplicate_10gram_chars)):
-        if _duplicate_chars(words, size) > most * total:
+    for size, most in (
+        (5, config.max_duplicate_5gram_chars),
+        (6, config.max_duplicate_6gram_chars),
+        (7, config.max_duplicate_7gram_chars),
+        (8, config.max_duplicate_8gram_chars),
+        (9, config.max_duplicate_9gram_chars),
+        (10, config.max_duplicate_10gram_chars),
+    ):
+        covered = _duplicate_chars(words, size)
+        if covered > most * total:
             return f"repeated {size}-grams"
+        if not covered:
+            break  # longer ones hold these
     return ""
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from components.data.decontaminate import DecontaminationConfig, EvalIndex
 
 LONG = "The quick brown fox jumps over the lazy dog while the small cat watches from the wall, and sleeps."  # 20 tokens
+LONG += " Nobody in the village ever asked why these two came back every evening."
 
 
 def hits(prompts: list[str], texts: list[str], whole_items: bool = False, **config: int) -> list[tuple[int, int]]:
@@ -31,6 +32,27 @@ def test_short_items_are_found_whole_and_very_short_ones_counted() -> None:
     assert [c.document for c in index.search(["what is 2 + 3 = ? five", "2+3=", "hi there"])] == [0]
 
 
+QUESTION = (
+    "Mary's well-known shop sold 1,200 apples, 35 pears and 4.5 kilograms of plums for $60.25 in May; how much money "
+    "did she make from the fruit if the other half-price items brought in $14?"
+)
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        QUESTION.upper(),
+        re.sub(r"[^\w\s]", "", QUESTION),
+        re.sub(r"[^\w\s]", " ", QUESTION),
+        "\n".join(re.findall(r"\S+ ?\S* ?\S*", QUESTION)),
+        QUESTION.replace("35", "36"),
+        QUESTION.replace("'", "’"),
+    ],
+)
+def test_neither_punctuation_nor_case_nor_line_breaks_nor_a_number_hide_an_item(edited: str) -> None:
+    assert hits([QUESTION], [f"Some page. {edited} And on it goes.", "Mary's well-known shop"]) == [(0, 0)]
+
+
 def test_whole_items_ignore_what_templates_share_and_what_only_ends_alike() -> None:
     story = "Ann has {} red marbles and gives {} to Ben before he goes home for the day. How many?"
     prompts = [story.format(12, 5), "2+3=?"]
@@ -49,7 +71,7 @@ def test_nothing_is_found_across_two_documents() -> None:
     assert hits(["one two three four"], ["one two", "three four"]) == []
 
 
-alphabet = st.sampled_from(["a", "b", "c", "+", "1"])
+alphabet = st.sampled_from(["a", "b", "c", "d", "1"])
 
 
 @given(

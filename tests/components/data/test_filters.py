@@ -6,15 +6,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.data.filters.language import language_reason
-from components.data.filters.quality import QualityConfig, quality_reason
+from components.data.filters.language import check_languages, language_reasons, languages_of
+from components.data.filters.quality import QualityConfig, quality_reasons
+from components.data.filters.web_rules import C4Config, FineWebConfig, c4_lines, c4_reasons, fineweb_reasons
+from components.data.filters.words import words_of
 from components.data.normalise import normalise
 from components.data.personal import luhn, mask_personal
+from components.data.repair import repair
 
 PROSE = (
     "When the old clock in the hall struck nine, the children were already asleep and the house was quiet. Their "
     "mother sat down beside the fire with a letter that had come in the morning, read it, and then spoke."
 )
+
+
+def quality_reason(text: str, config: QualityConfig, language: str = "en") -> str:
+    return quality_reasons([text], config, [language])[0]
+
+
+def language_reason(text: str, wanted: tuple[str, ...]) -> str:
+    return language_reasons(languages_of([text]), wanted)[0]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +101,95 @@ def test_language_is_judged_and_named() -> None:
     assert language_reason(german, ("en",)) == "language de"
     assert language_reason(german, ("en", "de")) == "" == language_reason(german, ())
     with pytest.raises(ValueError, match="unknown language 'english'"):
-        language_reason(PROSE, ("en", "english"))
+        check_languages(("en", "english"))
+
+
+GERMAN = "Als die alte Uhr im Flur neun schlug, schliefen die Kinder schon, und das Haus war still geworden. "
+
+
+@pytest.mark.parametrize(
+    "text", ["今日はいい天気です", "今天天气很好", "오늘은 날씨가 좋다", "Сегодня хорошая погода", "สวัสดีครับ"]
+)
+def test_a_short_line_of_another_script_is_not_english(text: str) -> None:
+    assert language_reason(text, ("en",)).startswith("language ")
+
+
+def test_a_banner_does_not_speak_for_what_follows() -> None:
+    assert language_reason(PROSE + "\n" + GERMAN * 60, ("en",)) == "language de"
+    assert language_reason(PROSE * 10 + GERMAN * 20, ("en", "de")) == "mixed languages"
+    assert language_reason("12 34 5678", ("en",)) == ""  # nothing to tell it by
+
+
+def test_many_texts_at_once_get_what_the_model_itself_says_of_each() -> None:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    texts = [PROSE, GERMAN, "C'est la vie.", "ENGLISH IN CAPITALS", "今天天气很好", "Dobrý den, jak se máte?", "a b"]
+    found = languages_of(texts)
+    for text, language in zip(texts, found, strict=True):
+        code, score = model.classify(text)
+        assert (language.code, language.score) == (code, pytest.approx(score, abs=1e-4))
+
+
+def test_scripts_without_blanks_have_words_too() -> None:
+    chinese = (
+        "当大厅里的老钟敲响九点时孩子们已经睡着了房子里静悄悄的他们的"
+        "母亲拿着早上寄来的一封信坐在火炉旁边读了一遍然后开口说话。"
+    )
+    thai = "เมื่อนาฬิกาเก่าในห้องโถงตีเก้าครั้งเด็กๆก็หลับไปแล้วและบ้านก็เงียบสงบแม่ของพวกเขานั่งลงข้างเตาไฟพร้อมกับจดหมายที่มาถึงในตอนเช้า"
+    assert quality_reason(chinese, QualityConfig(), "zh") == "" == quality_reason(thai, QualityConfig(), "th")
+    assert words_of("東京 2020 de") == ["東京", "2020", "de"]
+    assert quality_reason("很好" * 60, QualityConfig(), "zh").startswith("repeated")
+
+
+def test_thresholds_are_those_of_the_language() -> None:
+    long_words = "Donaudampfschifffahrtsgesellschaft und Versicherungsgesellschaften der Bundesrepublik " * 4
+    config = QualityConfig(by_language={"de": {"max_mean_word_length": 30.0, "max_top_2gram_chars": 1.0}})
+    assert quality_reason(long_words, config, "en") == "mean word length"
+    assert quality_reason(long_words, config, "de") != "mean word length"
+    with pytest.raises(ValueError, match=r"by_language.de: there is no threshold 'max_word'"):
+        QualityConfig(by_language={"de": {"max_word": 3}})
+    assert quality_reason(GERMAN * 1, QualityConfig(min_words=10), "de") == ""
+    assert quality_reason(GERMAN * 1, QualityConfig(min_words=10), "en") == "few stop words"
+
+
+def test_c4_keeps_lines_that_end_a_sentence_and_pages_that_have_five() -> None:
+    page = "\n".join(
+        ["Home | About", PROSE, "We use cookies on this site.", "Enable javascript now, please.", "Too short."]
+    )
+    assert c4_lines([page], C4Config()) == [PROSE]
+    sentences = " ".join(f"This is sentence number {i}." for i in range(5))
+    texts = [sentences, PROSE, sentences + " {}", sentences + " Lorem ipsum."]
+    assert c4_reasons(texts, C4Config(), ["en"] * 4) == ["", "few sentences", "curly bracket", "placeholder text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (PROSE, ""),
+        ("\n".join(["a line that never ends with a mark of any kind at all"] * 9), "few punctuated lines"),
+        ("\n".join([f"Short line {i}." for i in range(9)]), "short lines"),
+        ((PROSE + "\n") * 2, "duplicate lines"),
+        ("\n".join(f"Supercalifragilisticexpialidocious-{i} word." for i in range(9)), "lists"),
+    ],
+)
+def test_each_fineweb_rule_rejects_by_its_own_name(text: str, reason: str) -> None:
+    assert fineweb_reasons([text], FineWebConfig(), ["en"]) == [reason]
+
+
+@pytest.mark.parametrize(
+    ("broken", "whole"),
+    [
+        ("schÃ¶n und groÃŸ", "schön und groß"),
+        ("He said â€œnoâ€\x9d to all", "He said “no” to all"),
+        ("Fish &amp; chips", "Fish & chips"),
+        ("ПриРІРµС‚", "Привет"),
+        ("l’été à “Paris”", "l’été à “Paris”"),
+        ("plain", "plain"),
+    ],
+)
+def test_mojibake_is_undone_and_good_text_stays(broken: str, whole: str) -> None:
+    assert repair(broken) == whole
 
 
 @pytest.mark.parametrize(
@@ -104,6 +203,15 @@ def test_language_is_judged_and_named() -> None:
         ("section 1.2.3.4.5, 999.1.1.1, at 12:30:45", None),
         ("call (555) 123-4567, 555-123-4567 or +44 20 7946 0958", "call [PHONE], [PHONE] or [PHONE]"),
         ("$1,234,567 in 1990-1995, 12345678 votes, 3.1415926535", None),
+        ("Version 10.0.1.5, +12 345 678 and 100-200-3000 stay", None),
+        (
+            "fax: 0494 92 82 32; in all countries of the world 699 956 915 people",
+            "fax: [PHONE]; in all countries of the world 699 956 915 people",
+        ),
+        ("pay to GB82 WEST 1234 5698 7654 32 or DE89370400440532013000", "pay to [IBAN] or [IBAN]"),
+        ("GB82 WEST 1234 5698 7654 33 fails the check", None),
+        ("SSN 514-69-0360, not 000-12-3456", "SSN [SSN], not 000-12-3456"),
+        ("AKIAIOSFODNN7EXAMPLE and sk-abcdefghijklmnopqrstuvwx0123", "[KEY] and [KEY]"),
     ],
 )
 def test_personal_data_is_masked_and_the_rest_stays(text: str, masked: str | None) -> None:

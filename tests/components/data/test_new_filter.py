@@ -1,7 +1,7 @@
 """A filter that is added: one file with its settings and its function, and one field of `DataConfig`.
 
 Both stand here, in a subclass of `DataConfig`, so that the shipped settings stay as they are. In the product the first
-is a file in `components/data/filters/`, and the second a line in `components/data/pipeline.py`.
+is a file in `components/data/filters/`, and the second a line in `components/data/data_config.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from components.data.filters.quality import quality_reason
+from components.data.filters.quality import quality_reasons
 from components.data.pipeline import DataConfig, Filter, Prepared, prepare, steps_of
 from flows.settings import ConfigError, Settings, load
 
@@ -31,17 +31,20 @@ class ShoutingConfig:
             raise ValueError(f"max_capitals is {self.max_capitals}: give a share from 0 to 1")
 
 
-def shouting_reason(text: str, config: ShoutingConfig, languages: Sequence[str]) -> str:
-    letters = [char for char in text if char.isalpha()]
-    return "shouting" if sum(map(str.isupper, letters)) > config.max_capitals * len(letters) else ""
+def shouting_reasons(texts: Sequence[str], config: ShoutingConfig, languages: Sequence[str]) -> list[str]:
+    def reason(text: str) -> str:
+        letters = [char for char in text if char.isalpha()]
+        return "shouting" if sum(map(str.isupper, letters)) > config.max_capitals * len(letters) else ""
+
+    return [reason(text) for text in texts]
 
 
-# -- components/data/pipeline.py, the line that registers it ----------------------------------------------------------
+# -- components/data/data_config.py, the line that registers it -------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class WithShouting(DataConfig):
-    shouting: Annotated[ShoutingConfig | None, Filter("shouting", shouting_reason)] = field(
+    shouting: Annotated[ShoutingConfig | None, Filter("shouting", shouting_reasons)] = field(
         default_factory=ShoutingConfig
     )
 
@@ -80,7 +83,7 @@ def test_a_new_filter_is_a_step_of_the_funnel_and_leaves_the_others_as_they_are(
     without = prepare(
         DataConfig(load(profile, [], Profile).data.sources, quality=load(profile, [], Profile).data.quality)
     )
-    assert steps_of(WithShouting) == (
+    assert steps_of(load(profile, [], Profile).data) == (
         "read", "normalise", "language", "quality", "shouting", "exact duplicates", "near duplicates", "decontaminate",
     )  # fmt: skip
     assert funnel(with_it)["shouting"] == (1, {"shouting": 1})
@@ -102,7 +105,7 @@ def test_its_settings_are_those_of_the_profile(profile: Path) -> None:
 def test_a_filter_does_not_take_the_name_of_another_step() -> None:
     @dataclass(frozen=True)
     class Twice(DataConfig):
-        again: Annotated[bool, Filter("quality", quality_reason)] = True
+        again: Annotated[bool, Filter("quality", quality_reasons)] = True
 
     with pytest.raises(ValueError, match="two steps of the data funnel are called 'quality'"):
-        steps_of(Twice)
+        steps_of(Twice())

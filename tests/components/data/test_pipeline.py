@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
 
@@ -10,14 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.data.document import whole_of
 from components.data.pipeline import (
     DataConfig,
     Prepared,
     prepare,
+    prepare_to,
     read_corpus,
     split_of,
     write_corpus,
 )
+from components.data.repeated import RepeatedConfig
 from components.data.sources import SourceConfig, SourceError
 
 WORDS = [
@@ -91,7 +95,7 @@ def messy(tmp_path: Path) -> Prepared:
     texts += [
         prose(3).upper(),
         prose(4) + " Indeed.",
-        "short",
+        "The text is short.",
         german,
         "\u200b",
         prose(99) + " a@b.org",
@@ -115,7 +119,7 @@ def test_every_removal_is_counted_with_its_reason(messy: Prepared) -> None:
     assert messy.masked == {"email": 1}
     assert [q.line for q in messy.quarantined] == [47, 48]
     assert messy.num_items_too_short == 1
-    assert {(o.document_id, o.item) for o in messy.overlaps} >= {("sums/3#2", "12+3=?")}
+    assert {o.item for o in messy.overlaps} >= {"12+3=?"}
 
 
 def test_the_funnel_adds_up(messy: Prepared) -> None:
@@ -164,7 +168,7 @@ def test_a_larger_share_only_adds_documents_to_validation(share: float, number: 
 
 
 def test_the_valid_share_is_met() -> None:
-    share = sum(split_of(f"s/f#{i}", 0.1) == "valid" for i in range(10_000)) / 10_000
+    share = sum(split_of(f"{i:016x}", 0.1) == "valid" for i in range(10_000)) / 10_000
     assert share == pytest.approx(0.1, abs=4 * (0.09 / 10_000) ** 0.5)
 
 
@@ -178,6 +182,106 @@ def test_an_empty_source_raises(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(SourceError, match="nothing usable"):
         prepare(DataConfig((SourceConfig("a", "text", str(tmp_path / "a.txt")),)))
+
+
+def test_a_source_that_falls_to_validation_as_a_whole_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(prose(1))
+    config = DataConfig((SourceConfig("a", "text", str(tmp_path / "a.txt")),), valid_share=0.999999)
+    with pytest.raises(ValueError, match=r"'a': all of it fell to validation, .* give it as more than one document"):
+        prepare(config)
+
+
+def test_passages_of_one_text_are_in_one_split_and_a_row_put_first_moves_none(tmp_path: Path) -> None:
+    for name in range(30):
+        text = "\n\n".join(prose(100 * name + i) for i in range(12))
+        (tmp_path / f"{name:02d}.txt").write_text(text)
+    settings = {"near_duplicates": None, "valid_share": 0.3}
+    one = prepare(DataConfig((SourceConfig("t", "text", str(tmp_path), passage_chars=900),), **settings))  # type: ignore[arg-type]
+    splits: dict[str, set[str]] = {}
+    for document in one.documents:
+        splits.setdefault(whole_of(document.id), set()).add(document.split)
+    assert len(splits) == 30 < len(one.documents) and all(len(found) == 1 for found in splits.values())
+    assert {"train", "valid"} == set().union(*splits.values())
+    (tmp_path / "00-first.txt").write_text(prose(5000))
+    more = prepare(DataConfig((SourceConfig("t", "text", str(tmp_path), passage_chars=900),), **settings))  # type: ignore[arg-type]
+    assert {(d.id, d.split) for d in one.documents} < {(d.id, d.split) for d in more.documents}
+
+
+def test_the_same_documents_stay_whatever_their_order(tmp_path: Path) -> None:
+    texts = [prose(i) for i in range(30)] + [prose(i).upper() for i in range(10)]
+    texts += [prose(i).replace(" the ", " a ", 1) for i in range(20)]
+    kept = []
+    for order in (texts, texts[::-1], random.Random(1).sample(texts, len(texts))):
+        prepared = prepare(DataConfig((corpus(tmp_path, order),)))
+        kept.append({(d.id, d.text, d.split) for d in prepared.documents})
+    assert kept[0] == kept[1] == kept[2] and len(kept[0]) == 30
+
+
+def test_removals_say_what_went_and_why_without_personal_data(messy: Prepared) -> None:
+    found = {(r.step, r.reason): r for r in messy.removals if r.source == "web"}
+    assert set(found) >= {
+        ("language", "language de"),
+        ("quality", "too few words"),
+        ("near duplicates", "near duplicate"),
+    }
+    assert found["quality", "too few words"].excerpt == "The text is short."
+    assert found["quality", "too few words"].origin == "web/web.jsonl#43"
+    detail = found["decontaminate", "holds an evaluation prompt"].detail
+    assert len(detail.split()) == 10 and detail in prose(7).lower().replace(".", "")
+
+
+def test_a_card_tells_what_is_left_and_shows_a_sample_that_does_not_depend_on_the_order(tmp_path: Path) -> None:
+    texts = [prose(i) for i in range(300)]
+    first, other = (prepare(DataConfig((corpus(tmp_path, order),))).cards[0] for order in (texts, texts[::-1]))
+    assert (first.num_documents, first.num_whole, first.languages) == (300, 300, {"en": 300})
+    assert sum(first.lengths) == 300 and first.num_bytes == sum(len(text) for text in texts)
+    assert len(first.sample) == 100
+    assert {row.document_id for row in first.sample} == {row.document_id for row in other.sample}
+    chars = sum(row.chars for row in first.sample) / 100
+    assert chars == pytest.approx(sum(map(len, texts)) / 300, rel=0.05)
+
+
+def test_shared_lines_and_paragraphs_and_runs_of_words_are_cut(tmp_path: Path) -> None:
+    banner, notice = "Subscribe to our newsletter today", "All rights reserved by the people of this page\nand others."
+    quote = prose(700)
+    texts = [f"{banner}\n{prose(i)}\n\n{notice}" for i in range(8)] + [f"{prose(20)} {quote}", f"{quote} {prose(21)}"]
+    config = DataConfig((corpus(tmp_path, texts),), repeated=RepeatedConfig(), near_duplicates=None)
+    prepared = prepare(config)
+    left = [d.text for d in prepared.documents]
+    assert left[:8] == [prose(i) for i in range(8)]
+    assert sum(quote in text for text in left[8:]) == 1 and all(prose(20 + i) in left[8 + i] for i in range(2))
+    row = next(row for row in prepared.funnel if row.step == "repeated spans")
+    assert (row.num_documents, row.num_changed) == (10, 9)
+    kept = {d.text for d in prepare(replace(config, sources=(corpus(tmp_path, texts[::-1]),))).documents}
+    assert kept == set(left)
+
+
+def test_a_reading_that_was_killed_goes_on_behind_its_last_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = corpus(tmp_path, [prose(i) for i in range(40)] + ["short"], broken=3)
+    config = DataConfig((source, SourceConfig("sums", "problems", max_bytes=300, seed=3)))
+    generators = {"problems": sums}
+    whole = prepare(config, generators=generators)
+    monkeypatch.setattr("components.data.pipeline._BATCH", 8)
+    monkeypatch.setattr("components.data.pipeline._PART_DOCUMENTS", 16)
+    read: list[str] = []
+
+    def dying(text: str) -> str:
+        read.append(text)
+        if len(read) == 30:
+            raise KeyboardInterrupt
+        return text
+
+    monkeypatch.setattr("components.data.pipeline.repair", dying)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        prepare_to(tmp_path / "out", tmp_path / "scratch", config, generators=generators)
+    resumed = prepare_to(tmp_path / "out", tmp_path / "scratch", config, generators=generators)
+    assert len(read) < 30 + 41 - 15  # the first parts were not read again
+    assert tuple(read_corpus(tmp_path / "out" / "documents.parquet")) == whole.documents
+    for name in ("funnel", "quarantined", "removals", "masked", "cards", "num_bytes"):
+        assert getattr(resumed, name) == getattr(whole, name), name
 
 
 def test_the_corpus_file_gives_back_what_was_written(tmp_path: Path, messy: Prepared) -> None:

