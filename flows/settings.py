@@ -88,8 +88,8 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """What a run may cost at most; 0: no limit. A run whose estimate is above it does not start, and one that reaches it
-    stops as by Ctrl-C: what is sealed stays, and stages with a saved state resume."""
+    """What a run may cost at most; 0: no limit. A run whose estimate is above it does not start, and one that reaches
+    it stops as by Ctrl-C: what is sealed stays, and stages with a saved state resume."""
 
     max_usd: float = 0.0
     max_hours: float = 0.0

@@ -120,6 +120,11 @@ class Runner:
             self._fail(label, Interrupted(), "interrupted")
         self.finished.set()
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled.is_set()
+
     def failures(self) -> dict[str, BaseException]:
         """The stages that failed themselves, without those that were only skipped."""
         ended = {label: future.exception() for label, future in self.outcomes.items() if future.done()}
@@ -236,10 +241,10 @@ class Runner:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
                     artifact = self._execute(node)
-                    self.waste.made(node)
+                    self.waste.made(node, artifact.facts["usage"])
                     return Outcome(artifact, "ran", reason, self._began[node.label].seconds())
                 except StageFailed as failure:
-                    self._lost(node.label, "killed" if failure.error["type"] == KILLED else "failed", str(failure))
+                    self._lost(node.label, "killed" if failure.error["type"] in KILLED else "failed", str(failure))
                     if attempt == ATTEMPTS or not self._worth_another(node, failure, attempt):
                         raise
         raise AssertionError("unreachable")

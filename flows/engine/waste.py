@@ -18,7 +18,8 @@ from flows.engine.work import now
 from flows.settings import ComputeConfig
 from storage.home import Home
 
-KILLED = "WorkerDied"  # the type of error of a worker that ended without a word, see flows.engine.workers
+# Types of error of a stage that was ended from outside, see flows.engine.workers and flows.engine.runner.
+KILLED = ("WorkerDied", "TimedOut")
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Waste:
         self._open: dict[str, Attempt] = {}
         self._numbers: dict[str, int] = {}
         self._earlier: dict[str, dict[str, Any]] = {}
+        self._booked = 0.0
         self._lock = threading.Lock()
 
     def began(self, node: Node) -> None:
@@ -66,10 +68,11 @@ class Waste:
         rows = self._home.tables.read("costs", where=pads.field("key").isin(list(keys))).to_pylist()
         self._earlier.update({row["key"]: row for row in rows})
 
-    def made(self, node: Node) -> None:
-        """The stage has its artifact; an earlier one of the same key was made in vain."""
+    def made(self, node: Node, usage: Mapping[str, float]) -> None:
+        """The stage has its artifact, which took `usage`; an earlier one of the same key was made in vain."""
         with self._lock:
             attempt = self._open.pop(node.label, None)
+            self._booked += entry(usage, self._compute.rates)["usd"]
         if row := self._earlier.pop(node.key, None):
             again = {"attempt": attempt.number if attempt else 1, "outcome": "repeated"}
             reason = f"its artifact was damaged or removed; run {self._run_id} made it again"
@@ -82,7 +85,9 @@ class Waste:
             attempt = self._open.pop(label, None)
         if attempt is None:
             return
-        book(self._home, describe(self._run_id, attempt, self._compute), outcome, reason)
+        usd = book(self._home, describe(self._run_id, attempt, self._compute), outcome, reason)
+        with self._lock:
+            self._booked += usd
 
     def under_way(self) -> list[dict[str, Any]]:
         """What `book` needs of each attempt that goes on, as JSON: for whoever finds this run dead."""
@@ -90,11 +95,11 @@ class Waste:
             return [describe(self._run_id, attempt, self._compute) for attempt in self._open.values()]
 
     def usd(self) -> float:
-        """Dollars of the attempts that go on."""
+        """Dollars of the run so far: what was made, what was lost, and the attempts that go on."""
         rates, threads = self._compute.rates, self._compute.threads_per_worker
         with self._lock:
             seen = [attempt.seen(threads) for attempt in self._open.values()]
-        return float(sum(entry(used, rates)["usd"] for used in seen))
+            return self._booked + float(sum(entry(used, rates)["usd"] for used in seen))
 
     def _write(self, part: str, row: Mapping[str, Any]) -> None:
         self._home.tables.write("waste", part, [row])
@@ -117,8 +122,9 @@ def describe(run_id: str, attempt: Attempt, compute: ComputeConfig) -> dict[str,
     }
 
 
-def book(home: Home, attempt: Mapping[str, Any], outcome: str, reason: str) -> None:
-    """Rows of an attempt that came to nothing. `attempt`: as `describe` has it."""
+def book(home: Home, attempt: Mapping[str, Any], outcome: str, reason: str) -> float:
+    """Write the rows of an attempt that came to nothing; returns the dollars that it lost. `attempt`: as `describe` has
+    it."""
     who, rates = dict(attempt["who"]), Rates(**attempt["rates"])
     saved = saved_usage(home, who["key"])
     what = {"ended_at": now(), "outcome": outcome, "reason": reason}
@@ -129,6 +135,7 @@ def book(home: Home, attempt: Mapping[str, Any], outcome: str, reason: str) -> N
     if saved:
         held = {**who, **what, "outcome": "saved", **entry(_whole(saved), rates, told)}
         home.tables.write("waste", f"{who['key']}-saved", [held])
+    return float(row["usd"])
 
 
 def saved_usage(home: Home, key: str) -> dict[str, float]:

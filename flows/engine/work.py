@@ -135,8 +135,8 @@ class Work:
         if now - self._told_at >= PROGRESS_SECONDS or done >= total:
             self._told_at = now
             shown = {name: value if isinstance(value, str) else float(value) for name, value in info.items()}
-            spent = self.spent()
-            self._report({"event": "progress", "done": float(done), "total": float(total), "info": shown, "spent": spent})
+            far = {"done": float(done), "total": float(total), "info": shown}
+            self._report({"event": "progress", **far, "spent": self.spent()})
 
     def usage(
         self,
