@@ -78,7 +78,8 @@ reasoning | cost | report"""),
         stage: {_STAGE}
         {_SPENT}
         attempt: from 1 on, of the stage in the run
-        outcome: failed | killed | interrupted | waiting (for people) | repeated (its artifact was damaged or removed) | saved (what the state \
+        outcome: failed | killed | interrupted | waiting (for people) | repeated (its artifact was \
+damaged or removed) | saved (what the state \
 of a stage that has not ended holds; it becomes part of `costs` with the stage's end)
         reason: the error"""),
     "evals": ("one item, answered by one model with one strategy", f"""

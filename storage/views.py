@@ -44,8 +44,8 @@ VIEWS: dict[str, str] = {
               FROM costs GROUP BY key) c USING (key)
         ORDER BY s.started_at, s.run_id, s.label""",
     "stage_costs": "SELECT * FROM run_costs WHERE run_id IN (SELECT run_id FROM current_run)",
-    # The ledger of a home: every attempt that was paid for, each once, by the run that paid. What a saved state holds is
-    # part of `costs` as soon as the stage has ended.
+    # The ledger of a home: every attempt that was paid for, each once, by the run that paid. What a saved state holds
+    # is part of `costs` as soon as the stage has ended.
     "ledger": """
         SELECT run_id, key, stage, label, "group", 'made' AS outcome, NULL::VARCHAR AS reason,
                * EXCLUDE (run_id, key, stage, label, "group")
@@ -56,7 +56,8 @@ VIEWS: dict[str, str] = {
     # for what it found in the cache.
     "cost_by_run": """
         WITH paid AS (
-            SELECT run_id, sum(usd) AS usd, coalesce(sum(usd) FILTER (outcome NOT IN ('made', 'saved')), 0) AS waste_usd,
+            SELECT run_id, sum(usd) AS usd,
+                   coalesce(sum(usd) FILTER (outcome NOT IN ('made', 'saved')), 0) AS waste_usd,
                    coalesce(sum(usd) FILTER (outcome = 'saved'), 0) AS unfinished_usd, sum(flops) AS flops,
                    sum(tokens)::BIGINT AS tokens, sum(device_seconds) AS device_seconds,
                    sum(energy_joules) AS energy_joules, sum(carbon_grams) AS carbon_grams
@@ -82,7 +83,8 @@ VIEWS: dict[str, str] = {
         reach AS (
             SELECT run_id, label, key AS model, key FROM made WHERE kind IN ('checkpoint', 'reward_model')
             UNION
-            SELECT r.run_id, r.label, r.model, n.need FROM reach r JOIN needs n ON n.run_id = r.run_id AND n.key = r.key)
+            SELECT r.run_id, r.label, r.model, n.need
+            FROM reach r JOIN needs n ON n.run_id = r.run_id AND n.key = r.key)
         SELECT r.run_id, r.label AS model, any_value(r.model) AS key, count(c.key) AS stages,
                max(c.usd) FILTER (c.key = r.model) AS own_usd, sum(c.usd) AS usd, sum(c.tokens)::BIGINT AS tokens,
                sum(c.flops) AS flops, sum(c.energy_joules) AS energy_joules

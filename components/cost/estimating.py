@@ -112,9 +112,7 @@ def estimate_stage(
     same = [one for one in past if one.stage == stage]
     if not same:
         held = stated_seconds * threads
-        return StageEstimate(
-            label, stated_seconds, held, held / 3600 * usd_per_hour, FIRST_TIME, None, "stated"
-        )
+        return StageEstimate(label, stated_seconds, held, held / 3600 * usd_per_hour, FIRST_TIME, None, "stated")
     times = {id(one): scale(settings, one.settings) for one in same}
     best = min(same, key=lambda one: (abs(math.log(times[id(one)])), one.label != label, -one.ended))
     grown = times[id(best)]
@@ -156,9 +154,7 @@ class RunEstimate:
         return sum(one.high_usd for one in self.stages)
 
 
-def estimate_run(
-    stages: Sequence[StageEstimate], needs: Mapping[str, Sequence[str]], workers: int
-) -> RunEstimate:
+def estimate_run(stages: Sequence[StageEstimate], needs: Mapping[str, Sequence[str]], workers: int) -> RunEstimate:
     """The run of these stages. `needs`: by label the labels that come first (those that are cached take no time)."""
 
     def hours(seconds: Mapping[str, float]) -> float:

@@ -15,7 +15,8 @@ from components.cost.prices import Price
 # World average of electricity in 2024: Ember, Global Electricity Review 2025. `compute.carbon_grams_per_kwh` sets yours.
 AVERAGE_CARBON_GRAMS_PER_KWH = 473.0
 # Share of its rated power that a device draws while it works. A CPU second is one in which a core was busy, so all of
-# its share; of accelerators the median of ML.ENERGY's H100 with vLLM (.49 to .99 of rated; B200 .45 to .98, median .83).
+# its share; of accelerators the median of ML.ENERGY's H100 with vLLM (.49 to .99 of rated; B200 .45 to .98, median
+# .83).
 DRAWN = {"cpu": 1.0, "gpu": 0.75, "tpu": 0.75}
 # What a stage counts. `flops`: exact, every matrix product and causal attention. `flops_6nd`: 6ND for training and 2ND
 # for a forward pass, N the parameters that a token uses with embeddings.
@@ -59,9 +60,7 @@ def entry(usage: Mapping[str, float], rates: Rates, meter: str = "") -> dict[str
     }
 
 
-def _energy(
-    measured: float | None, held: float, device: Hardware, pue: float, meter: str
-) -> tuple[float | None, str]:
+def _energy(measured: float | None, held: float, device: Hardware, pue: float, meter: str) -> tuple[float | None, str]:
     """Joules with the overhead, and in words where they come from."""
     if measured is not None:
         return measured * pue, f"measured: {meter} x PUE {pue:g}"

@@ -26,7 +26,9 @@ def show(by: Annotated[str, typer.Option(help=f"What to sum over: {', '.join(BY)
         rows = answer(Home.from_env(), f"cost_by_{by}")
         if not rows:
             raise ConfigError(f"nothing was booked {'to a tag' if by == 'tag' else 'yet'}: `lifespan run` books costs")
-        numbers = tuple(name for name in rows[0] if isinstance(next((r[name] for r in rows if r[name]), 0), int | float))
+        numbers = tuple(
+            name for name in rows[0] if isinstance(next((r[name] for r in rows if r[name]), 0), int | float)
+        )
         table = plain_table(*rows[0], right=numbers)
         for row in rows:
             table.add_row(*("" if v is None else f"{v:.4g}" if isinstance(v, float) else f"{v}" for v in row.values()))

@@ -71,8 +71,8 @@ def _print_estimate(made: RunEstimate, cfg: RunConfig, stages: int) -> None:
     ends = f"{formatting.dollars(made.low_usd)} to {formatting.dollars(made.high_usd)}"
     price = f"{cfg.compute.hardware} at {cfg.compute.usd_per_core_hour:g} $/h (compute.usd_per_core_hour)"
     typer.echo(
-        f"{len(made.stages)} of {stages} stages will run, the others are cached: {formatting.dollars(made.usd)} ({ends}) "
-        f"on {price}, {60 * made.hours:.3g} minutes ({60 * made.low_hours:.3g} to {60 * made.high_hours:.3g}) with "
+        f"{len(made.stages)} of {stages} stages will run, the others are cached: {formatting.dollars(made.usd)} "
+        f"({ends}) on {price}, {60 * made.hours:.3g} minutes ({60 * made.low_hours:.3g} to {60 * made.high_hours:.3g}) with "
         f"{cfg.compute.counted().workers} workers"
     )
     try:

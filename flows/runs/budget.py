@@ -84,8 +84,8 @@ def reached(budget: BudgetConfig, usd: float, hours: float) -> str:
 
 
 def score(home: Home, run_id: str, made: RunEstimate, begun: Any, hours: float, complete: bool) -> None:
-    """Write the estimate into `forecasts`, with what came. `begun`: when it was made. Of a run that did not end well the
-    sums are not scored, and of stages those that were made."""
+    """Write the estimate into `forecasts`, with what came. `begun`: when it was made. Of a run that did not end well
+    the sums are not scored, and of stages those that were made."""
     took = {
         row["label"]: row
         for row in home.tables.read("costs", ["run_id", "label", "usd"]).to_pylist()
