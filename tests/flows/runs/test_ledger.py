@@ -16,7 +16,7 @@ from toy_life import Counting, ToyConfig, count, toy_graph, train
 from toy_run import run_assembly
 
 from flows.engine.graph import Graph
-from flows.runs.registry import close_dead_runs
+from flows.runs.registry import close_dead_runs, running
 from flows.runs.run import RunResult
 from flows.settings import BudgetConfig, ComputeConfig, ConfigError
 from storage.home import Home
@@ -174,9 +174,8 @@ def test_a_stage_that_tells_nothing_is_booked_by_the_clock(home: Home, console: 
     import _thread
 
     def stop() -> None:
-        while not list((home.local / "running").glob("*/board.json")):
-            time.sleep(0.05)
-        time.sleep(4.0)
+        while not any(b["under_way"] for b in running(home).values()):
+            time.sleep(0.1)
         _thread.interrupt_main()
 
     threading.Thread(target=stop, daemon=True).start()
