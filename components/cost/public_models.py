@@ -139,7 +139,7 @@ def buildable(num_params: float, vocab_size: int = 32_000, context_length: int =
             off = abs(count_params(found).total / num_params - 1)
             # A percent of size is worth a tenth of the range of proportions.
             aspect = max(0.0, width / layers / 160 - 1, 64 / (width / layers) - 1)
-            score = off + 0.1 * aspect
+            score = off + 0.1 * aspect + (0.02 if width >= 1024 and kv < 8 else 0.0)
             if best is None or score < best[0]:
                 best = (score, found)
     assert best is not None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+_MANY = 10_000  # servers, from where on the limit of many is within a percent
+
 
 def erlang_c(servers: int, load: float) -> float:
     """Probability that an arriving request has to wait in M/M/c: Erlang (1917). `load`: arrivals times service time, in
@@ -12,6 +14,10 @@ def erlang_c(servers: int, load: float) -> float:
         raise ValueError(f"takes at least one server and a load of at least 0, got {servers}, {load}")
     if load >= servers:
         return 1.0
+    if servers > _MANY:  # Halfin and Whitt (1981)
+        spare = (servers - load) / math.sqrt(servers)
+        density = math.exp(-(spare**2) / 2) / math.sqrt(2 * math.pi)
+        return density / (density + spare * 0.5 * math.erfc(-spare / math.sqrt(2)))
     blocked = 1.0  # Erlang B by its recurrence, which stays in range where factorials do not
     for n in range(1, servers + 1):
         blocked = load * blocked / (n + load * blocked)
