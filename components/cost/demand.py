@@ -4,8 +4,8 @@ way to serve overtakes another."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,7 +157,8 @@ def break_even_verdict(even: BreakEven, scenario: Scenario) -> str:
     return f"{even.then} costs less from {even.units:,.0f} requests on, {months:.3g} months after the start{late}"
 
 
-def hourly_shape(peak_factor: float, hours: int = 24) -> Sequence[float]:
+@lru_cache(maxsize=64)
+def hourly_shape(peak_factor: float, hours: int = 24) -> tuple[float, ...]:
     """Load of each hour of a day over the mean: a cosine, lifted to the power that gives it that peak."""
     base = 0.5 + 0.5 * np.cos(2 * np.pi * np.arange(hours) / hours)
 
@@ -172,4 +173,4 @@ def hourly_shape(peak_factor: float, hours: int = 24) -> Sequence[float]:
         middle = (low + high) / 2
         low, high = (middle, high) if peak(middle) < peak_factor else (low, middle)
     shape = base**high if peak_factor > 1 else np.ones(hours)
-    return list(map(float, shape / shape.mean()))
+    return tuple(map(float, shape / shape.mean()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from components.cost.entries import Entry, toml_entries
@@ -100,6 +100,7 @@ def training_memory_bytes(cfg: ModelConfig) -> float:
     return 16.0 * count_params(cfg).total
 
 
+@lru_cache(maxsize=4096)
 def buildable(num_params: float, vocab_size: int = 32_000, context_length: int = 4096) -> ModelConfig:
     """The decoder nearest to `num_params` (embeddings included) that one can build, with proportions of Llama models.
 
@@ -112,10 +113,12 @@ def buildable(num_params: float, vocab_size: int = 32_000, context_length: int =
     if not num_params > 0:
         raise ValueError(f"num_params must be above 0, got {num_params}")
     best: tuple[float, ModelConfig] | None = None
-    for head in (16, 64, 128):
-        for heads in range(1, 257):
+    # 12·L·d² parameters at a width of 64 to 160 a layer; much narrower where the vocabulary takes most of them.
+    narrowest, widest = 0.3 * (64 * num_params / 12) ** (1 / 3), 1.3 * (160 * num_params / 12) ** (1 / 3)
+    for head, fewest, most in ((16, 1, 7), (64, 2, 15), (128, 8, 512)):
+        for heads in range(fewest, most + 1):
             width = head * heads
-            if head != (16 if width < 128 else 64 if width < 1024 else 128):
+            if not (narrowest <= width <= widest or width == 16):
                 continue
             kv = min(8, heads)
             while heads % kv:
@@ -135,13 +138,12 @@ def buildable(num_params: float, vocab_size: int = 32_000, context_length: int =
             )
             one, two = (count_params(replace(shape, num_layers=n)).total for n in (1, 2))
             layers = max(1, round((num_params - one) / (two - one)) + 1)
-            found = replace(shape, num_layers=layers)
-            off = abs(count_params(found).total / num_params - 1)
+            off = abs((one + (layers - 1) * (two - one)) / num_params - 1)
             # A percent of size is worth a tenth of the range of proportions.
             aspect = max(0.0, width / layers / 160 - 1, 64 / (width / layers) - 1)
             score = off + 0.1 * aspect + (0.02 if width >= 1024 and kv < 8 else 0.0)
             if best is None or score < best[0]:
-                best = (score, found)
+                best = (score, replace(shape, num_layers=layers))
     assert best is not None
     if (made := count_params(best[1]).total) > 1.25 * num_params:
         raise ValueError(
