@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.cost.demand import DAYS_PER_MONTH, Scenario, hourly_shape
 from components.cost.hardware import Hardware
@@ -170,12 +170,10 @@ def plan_serving(
             f"{hardware.name}: the nearest is {min(copy.prefill + copy.step for copy in fast):.4f} s"
         )
     plans = [_life(copy, scenario, latency, on_demand_per_hour, reserved_per_hour) for copy in starting]
-    return min(plans, key=lambda plan: (plan.usd, plan.on.num_devices, plan.tpot))
+    return min(plans, key=lambda plan: (plan.usd, plan.ttft, plan.tpot))
 
 
-def _life(
-    copy: _Copy, scenario: Scenario, latency: Latency, on_demand: float, reserved: float | None
-) -> ServingPlan:
+def _life(copy: _Copy, scenario: Scenario, latency: Latency, on_demand: float, reserved: float | None) -> ServingPlan:
     """What the scenario costs with copies of this kind."""
     peak = scenario.peak_per_second
     copies = _needed(copy, scenario, peak, latency)
@@ -247,7 +245,6 @@ def against_api(
 ) -> ApiComparison:
     """`fixed`: what one's own costs before the first request (training). `rates`: on demand and reserved, dollars per
     device and hour. The hosted price holds for every token, read and written."""
-    from dataclasses import replace
 
     def api_usd(demand: Scenario) -> float:
         return demand.requests(demand.months) * api.request(demand.read_tokens, demand.written_tokens)

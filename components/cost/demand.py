@@ -39,7 +39,9 @@ class Scenario:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{_option(name)} is {getattr(self, name):g}: takes a finite number above 0")
         if not -1 < self.growth <= 10:
-            raise ValueError(f"--growth is {self.growth:g}: takes a share a month above -1 and at most 10, such as 0.05")
+            raise ValueError(
+                f"--growth is {self.growth:g}: takes a share a month above -1 and at most 10, such as 0.05"
+            )
         if not 1 <= self.peak_factor <= 1000:
             raise ValueError(f"--peak-factor is {self.peak_factor:g}: takes a number from 1 to 1000")
         if not 0 <= self.cached_share < 1:

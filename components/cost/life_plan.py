@@ -141,9 +141,7 @@ def _with_training(
     if devices > 8:  # whole nodes
         devices = 8 * math.ceil(devices / 8)
     usd = Usd(seconds / 3600 * market.training_rate)
-    return Design(
-        name, config, counts.total, tokens, each * tokens, devices, seconds / devices / 86_400, usd, serving
-    )
+    return Design(name, config, counts.total, tokens, each * tokens, devices, seconds / devices / 86_400, usd, serving)
 
 
 def candidates(loss: float, law: ChinchillaLaw, wish: Wish, market: Market) -> tuple[Design, Design]:
@@ -159,15 +157,17 @@ def candidates(loss: float, law: ChinchillaLaw, wish: Wish, market: Market) -> t
     traffic = wish.scenario.traffic
     optimum = lifetime_optimum(law, loss, flop_costs(traffic.total_input + traffic.total_output))
     middle = optimum.compute_optimal_params
-    reference = design("compute-optimal", middle, loss, law, wish, market)
+    reference = design("the compute-optimal model", middle, loss, law, wish, market)
     # From the smallest that reaches the loss with endless data to somewhat above the compute-optimal one.
     sizes = np.geomspace(law.smallest_model(loss) * 1.02, middle * 1.2, SIZES_TRIED).tolist()
-    found = [d for size in sizes if (d := design("least lifetime dollars", size, loss, law, wish, market))]
+    found = [d for size in sizes if (d := design("the cheapest life", size, loss, law, wish, market))]
     if reference is None and not found:
         # Say why of the one that was wanted.
         config = buildable(middle, wish.vocab_size, wish.context_length)
         plan_serving(served(config), market.hardware, wish.scenario, *market.rates, wish.latency)
-        raise ValueError(f"no model of a loss of {loss:g} can be built and trained: the law wants {middle:.3g} parameters")
+        raise ValueError(
+            f"no model of a loss of {loss:g} can be built and trained: the law wants {middle:.3g} parameters"
+        )
     best = min([*found, *([reference] if reference else [])], key=lambda one: one.life_usd)
     return best, reference or best
 
@@ -260,7 +260,9 @@ def _model(
     share, price = market.share, market.on_demand
     factors = [
         Factor("training speed", share.low / share.middle, 1.0, share.high / share.middle, f"{share.of}, n={share.n}"),
-        Factor("serving time", min(1.0, k.decode_low), 1.0, max(1.0, k.decode_high), "models that the fit had not seen"),
+        Factor(
+            "serving time", min(1.0, k.decode_low), 1.0, max(1.0, k.decode_high), "models that the fit had not seen"
+        ),
         Factor("demand", 1 / DEMAND_RANGE, 1.0, DEMAND_RANGE, f"within a factor of {DEMAND_RANGE:g} of what was asked"),
     ]
     middle = price.price.usd_per_hour
