@@ -1,4 +1,4 @@
-"""How a load is served at a latency target: devices a copy, requests at a time, copies, and what a million tokens costs.
+"""How a load is served at a latency target: devices a copy, requests at a time, copies, dollars a million tokens.
 
 Requests wait for a free place in a batch (`components.cost.queueing`); a batch has as many places as the cache has room
 for and the time of a token allows. Speeds are those of `components.cost.serving_model`, with prompts read between the
@@ -50,8 +50,8 @@ class Latency:
 
 @dataclass(frozen=True)
 class ServingPlan:
-    """A way to serve a scenario. `copies`: in the busiest hour of the busiest month; `mean_copies`: over the life, where
-    copies come and go by the hour. `usd`: of the life, with `reserved_usd` (all copies, all hours; None without such a
+    """A way to serve a scenario. `copies`: in the busiest hour of the busiest month; `mean_copies`: over the life,
+    where copies come and go by the hour. `usd`: of the life, with `reserved_usd` (all copies, all hours; None without such a
     price) and `on_demand_usd`. `busy`: dollars a million tokens if every copy were always full; `used`: at this demand.
     """
 
@@ -154,8 +154,8 @@ def plan_serving(
     found = list(_copies(model, hardware, scenario))
     if not found:
         raise ValueError(
-            f"{hardware.name}: {COPY_SIZES[-1]} devices do not hold {model.total_params:.3g} parameters and one request "
-            f"of {scenario.prompt_tokens + scenario.answer_tokens:,.0f} tokens"
+            f"{hardware.name}: {COPY_SIZES[-1]} devices do not hold {model.total_params:.3g} parameters and one "
+            f"request of {scenario.prompt_tokens + scenario.answer_tokens:,.0f} tokens"
         )
     fast = [copy for copy in found if latency.tpot is None or copy.step <= latency.tpot]
     if not fast:

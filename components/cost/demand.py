@@ -104,8 +104,8 @@ def _option(name: str) -> str:
 
 @dataclass(frozen=True)
 class LifeOverTime:
-    """Cumulative dollars. `months`: moments; `inference`: dollars until then; `crossing_months`: when inference has cost
-    as much as training, 0 where training was free, inf where it never does; `crosses`: within the scenario."""
+    """Cumulative dollars. `months`: moments; `inference`: dollars until then; `crossing_months`: when inference has
+    cost as much as training, 0 where training was free, inf where it never does; `crosses`: within the scenario."""
 
     training: Usd
     months: NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""What stages will take, before they run: from what the same stages took before, scaled by the amounts in their settings.
+"""What stages will take, before they run: what the same stages took before, scaled by the amounts in their settings.
 
 A stage that was never made is taken at the time that its author states. Estimates are scored afterwards, in the table
 `forecasts`.
@@ -51,8 +51,8 @@ class Past:
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """Seconds of wall clock and of devices, and dollars, each with a range of `factor` both ways; memory in bytes (None:
-    not known). `basis`: past (of the same label) | alike (of another label or settings) | stated."""
+    """Seconds of wall clock and of devices, and dollars, each with a range of `factor` both ways; memory in bytes
+    (None: not known). `basis`: past (of the same label) | alike (of another label or settings) | stated."""
 
     label: str
     seconds: float

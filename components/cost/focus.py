@@ -1,7 +1,7 @@
 """The ledger in the columns of FOCUS, the FinOps Open Cost and Usage Specification 1.2, as cost tools take it in.
 
-Own columns begin with `x_`, as the specification asks. Costs are shadow prices where the hardware is one's own: what was
-reckoned with, `compute.usd_per_core_hour`, is list, contracted and effective price alike.
+Own columns begin with `x_`, as the specification asks. Costs are shadow prices where the hardware is one's own: what
+was reckoned with, `compute.usd_per_core_hour`, is list, contracted and effective price alike.
 """
 
 from __future__ import annotations

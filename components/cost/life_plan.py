@@ -1,4 +1,4 @@
-"""What to build for a quality and a demand: size and shape, tokens, devices, days and dollars, for training and the life.
+"""What to build for a quality and a demand: size and shape, tokens, devices, days, dollars of training and the life.
 
 With a published law no run of one's own is needed. Every model considered is one that can be built, and every copy of
 it is a whole one: a life's dollars have steps.
@@ -99,7 +99,7 @@ class Wish:
     of the model, and dollars (None: any)."""
 
     scenario: Scenario
-    latency: Latency = Latency()
+    latency: Latency = field(default_factory=Latency)
     training_days: float = 30.0
     vocab_size: int = 32_000
     context_length: int = 4096

@@ -1,4 +1,4 @@
-"""Scaling laws that others published, for whoever has no run of their own: with their ranges and what they leave out."""
+"""Scaling laws that others published, for whoever has no run of their own; with ranges and what they leave out."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _ACCURACY = ("accuracy_floor", "accuracy_k", "accuracy_gamma")
 
 @dataclass(frozen=True)
 class PublishedLaw:
-    """A law with the N and D of the runs behind it. `accuracy`: floor, k and gamma of accuracy = floor + k·exp(-gamma·L)
-    (Gadre et al. 2024, eq. 5), None where none was published. `limits`, `source`: in words."""
+    """A law with the N and D of the runs behind it. `accuracy`: floor, k and gamma of accuracy = floor +
+    k·exp(-gamma·L) (Gadre et al. 2024), None where none was published. `limits`, `source`: in words."""
 
     name: str
     law: ChinchillaLaw

@@ -1,4 +1,4 @@
-"""Waiting for a free place: Erlang's formula, and its usual approximation for service times that are not exponential."""
+"""Waiting for a free place: Erlang's formula, and its approximation for service times that are not exponential."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from components.statistics import Interval
 
 @dataclass(frozen=True)
 class Pair:
-    """A model with a strategy, as measured: `option` in dollars (what the model took with all that it was made from, and
-    a question), `accuracy` over items, `verified`: it asks what is right."""
+    """A model with a strategy, as measured: `option` in dollars (what the model took with all that it was made from,
+    and a question), `accuracy` over items, `verified`: it asks what is right."""
 
     model: str
     strategy: str
@@ -23,8 +23,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Choice:
-    """At `accuracy` the cheapest pair, and the cheapest of another model that is as accurate (None: there is none), with
-    the questions from which one overtakes the other."""
+    """At `accuracy` the cheapest pair, and the cheapest of another model that is as accurate (None: there is none),
+    with the questions from which one overtakes the other."""
 
     accuracy: float
     pair: Pair

@@ -76,8 +76,8 @@ def shares(file: Path) -> dict[str, dict[str, tuple[int, float, float, float]]]:
 def to_toml(made: dict[str, dict[str, tuple[int, float, float, float]]], points: Path) -> str:
     """The text of catalogue/training.toml."""
     lines = [
-        "# Made by the command below: shares of the dense peak that public trainings reach, by convention of FLOPs (see",
-        "# training_flops_per_token in components/cost/accounting.py), hardware and precision, at contexts of any length.",
+        "# Made by the command below: shares of the dense peak that public trainings reach, by convention of FLOPs,",
+        "# hardware and precision, at contexts of any length. See training_flops_per_token in accounting.py.",
         f'command = "python -m components.cost.training_shares {points.name} --write"',
     ]
     for convention, of in made.items():

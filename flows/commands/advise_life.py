@@ -38,7 +38,8 @@ def print_life(ask: LifeAsk, as_json: bool) -> None:
     console.print(_table(plan.best, plan.compute_optimal))
     if plan.best.num_params != plan.compute_optimal.num_params:
         show(
-            f"Over its life it costs {plan.saving:.0%} less than the compute-optimal model. {answer.even[0].upper()}{answer.even[1:]}."
+            f"Over its life it costs {plan.saving:.0%} less than the compute-optimal model. "
+            f"{answer.even[0].upper()}{answer.even[1:]}."
         )
     else:
         show(f"{answer.even[0].upper()}{answer.even[1:]}.")

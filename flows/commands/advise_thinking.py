@@ -65,6 +65,6 @@ def print_thinking(questions: float, verifier: bool, suite: str | None) -> None:
         )
     wide_console().print(table)
     typer.echo(
-        "Training: all that the model was made from, at the ledger's prices. Accuracies are estimates over the same items: "
-        "neighbours whose intervals overlap may change places."
+        "Training: all that the model was made from, at the ledger's prices. Accuracies are estimates over the same "
+        "items: neighbours whose intervals overlap may change places."
     )

@@ -72,8 +72,8 @@ def _print_estimate(made: RunEstimate, cfg: RunConfig, stages: int) -> None:
     price = f"{cfg.compute.hardware} at {cfg.compute.usd_per_core_hour:g} $/h (compute.usd_per_core_hour)"
     typer.echo(
         f"{len(made.stages)} of {stages} stages will run, the others are cached: {formatting.dollars(made.usd)} "
-        f"({ends}) on {price}, {60 * made.hours:.3g} minutes ({60 * made.low_hours:.3g} to {60 * made.high_hours:.3g}) with "
-        f"{cfg.compute.counted().workers} workers"
+        f"({ends}) on {price}, {60 * made.hours:.3g} minutes ({60 * made.low_hours:.3g} to "
+        f"{60 * made.high_hours:.3g}) with {cfg.compute.counted().workers} workers"
     )
     try:
         check_budget(made, cfg.budget)

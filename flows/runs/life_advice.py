@@ -51,7 +51,7 @@ class LifeAsk:
 
 @dataclass(frozen=True)
 class LifeAnswer:
-    """A plan with what it stands on; `over_time` of the best; `even`: the best against the compute-optimal, in words."""
+    """A plan with what it stands on. `over_time`: of the best; `even`: the best against the compute-optimal one."""
 
     plan: LifePlan
     wish: Wish
@@ -157,8 +157,8 @@ def _answer(home: Home, ask: LifeAsk) -> LifeAnswer:
         loss = float(law.loss(size, model.train_tokens))
         vocabulary = ask.vocabulary or model.config.vocab_size
         asked = (
-            f"as good as {model.name}: {size:.4g} parameters on {model.train_tokens:.3g} tokens ({model.tokens_source}) "
-            f"have a loss of {loss:.4f} by this law"
+            f"as good as {model.name}: {size:.4g} parameters on {model.train_tokens:.3g} tokens "
+            f"({model.tokens_source}) have a loss of {loss:.4f} by this law"
         )
         others = tuple(_by_other(one.law, size, model.train_tokens) for one in published_laws()) if published else ()
     elif ask.target_accuracy is not None:
@@ -224,8 +224,8 @@ def _demand(s: Scenario) -> str:
     growth = f", {s.growth:+.0%} a month" if s.growth else ", without growth"
     cached = f", {s.cached_share:.0%} of prompts from the cache" if s.cached_share else ""
     return (
-        f"{s.requests_per_day:,.0f} requests a day{growth} for {s.months:g} months, {s.prompt_tokens:g} tokens read and "
-        f"{s.answer_tokens:g} written by each of {s.samples} answers{cached}; the busiest hour has {s.peak_factor:g} "
+        f"{s.requests_per_day:,.0f} requests a day{growth} for {s.months:g} months, {s.prompt_tokens:g} tokens read "
+        f"and {s.answer_tokens:g} written by each of {s.samples} answers{cached}; the busiest hour has {s.peak_factor:g} "
         "times the mean"
     )
 
