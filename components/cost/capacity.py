@@ -51,9 +51,9 @@ class Latency:
 @dataclass(frozen=True)
 class ServingPlan:
     """A way to serve a scenario. `copies`: in the busiest hour of the busiest month; `mean_copies`: over the life,
-    where copies come and go by the hour. `usd`: of the life, with `reserved_usd` (all copies, all hours; None without such a
-    price) and `on_demand_usd`. `busy`: dollars a million tokens if every copy were always full; `used`: at this demand.
-    """
+    where copies come and go by the hour. `usd`: of the life, with `reserved_usd` (all copies, all hours; None without
+    such a price) and `on_demand_usd`. `busy`: dollars a million tokens if every copy were always full; `used`: at this
+    demand."""
 
     on: Replica
     batch: int

@@ -67,8 +67,8 @@ class Scenario:
         monthly, rate = self.requests_per_day * DAYS_PER_MONTH, math.log1p(self.growth)
         if not rate:
             return requests / monthly
-        grown = 1.0 + requests * rate / monthly
-        return math.log(grown) / rate if grown > 0 else math.inf
+        grown = requests * rate / monthly
+        return math.log1p(grown) / rate if grown > -1 else math.inf
 
     @property
     def read_tokens(self) -> float:
@@ -161,12 +161,12 @@ def break_even_verdict(even: BreakEven, scenario: Scenario) -> str:
 
 @lru_cache(maxsize=64)
 def hourly_shape(peak_factor: float, hours: int = 24) -> tuple[float, ...]:
-    """Load of each hour of a day over the mean: a cosine, lifted to the power that gives it that peak."""
-    base = 0.5 + 0.5 * np.cos(2 * np.pi * np.arange(hours) / hours)
+    """Load of each hour of a day over the mean: exp(power·cos), with the power that gives it that peak; the
+    sharpest has all of a day in one hour."""
+    below = np.cos(2 * np.pi * np.arange(hours) / hours) - 1.0
 
     def peak(power: float) -> float:
-        shape = base**power
-        return float(shape.max() / shape.mean())
+        return float(1.0 / np.exp(power * below).mean())
 
     low, high = 0.0, 1.0
     while peak(high) < min(peak_factor, 0.999 * hours):
@@ -174,5 +174,5 @@ def hourly_shape(peak_factor: float, hours: int = 24) -> tuple[float, ...]:
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if peak(middle) < peak_factor else (low, middle)
-    shape = base**high if peak_factor > 1 else np.ones(hours)
+    shape = np.exp(high * below)
     return tuple(map(float, shape / shape.mean()))

@@ -162,8 +162,8 @@ def candidates(loss: float, law: ChinchillaLaw, wish: Wish, market: Market) -> t
     sizes = np.geomspace(law.smallest_model(loss) * 1.02, middle * 1.2, SIZES_TRIED).tolist()
     found = [d for size in sizes if (d := design("the cheapest life", size, loss, law, wish, market))]
     if reference is None and not found:
-        # Say why of the one that was wanted.
-        config = buildable(middle, wish.vocab_size, wish.context_length)
+        # Say why, of the smallest: it is the fastest.
+        config = buildable(sizes[0], wish.vocab_size, wish.context_length)
         plan_serving(served(config), market.hardware, wish.scenario, *market.rates, wish.latency)
         raise ValueError(
             f"no model of a loss of {loss:g} can be built and trained: the law wants {middle:.3g} parameters"

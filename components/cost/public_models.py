@@ -9,7 +9,7 @@ from pathlib import Path
 from components.cost.entries import Entry, toml_entries
 from components.cost.hardware import unknown_name
 from components.cost.serving_model import ServedModel
-from components.model.config import ModelConfig, MoEConfig, count_params
+from components.model.config import ModelConfig, MoEConfig, config_from_dict, count_params
 
 CATALOGUE = Path(__file__).parent / "catalogue/models.toml"
 _SIZES = ("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff")
@@ -50,11 +50,13 @@ def _model(entry: Entry) -> PublicModel:
     active = entry.optional_number("stated_active")
     return PublicModel(
         name=entry.text("name"),
-        config=ModelConfig(
-            **sizes,
-            qk_norm=bool(entry.values.get("qk_norm", False)),
-            tie_embeddings=bool(entry.values.get("tie_embeddings", False)),
-            moe=moe,
+        config=config_from_dict(
+            {
+                **sizes,
+                "qk_norm": bool(entry.values.get("qk_norm", False)),
+                "tie_embeddings": bool(entry.values.get("tie_embeddings", False)),
+                "moe": vars(moe) if moe else None,
+            }
         ),
         stated_params=int(entry.number("stated_params")),
         stated_active=None if active is None else int(active),

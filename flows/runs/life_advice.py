@@ -131,12 +131,18 @@ def _answer(home: Home, ask: LifeAsk) -> LifeAnswer:
         raise ValueError(f"--target-loss is {ask.target_loss:g}: takes nats per token, a finite number above 0")
     if ask.target_accuracy is not None and not 0 < ask.target_accuracy < 1:
         raise ValueError(f"--target-accuracy is {ask.target_accuracy:g}: takes a share between 0 and 1, such as 0.6")
+    for option, value, what in (
+        ("--budget", ask.budget, "dollars"),
+        ("--latency-ttft", ask.ttft, "seconds"),
+        ("--latency-tpot", ask.tpot, "seconds"),
+    ):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{option} is {value:g}: takes {what}, a finite number above 0")
     try:
         hardware = find_hardware(ask.hardware)
     except ValueError as error:
         raise ValueError(f"--hardware: {error}") from None
-    wish_of_law = _law(home, ask)
-    law, ranges, draws, published, words = wish_of_law
+    law, ranges, draws, published, words = _law(home, ask)
     prices = home_prices(home)
     on_demand, reserved = find_offer(ask.hardware, prices, ask.price), None
     if not ask.price:
@@ -146,13 +152,14 @@ def _answer(home: Home, ask: LifeAsk) -> LifeAnswer:
             reserved = None
     share = training_share(ask.hardware, convention="causal")
     market = Market(hardware, on_demand, reserved, share)
-    vocabulary, others, asked = ask.vocabulary or 32_000, (), ""
+    vocabulary, asked = ask.vocabulary or 32_000, ""
+    others: tuple[tuple[ChinchillaLaw, float], ...] = ()
     if ask.like is not None:
         model = find_model(ask.like)
         if model.train_tokens is None:
             raise ValueError(f"--like {model.name}: nobody says on how many tokens it was trained; take --target-loss")
         if model.config.moe is not None:
-            raise ValueError(f"--like {model.name}: it is a mixture of experts, and {words} is of dense models")
+            raise ValueError(f"--like {model.name}: it is a mixture of experts, and the laws are of dense models")
         size = float(count_params(model.config).total)
         loss = float(law.loss(size, model.train_tokens))
         vocabulary = ask.vocabulary or model.config.vocab_size
@@ -225,8 +232,8 @@ def _demand(s: Scenario) -> str:
     cached = f", {s.cached_share:.0%} of prompts from the cache" if s.cached_share else ""
     return (
         f"{s.requests_per_day:,.0f} requests a day{growth} for {s.months:g} months, {s.prompt_tokens:g} tokens read "
-        f"and {s.answer_tokens:g} written by each of {s.samples} answers{cached}; the busiest hour has {s.peak_factor:g} "
-        "times the mean"
+        f"and {s.answer_tokens:g} written by each of {s.samples} answers{cached}; the busiest hour has "
+        f"{s.peak_factor:g} times the mean"
     )
 
 

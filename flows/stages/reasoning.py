@@ -155,7 +155,8 @@ def search_puzzles(
         work.progress(3 + index, rounds, strategy=f"tree, {tree_config.search}")
         trees += run_strategies([tree_of_thought(tasks, tree_config)], trial)
     tokens = paid + sum(tree.total_tokens for tree in trees)
-    generated = sum(one.generated_tokens for one in (answered[0], trial.attempts, *trees))
+    generated = answered[0].generated_tokens + trial.attempts.generated_tokens
+    generated += sum(tree.generated_tokens for tree in trees)
     count_answers(work, network.cfg, tokens - generated, generated)
     strategies = []
     for one in [*answered, *trees]:
