@@ -23,6 +23,7 @@ DOCUMENTS = (
     "docs/metrics.md",
     "docs/your-own.md",
     "docs/scaling.md",
+    "docs/cost.md",
     "docs/published-numbers.md",
     "docs/tables.md",
 )  # the log speaks of the past
