@@ -3,6 +3,7 @@ way to serve overtakes another."""
 
 from __future__ import annotations
 
+import datetime
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -119,6 +120,14 @@ class LifeOverTime:
     def crosses(self) -> bool:
         """Whether inference overtakes training within the scenario."""
         return self.crossing_months <= float(self.months[-1])
+
+    def crossing_date(self, start: datetime.date) -> datetime.date | None:
+        """The day on which inference has cost as much as training, of a service that starts on `start`; None: never, or
+        after the year 9999."""
+        try:
+            return start + datetime.timedelta(days=self.crossing_months * DAYS_PER_MONTH)
+        except OverflowError:
+            return None
 
     @property
     def inference_share(self) -> float:

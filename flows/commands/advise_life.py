@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from typing import TYPE_CHECKING
@@ -37,13 +38,14 @@ def print_life(ask: LifeAsk, as_json: bool) -> None:
     show(f"What to build for a loss of {plan.loss:.4f}", "bold")
     console.print(_table(plan.best, plan.compute_optimal))
     if plan.best.num_params != plan.compute_optimal.num_params:
-        show(
-            f"Over its life it costs {plan.saving:.0%} less than the compute-optimal model. "
-            f"{answer.even[0].upper()}{answer.even[1:]}."
-        )
+        saving = f"{plan.saving:.0%} less than" if plan.saving >= 0.005 else "about as much as"
+        show(f"Over its life it costs {saving} the compute-optimal model. {answer.even[0].upper()}{answer.even[1:]}.")
     else:
         show(f"{answer.even[0].upper()}{answer.even[1:]}.")
-    show(f"{answer.over_time.verdict().capitalize()}.")
+    day = answer.over_time.crossing_date(datetime.date.today())
+    when = f" A service that starts today crosses on {day}." if day else ""
+    verdict = answer.over_time.verdict()
+    show(f"{verdict[0].upper()}{verdict[1:]}.{when}")
     if plan.outside:
         show(f"Beyond the law's runs: {plan.outside}.", "yellow")
     unsure = plan.uncertain

@@ -71,6 +71,8 @@ class LifeAnswer:
             "notes": self.plan.notes,
             "life_usd": dataclasses.asdict(self.plan.uncertain),
             "crossing_months": self.over_time.crossing_months,
+            "months": self.over_time.months.tolist(),
+            "inference_usd_by_month": self.over_time.inference.tolist(),
             "inference_share": self.over_time.inference_share,
             "break_even": self.even,
             "api": dataclasses.asdict(self.api) if self.api else None,

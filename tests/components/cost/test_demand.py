@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import math
 from typing import Any
 
@@ -46,8 +47,10 @@ def test_crossing_by_hand_and_its_limits() -> None:
     assert found.crossing_months == pytest.approx(12) and found.crosses
     assert found.inference_share == pytest.approx(12 / 18)
     assert "after 12 months" in found.verdict()
+    assert found.crossing_date(datetime.date(2027, 1, 1)) == datetime.date(2028, 1, 1)  # 365.25 days
     assert life_over_time(scenario, Usd(0.0), Usd(0.5)).crossing_months == 0
     never = life_over_time(scenario, Usd(6.0), Usd(0.0))
+    assert never.crossing_date(datetime.date(2027, 1, 1)) is None
     assert math.isinf(never.crossing_months) and "never" in never.verdict()
     fading = life_over_time(Scenario(1, 24, growth=-0.5), Usd(1e6), Usd(0.01))
     assert math.isinf(fading.crossing_months)
