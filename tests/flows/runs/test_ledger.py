@@ -185,3 +185,26 @@ def test_a_stage_that_tells_nothing_is_booked_by_the_clock(home: Home, console: 
     assert result.status == "interrupted"
     row = one(home, "FROM waste")
     assert row["outcome"] == "interrupted" and row["usd"] == row["cpu_seconds"] > 0
+
+
+@pytest.mark.parametrize("name", ["bill.csv", "bill.parquet"])
+def test_the_exported_bill_is_the_ledger(home: Home, console: Console, tmp_path: Path, name: str) -> None:
+    import pyarrow.csv as pacsv
+    import pyarrow.parquet as pq
+    from typer.testing import CliRunner
+
+    from flows.commands.cli import app
+
+    assert CliRunner().invoke(app, ["costs", "export", str(tmp_path / name)]).exit_code == 2  # nothing was booked yet
+    run(toy_graph, home, console, INLINE)
+    done = CliRunner().invoke(app, ["costs", "export", str(tmp_path / name)])
+    assert done.exit_code == 0, done.output
+    file = tmp_path / name
+    bill = (pacsv.read_csv(file) if name.endswith("csv") else pq.read_table(file)).to_pylist()
+    assert sum(row["BilledCost"] for row in bill) == pytest.approx(one(home, "SELECT sum(usd) AS u FROM ledger")["u"])
+    assert {json.loads(row["Tags"])["team"] for row in bill} == {"red"}
+    assert {row["ConsumedUnit"] for row in bill} == {"Core-Hours"}
+    shown = CliRunner().invoke(app, ["costs", "show", "--by", "tag"])
+    assert shown.exit_code == 0 and "red" in shown.output
+    wrong = CliRunner().invoke(app, ["costs", "show", "--by", "teem"])
+    assert wrong.exit_code == 2 and wrong.output.count("\n") == 1
