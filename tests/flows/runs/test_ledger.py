@@ -16,6 +16,7 @@ from toy_life import Counting, ToyConfig, count, toy_graph, train
 from toy_run import run_assembly
 
 from flows.engine.graph import Graph
+from flows.runs.budget import reached
 from flows.runs.registry import close_dead_runs, running
 from flows.runs.run import RunResult
 from flows.settings import BudgetConfig, ComputeConfig, ConfigError
@@ -136,19 +137,29 @@ def test_an_estimate_above_the_budget_refuses_the_run(home: Home, console: Conso
     assert one(home, "SELECT count(*) AS n FROM latest_runs")["n"] == 1
 
 
+def test_a_budget_is_reached_by_dollars_or_hours() -> None:
+    budget = BudgetConfig(max_usd=2.0, max_hours=3.0)
+    assert reached(budget, 1.99, 2.99) == "" and reached(BudgetConfig(), 1e9, 1e9) == ""
+    assert reached(budget, 2.0, 0.0).startswith("budget.max_usd = 2 is reached (2 USD)")
+    assert reached(budget, 0.0, 3.5).startswith("budget.max_hours = 3 is reached (3.5 hours)")
+
+
 def test_a_run_stops_at_its_budget_and_goes_on_with_a_higher_one(home: Home, console: Console) -> None:
     def graph(cfg: Any, life: Graph) -> None:
-        train.submit(life, steps=40, pause=0.1)
+        train.submit(life, steps=60, pause=0.1)
 
-    budget = BudgetConfig(max_hours=2.5 / 3600)
+    def once_a_state_is_there(budget: BudgetConfig, usd: float, hours: float) -> str:  # however slow the machine is
+        return reached(budget, usd, hours) if list(home.local.glob("scratch/*/step-*.json")) else ""
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flows.runs.run.check_budget", lambda made, budget: None)  # as an estimate that was too low
-        stopped = run(graph, home, console, ToyConfig(compute=DEAR, budget=budget))
+        patch.setattr("flows.runs.run.reached", once_a_state_is_there)
+        stopped = run(graph, home, console, ToyConfig(compute=DEAR, budget=BudgetConfig(max_usd=1e-6)))
     assert stopped.status == "interrupted"
-    assert any("budget.max_hours" in warning and "is reached" in warning for warning in stopped.warnings)
+    assert any("budget.max_usd" in warning and "is reached" in warning for warning in stopped.warnings)
     resumed = run(graph, home, console, ToyConfig(compute=DEAR))
     assert resumed.outcomes["train"].artifact.facts["resumed_at"] > 0
-    assert resumed.outcomes["train"].artifact.facts["w"] == sum(range(40))
+    assert resumed.outcomes["train"].artifact.facts["w"] == sum(range(60))
 
 
 def test_an_estimate_is_scored_when_the_run_has_ended(home: Home, console: Console) -> None:
