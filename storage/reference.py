@@ -185,16 +185,16 @@ null where the items are not questions to a reasoning strategy
         high: of the 95% interval
         n: points that were fitted
         method: how"""),
-    "forecasts": ("one loss that was forecast before it was measured", f"""
+    "forecasts": ("what was forecast before it was measured: a loss, or what a run will cost", f"""
         run_id: {_RUN}
-        key: {_KEY}
-        sweep: as in `scaling_points`
-        target: what is forecast
-        method: law | as the largest run | line through the last two
+        key: {_KEY}; of costs the run's id
+        sweep: as in `scaling_points`; of costs: cost
+        target: what is forecast; of costs: usd of LABEL | usd of the run | hours of the run
+        method: law | as the largest run | line through the last two; of costs: past | alike | stated | sum
         num_params: of the model
         tokens: that it will be trained on
         extrapolation: its compute (6ND) over that of the largest fitted run
-        predicted: nats per token
+        predicted: nats per token; of costs US dollars or hours
         low: of the 95% interval
         high: of the 95% interval
         observed: what came out
