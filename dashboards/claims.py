@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dashboards.report_model import LifeReport
 
 # Settings that replications of one life may differ in, and what is only told about the others.
-NOT_OF_THE_TRAINING = ("seed", "name", "compute", "chosen")
+NOT_OF_THE_TRAINING = ("seed", "name", "compute", "chosen", "budget", "tags")
 
 
 def settings_digest(config: Mapping[str, Any]) -> str:

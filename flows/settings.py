@@ -23,7 +23,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from components.cost.accounting import AVERAGE_PUE
 from components.cost.hardware import find_hardware
+from components.cost.ledger import AVERAGE_CARBON_GRAMS_PER_KWH, Rates
 
 PROFILES = Path(__file__).parent / "profiles"
 MOST_WORKERS = 8  # more than a life has stages ready at a time
@@ -47,6 +49,8 @@ class ComputeConfig:
     usd_per_core_hour: float = (
         0.0408  # of a busy core, or of an accelerator; the default: a core's in the table `prices`
     )
+    pue: float = AVERAGE_PUE  # energy of the data centre over that of its devices
+    carbon_grams_per_kwh: float = AVERAGE_CARBON_GRAMS_PER_KWH  # of the grid; the default: the world's average of 2024
     checkpoint_seconds: float = 20.0  # a killed stage loses at most about this much work
     grace_seconds: float = 5.0  # what stages have to save their state when a run is ended by SIGTERM or Ctrl-C
     stage_timeout_seconds: float = 0.0  # a stage that runs longer is ended and has failed; 0: no limit
@@ -58,7 +62,16 @@ class ComputeConfig:
             raise ValueError("threads_per_worker must be 1 or more")
         if not self.usd_per_core_hour >= 0:
             raise ValueError(f"usd_per_core_hour is {self.usd_per_core_hour}: give a number of at least 0")
+        if not 1 <= self.pue < 100:
+            raise ValueError(f"pue is {self.pue}: power usage effectiveness is at least 1, such as 1.2")
+        if not self.carbon_grams_per_kwh >= 0:
+            raise ValueError(f"carbon_grams_per_kwh is {self.carbon_grams_per_kwh}: give a number of at least 0")
         find_hardware(self.hardware)
+
+    @property
+    def rates(self) -> Rates:
+        """What the ledger reckons with."""
+        return Rates(self.device, self.hardware, self.usd_per_core_hour, self.pue, self.carbon_grams_per_kwh)
 
     @property
     def numerics(self) -> dict[str, str | int]:
@@ -73,6 +86,20 @@ class ComputeConfig:
         return dataclasses.replace(self, workers=max(1, min(MOST_WORKERS, cores // self.threads_per_worker)))
 
 
+@dataclass(frozen=True)
+class BudgetConfig:
+    """What a run may cost at most; 0: no limit. A run whose estimate is above it does not start, and one that reaches
+    it stops as by Ctrl-C: what is sealed stays, and stages with a saved state resume."""
+
+    max_usd: float = 0.0
+    max_hours: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_usd", "max_hours"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a number above 0, or 0 for no limit")
+
+
 class Settings(BaseModel):
     """What every run has; a flow's own settings are a subclass with a dataclass for each section."""
 
@@ -82,6 +109,9 @@ class Settings(BaseModel):
     name: str = "life"
     seed: int = 0
     compute: ComputeConfig = Field(default_factory=ComputeConfig)
+    budget: BudgetConfig = Field(default_factory=BudgetConfig)
+    # Whom and what a run is booked to, such as team and project: columns of no table, see the view `run_tags`.
+    tags: Mapping[str, str] = Field(default_factory=dict)
     # Settings that were chosen so that effects show, by dotted path, each with the reason: the report lists them. What
     # overrides such a setting removes its entry.
     chosen: Mapping[str, str] = Field(default_factory=dict)

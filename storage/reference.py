@@ -14,6 +14,24 @@ _RUN = "the run that produced the row"
 _KEY = "the artifact that it belongs to: join `stages USING (key)`"
 _STAGE = "name of the stage's function"
 
+_SPENT = """group: part of the life, as in `stages`
+        tokens: that it processed: trained on, read and generated
+        flops: floating-point operations, exact: every matrix product, and causal attention
+        seconds: wall clock
+        cpu_seconds: processor time of all threads
+        energy_joules: with the data centre's overhead (compute.pue); null: neither measured nor modelled
+        usd: US dollars, device_seconds × compute.usd_per_core_hour
+        hardware: name in `hardware`
+        label: of the stage, as in `stages`
+        ended_at: when it was booked
+        prompt_tokens: of `tokens`, those that an answering model read
+        generated_tokens: of `tokens`, those that an answering model sampled
+        flops_6nd: by 6ND for training and 2ND for a forward pass, N the parameters a token uses with embeddings
+        device_seconds: that are paid for: cpu_seconds on a CPU, seconds on an accelerator
+        mfu: flops over device_seconds at the dense peak of the hardware
+        peak_memory_bytes: resident on a CPU, allocated on an accelerator
+        energy_basis: measured (by which meter) or modelled (from which figures, and why there is no meter)
+        carbon_grams: of CO2 equivalents, at compute.carbon_grams_per_kwh"""
 # What one row is, then one line per column: name, meaning. Words with | between are the values that it takes.
 _TEXT: Mapping[str, tuple[str, str]] = {
     "runs": ("the beginning or the end of a run", """
@@ -49,18 +67,21 @@ reasoning | cost | report"""),
         name: of the metric
         value: losses in nats per token, rates per second, shares from 0 to 1
         time: when it was logged"""),
-    "costs": ("what it took to make one artifact, killed attempts included", f"""
+    "costs": ("what it took to make one artifact, killed attempts included as far as a state was saved", f"""
         run_id: {_RUN}
         key: {_KEY}
         stage: {_STAGE}
-        group: part of the life, as in `stages`
-        tokens: that it processed
-        flops: floating-point operations, counted from the model's shape
-        seconds: wall clock
-        cpu_seconds: processor time of all threads
-        energy_joules: paid seconds × the hardware's power × the data centre's overhead (PUE 1.56)
-        usd: US dollars, paid seconds × price; paid are cpu_seconds on a CPU, seconds on an accelerator
-        hardware: name in `hardware`"""),
+        {_SPENT}"""),
+    "waste": ("an attempt at a stage that made nothing, or whose artifact had to be made again", f"""
+        run_id: {_RUN}
+        key: of the artifact that the stage was to make
+        stage: {_STAGE}
+        {_SPENT}
+        attempt: from 1 on, of the stage in the run
+        outcome: failed | killed | interrupted | waiting (for people) | repeated (its artifact was \
+damaged or removed) | saved (what the state \
+of a stage that has not ended holds; it becomes part of `costs` with the stage's end)
+        reason: the error"""),
     "evals": ("one item, answered by one model with one strategy", f"""
         run_id: {_RUN}
         key: {_KEY}
@@ -216,16 +237,16 @@ null where the items are not questions to a reasoning strategy
         high: of the 95% interval
         n: points that were fitted
         method: how"""),
-    "forecasts": ("one loss that was forecast before it was measured", f"""
+    "forecasts": ("what was forecast before it was measured: a loss, or what a run will cost", f"""
         run_id: {_RUN}
-        key: {_KEY}
-        sweep: as in `scaling_points`
-        target: what is forecast
-        method: law | as the largest run | line through the last two
+        key: {_KEY}; of costs the run's id
+        sweep: as in `scaling_points`; of costs: cost
+        target: what is forecast; of costs: usd of LABEL | usd of the run | hours of the run
+        method: law | as the largest run | line through the last two; of costs: past | alike | stated | sum
         num_params: of the model
         tokens: that it will be trained on
         extrapolation: its compute (6ND) over that of the largest fitted run
-        predicted: nats per token
+        predicted: nats per token; of costs US dollars or hours
         low: of the 95% interval
         high: of the 95% interval
         observed: what came out

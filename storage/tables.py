@@ -41,6 +41,11 @@ def _schema(columns: str) -> pa.Schema:
     return pa.schema(fields)
 
 
+_COSTS = (
+    "run_id:str key:str stage:str group:str? tokens:int? flops:float? seconds:float? cpu_seconds:float? "
+    "energy_joules:float? usd:float? hardware:str? label:str? ended_at:time? prompt_tokens:int? generated_tokens:int? "
+    "flops_6nd:float? device_seconds:float? mfu:float? peak_memory_bytes:int? energy_basis:str? carbon_grams:float?"
+)
 # `key` is the artifact's key and `run_id` the run that produced the row: a later run that finds the artifact cached
 # has only its own `stages` row with the same key, so reports join `stages USING (key)`.
 SCHEMAS: dict[str, pa.Schema] = {
@@ -53,10 +58,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         "seconds:float? facts_json:str? config_json:str? inputs_json:str? group:str?"
     ),
     "metrics": _schema("run_id:str key:str stage:str step:int name:str value:float? time:time?"),
-    "costs": _schema(
-        "run_id:str key:str stage:str group:str? tokens:int? flops:float? seconds:float? cpu_seconds:float? "
-        "energy_joules:float? usd:float? hardware:str?"
-    ),
+    "costs": _schema(_COSTS),
+    # one row an attempt that made nothing; outcome: failed | killed | interrupted | waiting | repeated | saved
+    "waste": _schema(f"{_COSTS} attempt:int outcome:str reason:str?"),
     # one row per answered item; strategy…greedy: a reasoning strategy's record, see components/reasoning/strategy.py
     "evals": _schema(
         "run_id:str key:str stage:str suite:str model:str strategy:str strategy_family:str? strategy_size:int? "
@@ -145,7 +149,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 
-_SETTINGS_OR_MESSAGES = ("runs", "stages", "quarantine")  # may name addresses with credentials in them
+_SETTINGS_OR_MESSAGES = ("runs", "stages", "quarantine", "waste")  # may name addresses with credentials in them
 _PARTS = b"lifespan.parts"  # names of the merged parts, in the metadata of a compacted file
 _LAST = ".last"  # folder of last values: hidden, so that nobody who reads the tables' folders takes it for one
 _ATTEMPTS = 5

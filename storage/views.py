@@ -34,12 +34,62 @@ VIEWS: dict[str, str] = {
                c.* EXCLUDE (run_id, key)
         FROM (SELECT * FROM run_stages WHERE status IN ('ran', 'cached')
               QUALIFY row_number() OVER (PARTITION BY run_id, key ORDER BY started_at, label) = 1) s
-        JOIN (SELECT key, max(run_id) AS run_id, sum(tokens)::BIGINT AS tokens, sum(flops) AS flops,
-                     sum(seconds) AS seconds, sum(cpu_seconds) AS cpu_seconds, sum(energy_joules) AS energy_joules,
+        JOIN (SELECT key, max(run_id) AS run_id, sum(tokens)::BIGINT AS tokens,
+                     sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(generated_tokens)::BIGINT AS generated_tokens,
+                     sum(flops) AS flops, sum(flops_6nd) AS flops_6nd, sum(seconds) AS seconds,
+                     sum(cpu_seconds) AS cpu_seconds, sum(device_seconds) AS device_seconds, max(mfu) AS mfu,
+                     max(peak_memory_bytes) AS peak_memory_bytes, sum(energy_joules) AS energy_joules,
+                     max(energy_basis) AS energy_basis, sum(carbon_grams) AS carbon_grams,
                      sum(usd) AS usd, string_agg(DISTINCT hardware, ', ' ORDER BY hardware) AS hardware
               FROM costs GROUP BY key) c USING (key)
         ORDER BY s.started_at, s.run_id, s.label""",
     "stage_costs": "SELECT * FROM run_costs WHERE run_id IN (SELECT run_id FROM current_run)",
+    # The ledger of a home: every attempt that was paid for, each once, by the run that paid. What a saved state holds
+    # is part of `costs` as soon as the stage has ended.
+    "ledger": """
+        SELECT run_id, key, stage, label, "group", 'made' AS outcome, NULL::VARCHAR AS reason,
+               * EXCLUDE (run_id, key, stage, label, "group")
+        FROM costs
+        UNION ALL BY NAME
+        SELECT * EXCLUDE (attempt) FROM waste WHERE outcome <> 'saved' OR key NOT IN (SELECT key FROM costs)""",
+    # One row per run: dollars that it paid itself, of them those that came to nothing, and those that earlier runs paid
+    # for what it found in the cache.
+    "cost_by_run": """
+        WITH paid AS (
+            SELECT run_id, sum(usd) AS usd,
+                   coalesce(sum(usd) FILTER (outcome NOT IN ('made', 'saved')), 0) AS waste_usd,
+                   coalesce(sum(usd) FILTER (outcome = 'saved'), 0) AS unfinished_usd, sum(flops) AS flops,
+                   sum(tokens)::BIGINT AS tokens, sum(device_seconds) AS device_seconds,
+                   sum(energy_joules) AS energy_joules, sum(carbon_grams) AS carbon_grams
+            FROM ledger GROUP BY run_id),
+        inherited AS (SELECT run_id, sum(usd) AS usd FROM run_costs WHERE paid_by_run <> run_id GROUP BY run_id)
+        SELECT r.run_id, r.name, r.profile, r.status, r.started_at, r.seconds, coalesce(p.usd, 0) AS usd,
+               coalesce(waste_usd, 0) AS waste_usd, coalesce(unfinished_usd, 0) AS unfinished_usd,
+               coalesce(i.usd, 0) AS inherited_usd, tokens, flops, device_seconds, energy_joules, carbon_grams
+        FROM latest_runs r LEFT JOIN paid p USING (run_id) LEFT JOIN inherited i USING (run_id)
+        ORDER BY r.started_at DESC, r.run_id""",
+    # One row per tag of a run: `[tags]` of its profile, such as team and project.
+    "run_tags": """
+        SELECT DISTINCT run_id, unnest(json_keys(config_json -> '$.tags')) AS tag,
+               config_json -> '$.tags' ->> tag AS value
+        FROM runs WHERE event = 'started' ORDER BY ALL""",
+    # What each model of each run took with all that it was made from, each artifact once: `own_usd` of its own stage.
+    "run_models": """
+        WITH RECURSIVE made AS (
+            SELECT DISTINCT run_id, label, stage, kind, key, inputs_json FROM run_stages
+            WHERE status IN ('ran', 'cached')),
+        needs AS (
+            SELECT run_id, key, unnest(regexp_extract_all(inputs_json::VARCHAR, '[0-9a-f]{64}')) AS need FROM made),
+        reach AS (
+            SELECT run_id, label, key AS model, key FROM made WHERE kind IN ('checkpoint', 'reward_model')
+            UNION
+            SELECT r.run_id, r.label, r.model, n.need
+            FROM reach r JOIN needs n ON n.run_id = r.run_id AND n.key = r.key)
+        SELECT r.run_id, r.label AS model, any_value(r.model) AS key, count(c.key) AS stages,
+               max(c.usd) FILTER (c.key = r.model) AS own_usd, sum(c.usd) AS usd, sum(c.tokens)::BIGINT AS tokens,
+               sum(c.flops) AS flops, sum(c.energy_joules) AS energy_joules
+        FROM reach r JOIN run_costs c ON c.run_id = r.run_id AND c.key = r.key
+        GROUP BY r.run_id, r.label ORDER BY r.run_id, usd DESC, r.label""",
     # Accuracy with its Wilson 95% interval (Wilson 1927; z = 1.959964), per suite, model and strategy. There is none
     # where items share a prompt, as preference pairs do: they are not independent (the report's is over requests).
     "run_leaderboard": """

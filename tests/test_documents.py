@@ -23,6 +23,7 @@ DOCUMENTS = (
     "docs/metrics.md",
     "docs/your-own.md",
     "docs/scaling.md",
+    "docs/cost.md",
     "docs/published-numbers.md",
     "docs/evaluating.md",
     "docs/data.md",
@@ -31,7 +32,7 @@ DOCUMENTS = (
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 TOP = {path.name for path in ROOT.iterdir()}
 # Commands that only read a home, and end by themselves: these are run. All others are asked for their help.
-RUN = ("advise", "compact", "doctor", "gc", "plan", "query", "status")
+RUN = ("advise", "compact", "costs", "doctor", "gc", "plan", "query", "status")
 WITH_FILES = ("--file", "mine.toml")  # of the reader's own
 
 

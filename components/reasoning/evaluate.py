@@ -40,6 +40,11 @@ class Answered:
         return float(np.mean([outcome.prompt_tokens for outcome in self.outcomes]))
 
     @property
+    def generated_tokens(self) -> int:
+        """Tokens that were generated for all items."""
+        return sum(outcome.completion_tokens for outcome in self.outcomes)
+
+    @property
     def total_tokens(self) -> int:
         """Tokens of all items, generated and read."""
         return sum(outcome.completion_tokens + outcome.prompt_tokens for outcome in self.outcomes)

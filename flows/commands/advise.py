@@ -42,9 +42,67 @@ def advise(
     ] = "",
     batch: Annotated[int, typer.Option(help="Requests that each copy of the model answers at a time.")] = 32,
     run: Annotated[str, typer.Option(help="A run, or the beginning of its id.")] = "newest",
+    like: Annotated[
+        str | None, typer.Option(help="Plan a life: as good as this public model, such as llama-2-7b.")
+    ] = None,
+    target_loss: Annotated[float | None, typer.Option(help="Plan a life: of this loss on the law's text.")] = None,
+    target_accuracy: Annotated[
+        float | None, typer.Option(help="Plan a life: of this accuracy, by a published law of accuracies.")
+    ] = None,
+    law: Annotated[
+        str | None, typer.Option(help="besiroglu2024, chinchilla, gadre2024, or run: that of --run.")
+    ] = None,
+    requests_per_day: Annotated[float, typer.Option(help="Of the life, at its start.")] = 100_000.0,
+    months: Annotated[float, typer.Option(help="Of service.")] = 24.0,
+    prompt_tokens: Annotated[float, typer.Option(help="Read by a request, the mean.")] = 500.0,
+    answer_tokens: Annotated[float, typer.Option(help="Written by an answer, thinking included, the mean.")] = 200.0,
+    samples: Annotated[int, typer.Option(help="Answers drawn for a request; self-consistency@8 draws 8.")] = 1,
+    growth: Annotated[float, typer.Option(help="Of requests, a share a month, such as 0.05.")] = 0.0,
+    peak_factor: Annotated[float, typer.Option(help="The busiest hour over the mean.")] = 2.0,
+    cached_share: Annotated[float, typer.Option(help="Of prompt tokens, those found in the cache.")] = 0.0,
+    budget: Annotated[float | None, typer.Option(metavar="USD", help="For training and the life.")] = None,
+    hardware: Annotated[str, typer.Option(help="To train and serve on.")] = "h100-sxm",
+    latency_ttft: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="To the first token, 9 of 10 requests in the busiest hour.")
+    ] = None,
+    latency_tpot: Annotated[float | None, typer.Option(metavar="SECONDS", help="Between tokens.")] = None,
+    training_days: Annotated[float, typer.Option(help="That training may take.")] = 30.0,
+    vocabulary: Annotated[int | None, typer.Option(help="Of the model; by default that of --like, or 32,000.")] = None,
+    context_length: Annotated[int, typer.Option(min=1, help="To train at.")] = 4096,
+    api: Annotated[
+        str | None, typer.Option(metavar="READ/WRITTEN", help="A hosted model beside: dollars a million, or its name.")
+    ] = None,
+    think: Annotated[
+        bool, typer.Option("--think", help="For each accuracy the cheapest pair of model and strategy of this home.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, where a life is planned.")] = False,
 ) -> None:
-    """Advise how to answer and what to train, at what lifetime cost, from what a run has measured."""
+    """Advise how to answer and what to train, at what lifetime cost: from what a run has measured, or with --like,
+    --target-loss or --target-accuracy from published laws."""
     with friendly_errors():
+        if think:
+            from flows.commands.advise_thinking import print_thinking
+
+            print_thinking(questions, verifier, suite)
+            return
+        if like is not None or target_loss is not None or target_accuracy is not None:
+            from components.cost.demand import Scenario
+            from flows.commands.advise_life import print_life
+            from flows.runs.life_advice import LifeAsk
+            from flows.settings import ConfigError
+
+            try:
+                scenario = Scenario(
+                    requests_per_day, months, prompt_tokens, answer_tokens, growth, peak_factor, cached_share, samples
+                )
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+            ask = LifeAsk(
+                scenario, like, target_loss, target_accuracy, law, hardware, price, budget, latency_ttft, latency_tpot,
+                training_days, vocabulary, context_length, api, run,
+            )  # fmt: skip
+            print_life(ask, as_json)
+            return
         from components.cost.advice import AdviceRequest, advise_strategy, advise_training
         from flows.runs.measured import measured_run
         from flows.runs.prices import home_prices

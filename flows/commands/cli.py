@@ -12,6 +12,7 @@ from flows.commands.advise import advise
 from flows.commands.annotate import annotate
 from flows.commands.chat import chat
 from flows.commands.compact import compact
+from flows.commands.costs import costs
 from flows.commands.deploy import deploy
 from flows.commands.doctor import doctor
 from flows.commands.down import down
@@ -51,6 +52,7 @@ app.command("status")(status)
 app.command("query")(query)
 app.command("sql")(sql)
 app.command("advise")(advise)
+app.add_typer(costs, name="costs")
 app.add_typer(prices, name="prices")
 app.add_typer(scale, name="scale")
 app.command("ui")(ui)

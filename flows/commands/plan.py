@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from flows.commands.command import Only, Overrides, Profile, friendly_errors, plain_table, wide_console
 
+if TYPE_CHECKING:
+    from components.cost.estimating import RunEstimate
+    from flows.config import RunConfig
 
-def plan(profile: Profile = "laptop", overrides: Overrides = None, only: Only = None) -> None:
+BASES = {"past": "as before", "alike": "scaled from an earlier one", "stated": "never made here: as its author states"}
+
+
+def plan(
+    profile: Profile = "laptop",
+    overrides: Overrides = None,
+    only: Only = None,
+    cost: Annotated[bool, typer.Option("--cost", help="Estimate each stage's time, memory and dollars.")] = False,
+) -> None:
     """Show for every stage whether it is cached, or why it will run."""
     with friendly_errors():
         from rich.text import Text
@@ -17,7 +32,14 @@ def plan(profile: Profile = "laptop", overrides: Overrides = None, only: Only = 
         from storage.home import Home
 
         home = Home.from_env()
-        steps = make_plan(life(load_config(profile, overrides or []), home, only), home)
+        cfg = load_config(profile, overrides or [])
+        graph = life(cfg, home, only)
+        if cost:
+            from flows.runs.budget import estimate
+
+            _print_estimate(estimate(graph, home, cfg.compute), cfg, len(graph.nodes))
+            return
+        steps = make_plan(graph, home)
         table = plain_table("part", "stage", "", "because")
         for column in table.columns[:2]:
             column.no_wrap = True
@@ -30,3 +52,33 @@ def plan(profile: Profile = "laptop", overrides: Overrides = None, only: Only = 
         console = wide_console()
         console.print(table)
         console.print(", ".join(f"{n} {what}" for what, n in totals(steps).items()), highlight=False)
+
+
+def _print_estimate(made: RunEstimate, cfg: RunConfig, stages: int) -> None:
+    from dashboards import formatting
+    from flows.runs.budget import check_budget
+    from flows.settings import ConfigError
+
+    numbers = ("seconds", "device seconds", "memory", "dollars", "range")
+    table = plain_table("stage", *numbers, "estimated", right=numbers)
+    for one in made.stages:
+        memory = formatting.MISSING if one.memory_bytes is None else f"{one.memory_bytes / 1e9:.2f} GB"
+        ends = f"{formatting.dollars(one.low_usd)} to {formatting.dollars(one.high_usd)}"
+        seconds = (f"{one.seconds:.1f}", f"{one.device_seconds:.1f}")
+        table.add_row(one.label, *seconds, memory, formatting.dollars(one.usd), ends, BASES[one.basis])
+    console = wide_console()
+    console.print(table)
+    ends = f"{formatting.dollars(made.low_usd)} to {formatting.dollars(made.high_usd)}"
+    price = f"{cfg.compute.hardware} at {cfg.compute.usd_per_core_hour:g} $/h (compute.usd_per_core_hour)"
+    typer.echo(
+        f"{len(made.stages)} of {stages} stages will run, the others are cached: {formatting.dollars(made.usd)} "
+        f"({ends}) on {price}, {60 * made.hours:.3g} minutes ({60 * made.low_hours:.3g} to "
+        f"{60 * made.high_hours:.3g}) with {cfg.compute.counted().workers} workers"
+    )
+    try:
+        check_budget(made, cfg.budget)
+    except ConfigError as error:
+        typer.echo(str(error))
+    else:
+        if cfg.budget.max_usd or cfg.budget.max_hours:
+            typer.echo("within the budget")

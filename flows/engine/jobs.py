@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import math
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from components.cost.accounting import stage_cost
+from components.cost.ledger import entry
 from components.stage_results import to_facts
+from flows.engine.energy import meter
 from flows.engine.stage import Stage
+from flows.engine.utilization import forget_peak_memory
 from flows.engine.wire import Job, arrived, artifacts_from_json, input_keys
-from flows.engine.work import Work
+from flows.engine.work import Work, now
 from flows.settings import ComputeConfig
 from storage.artifacts import Artifact, Record
 from storage.fingerprint import code_fingerprint
@@ -52,8 +53,13 @@ def execute(job: Job, emit: Emit) -> Artifact:
     arguments = {name: arrived(name, value, hints[name]) for name, value in job.arguments.items()}
     inputs = {name: artifacts_from_json(value) for name, value in job.inputs.items()}
     with home.store.writing(job.key) as out, threads_of(stage, execution):
+        forget_peak_memory(execution.device)
         work = Work(out, home.scratch(job.key), execution, store=home.store, local=home.local, report=emit)
-        result = stage.fn(work, **arguments, **inputs)
+        try:
+            result = stage.fn(work, **arguments, **inputs)
+        except BaseException:
+            emit({"event": "spent", "spent": work.spent()})
+            raise
         if not dataclasses.is_dataclass(result) or isinstance(result, type):
             raise TypeError(
                 f"{job.stage} returned a {type(result).__name__}; a stage returns its result, a frozen dataclass "
@@ -106,9 +112,8 @@ def write_rows(
     who = {"run_id": job.run_id, "key": job.key, "stage": stage.name, "group": stage.group}
     if len(work.points):
         home.tables.write("metrics", job.key, work.points.table(job.run_id, job.key, stage.name))
-    paid = stage_cost(spent, execution.device, execution.hardware, execution.usd_per_core_hour)
-    energy = None if math.isnan(paid.energy_joules) else paid.energy_joules  # of a device whose power is not published
-    cost = {**spent, "energy_joules": energy, "usd": paid.usd, "hardware": execution.hardware}
+    made = {"label": job.label, "ended_at": now()}
+    cost = made | entry(spent, execution.rates, meter(execution.device)[1])
     for table, rows in {**work.table_rows(), "costs": [cost]}.items():
         if table not in SCHEMAS:
             raise ValueError(f"{job.stage} wrote rows for {table!r}; tables: {', '.join(SCHEMAS)}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +74,7 @@ class Board:
         self.status = "starting"
         self.began = time.monotonic()
         self.rows: dict[str, Row] = {}
+        self.under_way: Callable[[], list[dict[str, Any]]] = list  # of the ledger, for whoever finds the run dead
         self._lock = threading.Lock()
         self._lines: list[str] = []
         self._said: dict[str, float] = {}
@@ -135,8 +136,10 @@ class Board:
     def snapshot(self) -> dict[str, Any]:
         """The board as JSON, for `lifespan status` in another terminal."""
         now = time.monotonic()
+        under_way = self.under_way()
         with self._lock:
             return {
+                "under_way": under_way,
                 "title": self.title,
                 "status": self.status,
                 "seconds": now - self.began,

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from flows.engine.graph import Graph, Node, artifacts_in
 from flows.engine.plan import reasons_to_run
 from flows.engine.progress import Board, clock
+from flows.engine.waste import KILLED, Waste
 from flows.engine.wire import Job, input_keys
 from flows.engine.work import now
 from flows.engine.workers import Interrupted, Pool, StageFailed, StageWaits, open_pool
@@ -85,6 +86,8 @@ class Runner:
         self._disk_full = threading.Event()
         self._made: dict[str, Artifact] = {}
         self._began: dict[str, Moment] = {}
+        self.waste = Waste(home, run_id, compute)
+        board.under_way = self.waste.under_way
         self._pool: Pool | None = None
         self._lock = threading.Lock()
         self._rebuilding = threading.RLock()  # an input's own inputs may be damaged too
@@ -104,16 +107,23 @@ class Runner:
         """
         return self.outcomes[label].result(timeout)
 
-    def cancel(self) -> None:
+    def cancel(self, why: str = "the run was interrupted") -> None:
         """Stop: workers end within seconds; what is sealed stays, what saved a state resumes next time."""
         self._cancelled.set()
         with self._lock:
             pool = self._pool
         if pool:
             pool.close()
-        for label in self.outcomes:
+        for label, future in self.outcomes.items():
+            if not future.done():
+                self._lost(label, "interrupted", why)
             self._fail(label, Interrupted(), "interrupted")
         self.finished.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._cancelled.is_set()
 
     def failures(self) -> dict[str, BaseException]:
         """The stages that failed themselves, without those that were only skipped."""
@@ -157,6 +167,7 @@ class Runner:
 
     def _run(self, missing: list[str]) -> None:
         why = reasons_to_run(self.graph, self.home)
+        self.waste.remember([self.graph.nodes[label].key for label in missing])
         compute = self.compute = self.compute.counted()
         pool = open_pool(compute, self.home.local, self.run_id, self._hear, modules_of(self.graph, missing))
         with self._lock:
@@ -202,6 +213,7 @@ class Runner:
         except Interrupted as error:
             self._fail(node.label, error, "interrupted")
         except StageWaits as error:
+            self._lost(node.label, "waiting", str(error))
             self._write_row(node, None, status="waiting", reason=str(error))
             self._fail(node.label, error, "held")
         except Exception as error:
@@ -229,8 +241,10 @@ class Runner:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
                     artifact = self._execute(node)
+                    self.waste.made(node, artifact.facts["usage"])
                     return Outcome(artifact, "ran", reason, self._began[node.label].seconds())
                 except StageFailed as failure:
+                    self._lost(node.label, "killed" if failure.error["type"] in KILLED else "failed", str(failure))
                     if attempt == ATTEMPTS or not self._worth_another(node, failure, attempt):
                         raise
         raise AssertionError("unreachable")
@@ -271,6 +285,7 @@ class Runner:
                 producer = self.graph.nodes[need]
                 if self.home.store.find(producer.key) is None:
                     self._began[need] = Moment()
+                    self.waste.remember([producer.key])
                     outcome = self._make(producer, "its artifact was damaged or removed")
                     self._write_row(producer, outcome)
                     self._made[producer.key] = outcome.artifact
@@ -298,8 +313,11 @@ class Runner:
     def _hear(self, job: Job, event: dict[str, Any]) -> None:
         if event["event"] == "started":
             self._began[job.label] = Moment()  # what came before was waiting for a worker
+            self.waste.began(self.graph.nodes[job.label])
             self.board.set(job.label, "running")
-        elif event["event"] == "progress":
+        if "spent" in event:
+            self.waste.told(job.label, event["spent"])
+        if event["event"] == "progress":
             self.board.progress(job.label, event["done"], event["total"], event["info"])
 
     def _succeed(self, node: Node, outcome: Outcome) -> None:
@@ -316,6 +334,10 @@ class Runner:
                 return
             self.board.set(label, state, "" if state == "interrupted" else str(error))
             self.outcomes[label].set_exception(error)
+
+    def _lost(self, label: str, outcome: str, reason: str) -> None:
+        with contextlib.suppress(Exception):  # the disk may be full; the stage's own error is what counts
+            self.waste.lost(label, outcome, reason)
 
     def _write_row(self, node: Node, outcome: Outcome | None, **ended: str) -> None:
         part = f"{self.run_id}-{hashlib.sha256(node.label.encode()).hexdigest()[:16]}"

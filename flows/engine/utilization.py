@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
 from functools import cache
+from pathlib import Path
 
 from flows.settings import ComputeConfig
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @cache
@@ -38,10 +42,26 @@ def measured_cpu_peak(size: int = 512, seconds: float = 0.15) -> float:
 
 
 def peak_memory_bytes(device: str) -> int:
-    """The most memory that this process ever held: allocated on the accelerator, or resident on a CPU."""
+    """The most memory that this process held since `forget_peak_memory`: allocated on the accelerator, or resident on a
+    CPU (there, without Linux, since the process began)."""
     if device.startswith("cuda"):
         import torch
 
         return int(torch.cuda.max_memory_allocated(device))
+    with contextlib.suppress(OSError):
+        for line in _STATUS.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(resident if sys.platform == "darwin" else resident * 1024)
+
+
+def forget_peak_memory(device: str) -> None:
+    """A worker executes one stage after another: the next one's peak is its own."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # Linux, `man 5 proc`: 5 resets the peak of the resident set
+        _CLEAR.write_text("5", encoding="ascii")

@@ -19,7 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.cost.ledger import COUNTED
+from flows.engine.energy import EnergySpan, meter
 from flows.engine.metric_buffer import Point, Points
+from flows.engine.utilization import peak_memory_bytes
 from flows.settings import ComputeConfig
 from storage.durable import write_bytes
 
@@ -99,8 +102,10 @@ class Work:
         self._rows: list[tuple[str, dict[str, Any]]] = []
         self._saved_points = self._saved_rows = 0  # how many of them the last state holds
         self._segments: list[str] = []  # files of the state folder with the rows so far
-        self._used: dict[str, float] = {"tokens": 0.0, "flops": 0.0}
-        self._spent_before = (0.0, 0.0)  # wall and CPU seconds of the killed attempts, as far as they were saved
+        self._used: dict[str, float] = dict.fromkeys(COUNTED, 0.0)
+        # Wall and CPU seconds and joules of the killed attempts, as far as they were saved.
+        self._spent_before: dict[str, float] = {}
+        self._energy = EnergySpan(self.execution.device, meter(self.execution.device)[0])
         self._started = time.monotonic()
         self._cpu_started = cpu_seconds()
         self._state_saved_at = self._started
@@ -130,20 +135,36 @@ class Work:
         if now - self._told_at >= PROGRESS_SECONDS or done >= total:
             self._told_at = now
             shown = {name: value if isinstance(value, str) else float(value) for name, value in info.items()}
-            self._report({"event": "progress", "done": float(done), "total": float(total), "info": shown})
+            far = {"done": float(done), "total": float(total), "info": shown}
+            self._report({"event": "progress", **far, "spent": self.spent()})
 
-    def usage(self, *, tokens: float = 0, flops: float = 0) -> None:
-        """Add to what the stage processed; becomes its row in `costs`."""
-        self._used["tokens"] += float(tokens)
-        self._used["flops"] += float(flops)
+    def usage(
+        self,
+        *,
+        tokens: float = 0,
+        flops: float = 0,
+        flops_6nd: float = 0,
+        prompt_tokens: float = 0,
+        generated_tokens: float = 0,
+    ) -> None:
+        """Add to what the stage processed; becomes its row in `costs`. `tokens`: all; of them `prompt_tokens` were read
+        and `generated_tokens` sampled by a model that answers. `flops`: exact; `flops_6nd`: by 6N a token of training
+        and 2N a token of a forward pass."""
+        given = (tokens, prompt_tokens, generated_tokens, flops, flops_6nd)
+        for name, value in zip(COUNTED, given, strict=True):
+            self._used[name] += float(value)
 
     def spent(self) -> dict[str, float]:
-        """Tokens, FLOPs, wall and CPU seconds so far, killed attempts included as far as a state was saved."""
-        wall, cpu = self._spent_before
+        """What was counted, wall and CPU seconds so far, killed attempts included as far as a state was saved; the peak
+        of memory; and joules where there is a meter."""
+        before, cpu = self._spent_before, cpu_seconds() - self._cpu_started
+        joules = self._energy.joules(cpu)
         return {
             **self._used,
-            "seconds": wall + time.monotonic() - self._started,
-            "cpu_seconds": cpu + cpu_seconds() - self._cpu_started,
+            "seconds": before.get("seconds", 0.0) + time.monotonic() - self._started,
+            "cpu_seconds": before.get("cpu_seconds", 0.0) + cpu,
+            "peak_memory_bytes": max(before.get("peak_memory_bytes", 0.0), peak_memory_bytes(self.execution.device)),
+            **({} if joules is None else {"energy_joules": before.get("energy_joules", 0.0) + joules}),
         }
 
     def metrics(self) -> list[Point]:
@@ -223,8 +244,8 @@ class Work:
             self._segments = list(description["segments"])
             self._saved_points, self._saved_rows = len(points), len(rows)
             spent = description["spent"]
-            self._used = {"tokens": spent["tokens"], "flops": spent["flops"]}
-            self._spent_before = (spent["seconds"], spent["cpu_seconds"])
+            self._used = {name: spent.get(name, 0.0) for name in COUNTED}
+            self._spent_before = {name: value for name, value in spent.items() if name not in COUNTED}
             return description["step"], load(content), description["meta"]
         return None
 

@@ -49,6 +49,16 @@ def measured_run(home: Home, run: str, suite: str | None = None) -> MeasuredRun:
     return MeasuredRun(run_id, strategies, CoreSpeeds(**speeds), fit, SweepReach(**reach[0]) if reach else None)
 
 
+def measured_law(home: Home, run: str) -> tuple[ChinchillaFit, SweepReach, str]:
+    """A run's fitted law, what lies behind it, and the run's id. Raises ConfigError for a run that fitted none."""
+    run_id = find_run(home, run)
+    fit = _fit(home, run_id)
+    reach = answer(home, "sweep_reach", run=run_id) if fit else []
+    if fit is None or not reach:
+        raise ConfigError(f"run {run_id} has fitted no scaling law: `lifespan run --only fit_scaling_law`")
+    return fit, SweepReach(**reach[0]), run_id
+
+
 def _fit(home: Home, run_id: str) -> ChinchillaFit | None:
     stages = answer(home, "facts", run=run_id, stage="fit_scaling_law")
     artifact = home.store.find(stages[0]["key"]) if stages else None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.engine.progress import Board
+from flows.engine.waste import book
 from flows.engine.wire import travelling
 from flows.engine.work import now
 from flows.settings import Settings
@@ -85,6 +86,9 @@ def close_dead_runs(home: Home) -> list[str]:
         if not is_alive(home, folder.name):
             row = {"run_id": folder.name, "event": "ended", "status": "interrupted", "time": _after_all(home)}
             home.tables.write("runs", f"{folder.name}-ended", [row])
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # killed before its first board
+                for attempt in json.loads((folder / "board.json").read_bytes())["under_way"]:
+                    book(home, attempt, "killed", "its run was killed")
             for file in folder.iterdir():
                 file.unlink(missing_ok=True)
             with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ from flows.engine.graph import Graph
 from flows.engine.progress import Board
 from flows.engine.runner import Outcome, Runner, summary
 from flows.engine.work import now
+from flows.runs.budget import check_budget, estimate, reached, score
 from flows.runs.registry import is_alive, registered, write_event
 from flows.runs.start import Start
 from flows.services import server_process
@@ -93,6 +94,8 @@ def run_graph(
     warnings: list[str] = []
     home, board, server = start.home, start.board, start.server
     board.title = f"{masked(cfg.name)} · {run_id}"
+    begun, made = now(), estimate(graph, home, cfg.compute)
+    check_budget(made, cfg.budget)
     runner = Runner(graph, home, run_id, cfg.compute, board, masked(cfg.name))
     with registered(home, run_id, board, cfg, profile):
         runner.start()
@@ -109,14 +112,22 @@ def run_graph(
         status = "failed"
         try:
             while not runner.finished.wait(0.2):
-                pass
-            status = "completed"
-            if any(future.exception() for future in runner.outcomes.values()):
+                if why := reached(cfg.budget, runner.waste.usd(), (time.monotonic() - board.began) / 3600):
+                    board.say("the budget is reached: ending the workers")
+                    warnings.append(why)
+                    runner.cancel(why)
+                    break
+            status = "interrupted" if runner.cancelled else "completed"
+            if status == "completed" and any(future.exception() for future in runner.outcomes.values()):
                 status = "waiting" if runner.waiting() and not runner.failures() else "failed"
         except KeyboardInterrupt:
             status = "interrupted"
             board.say("interrupted: ending the workers")
             runner.cancel()
+        hours = (time.monotonic() - board.began) / 3600
+        threads.append(
+            _beside(lambda: score(home, run_id, made, begun, hours, status == "completed"), "forecasts", warnings)
+        )
         try:
             write_event(home, run_id, "ended", status, cfg, profile)
         except DiskFull as error:  # the next run enters it as ended

@@ -7,12 +7,12 @@ import time
 
 from components.cost.results import CostResult, LifetimeCost, ServingResult, StrategyPrice
 from components.cost.settings import CostConfig
-from components.model.config import forward_flops_per_token
 from components.reasoning.results.strategies import ReasoningResult
 from components.stage_results import from_facts, to_facts
 from components.statistics import Interval
 from flows.engine.stage import stage
 from flows.engine.work import Work
+from flows.stages.counting import count_answers
 from storage.artifacts import Artifact
 
 SERVING = "serving.json"
@@ -54,8 +54,8 @@ def measure_serving(work: Work, *, config: CostConfig, model: Artifact, tokenize
         )
         decode = rate(typical([one.decode for one in rounds]))
         rates[batch] = decode.value
-        processed = len(rounds) * batch * (2 * length + 1 + budget)
-        work.usage(tokens=processed, flops=processed * forward_flops_per_token(network.cfg, length + budget))
+        read, written = (len(rounds) * batch * tokens for tokens in (2 * length, 1 + budget))
+        count_answers(work, network.cfg, read, written)
     result = ServingResult(
         decode_tokens_per_second=decode,
         prefill_tokens_per_second=rate(typical([one.prefill for one in rounds])),

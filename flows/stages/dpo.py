@@ -10,7 +10,7 @@ from components.rlhf.rewards.settings import RewardSettings
 from flows.engine.stage import stage
 from flows.engine.work import Work
 from flows.stages.bench import open_bench
-from flows.stages.counting import count_generation, skips
+from flows.stages.counting import count_generation, rough_flops, skips
 from flows.stages.files import PREFERENCES
 from storage.artifacts import Artifact
 
@@ -60,7 +60,8 @@ def dpo(
         work.log(step, {name: value for name, value in record.items() if name != "step"})
         cfg = bench.reference.cfg
         each = training_flops_per_token(cfg, cfg.context_length) + forward_flops_per_token(cfg, cfg.context_length)
-        work.usage(tokens=record["tokens"], flops=record["tokens"] * each)
+        rough = rough_flops(cfg, record["tokens"], 4)
+        work.usage(tokens=record["tokens"], flops=record["tokens"] * each, flops_6nd=rough)
         shown = {"loss": record["loss/policy"], "accuracy": record["rewards/accuracy"]}
         work.progress(step, total, **shown, **skips(step, record, state.guard))
         if step < total and work.state_due():

@@ -13,6 +13,7 @@ from components.reasoning.results.evaluations import EvaluationsResult
 from components.reasoning.results.strategies import ReasoningResult
 from flows.engine.stage import stage
 from flows.engine.work import Work
+from flows.stages.counting import count_answers
 from flows.stages.files import EVALUATIONS
 from flows.stages.reasoning import summary_of
 from storage.artifacts import Artifact
@@ -100,7 +101,6 @@ def evaluate_set(
     from components.data.files import Quarantined
     from components.data.tokenizer import Tokenizer
     from components.inference.text import TextPrompt, encode_prompt, text_generator
-    from components.model.config import forward_flops_per_token
     from components.reasoning.evaluate import at_sizes, eval_rows, run_strategies
     from components.reasoning.evaluation_sets import are_ranked, as_item
     from components.reasoning.strategies.best_of_k import best_of_k
@@ -135,7 +135,8 @@ def evaluate_set(
     if sampled:
         answered += run_strategies(sampled, trial)
     tokens = answered[0].total_tokens + (trial.samples.total_tokens if sampled else 0)
-    work.usage(tokens=tokens, flops=tokens * forward_flops_per_token(network.cfg, network.cfg.context_length))
+    generated = answered[0].generated_tokens + (trial.samples.generated_tokens if sampled else 0)
+    count_answers(work, network.cfg, tokens - generated, generated)
     strategies = []
     for one in answered:
         work.rows("evals", eval_rows(one, config.called, name))
@@ -156,7 +157,6 @@ def _ranked(
 ) -> ReasoningResult:
     """Which of the given answers the model itself finds the most probable one; nothing is generated."""
     from components.data.files import Quarantined
-    from components.model.config import forward_flops_per_token
     from components.reasoning.evaluation_pairs import STRATEGY, rank_options, rank_pairs
     from components.reasoning.results.strategies import StrategyResult
     from components.statistics import wilson
@@ -171,7 +171,7 @@ def _ranked(
     if not ranked:
         raise ValueError(f"evaluation {config.called!r}: none fits into the context of {name}")
     tokens = sum(one.tokens for one in ranked)
-    work.usage(tokens=tokens, flops=tokens * forward_flops_per_token(network.cfg, network.cfg.context_length))
+    count_answers(work, network.cfg, tokens, 0)
     work.rows(
         "evals",
         [

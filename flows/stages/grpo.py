@@ -15,7 +15,7 @@ from components.rlhf.verifier_task_config import VerifierTaskConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
 from flows.stages.bench import failed_rows, fitting, opened, own_prompts
-from flows.stages.counting import skips
+from flows.stages.counting import rough_flops, skips
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -200,7 +200,8 @@ def grpo(
         work.rows("samples", failed_rows(step, judged))
         passes = passes_per_token(config, metrics, routed=reference.cfg.moe is not None)
         flops = metrics["tokens"] * passes * forward_flops_per_token(reference.cfg, reference.cfg.context_length)
-        work.usage(tokens=metrics["tokens"], flops=flops)
+        rough = rough_flops(reference.cfg, metrics["tokens"], passes)
+        work.usage(tokens=metrics["tokens"], flops=flops, flops_6nd=rough)
         told = skips(step, metrics, state.guard)
         work.progress(step, config.num_iterations, reward=metrics["objective/reward"], **told)
         if step < config.num_iterations and work.state_due():

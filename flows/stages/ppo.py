@@ -16,7 +16,7 @@ from components.rlhf.rewards.settings import RewardSettings
 from flows.engine.stage import stage
 from flows.engine.work import Work
 from flows.stages.bench import critic_start, failed_rows, open_bench
-from flows.stages.counting import count_generation, skips
+from flows.stages.counting import count_generation, rough_flops, skips
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def ppo(
             * passes
             * forward_flops_per_token(bench.reference.cfg, bench.reference.cfg.context_length)
         )
-        work.usage(tokens=metrics["tokens"], flops=flops)
+        rough = rough_flops(bench.reference.cfg, metrics["tokens"], passes)
+        work.usage(tokens=metrics["tokens"], flops=flops, flops_6nd=rough)
         shown = {"reward": metrics["objective/score"]}
         if gold := history[-1].gold:
             shown["gold"] = gold.value

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.model.config import forward_flops_per_token
 from components.rlhf.preferences_config import AnswersConfig, PreferencesConfig
 from components.rlhf.results.preferences import AnswersResult, PreferencesResult
 from flows.engine.stage import stage
 from flows.engine.work import Waiting, Work
 from flows.settings import ConfigError
 from flows.stages.bench import own_prompts
+from flows.stages.counting import count_answers, count_generation
 from flows.stages.files import ANSWERS, GOLD_SCALE, PREFERENCES, VERDICTS
 from flows.stages.judges import judge_server
 from storage.artifacts import Artifact
@@ -74,7 +74,7 @@ def sample_answers(
                 }
                 for c in group
             ]
-        work.usage(tokens=used, flops=used * forward_flops_per_token(model.cfg, model.cfg.context_length))
+        count_generation(work, model, used)
         num_tokens += used
     lines = [{"prompt": text, "answers": group} for text, group in zip(texts, answers, strict=True)]
     (work.out / ANSWERS).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -326,8 +326,7 @@ def _judge(
 
     def generate(prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:
         groups = told(prompts, params)
-        num_tokens = sum(group[0].prompt_tokens + group[0].num_tokens for group in groups)
-        work.usage(tokens=num_tokens, flops=num_tokens * forward_flops_per_token(model.cfg, limit))
+        count_answers(work, model.cfg, sum(g[0].prompt_tokens for g in groups), sum(g[0].num_tokens for g in groups))
         return groups
 
     def too_long(question: str) -> str | None:

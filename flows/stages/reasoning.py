@@ -14,6 +14,7 @@ from components.reasoning.tasks import SuiteConfig
 from components.stage_results import to_facts
 from flows.engine.stage import stage
 from flows.engine.work import Work
+from flows.stages.counting import count_answers
 from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -59,7 +60,6 @@ def evaluate_reasoning(
     """Chains answered directly, in steps, by votes, and adaptively. `name`: what the tables call the model."""
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
-    from components.model.config import forward_flops_per_token
     from components.reasoning.evaluate import at_sizes, eval_rows, run_strategies
     from components.reasoning.items import chain_item
     from components.reasoning.strategies import adaptive as controller
@@ -91,9 +91,10 @@ def evaluate_reasoning(
         thinking.append(controller.adaptive(policies, table.folds_N))
         chosen = [dataclasses.asdict(policy) for policy in policies]
         (work.out / "policies.json").write_text(json.dumps(chosen, indent=1), encoding="utf-8")
-    per_token = forward_flops_per_token(network.cfg, network.cfg.context_length)
-    tokens = sum(one.total_tokens for one in answered) + sum(pool.total_tokens for pool in samples)
-    work.usage(tokens=tokens, flops=tokens * per_token)
+    tokens, generated = (
+        sum(getattr(one, name) for one in (*answered, *samples)) for name in ("total_tokens", "generated_tokens")
+    )
+    count_answers(work, network.cfg, tokens - generated, generated)
     strategies = []
     answered += run_strategies(thinking, trial)
     for one in answered:
@@ -116,7 +117,6 @@ def search_puzzles(
     """
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
-    from components.model.config import forward_flops_per_token
     from components.reasoning.evaluate import at_sizes, eval_rows, fine_sizes, run_strategies
     from components.reasoning.items import puzzle_item
     from components.reasoning.puzzles import puzzle_suite
@@ -155,7 +155,9 @@ def search_puzzles(
         work.progress(3 + index, rounds, strategy=f"tree, {tree_config.search}")
         trees += run_strategies([tree_of_thought(tasks, tree_config)], trial)
     tokens = paid + sum(tree.total_tokens for tree in trees)
-    work.usage(tokens=tokens, flops=tokens * forward_flops_per_token(network.cfg, network.cfg.context_length))
+    generated = answered[0].generated_tokens + trial.attempts.generated_tokens
+    generated += sum(tree.generated_tokens for tree in trees)
+    count_answers(work, network.cfg, tokens - generated, generated)
     strategies = []
     for one in [*answered, *trees]:
         work.rows("evals", eval_rows(one, "puzzles", "puzzles"))

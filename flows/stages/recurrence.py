@@ -20,6 +20,7 @@ from components.stage_results import from_facts, to_facts
 from components.statistics import Interval, mean_interval
 from flows.engine.stage import stage
 from flows.engine.work import Work
+from flows.stages.counting import rough_flops
 from flows.stages.files import HELD_OUT_LOSSES
 from flows.stages.training import follow, resume
 from storage.artifacts import Artifact
@@ -84,15 +85,20 @@ def compare_recurrent(
     for band in bands:
         work.log(band.last, {f"loss_by_position/{TRANSFORMER}": band.transformer.value})
         work.log(band.last, {f"loss_by_position/{LSTM}": band.lstm.value})
+    models = config.architectures(data.index.vocab_size, config.contexts[-1])
     seconds: dict[tuple[str, int], list[float]] = {}
     total = 2 * len(config.contexts) * config.timed_steps
     for done, step in enumerate(time_training(config, data, weights, seed), 1):
         seconds.setdefault((step.architecture, step.context), []).append(step.seconds)
         speed = config.tokens_per_batch / step.seconds
         work.log(step.repeat, {f"tokens_per_second/{step.architecture}/{step.context}": speed})
-        work.usage(tokens=config.tokens_per_batch)
+        cfg = models[step.architecture]
+        work.usage(
+            tokens=config.tokens_per_batch,
+            flops=config.tokens_per_batch * training_flops_per_token(cfg, step.context),
+            flops_6nd=rough_flops(cfg, config.tokens_per_batch, 3),
+        )
         work.progress(done, total)
-    models = config.architectures(data.index.vocab_size, config.contexts[-1])
     gap = (of[LSTM] - of[TRANSFORMER]).mean(1).double().numpy()
     runs = []
     for name, artifact in trained.items():

@@ -9,7 +9,7 @@ from components.rlhf.results.reward_model import GoldAgreement, HeldOutWorth, Re
 from components.rlhf.reward_model_config import RewardModelConfig
 from flows.engine.stage import stage
 from flows.engine.work import Work
-from flows.stages.counting import skips
+from flows.stages.counting import rough_flops, skips
 from flows.stages.files import GOLD_SCALE, PREFERENCES
 from storage.artifacts import Artifact
 
@@ -44,7 +44,7 @@ def train_reward_model(
         step = int(record["step"])
         work.log(step, {name: value for name, value in record.items() if name != "step"})
         flops = record["tokens"] * training_flops_per_token(policy.cfg, policy.cfg.context_length)
-        work.usage(tokens=record["tokens"], flops=flops)
+        work.usage(tokens=record["tokens"], flops=flops, flops_6nd=rough_flops(policy.cfg, record["tokens"], 3))
         work.progress(step, total, loss=record["loss/reward"], **skips(step, record, state.guard))
         if step < total and work.state_due():
             work.save_state(step, state.tensors(len(training)), {})

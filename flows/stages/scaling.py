@@ -43,7 +43,7 @@ def trained_on_facts(work: Work, config: FactsRunConfig, facts: FactsConfig, see
     num_steps = config.training().num_steps
     for record, eval_loss in run.records(start):
         step, tokens_seen = record.step, record.step * config.tokens_per_step
-        work.usage(tokens=record.tokens, flops=record.tokens * flops)
+        work.usage(tokens=record.tokens, flops=record.tokens * flops, flops_6nd=6.0 * counts.active * record.tokens)
         work.progress(step, num_steps, loss=record.loss, tokens=tokens_seen)
         work.log(step, record.incidents)
         if step % 20 == 0:

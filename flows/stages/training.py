@@ -14,6 +14,7 @@ from flows.engine.device import usable
 from flows.engine.stage import stage
 from flows.engine.utilization import peak_flops, peak_memory_bytes
 from flows.engine.work import Work
+from flows.stages.counting import rough_flops
 from flows.stages.files import CONVERSATIONS
 from storage.artifacts import Artifact
 
@@ -49,7 +50,7 @@ def follow(
         step = record.step
         tokens += record.tokens
         flops = record.tokens * training_flops_per_token(model.cfg, model.cfg.context_length)
-        work.usage(tokens=record.tokens, flops=flops)
+        work.usage(tokens=record.tokens, flops=flops, flops_6nd=rough_flops(model.cfg, record.tokens, 3))
         if step % LOG_EVERY == 0 or step == num_steps:
             speed = {
                 "tokens_per_second": record.tokens / record.seconds,
