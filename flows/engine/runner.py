@@ -47,6 +47,7 @@ class Outcome:
     status: Literal["ran", "cached"]
     reason: str
     seconds: float
+    node: str = ""  # of the cluster, where it ran
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Runner:
         self._disk_full = threading.Event()
         self._made: dict[str, Artifact] = {}
         self._began: dict[str, Moment] = {}
+        self._nodes: dict[str, str] = {}
         self._pool: Pool | None = None
         self._lock = threading.Lock()
         self._rebuilding = threading.RLock()  # an input's own inputs may be damaged too
@@ -158,7 +160,7 @@ class Runner:
     def _run(self, missing: list[str]) -> None:
         why = reasons_to_run(self.graph, self.home)
         compute = self.compute = self.compute.counted()
-        pool = open_pool(compute, self.home.local, self.run_id, self._hear, modules_of(self.graph, missing))
+        pool = open_pool(compute, self.home, self.run_id, self._hear, modules_of(self.graph, missing))
         with self._lock:
             self._pool = pool
         if self._cancelled.is_set():
@@ -229,7 +231,8 @@ class Runner:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
                     artifact = self._execute(node)
-                    return Outcome(artifact, "ran", reason, self._began[node.label].seconds())
+                    where = self._nodes.get(node.label, "")
+                    return Outcome(artifact, "ran", reason, self._began[node.label].seconds(), where)
                 except StageFailed as failure:
                     if attempt == ATTEMPTS or not self._worth_another(node, failure, attempt):
                         raise
@@ -298,7 +301,11 @@ class Runner:
     def _hear(self, job: Job, event: dict[str, Any]) -> None:
         if event["event"] == "started":
             self._began[job.label] = Moment()  # what came before was waiting for a worker
-            self.board.set(job.label, "running")
+            if node := event.get("node"):
+                self._nodes[job.label] = node
+            self.board.set(job.label, "running", f"on {node}" if node else "")
+        elif event["event"] == "lost":
+            self.board.set(job.label, "waiting", f"{event['why']}; it goes next")
         elif event["event"] == "progress":
             self.board.progress(job.label, event["done"], event["total"], event["info"])
 
