@@ -40,7 +40,7 @@ class SeatConfig:
     cpus: float = 0.0
     gpus: float = 0.0
     memory_gb: float = 0.0  # 0: as much as there is
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if min(self.cpus, self.gpus, self.memory_gb) < 0:
@@ -72,7 +72,8 @@ class ComputeConfig:
     # workers = -1 there are as many as the cluster can hold.
     engine: Literal["local", "ray"] = "local"
     address: str = ""  # of the Ray cluster, "10.0.0.1:6379"; empty starts one on this machine
-    seats: Mapping[str, SeatConfig] = field(default_factory=dict)  # by stage, what it takes of a machine of the cluster
+    # By stage, what it takes of a machine of the cluster.
+    seats: Mapping[str, SeatConfig] = field(default_factory=dict, hash=False)
     seat_timeout_seconds: float = 60.0  # a stage fails when no machine has had what it takes for so long
 
     def __post_init__(self) -> None:

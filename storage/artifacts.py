@@ -401,7 +401,10 @@ class Store:
             sealed = dataclasses.replace(record, artifact=artifact, files=_inventory(tmp))
             if self._remote:
                 earlier = self._remote.upload(sealed.key, tmp, iter(sealed.files), json.loads(sealed.to_json()))
-                sealed = (earlier and self._parse(sealed.key, earlier)) or sealed
+                if earlier:
+                    sealed = self._parse(sealed.key, earlier) or sealed
+                else:
+                    self._keep(tmp, sealed)
             else:
                 durable.write_bytes(tmp / RECORD, sealed.to_json().encode())
                 sealed = self._place(tmp, sealed)
@@ -425,6 +428,15 @@ class Store:
             durable.fsync_folder(folder.parent)
             self._verified.add(sealed.key)
             return sealed
+
+    def _keep(self, tmp: Path, sealed: Record) -> None:
+        """What was uploaded need not be fetched by who reads it on this machine."""
+        (tmp / RECORD).write_text(sealed.to_json())
+        folder = self._folder(sealed.key)
+        shutil.rmtree(folder, ignore_errors=True)  # a copy of one that was set aside since
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # another process of this machine was faster
+            tmp.rename(folder)
 
     def _folder(self, key: str) -> Path:
         return self._root / key[:2] / key

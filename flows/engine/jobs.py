@@ -52,7 +52,8 @@ def execute(job: Job, emit: Emit) -> Artifact:
     arguments = {name: arrived(name, value, hints[name]) for name, value in job.arguments.items()}
     inputs = {name: artifacts_from_json(value) for name, value in job.inputs.items()}
     with home.store.writing(job.key) as out, threads_of(stage, execution):
-        work = Work(out, home.scratch(job.key), execution, store=home.store, local=home.local, report=emit)
+        state, far = home.scratch(job.key), home.unfinished(job.key)
+        work = Work(out, state, execution, store=home.store, local=home.local, far=far, report=emit)
         result = stage.fn(work, **arguments, **inputs)
         if not dataclasses.is_dataclass(result) or isinstance(result, type):
             raise TypeError(
@@ -61,6 +62,7 @@ def execute(job: Job, emit: Emit) -> Artifact:
             )
         spent = work.spent()
         artifact = Artifact(stage.produces, job.key, {**to_facts(result), "usage": spent})
+        home.check_fence(f"stage-{job.key}", job.fence)  # a machine that was given up must not write over another's
         write_rows(home, stage, job, work, spent, execution)
         record = Record(
             artifact=artifact,

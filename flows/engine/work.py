@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from storage.artifacts import Artifact, Store
+    from storage.remote_state import RemoteState
 
 KEPT_STATES = 2  # the newest may be torn by a dying disk; the one before it then serves
 PROGRESS_SECONDS = 0.2
@@ -87,12 +88,14 @@ class Work:
         *,
         store: Store | None = None,
         local: Path | None = None,
+        far: RemoteState | None = None,
         report: Callable[[dict[str, Any]], None] = lambda event: None,
     ) -> None:
         self.out = out
         self.state = state
         self.execution = execution or ComputeConfig()
         self.local = local
+        self._far = far  # where states go beside the disk, so that they survive the machine
         self._store = store
         self._report = report
         self.points = Points()
@@ -193,18 +196,25 @@ class Work:
             "sha256": hashlib.sha256(content).hexdigest(),
         }
         write_bytes(self.state / f"step-{step:09d}.json", json.dumps(description).encode())
+        if self._far:
+            files = [self.state / name for name in (*self._segments, f"step-{step:09d}.safetensors")]
+            self._far.push(files, self.state / f"step-{step:09d}.json")
         for old in sorted(self.state.glob("step-*.json"))[:-KEPT_STATES]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
         self._state_saved_at = time.monotonic()
         NOTICE.saves = True
         if NOTICE.given:
+            if self._far:
+                self._far.flush(self.execution.grace_seconds)
             NOTICE.leave()
 
     def load_state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
         """The newest whole state (step, tensors, meta), with the rows of that moment; None for a fresh start."""
         from safetensors.torch import load
 
+        if self._far:
+            self._far.pull(self.state)
         for file in sorted(self.state.glob("step-*.json"), reverse=True):
             try:
                 description = json.loads(file.read_bytes())
@@ -231,6 +241,8 @@ class Work:
     def forget_state(self) -> None:
         """Remove the state folder; the sealed artifact has taken its place."""
         shutil.rmtree(self.state, ignore_errors=True)
+        if self._far:
+            self._far.remove()
 
 
 def cpu_seconds() -> float:
