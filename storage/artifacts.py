@@ -289,18 +289,27 @@ class Store:
         folder = self._folder(key)
         if key in self._verified and (folder / RECORD).exists():
             return folder
-        record = self._record_for_reading(key)
+        record = self._copied_record(key, folder) or self._record_for_reading(key)
         if self._remote and not (folder / RECORD).exists():
             self._download(self._remote, record, folder)
         damage = _first_damage(folder, record, deep=True)
         if damage and self._remote:  # perhaps only the copy here is damaged: fetch it once more
             shutil.rmtree(folder)
+            record = self._record_for_reading(key)
             self._download(self._remote, record, folder)
             damage = _first_damage(folder, record, deep=True)
         if damage:
             raise self._set_aside(key, *damage)
         self._verified.add(key)
         return folder
+
+    def _copied_record(self, key: str, folder: Path) -> Record | None:
+        """Of a remote artifact that was fetched before: what a key names never changes."""
+        try:
+            record = Record.from_json((folder / RECORD).read_text()) if self._remote else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return record if record and record.key == key else None
 
     def _record_for_reading(self, key: str) -> Record:
         """Like `record`, but damage is an error that names the file."""

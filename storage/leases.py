@@ -11,6 +11,7 @@ comes back finds a higher token in the lease (`check`), and writes nothing more.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -18,11 +19,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from storage.durable import LockTimeout
+from storage.remote import read_object
 
 SECONDS = 30.0  # without a sign of life, after which a lease may be taken over
 _POLL_SECONDS = 2.0
@@ -52,6 +54,7 @@ class Lease:
 
     def __init__(self, name: str, token: int) -> None:
         self.name, self.token, self.lost = name, token, threading.Event()
+        self.written = b""  # what the object held last, as far as its holder knows
 
 
 class Leases:
@@ -91,12 +94,15 @@ class Leases:
             ended.set()
             beating.join()
             if not lease.lost.is_set():
-                self._release(lease, owner)
+                self._release(lease)
 
     def check(self, name: str, token: int) -> None:
         """Raises LeaseLost when an owner after the one with this token holds or held the lease."""
-        seen = self._read(name)
-        if seen is None or seen.token != token:
+        try:
+            found = json.loads(read_object(self.filesystem, self._path(name)))["token"]
+        except FileNotFoundError:
+            found = None
+        if found != token:
             raise LeaseLost(f"{name}: another machine makes it now")
 
     def _path(self, name: str) -> str:
@@ -138,38 +144,49 @@ class Leases:
         try:
             # The version first: if the object changes in between, the condition on the older version fails.
             version = version_of(self.filesystem, path)
-            data = json.loads(self.filesystem.cat_file(path))
+            data = json.loads(read_object(self.filesystem, path))
             return _Seen(version, str(data["owner"]), int(data["token"]), bool(data["held"]))
         except FileNotFoundError:
             return None
 
     def _keep(self, lease: Lease, owner: str, ended: threading.Event) -> None:
         """Write the lease anew until it is given back; say so when it may be lost."""
-        path, beat, last = self._path(lease.name), 0, time.monotonic()
+        beat, last = 0, time.monotonic()
+        written = _content(owner, lease.token, beat, True)
         while not ended.wait(self._seconds / 4):
             asked = time.monotonic()
+            beat += 1
+            content = _content(owner, lease.token, beat, True)
             try:
-                seen = self._read(lease.name)
-                ours = seen is not None and (seen.owner, seen.token) == (owner, lease.token)
-                beat += 1
-                if not ours or not replace_if(
-                    self.filesystem, path, _content(owner, lease.token, beat, True), seen.version if seen else ""
-                ):
+                if not self._write_over(lease.name, written, content):
                     lease.lost.set()
                     return
-                last = asked
+                written, last = content, asked
             except Exception:  # of the network; whether that matters, the clock tells
                 if time.monotonic() - last > self._seconds * 2 / 3:
                     lease.lost.set()
                     return
+        lease.written = written
 
-    def _release(self, lease: Lease, owner: str) -> None:
-        try:
-            seen = self._read(lease.name)
-            if seen is not None and (seen.owner, seen.token) == (owner, lease.token):
-                replace_if(self.filesystem, self._path(lease.name), _content("", lease.token, 0, False), seen.version)
-        except Exception:  # who waits takes it over later
-            return
+    def _release(self, lease: Lease) -> None:
+        with suppress(Exception):  # who waits takes it over later
+            self._write_over(lease.name, lease.written, _content("", lease.token, 0, False))
+
+    def _write_over(self, name: str, written: bytes, content: bytes) -> bool:
+        """Replace what we wrote last; False when somebody else wrote since."""
+        path = self._path(name)
+        # Most stores take the MD5 for the version of such an object: then this is one request.
+        if replace_if(self.filesystem, path, content, f'"{hashlib.md5(written, usedforsecurity=False).hexdigest()}"'):
+            return True
+        version, found = "", b""
+        with suppress(FileNotFoundError):
+            version, found = version_of(self.filesystem, path), read_object(self.filesystem, path)
+        if found == content:  # the answer to our last request was lost
+            return True
+        ours = json.loads(found or b"{}")
+        mine = json.loads(written)
+        same = (ours.get("owner"), ours.get("token")) == (mine["owner"], mine["token"])
+        return same and replace_if(self.filesystem, path, content, version)
 
 
 def _content(owner: str, token: int, beat: int, held: bool) -> bytes:

@@ -39,6 +39,12 @@ def write_object(fs: Any, path: str, content: bytes | Path, **options: Any) -> N
         write()
 
 
+def read_object(fs: Any, path: str) -> bytes:
+    """A small object in one request: without a range, s3fs would ask for the size first. Raises FileNotFoundError."""
+    content: bytes = fs.cat_file(path, start=0)
+    return content
+
+
 class RemoteStore:
     """Reads and writes the objects of one store; knows nothing of artifacts beyond keys, names and records."""
 
@@ -59,7 +65,7 @@ class RemoteStore:
     def read_record(self, key: str) -> str | None:
         """The record as it was passed to `upload`, or None when there is none; damaged text is returned as it is."""
         try:
-            content: bytes = self.fs.cat_file(f"{self._place(key)}/{RECORD}")
+            content = read_object(self.fs, f"{self._place(key)}/{RECORD}")
         except FileNotFoundError:
             return None
         text = content.decode(errors="replace")

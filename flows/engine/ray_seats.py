@@ -7,6 +7,7 @@ travel: a node has its own environment.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -160,7 +161,8 @@ class RaySeat:
                 ray.wait([self._actor.close.remote(seconds)], timeout=seconds + 2.0)
         finally:
             self._lost = True
-            ray.kill(self._actor, no_restart=True)
+            with contextlib.suppress(ray.exceptions.RayError):  # its node is gone, or it never came
+                ray.kill(self._actor, no_restart=True)
 
     def _gone(self, error: Exception) -> SeatLost:
         self._lost = True
