@@ -75,12 +75,20 @@ class ComputeConfig:
     # By stage, what it takes of a machine of the cluster.
     seats: Mapping[str, SeatConfig] = field(default_factory=dict, hash=False)
     seat_timeout_seconds: float = 60.0  # a stage fails when no machine has had what it takes for so long
+    # Processes of one machine that pretraining and fine-tuning are spread over, launched by torchrun. "ddp" keeps the
+    # model whole on each, "fsdp2" shards it. They add in another order than one process does, so the last bits differ,
+    # as a facts' `ranks` records; the key does not, so that what many ranks saved may go on on fewer.
+    ranks: int = 1
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    rank_restarts: int = 2  # how often all ranks begin again from the last state when one was killed
 
     def __post_init__(self) -> None:
         if self.workers < -1:
             raise ValueError("workers must be 0 or more, or -1 for one for every threads_per_worker cores")
         if self.threads_per_worker < 1:
             raise ValueError("threads_per_worker must be 1 or more")
+        if self.ranks < 1 or self.rank_restarts < 0:
+            raise ValueError("ranks must be 1 or more, rank_restarts 0 or more")
         if self.seat_timeout_seconds <= 0:
             raise ValueError("seat_timeout_seconds must be above 0")
         if self.engine == "local" and self.address:

@@ -31,14 +31,15 @@ class RemoteState:
         """Fetch what is in the store if its state is newer than that of `folder`, which it then replaces."""
         self._fs.invalidate_cache()
         try:
-            names = [str(path).rsplit("/", 1)[1] for path in self._fs.find(self._root)]
+            names = [str(path).split(f"{self._root}/", 1)[1] for path in self._fs.find(self._root)]
         except FileNotFoundError:
             names = []
         self._stored = set(names)
         if _newest(names) <= _newest([path.name for path in folder.glob("step-*.json")]):
             return
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
         self._fs.get([f"{self._root}/{name}" for name in names], [str(folder / name) for name in names])
 
     def push(self, files: Sequence[Path], description: Path) -> None:
@@ -71,12 +72,13 @@ class RemoteState:
                     return
                 (files, description), self._next = self._next, None
             try:
-                for file in [*files, description]:
-                    # A tensor file of a step has other bytes after a resume; segments of rows never change.
-                    if file.name not in self._stored or file.name.startswith("step-"):
-                        write_object(self._fs, f"{self._root}/{file.name}", file.read_bytes())
-                        self._stored.add(file.name)
-                kept = {file.name for file in files} | {description.name}
+                named = {file.relative_to(description.parent).as_posix(): file for file in [*files, description]}
+                for name, file in named.items():
+                    # The tensors of a step have other bytes after a resume; segments of rows never change.
+                    if name not in self._stored or name.startswith("step-"):
+                        write_object(self._fs, f"{self._root}/{name}", file.read_bytes())
+                        self._stored.add(name)
+                kept = set(named)
                 for name in sorted(self._stored - kept):
                     if name.startswith("step-"):
                         self._drop(name)

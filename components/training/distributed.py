@@ -6,7 +6,7 @@ process (in float64 to rounding; in float32 a router may choose otherwise after 
 
 - Loss: each rank divides by the weight of the *whole* batch. What the loop sees is the whole batch's value; what flows
   back is the rank's own part, times the number of ranks, because DDP and FSDP2 average.
-- Experts: the share of the tokens that each got, in the balancing loss and for the selection bias, is that of all ranks.
+- Experts: the share of the tokens that each got, in the balancing loss and for the selection bias, is of all ranks.
 - Muon (`ShardedMuon`): momentum is where the gradients are, and each rank orthogonalizes its share of the matrices.
 - State: by the names of the parameters, written and read by torch.distributed.checkpoint as safetensors, so that any
   number of ranks resumes what any other number saved. Nothing is pickled.
@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from components.model.moe import MixtureOfExperts
+from components.model.skeleton import skeleton
+from components.model.transformer import Transformer
 from components.training.language_model import LMBatch, summed_loss
 from components.training.optimizers import Muon, Optimizer, newton_schulz
 from components.training.state import Savable, state_tensors
@@ -64,18 +66,24 @@ def total(value: float) -> float:
     return float(summed)
 
 
+def any_rank(value: bool) -> bool:
+    """Whether it is true on any rank; every rank asks."""
+    return total(float(value)) > 0
+
+
 class Group:
     """The ranks that train one model. Make it before the optimizer: FSDP2 exchanges the parameters.
 
     Args:
         model: the same on all ranks; changed in place.
         parallel: "ddp" keeps the model whole on every rank, "fsdp2" shards its blocks.
+        precision: of the products, "float32" or "bfloat16"; weights and sums over ranks are as they are.
 
     Raises:
         ValueError: a batch has fewer rows than there are ranks, or not a multiple of them (at the first batch).
     """
 
-    def __init__(self, model: nn.Module, parallel: Parallel) -> None:
+    def __init__(self, model: nn.Module, parallel: Parallel, precision: str = "float32") -> None:
         self.rank, self.size = rank_and_size()
         self.model, self.parallel = model, parallel
         self._weight_ratio = self._token_ratio = 1.0
@@ -84,9 +92,9 @@ class Group:
                 layer.counts_all_ranks = True
         if parallel == "fsdp2":
             _shard(model)
-            self._summed: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Summed(model)
+            self._summed: Callable[..., tuple[Tensor, Tensor, Tensor]] = _Summed(model, precision)
         else:
-            self._summed = nn.parallel.DistributedDataParallel(_Summed(model))
+            self._summed = nn.parallel.DistributedDataParallel(_Summed(model, precision))
 
     def batches(self, batch_at: Callable[[int], LMBatch]) -> Callable[[int], LMBatch]:
         """This rank's rows of each step's batch."""
@@ -111,16 +119,17 @@ class Group:
         """In the place of `summed_loss`, for a loop that divides by this rank's loss weight."""
         cross_entropy, z, auxiliary = self._summed(*(getattr(batch, f.name) for f in fields(batch)))
         return (
-            self._of_all(cross_entropy * self._weight_ratio),
-            self._of_all(z * self._weight_ratio),
-            self._of_all(auxiliary * self._token_ratio),
+            self._of_all(cross_entropy, self._weight_ratio),
+            self._of_all(z, self._weight_ratio),
+            self._of_all(auxiliary, self._token_ratio),
         )
 
-    def _of_all(self, mine: Tensor) -> Tensor:
-        """The value of all ranks, with the gradient of this one."""
+    def _of_all(self, mine: Tensor, ratio: float) -> Tensor:
+        """The sum over all ranks in value, this one's part in gradient. `ratio`: this rank's divisor over that of the
+        whole batch."""
         whole = mine.detach().clone()
         dist.all_reduce(whole)
-        return whole + self.size * (mine - mine.detach())
+        return ratio * (whole + self.size * (mine - mine.detach()))
 
     def adopt(self, optimizer: Optimizer) -> Optimizer:
         """The optimizer, whose Muon shares its work among the ranks from now on."""
@@ -128,13 +137,15 @@ class Group:
         optimizer.muon = ShardedMuon(optimizer.muon, named)
         return optimizer
 
-    def save(self, folder: Path, optimizer: Optimizer, *also: Savable) -> None:
-        """Write model, optimizer and `also` into `folder`; every rank calls it."""
-        save_sharded(folder, self.model, optimizer, *also)
+    def save(self, folder: Path, optimizer: Optimizer, also: Sequence[Savable] = ()) -> None:
+        """Write model, optimizer and `also` into `folder`; every rank calls it. `load_sharded` is the inverse."""
+        save_sharded(folder, self.model, optimizer, also)
 
-    def load(self, folder: Path, optimizer: Optimizer, *also: Savable) -> None:
-        """The inverse of `save`, whatever number of ranks saved it."""
-        load_sharded(folder, self.model, optimizer, *also)
+    def whole(self) -> Transformer:
+        """The model as one process has it, on the CPU; every rank calls it."""
+        model = skeleton(self.model.cfg)  # type: ignore[arg-type]
+        model.load_state_dict(self.full_weights())
+        return model
 
     def full_weights(self) -> dict[str, Tensor]:
         """The whole model's tensors by name, on the CPU of every rank."""
@@ -147,13 +158,16 @@ class Group:
 class _Summed(nn.Module):
     """`summed_loss` as a module's forward, which DDP needs."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, precision: str) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.precision = model, precision
 
     def forward(self, *parts: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         names = [f.name for f in fields(LMBatch)]
-        return summed_loss(self.model, LMBatch(**dict(zip(names, parts, strict=True))))  # type: ignore[arg-type]
+        batch = LMBatch(**dict(zip(names, parts, strict=True)))  # type: ignore[arg-type]
+        device = batch.tokens_BT.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return summed_loss(self.model, batch)  # type: ignore[arg-type]
 
 
 def _shard(model: nn.Module) -> None:
@@ -163,7 +177,7 @@ def _shard(model: nn.Module) -> None:
     for block in model.blocks:  # type: ignore[union-attr]
         fully_shard(block)
     fully_shard(model)
-    for entrance in ("hidden", "cross_entropy", "logits"):
+    for entrance in ("hidden", "cross_entropy"):
         register_fsdp_forward_method(model, entrance)
 
 
@@ -265,15 +279,15 @@ _NUMBERED = re.compile(r"(.*)optimizer\.(muon|adamw)\.(\d+)(\.\w+)?")
 _OF_MODEL = ("guard.snapshot.0.", "early_stop.best.")  # tensors with the shape of the model's, or the optimizer's
 
 
-def save_sharded(folder: Path, model: nn.Module, optimizer: Optimizer, *also: Savable) -> None:
+def save_sharded(folder: Path, model: nn.Module, optimizer: Optimizer, also: Sequence[Savable] = ()) -> None:
     """Write all tensors that resuming needs as safetensors, each rank its shards; every rank calls it."""
     from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
 
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    save(_named(model, optimizer, *also), storage_writer=writer, no_dist=not dist.is_initialized())
+    save(_named(model, optimizer, also), storage_writer=writer, no_dist=not dist.is_initialized())
 
 
-def load_sharded(folder: Path, model: nn.Module, optimizer: Optimizer, *also: Savable) -> None:
+def load_sharded(folder: Path, model: nn.Module, optimizer: Optimizer, also: Sequence[Savable] = ()) -> None:
     """The inverse of `save_sharded`; the number of ranks may be another, and one process needs no group."""
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 
@@ -298,7 +312,7 @@ def load_sharded(folder: Path, model: nn.Module, optimizer: Optimizer, *also: Sa
         part.load_tensors(_numbered(more, model, optimizer))
 
 
-def _named(model: nn.Module, optimizer: Optimizer, *also: Savable) -> dict[str, Tensor]:
+def _named(model: nn.Module, optimizer: Optimizer, also: Sequence[Savable] = ()) -> dict[str, Tensor]:
     """The state, the optimizer's by the names of the parameters and not by their numbers, which depend on the layout.
     Views of what the optimizer holds, so that loading into them is loading it."""
     state = state_tensors(model, optimizer)

@@ -13,6 +13,8 @@ from typing import Any
 
 from components.cost.accounting import stage_cost
 from components.stage_results import to_facts
+from flows.engine.device import TRAINING
+from flows.engine.ranks import on_ranks
 from flows.engine.stage import Stage
 from flows.engine.wire import Job, arrived, artifacts_from_json, input_keys
 from flows.engine.work import Work
@@ -54,14 +56,18 @@ def execute(job: Job, emit: Emit) -> Artifact:
     with home.store.writing(job.key) as out, threads_of(stage, execution):
         state, far = home.scratch(job.key), home.unfinished(job.key)
         work = Work(out, state, execution, store=home.store, local=home.local, far=far, report=emit)
-        result = stage.fn(work, **arguments, **inputs)
-        if not dataclasses.is_dataclass(result) or isinstance(result, type):
-            raise TypeError(
-                f"{job.stage} returned a {type(result).__name__}; a stage returns its result, a frozen dataclass "
-                "(components/stage_results.py)"
-            )
+        if execution.ranks > 1 and stage.name in TRAINING:
+            facts = on_ranks(job, work, execution, emit) | {"ranks": execution.ranks, "parallel": execution.parallel}
+        else:
+            result = stage.fn(work, **arguments, **inputs)
+            if not dataclasses.is_dataclass(result) or isinstance(result, type):
+                raise TypeError(
+                    f"{job.stage} returned a {type(result).__name__}; a stage returns its result, a frozen dataclass "
+                    "(components/stage_results.py)"
+                )
+            facts = to_facts(result)
         spent = work.spent()
-        artifact = Artifact(stage.produces, job.key, {**to_facts(result), "usage": spent})
+        artifact = Artifact(stage.produces, job.key, {**facts, "usage": spent})
         home.check_fence(f"stage-{job.key}", job.fence)  # a machine that was given up must not write over another's
         write_rows(home, stage, job, work, spent, execution)
         record = Record(
@@ -108,7 +114,9 @@ def write_rows(
     who = {"run_id": job.run_id, "key": job.key, "stage": stage.name, "group": stage.group}
     if len(work.points):
         home.tables.write("metrics", job.key, work.points.table(job.run_id, job.key, stage.name))
-    paid = stage_cost(spent, execution.device, execution.hardware, execution.usd_per_core_hour)
+    devices = execution.ranks if stage.name in TRAINING and execution.device != "cpu" else 1
+    held = {**spent, "seconds": spent["seconds"] * devices}  # of cores, each rank counts its own
+    paid = stage_cost(held, execution.device, execution.hardware, execution.usd_per_core_hour)
     energy = None if math.isnan(paid.energy_joules) else paid.energy_joules  # of a device whose power is not published
     cost = {**spent, "energy_joules": energy, "usd": paid.usd, "hardware": execution.hardware}
     for table, rows in {**work.table_rows(), "costs": [cost]}.items():

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.engine.device import TRAINING
 from flows.engine.seats import LocalSeat, SeatDied, SeatLost, import_path, worker_environment
 from flows.engine.wire import Job
 from flows.settings import ComputeConfig, ConfigError
 
-ACCELERATED = ("pretrain", "finetune")  # compute on compute.device; all other stages on the CPU
 GIB = 2**30
 _ANSWER_SECONDS = 30.0  # of one remote call
 
@@ -53,13 +53,14 @@ class SeatKind:
 
 
 def needs(compute: ComputeConfig, stage: str) -> SeatKind:
-    """What the stage of this name takes: its entry in `[compute.seats]`, else its threads, and one GPU where it
-    computes on one."""
+    """What the stage of this name takes: its entry in `[compute.seats]`, else the threads of its ranks, and a GPU for
+    each where it computes on one."""
     told = compute.seats.get(stage)
+    ranks = compute.ranks if stage in TRAINING else 1
     if told is None:
-        on_gpu = compute.device.startswith("cuda") and stage in ACCELERATED
-        return SeatKind(float(compute.threads_per_worker), 1.0 if on_gpu else 0.0)
-    cpus = told.cpus or float(compute.threads_per_worker)
+        on_gpu = compute.device.startswith("cuda") and stage in TRAINING
+        return SeatKind(float(compute.threads_per_worker * ranks), float(ranks) if on_gpu else 0.0)
+    cpus = told.cpus or float(compute.threads_per_worker * ranks)
     return SeatKind(cpus, told.gpus, told.memory_gb, tuple(sorted(told.labels.items())))
 
 

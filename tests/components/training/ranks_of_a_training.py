@@ -73,7 +73,7 @@ def run(settings: dict[str, Any]) -> list[float]:
     folder = Path(settings["load"]) if settings.get("load") else newest(out)
     if folder:
         start = int(folder.name)
-        distributed.load_sharded(folder, model, optimizer, guard, best)
+        distributed.load_sharded(folder, model, optimizer, (guard, best))
         assert guard.snapshot_step == 0 and guard.snapshot
         assert best.best_step == start
     losses = []
@@ -81,7 +81,7 @@ def run(settings: dict[str, Any]) -> list[float]:
         losses.append(record.loss)
         if record.step in settings.get("save_at", []):
             best.look(record.step, -float(record.step), model)
-            distributed.save_sharded(out / str(record.step), model, optimizer, guard, best)
+            distributed.save_sharded(out / str(record.step), model, optimizer, (guard, best))
             (out / f"{record.step}.whole").touch()
         fuse = out / "fuse"
         if record.step == settings.get("kill_at") and distributed.rank_and_size()[0] == 1 and fuse.exists():
