@@ -25,6 +25,7 @@ DOCUMENTS = (
     "docs/scaling.md",
     "docs/published-numbers.md",
     "docs/tables.md",
+    "docs/cluster.md",
 )  # the log speaks of the past
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 TOP = {path.name for path in ROOT.iterdir()}
