@@ -16,7 +16,6 @@ Sources: Li et al. 2020 (DDP), Zhao et al. 2023 (FSDP), Liu et al. 2025 (Moonlig
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -42,7 +41,7 @@ TIMEOUT = timedelta(minutes=5)  # of a collective: a rank that is gone is told b
 
 def join(device: torch.device) -> None:
     """Join the ranks that torchrun started with this one."""
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
 
 
 def leave() -> None:
@@ -361,16 +360,3 @@ def _numbered(named: Mapping[str, Tensor], model: nn.Module, optimizer: Optimize
                 stacked = kind == "muon" and not isinstance(optimizer.muon, ShardedMuon)
                 found[head + key] = torch.stack([named[n] for n in names]) if stacked else named[names[0]]
     return found
-
-
-def bind_to_launcher() -> None:
-    """This rank ends when torchrun does, also by kill -9, after which nothing else would end it (Linux)."""
-    import ctypes
-    import signal
-    import sys
-
-    if sys.platform == "linux":
-        PR_SET_PDEATHSIG = 1
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() == 1:  # it died before we asked
-            os._exit(1)

@@ -40,10 +40,8 @@ def launch(folder: str) -> None:
 
 
 def run(control: Path) -> None:
-    """Execute the stage as one rank."""
-    from components.training import distributed
-
-    distributed.bind_to_launcher()
+    """Execute the stage as one rank, which ends with torchrun."""
+    die_with_parent(os.getppid())
     rank = int(os.environ["RANK"])
     try:
         _execute(control, rank)

@@ -102,7 +102,6 @@ def newest(out: Path) -> Path | None:
 
 
 def main() -> None:
-    distributed.bind_to_launcher()
     torch.set_num_threads(1)
     settings = json.loads(Path(sys.argv[1]).read_text())
     distributed.join(torch.device("cpu"))
