@@ -51,7 +51,7 @@ def test_a_file_is_fetched_once_and_again_when_it_changes(files: Any, tmp_path: 
     mirror.refresh()
     before = mirror.stamp()
     assert read(mirror, "runs") == read(mirror, "runs") == {"a.parquet": b"one", "b.parquet": b"two"}
-    (held,) = [path for path in mirror.paths("runs", ["a.parquet"])]
+    (held,) = mirror.paths("runs", ["a.parquet"])
     another = Mirror(files, files.root, tmp_path / "copies")  # another process of this machine
     another.refresh()
     assert read(another, "runs") == read(mirror, "runs")
