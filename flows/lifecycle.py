@@ -423,6 +423,8 @@ def run_lifecycle(
             usable(cfg.compute.device)  # told now, not when the first model is to be trained
         if cfg.compute.engine == "ray":
             check_ray(cfg.compute)
+        if start.home.is_remote:
+            start.home.check_store()
         start.board.say("reading the graph")
         return run_graph(
             life(cfg, start.home, only),

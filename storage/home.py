@@ -87,9 +87,21 @@ class Home:
 
     @cached_property
     def lease_problem(self) -> str:
-        """Why the store of a remote home cannot hold leases; empty if it can. Asks it with a few requests, once."""
+        """Why the store of a remote home cannot hold leases; empty if it can. Asks it with a few requests, once.
+
+        Raises:
+            HomeError: the store cannot be reached, has no such bucket, or lets nobody write with these credentials.
+        """
         leases = self._remote_leases
-        return probe(leases.filesystem, leases.root)
+        try:
+            return probe(leases.filesystem, leases.root)
+        except Exception as error:  # each store's client has its own
+            reason = masked(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+            raise HomeError(f"LIFESPAN_HOME={self.shown}: nothing can be written there: {reason}") from error
+
+    def check_store(self) -> None:
+        """Raises HomeError when nothing can be written to the store of a remote home."""
+        _ = self.lease_problem
 
     @cached_property
     def _remote_leases(self) -> Leases:

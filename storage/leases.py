@@ -225,7 +225,10 @@ def _is_refused(error: BaseException) -> bool:
 
 
 def probe(fs: Any, root: str) -> str:
-    """Why this store cannot hold leases; empty if it can. Tries both conditions on an object of its own."""
+    """Why this store cannot hold leases; empty if it can. Tries both conditions on an object of its own.
+
+    Raises what the store's client does when no object can be written at all.
+    """
     path = f"{root}/probe-{secrets.token_hex(8)}.json"
 
     def refused(action: Callable[[], Any]) -> bool:
@@ -236,6 +239,9 @@ def probe(fs: Any, root: str) -> str:
 
     try:
         fs.pipe_file(path, b"1", mode="create")
+    except (TypeError, NotImplementedError, ValueError) as error:
+        return f"it takes no condition ({error})"
+    try:
         try:
             if not refused(lambda: fs.pipe_file(path, b"2", mode="create")):
                 return "it replaces an object that was only to be created (If-None-Match)"

@@ -21,7 +21,7 @@ from flows.services.servers import MLFLOW_PORT, PREFECT_PORT
 from flows.services.sockets import LOOPBACK, CannotListen, listen, local_url, open_directly
 from storage import durable
 from storage.artifacts import DamagedArtifact
-from storage.home import Home
+from storage.home import Home, HomeError
 from storage.redaction import masked
 from storage.sqlite_url import sqlite_url
 from storage.tables import SCHEMAS
@@ -144,8 +144,8 @@ def object_store(home: Home) -> Finding:
     """Whether several machines may run in this home at once: tried with a few small objects."""
     try:
         problem = home.lease_problem
-    except Exception as error:  # of whatever client the store has
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except HomeError as error:
+        return Finding("bad", str(error), "check address, bucket, region and credentials (docs/cluster.md)")
     if not problem:
         return Finding("ok", f"{home.shown} holds leases: several machines may run in it at once")
     return Finding(

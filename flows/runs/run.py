@@ -93,6 +93,8 @@ def run_graph(
     warnings: list[str] = []
     home, board, server = start.home, start.board, start.server
     board.title = f"{masked(cfg.name)} · {run_id}"
+    if home.is_remote and not home.root.startswith("memory://") and (problem := home.lease_problem):
+        warnings.append(f"{home.shown} cannot hold leases ({problem}): let one machine at a time run in it")
     runner = Runner(graph, home, run_id, cfg.compute, board, masked(cfg.name))
     with registered(home, run_id, board, cfg, profile):
         runner.start()

@@ -14,6 +14,7 @@ import pytest
 from s3_server import S3, s3_server
 
 from storage.durable import LockTimeout
+from storage.home import Home, HomeError
 from storage.leases import LeaseLost, Leases, probe
 from storage.remote import RemoteStore
 
@@ -121,3 +122,22 @@ def test_of_many_that_seal_one_key_one_wins_and_all_read_its_files(server: S3, t
     assert ends.count(None) == 1
     assert all(end == record for end in ends if end is not None)
     assert len(store.fs.find("lifespan/store")) == 2  # what the others uploaded is gone
+
+
+@pytest.mark.parametrize(
+    ("bucket", "address", "reason"),
+    [("nowhere", "", "bucket does not exist"), ("lifespan", "http://127.0.0.1:9", "connect")],
+)
+def test_a_store_that_cannot_be_used_is_told_in_one_line(
+    server: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str, address: str, reason: str
+) -> None:
+    if address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    told = rf"^LIFESPAN_HOME=s3://{bucket}/home: nothing can be written there: .*{reason}"
+    try:
+        with pytest.raises(HomeError, match=told):
+            Home(f"s3://{bucket}/home", local=tmp_path).check_store()
+    finally:
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
