@@ -53,6 +53,7 @@ def on_ranks(job: Job, work: Work, execution: ComputeConfig, emit: Any) -> dict[
                 [sys.executable, "-m", "flows.engine.rank", "launch", folder],
                 env=_environment(execution),
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a signal to the worker's group must not reach it twice: it would stop waiting
             )
             try:
                 code = _ended(process, control)
