@@ -133,6 +133,7 @@ class Group:
     def adopt(self, optimizer: Optimizer) -> Optimizer:
         """The optimizer, whose Muon shares its work among the ranks from now on."""
         named = {id(param): name for name, param in self.model.named_parameters()}
+        assert isinstance(optimizer.muon, Muon)
         optimizer.muon = ShardedMuon(optimizer.muon, named)
         return optimizer
 
@@ -289,6 +290,7 @@ def save_sharded(folder: Path, model: nn.Module, optimizer: Optimizer, also: Seq
 def load_sharded(folder: Path, model: nn.Module, optimizer: Optimizer, also: Sequence[Savable] = ()) -> None:
     """The inverse of `save_sharded`; the number of ranks may be another, and one process needs no group."""
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
     for group in optimizer.adamw.param_groups:
         for param in group["params"]:
@@ -304,6 +306,7 @@ def load_sharded(folder: Path, model: nn.Module, optimizer: Optimizer, also: Seq
         like = name.removeprefix(head) if head != _OF_MODEL[1] else f"model.{name.removeprefix(head)}"
         if name in state or (like not in state and (head or name.startswith("optimizer."))):
             continue  # the last: another rank's momentum
+        assert isinstance(entry, TensorStorageMetadata)
         size = torch.empty(tuple(entry.size), dtype=entry.properties.dtype)
         more[name] = torch.zeros_like(state[like]) if head else size
     load({**state, **more}, storage_reader=reader, no_dist=not dist.is_initialized())

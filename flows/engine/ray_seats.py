@@ -100,7 +100,8 @@ class RaySeat:
     """One actor, from this side."""
 
     def __init__(self, actor: Any, log: Path) -> None:
-        self._actor, self.log = actor, log
+        self._actor = actor
+        self.log: Path | None = log
         self.node = ""
         self._answer = actor.ready.remote()
         self._lost = self._left = False
