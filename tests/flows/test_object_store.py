@@ -27,9 +27,9 @@ from storage.remote_state import RemoteState
 LIFE, CACHED_LIFE = 1500, 300  # requests
 
 
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    with s3_server(tmp_path, monkeypatch) as found:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with pytest.MonkeyPatch.context() as patch, s3_server(tmp_path_factory.mktemp("s3"), patch) as found:
         yield found
 
 
@@ -38,7 +38,7 @@ def test_what_a_life_and_its_cached_rerun_cost_in_requests(server: S3, tmp_path:
     cfg = load_config("smoke")
 
     def live() -> tuple[str, dict[str, str], int]:
-        home = Home(f"{server.url}/home", local=tmp_path / "local")
+        home = Home(f"{server.url}/{tmp_path.name}/home", local=tmp_path / "local")
         console = Console(file=StringIO(), width=160)
         ended = run_lifecycle(cfg, home=home, console=console, profile="smoke", prefect=False, mlflow=False)
         statuses = {label: outcome.status for label, outcome in ended.outcomes.items()}
@@ -48,6 +48,7 @@ def test_what_a_life_and_its_cached_rerun_cost_in_requests(server: S3, tmp_path:
         print(f"{ended.summary}: {count.total()} requests {dict(count)}")
         return ended.status, statuses, count.total()
 
+    server.requests()
     status, statuses, requests = live()
     assert (status, set(statuses.values())) == ("completed", {"ran"})
     assert requests <= LIFE
@@ -67,7 +68,9 @@ def test_two_machines_that_run_the_same_in_one_store_do_the_work_once(server: S3
     runners = [
         Runner(
             graph(),
-            Home(f"{server.url}/home", local=tmp_path / f"machine{number}"),  # locks on a disk of its own
+            Home(
+                f"{server.url}/{tmp_path.name}/home", local=tmp_path / f"machine{number}"
+            ),  # locks on a disk of its own
             f"r{number}",
             ComputeConfig(workers=1),
             Board("toy"),
@@ -80,7 +83,7 @@ def test_two_machines_that_run_the_same_in_one_store_do_the_work_once(server: S3
     made = [runner.wait(label, 120) for runner in runners for label in ("a", "b")]
     assert sorted(outcome.status for outcome in made) == ["cached", "cached", "ran", "ran"]
     assert len({outcome.artifact for outcome in made}) == 2
-    home = Home(f"{server.url}/home", local=tmp_path / "reader")
+    home = Home(f"{server.url}/{tmp_path.name}/home", local=tmp_path / "reader")
     assert home.tables.read("metrics", ["step"]).num_rows == 6 + 7
     for runner in runners:
         runner.finished.wait(20)
@@ -88,7 +91,7 @@ def test_two_machines_that_run_the_same_in_one_store_do_the_work_once(server: S3
 
 def test_the_state_of_a_lost_machine_goes_on_on_another(server: S3, tmp_path: Path) -> None:
     def work(machine: str) -> Work:
-        far = RemoteState(RemoteStore(f"{server.url}/state/x"))
+        far = RemoteState(RemoteStore(f"{server.url}/{tmp_path.name}/state/x"))
         return Work(tmp_path / "out", tmp_path / machine, far=far)
 
     first = work("one")
@@ -112,17 +115,19 @@ def test_the_state_of_a_lost_machine_goes_on_on_another(server: S3, tmp_path: Pa
     assert found[0] == 4
     assert [step for step, _, _, _ in back.metrics()] == [1, 2, 3, 4]
     back.forget_state()
-    assert RemoteStore(f"{server.url}/state").fs.find("lifespan/state") == []
+    assert RemoteStore(f"{server.url}/{tmp_path.name}/state").fs.find(f"lifespan/{tmp_path.name}/state") == []
 
 
 def test_a_torn_upload_gives_the_state_before_it(server: S3, tmp_path: Path) -> None:
-    far = RemoteState(RemoteStore(f"{server.url}/state/x"))
+    far = RemoteState(RemoteStore(f"{server.url}/{tmp_path.name}/state/x"))
     first = Work(tmp_path / "out", tmp_path / "one", far=far)
     first.save_state(1, {"w": torch.zeros(1)}, {})
     assert far.flush(20)
-    fs: Any = RemoteStore(f"{server.url}/state").fs
-    fs.pipe_file("lifespan/state/x/step-000000002.json", b'{"step": 2, "sha2')  # and no tensors
-    second = Work(tmp_path / "out", tmp_path / "two", far=RemoteState(RemoteStore(f"{server.url}/state/x")))
+    fs: Any = RemoteStore(f"{server.url}/{tmp_path.name}/state").fs
+    fs.pipe_file(f"lifespan/{tmp_path.name}/state/x/step-000000002.json", b'{"step": 2, "sha2')  # and no tensors
+    second = Work(
+        tmp_path / "out", tmp_path / "two", far=RemoteState(RemoteStore(f"{server.url}/{tmp_path.name}/state/x"))
+    )
     found = second.load_state()
     assert found is not None
     assert found[0] == 1
@@ -134,7 +139,7 @@ def test_a_machine_that_lost_its_lease_writes_nothing(server: S3, tmp_path: Path
     from flows.engine.jobs import execute
     from storage.leases import LeaseLost
 
-    home = Home(f"{server.url}/home", local=tmp_path / "local")
+    home = Home(f"{server.url}/{tmp_path.name}/home", local=tmp_path / "local")
     node = graph().nodes["a"]
     name = f"stage-{node.key}"
     with home.turn(name, 1.0) as lease:
