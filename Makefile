@@ -45,7 +45,7 @@ test: $(READY)  ## the tests, in parallel; a part of them again without C code
 
 # TRL 1.12 is the last with PPO; it lies unpacked beside the newer one, and only its test looks there.
 peers: $(READY)  ## what the slow tests and the benchmarks compare with
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers,ray,postgres]'
 	test -d $(VENV)/peers/trl-1.12 || { \
 	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d $(VENV)/peers trl==1.12.0 && \
 	  $(BIN)/python -m zipfile -e $(VENV)/peers/trl-1.12.0-*.whl $(VENV)/peers/trl-1.12; }

@@ -16,6 +16,7 @@ from components.scaling.text_runs import LSTM, TRANSFORMER
 from flows.config import RunConfig, late_mistakes
 from flows.engine.device import usable
 from flows.engine.graph import Graph, assemble
+from flows.engine.ray_seats import check_ray
 from flows.outside import Outside, read_outside
 from flows.parts import POLICIES, needs_pairs, needs_reward_model
 from flows.runs.run import RunResult, run_graph
@@ -442,6 +443,10 @@ def run_lifecycle(
         hermetic.apply(start.home.local, hub=cfg.uses_hub)
         if cfg.compute.device != "cpu":
             usable(cfg.compute.device)  # told now, not when the first model is to be trained
+        if cfg.compute.engine == "ray":
+            check_ray(cfg.compute)
+        if start.home.is_remote:
+            start.home.check_store()
         start.board.say("reading the graph")
         return run_graph(
             life(cfg, start.home, only),

@@ -32,6 +32,24 @@ MOST_WORKERS = 8  # more than a life has stages ready at a time
 
 
 @dataclass(frozen=True)
+class SeatConfig:
+    """What a stage takes of the cluster's machine that it runs on.
+
+    `cpus`: 0 for compute.threads_per_worker. `labels`: of Ray's nodes, by name, as in
+    {"ray.io/accelerator-type" = "H100"}.
+    """
+
+    cpus: float = 0.0
+    gpus: float = 0.0
+    memory_gb: float = 0.0  # 0: as much as there is
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if min(self.cpus, self.gpus, self.memory_gb) < 0:
+            raise ValueError("cpus, gpus and memory_gb must be 0 or more")
+
+
+@dataclass(frozen=True)
 class ComputeConfig:
     """Where and how stages run.
 
@@ -54,12 +72,33 @@ class ComputeConfig:
     checkpoint_seconds: float = 20.0  # a killed stage loses at most about this much work
     grace_seconds: float = 5.0  # what stages have to save their state when a run is ended by SIGTERM or Ctrl-C
     stage_timeout_seconds: float = 0.0  # a stage that runs longer is ended and has failed; 0: no limit
+    # Where the workers are: on this machine, or on the nodes of a Ray cluster (docs/cluster.md). With "ray" and
+    # workers = -1 there are as many as the cluster can hold.
+    engine: Literal["local", "ray"] = "local"
+    address: str = ""  # of the Ray cluster, "10.0.0.1:6379"; empty starts one on this machine
+    # By stage, what it takes of a machine of the cluster.
+    seats: Mapping[str, SeatConfig] = field(default_factory=dict, hash=False)
+    seat_timeout_seconds: float = 60.0  # a stage fails when no machine has had what it takes for so long
+    # Processes of one machine that pretraining and fine-tuning are spread over, launched by torchrun. "ddp" keeps the
+    # model whole on each, "fsdp2" shards it. They add in another order than one process does, so the last bits differ,
+    # as a facts' `ranks` records; the key does not, so that what many ranks saved may go on on fewer.
+    ranks: int = 1
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    rank_restarts: int = 2  # how often all ranks begin again from the last state when one was killed
 
     def __post_init__(self) -> None:
         if self.workers < -1:
             raise ValueError("workers must be 0 or more, or -1 for one for every threads_per_worker cores")
         if self.threads_per_worker < 1:
             raise ValueError("threads_per_worker must be 1 or more")
+        if self.ranks < 1 or self.rank_restarts < 0:
+            raise ValueError("ranks must be 1 or more, rank_restarts 0 or more")
+        if self.seat_timeout_seconds <= 0:
+            raise ValueError("seat_timeout_seconds must be above 0")
+        if self.engine == "local" and self.address:
+            raise ValueError(f'address is {self.address!r}, which engine = "ray" alone joins: set compute.engine=ray')
+        if self.engine == "ray" and not self.workers:
+            raise ValueError('workers = 0 runs stages in this process, and engine = "ray" on the nodes of a cluster')
         if not self.usd_per_core_hour >= 0:
             raise ValueError(f"usd_per_core_hour is {self.usd_per_core_hour}: give a number of at least 0")
         if not 1 <= self.pue < 100:
@@ -80,7 +119,7 @@ class ComputeConfig:
 
     def counted(self) -> ComputeConfig:
         """The same settings with the number of workers that -1 stands for on this machine."""
-        if self.workers >= 0:
+        if self.workers >= 0 or self.engine == "ray":
             return self
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return dataclasses.replace(self, workers=max(1, min(MOST_WORKERS, cores // self.threads_per_worker)))

@@ -289,18 +289,27 @@ class Store:
         folder = self._folder(key)
         if key in self._verified and (folder / RECORD).exists():
             return folder
-        record = self._record_for_reading(key)
+        record = self._copied_record(key, folder) or self._record_for_reading(key)
         if self._remote and not (folder / RECORD).exists():
             self._download(self._remote, record, folder)
         damage = _first_damage(folder, record, deep=True)
         if damage and self._remote:  # perhaps only the copy here is damaged: fetch it once more
             shutil.rmtree(folder)
+            record = self._record_for_reading(key)
             self._download(self._remote, record, folder)
             damage = _first_damage(folder, record, deep=True)
         if damage:
             raise self._set_aside(key, *damage)
         self._verified.add(key)
         return folder
+
+    def _copied_record(self, key: str, folder: Path) -> Record | None:
+        """Of a remote artifact that was fetched before: what a key names never changes."""
+        try:
+            record = Record.from_json((folder / RECORD).read_text()) if self._remote else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return record if record and record.key == key else None
 
     def _record_for_reading(self, key: str) -> Record:
         """Like `record`, but damage is an error that names the file."""
@@ -401,7 +410,10 @@ class Store:
             sealed = dataclasses.replace(record, artifact=artifact, files=_inventory(tmp))
             if self._remote:
                 earlier = self._remote.upload(sealed.key, tmp, iter(sealed.files), json.loads(sealed.to_json()))
-                sealed = (earlier and self._parse(sealed.key, earlier)) or sealed
+                if earlier:
+                    sealed = self._parse(sealed.key, earlier) or sealed
+                else:
+                    self._keep(tmp, sealed)
             else:
                 durable.write_bytes(tmp / RECORD, sealed.to_json().encode())
                 sealed = self._place(tmp, sealed)
@@ -425,6 +437,15 @@ class Store:
             durable.fsync_folder(folder.parent)
             self._verified.add(sealed.key)
             return sealed
+
+    def _keep(self, tmp: Path, sealed: Record) -> None:
+        """What was uploaded need not be fetched by who reads it on this machine."""
+        (tmp / RECORD).write_text(sealed.to_json())
+        folder = self._folder(sealed.key)
+        shutil.rmtree(folder, ignore_errors=True)  # a copy of one that was set aside since
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # another process of this machine was faster
+            tmp.rename(folder)
 
     def _folder(self, key: str) -> Path:
         return self._root / key[:2] / key

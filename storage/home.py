@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 
 from storage import durable
 from storage.annotations import Annotations
 from storage.artifacts import Store
+from storage.leases import Lease, Leases, probe
 from storage.redaction import masked
+from storage.remote import RemoteStore
+from storage.remote_state import RemoteState
 from storage.sqlite_url import sqlite_url
 from storage.tables import Tables
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+LEASE_PATIENCE = 5.0  # seconds of one wait for another machine; each look costs requests
 
 
 class HomeError(ValueError):
@@ -72,7 +77,45 @@ class Home:
     @cached_property
     def tables(self) -> Tables:
         """The tables."""
-        return Tables(f"{self.root}/tables", locks=self.local / "locks")
+        return Tables(f"{self.root}/tables", locks=self.local / "locks", cache=self.local / "cache" / "tables")
+
+    @cached_property
+    def leases(self) -> Leases | None:
+        """One owner a name across machines; None for a home on a disk, where locks do, and for a store that cannot hold
+        leases, which `lifespan doctor` tells: there one machine at a time may run."""
+        return self._remote_leases if self.is_remote and not self.lease_problem else None
+
+    @cached_property
+    def lease_problem(self) -> str:
+        """Why the store of a remote home cannot hold leases; empty if it can. Asks it with a few requests, once.
+
+        Raises:
+            HomeError: the store cannot be reached, has no such bucket, or lets nobody write with these credentials.
+        """
+        leases = self._remote_leases
+        try:
+            return probe(leases.filesystem, leases.root)
+        except Exception as error:  # each store's client has its own
+            reason = masked(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+            raise HomeError(f"LIFESPAN_HOME={self.shown}: nothing can be written there: {reason}") from error
+
+    def check_store(self) -> None:
+        """Raises HomeError when nothing can be written to the store of a remote home."""
+        _ = self.lease_problem
+
+    @cached_property
+    def _remote_leases(self) -> Leases:
+        store = RemoteStore(f"{self.root}/leases")
+        return Leases(store.fs, store.root)
+
+    def check_fence(self, name: str, token: int) -> None:
+        """Raises LeaseLost when another machine has the lease by now. Token 0: there was no lease."""
+        if token:
+            self._remote_leases.check(name, token)
+
+    def unfinished(self, key: str) -> RemoteState | None:
+        """Where the state of an unfinished stage of a remote home survives the loss of this machine."""
+        return RemoteState(RemoteStore(f"{self.root}/state/{_file_name(key)}")) if self.is_remote else None
 
     @cached_property
     def annotations(self) -> Annotations:
@@ -111,8 +154,22 @@ class Home:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    @contextmanager
+    def turn(self, name: str, timeout: float) -> Iterator[Lease | None]:
+        """Hold the lock and, where the home's store can, the lease of a name, against this machine and all others.
+
+        Raises:
+            storage.durable.LockTimeout: after `timeout` seconds for the lock, and some for the lease.
+        """
+        with self.lock(name, timeout):
+            if self.leases is None:
+                yield None
+                return
+            with self.leases.holding(_file_name(name), LEASE_PATIENCE) as lease:
+                yield lease
+
     def lock(self, name: str, timeout: float | None = None) -> AbstractContextManager[None]:
-        """Hold the lock `name` for a `with` block; others in this home wait for their turn.
+        """Hold the lock `name` for a `with` block; other processes of this machine wait for their turn.
 
         Raises:
             storage.durable.LockTimeout: after `timeout` seconds; None waits for ever, 0 tries once.

@@ -63,7 +63,7 @@ class Limits:
 class _Session:
     """A connection to the tables as they were when it was opened; a view is created when the first query names it."""
 
-    stamp: tuple[Any, ...] | None
+    stamp: tuple[Any, ...]
     connection: duckdb.DuckDBPyConnection
     definitions: Mapping[str, str]
     made: set[str] = field(default_factory=set)
@@ -137,8 +137,10 @@ def query(
                 if last or stamp == home.tables.stamp():
                     raise
                 continue
+            if home.tables.is_remote:  # it read copies that never change
+                break
             after = home.tables.stamp()
-            if stamp is None or after is None or stamp == after or set(stamp) <= set(after):
+            if stamp == after or set(stamp) <= set(after):
                 break
         return result
 
@@ -150,7 +152,7 @@ def query(
 
 def _run(
     home: Home,
-    stamp: tuple[Any, ...] | None,
+    stamp: tuple[Any, ...],
     sql: str,
     params: Any,
     limits: Limits,
@@ -183,12 +185,12 @@ def relations(home: Home) -> dict[str, list[str]]:
     return {name: _columns(session, name) for name in NAMES}
 
 
-def _session(home: Home, limits: Limits, stamp: tuple[Any, ...] | None) -> _Session:
+def _session(home: Home, limits: Limits, stamp: tuple[Any, ...]) -> _Session:
     """A connection to the tables as they are now: the one from before where no file has changed."""
     name = (os.getpid(), home.tables.url, limits.memory_bytes)  # a fork inherits no threads, so no connection
     with _sessions_lock:
         kept = _sessions.pop(name, None)
-        if kept is None or stamp is None or kept.stamp != stamp:
+        if kept is None or kept.stamp != stamp:
             kept = _connect(home.tables, limits, stamp)
         _sessions[name] = kept
         while len(_sessions) > _KEPT_SESSIONS:
@@ -196,7 +198,7 @@ def _session(home: Home, limits: Limits, stamp: tuple[Any, ...] | None) -> _Sess
         return kept
 
 
-def _connect(tables: Tables, limits: Limits, stamp: tuple[Any, ...] | None) -> _Session:
+def _connect(tables: Tables, limits: Limits, stamp: tuple[Any, ...]) -> _Session:
     """An in-memory DuckDB whose configuration is locked; the part files are all that it can open."""
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": "false",
@@ -207,8 +209,6 @@ def _connect(tables: Tables, limits: Limits, stamp: tuple[Any, ...] | None) -> _
     }
     connection = duckdb.connect(":memory:", config=config)
     try:
-        if tables.filesystem is not None:
-            connection.register_filesystem(tables.filesystem)
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET parquet_metadata_cache = true")  # a changed file means a new connection: never stale
         layouts = {table: tables.layout(table) for table in SCHEMAS}

@@ -4,7 +4,7 @@ An object store has no rename, so the record decides on completeness: the files 
 other writer uses, and the record, which names that folder, is uploaded last.
 
     ab/abcd…/PID-XXXX/…files…
-    ab/abcd…/record.json      with an additional field: "folder": "PID-XXXX"
+    ab/abcd…/record.json      with an additional field: "folder": "PID-XXXX"; created, never replaced
     damaged/abcd…-XXXX.json   the record of an artifact that failed its checksums
 """
 
@@ -20,6 +20,29 @@ from typing import Any
 from storage import durable
 
 RECORD = "record.json"
+
+
+def write_object(fs: Any, path: str, content: bytes | Path, **options: Any) -> None:
+    """Write an object from bytes or a file; where the file system wants folders, make the object's own first.
+    `options` as of fsspec's `pipe_file`: mode="create" raises FileExistsError where there is one already."""
+
+    def write() -> None:
+        if isinstance(content, Path):
+            fs.put_file(str(content), path, **options)
+        else:
+            fs.pipe_file(path, content, **options)
+
+    try:
+        write()
+    except FileNotFoundError:
+        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        write()
+
+
+def read_object(fs: Any, path: str) -> bytes:
+    """A small object in one request: without a range, s3fs would ask for the size first. Raises FileNotFoundError."""
+    content: bytes = fs.cat_file(path, start=0)
+    return content
 
 
 class RemoteStore:
@@ -42,7 +65,7 @@ class RemoteStore:
     def read_record(self, key: str) -> str | None:
         """The record as it was passed to `upload`, or None when there is none; damaged text is returned as it is."""
         try:
-            content: bytes = self.fs.cat_file(f"{self._place(key)}/{RECORD}")
+            content = read_object(self.fs, f"{self._place(key)}/{RECORD}")
         except FileNotFoundError:
             return None
         text = content.decode(errors="replace")
@@ -63,21 +86,19 @@ class RemoteStore:
             target.unlink(missing_ok=True)
 
     def upload(self, key: str, source: Path, names: Iterator[str], record: Mapping[str, Any]) -> str | None:
-        """Upload the files, then the record. Returns the text of an earlier record if another writer was faster."""
-        if earlier := self.read_record(key):
-            return earlier
+        """Upload the files, then the record. Returns the text of an earlier record if another writer was faster: where
+        the store can create an object only if there is none, of any number of writers one wins."""
         folder = durable.unique_suffix()
         place = f"{self._place(key)}/{folder}"
         for name in names:
-            target = f"{place}/{name}"
-            self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-            self.fs.put_file(str(source / name), target)
-        if earlier := self.read_record(key):
-            if self.fs.exists(place):
+            write_object(self.fs, f"{place}/{name}", source / name)
+        content = json.dumps({"folder": folder, **record}, indent=1).encode()
+        try:
+            write_object(self.fs, f"{self._place(key)}/{RECORD}", content, mode="create")
+        except FileExistsError:
+            with suppress(FileNotFoundError):  # an artifact without files
                 self.fs.rm(place, recursive=True)
-            return earlier
-        self.fs.makedirs(self._place(key), exist_ok=True)
-        self.fs.pipe_file(f"{self._place(key)}/{RECORD}", json.dumps({"folder": folder, **record}, indent=1).encode())
+            return self.read_record(key)
         self._folders[key] = folder
         return None
 

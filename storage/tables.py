@@ -9,6 +9,7 @@ rows; so every state between two steps of a compaction, and any rewrite after it
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -23,6 +24,8 @@ import pyarrow.parquet as pq
 
 from storage import durable
 from storage.layout import COMPACTED, Layout
+from storage.mirror import Mirror
+from storage.remote import write_object
 from storage.rows import TYPES, TableError, from_rows, from_table, without_secrets
 
 if TYPE_CHECKING:
@@ -162,9 +165,15 @@ class Tables:
     Args:
         url: folder or URL; made at the first write.
         locks: local folder for the locks of `compact`; by default beside the tables.
+        cache: local folder for copies of remote tables' files; by default one for temporary files.
     """
 
-    def __init__(self, url: str | os.PathLike[str], locks: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        locks: str | os.PathLike[str] | None = None,
+        cache: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.url = os.fspath(url)
         self.is_remote = "://" in self.url and not self.url.startswith("file://")
         self.filesystem: Any = None  # of remote tables: fsspec's
@@ -174,7 +183,10 @@ class Tables:
             self.filesystem, root = fsspec.core.url_to_fs(self.url)
             self._root = str(root).rstrip("/")
             self._locks = Path(locks) if locks else None
+            default = Path(tempfile.gettempdir(), "lifespan-cache", hashlib.sha256(self.url.encode()).hexdigest()[:12])
+            self._mirror: Mirror | None = Mirror(self.filesystem, self._root, Path(cache) if cache else default)
         else:
+            self._mirror = None
             self._root = str(Path(self.url.removeprefix("file://")).expanduser().absolute())
             self._locks = Path(locks) if locks else Path(self._root) / ".locks"
 
@@ -218,8 +230,7 @@ class Tables:
         if self.is_remote:
             sink = pa.BufferOutputStream()
             pq.write_table(content, sink, compression="zstd", use_dictionary=texts)
-            self.filesystem.makedirs(f"{self._root}/{table}", exist_ok=True)
-            self.filesystem.pipe_file(f"{self._root}/{table}/{part}.parquet", sink.getvalue().to_pybytes())
+            write_object(self.filesystem, f"{self._root}/{table}/{part}.parquet", sink.getvalue().to_pybytes())
         else:
             with (
                 self._compaction_lock(table, shared=True),
@@ -229,7 +240,7 @@ class Tables:
         return int(content.num_rows)
 
     def layout(self, table: str) -> Layout:
-        """The files of a table as they lie now.
+        """The files of a table as they lie now; of remote tables, as `stamp` or `read` last saw them.
 
         A compaction may take one away before it is read; `when_settled` looks again then.
         """
@@ -240,17 +251,18 @@ class Tables:
         singles = [name for name in names if not COMPACTED.fullmatch(name)]
         last = f"{table}-{COMPACTED.fullmatch(merged)[1]}.parquet" if merged else ""  # type: ignore[index]
         return Layout(
-            parts=tuple(self._address(table, name) for name in singles),
-            merged=self._address(table, merged) if merged else None,
+            parts=tuple(self._here(table, singles)),
+            merged=self._here(table, [merged])[0] if merged else None,
             merged_columns=columns,
             outdated=tuple(sorted(parts & {name.removesuffix(".parquet") for name in singles})),
-            last_values=self._address(_LAST, last) if last and last in self._listing(_LAST) else None,
+            last_values=self._here(_LAST, [last])[0] if last and last in self._listing(_LAST) else None,
         )
 
-    def stamp(self) -> tuple[Any, ...] | None:
-        """Changes whenever a file of any table does; None where the storage does not say."""
-        if self.is_remote:
-            return None
+    def stamp(self) -> tuple[Any, ...]:
+        """Changes whenever a file of any table does. Of remote tables one request lists all files."""
+        if self._mirror:
+            self._mirror.refresh()
+            return self._mirror.stamp()
         found: list[Any] = []
         for table in SCHEMAS:
             with contextlib.suppress(FileNotFoundError), os.scandir(f"{self._root}/{table}") as entries:
@@ -317,10 +329,11 @@ class Tables:
     def _broken(self, table: str) -> list[tuple[str, str]]:
         """Name of each file that is no readable Parquet, and why."""
         _check_table(table)
+        self._look(table)
         broken = []
         for name in self._listing(table):
             try:
-                with self._arrow_filesystem().open_input_file(f"{self._root}/{table}/{name}") as stream:
+                with Path(*self._here(table, [name])).open("rb") as stream:
                     pq.ParquetFile(stream).read()  # all of it: a page in the middle may be what is torn
             except FileNotFoundError:
                 continue
@@ -352,6 +365,7 @@ class Tables:
         return merged
 
     def _compact(self, table: str, schema: pa.Schema, above: int) -> int:
+        self._look(table)
         names = self._listing(table)
         leftovers = sum(bool(COMPACTED.fullmatch(name)) for name in names) > 1
         if len(names) <= max(above, 1) and not leftovers:
@@ -359,6 +373,7 @@ class Tables:
         from storage.compaction import merge, merge_last_values  # here: writers need no DuckDB
 
         with self._compaction_lock(table, shared=False):
+            self._look(table)
             names = self._listing(table)
             layout = self.layout(table)
             singles = [name for name in names if not COMPACTED.fullmatch(name)]
@@ -372,7 +387,7 @@ class Tables:
                 rows, last = scratch / "rows.parquet", scratch / "last.parquet"
                 metadata = {_PARTS.decode(): json.dumps(sorted(parts))}
                 with durable.explain_full_disk(Path(folder)):
-                    merge(layout, schema, rows, metadata, self.filesystem)
+                    merge(layout, schema, rows, metadata)
                     if table == "metrics":
                         merge_last_values(rows, last)
                 # The last values first: a compacted file without them is slower, one with another's would be wrong.
@@ -381,6 +396,7 @@ class Tables:
                 self._move_in(rows, folder, f"compacted-{generation:06}.parquet")
             for name in names:
                 self._remove(f"{folder}/{name}")
+            self._look(_LAST)
             for name in self._listing(_LAST):
                 if name.startswith(f"{table}-") and name != f"{table}-{generation:06}.parquet":
                     self._remove(f"{self._root}/{_LAST}/{name}")
@@ -390,19 +406,19 @@ class Tables:
         self, table: str, schema: pa.Schema, columns: Sequence[str] | None, where: pads.Expression | None
     ) -> pa.Table:
         import pyarrow.dataset as pads  # here: its import takes half a second, and queries do not need it
+        import pyarrow.fs as pafs
 
+        self._look(table)
         layout = self.layout(table)
         # Nullable whatever the schema says: a part from before a column was added has nulls there.
         loose = pa.schema([field.with_nullable(True) for field in schema])
-        kinds = {"format": pads.ParquetFileFormat(), "filesystem": self._arrow_filesystem()}
-        parts = [f"{self._root}/{table}/{file.rsplit('/', 1)[1]}" for file in layout.parts]
+        kinds = {"format": pads.ParquetFileFormat(), "filesystem": pafs.LocalFileSystem()}
         found = []
-        if parts:
-            single = pads.FileSystemDataset.from_paths(parts, schema=loose, **kinds)
+        if layout.parts:
+            single = pads.FileSystemDataset.from_paths(list(layout.parts), schema=loose, **kinds)
             found.append(single.to_table(columns=columns, filter=where))
         if layout.merged:
-            path = f"{self._root}/{table}/{layout.merged.rsplit('/', 1)[1]}"
-            whole = pads.FileSystemDataset.from_paths([path], schema=loose.append(_PART_COLUMN), **kinds)
+            whole = pads.FileSystemDataset.from_paths([layout.merged], schema=loose.append(_PART_COLUMN), **kinds)
             keep = ~pads.field("part").isin(pa.array(layout.outdated, pa.string())) if layout.outdated else None
             both = where if keep is None else keep if where is None else where & keep
             found.append(whole.to_table(columns=columns or loose.names, filter=both))
@@ -412,39 +428,38 @@ class Tables:
         """The parts that a compacted file holds, and its columns."""
         if merged is None:
             return set(), ()
-        with self._arrow_filesystem().open_input_file(f"{self._root}/{table}/{merged}") as stream:
+        with Path(*self._here(table, [merged])).open("rb") as stream:
             schema = pq.read_schema(stream)
         return set(json.loads((schema.metadata or {})[_PARTS])), tuple(schema.names)
 
     # Where local and remote differ
 
-    def _arrow_filesystem(self) -> Any:
-        import pyarrow.fs as pafs
+    def _look(self, table: str) -> None:
+        """See the files of a remote table as they are now."""
+        if self._mirror:
+            self._mirror.refresh(table)
 
-        return pafs.PyFileSystem(pafs.FSSpecHandler(self.filesystem)) if self.is_remote else pafs.LocalFileSystem()
-
-    def _address(self, table: str, name: str) -> str:
-        path = f"{self._root}/{table}/{name}"
-        return str(self.filesystem.unstrip_protocol(path)) if self.is_remote else path
+    def _here(self, table: str, names: Sequence[str]) -> list[str]:
+        """Where these files of a table lie on this disk."""
+        if self._mirror:
+            return [str(path) for path in self._mirror.paths(table, names)]
+        return [f"{self._root}/{table}/{name}" for name in names]
 
     def _listing(self, table: str) -> list[str]:
         """Names of a table's Parquet files, sorted; temporary ones start with a dot."""
 
         def once() -> list[str]:
             try:
-                if not self.is_remote:
-                    found = [path.name for path in Path(self._root, table).iterdir()]
-                else:
-                    self.filesystem.invalidate_cache()
-                    listed = self.filesystem.ls(f"{self._root}/{table}", detail=False)
-                    found = [str(path).rsplit("/", 1)[1] for path in listed]
+                found = [path.name for path in Path(self._root, table).iterdir()]
             except FileNotFoundError:
                 return []
             return sorted(name for name in found if name.endswith(".parquet") and not name.startswith("."))
 
+        if self._mirror:
+            return self._mirror.names(table)
         names = once()
         # A folder that changes while it is listed may show neither the old file nor the new: look until it holds still.
-        while not self.is_remote and names != (again := once()):
+        while names != (again := once()):
             names = again
         return names
 
@@ -472,8 +487,7 @@ class Tables:
 
     def _move_in(self, file: Path, folder: str, name: str) -> None:
         if self.is_remote:
-            self.filesystem.makedirs(folder, exist_ok=True)
-            self.filesystem.put_file(str(file), f"{folder}/{name}")
+            write_object(self.filesystem, f"{folder}/{name}", file)
             return
         Path(folder).mkdir(exist_ok=True)
         durable.fsync_file(file)

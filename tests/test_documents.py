@@ -28,6 +28,7 @@ DOCUMENTS = (
     "docs/evaluating.md",
     "docs/data.md",
     "docs/tables.md",
+    "docs/cluster.md",
 )  # the log speaks of the past
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 TOP = {path.name for path in ROOT.iterdir()}

@@ -36,14 +36,15 @@ class Rates:
     carbon_grams_per_kwh: float = AVERAGE_CARBON_GRAMS_PER_KWH
 
 
-def entry(usage: Mapping[str, float], rates: Rates, meter: str = "") -> dict[str, Any]:
+def entry(usage: Mapping[str, float], rates: Rates, meter: str = "", devices: int = 1) -> dict[str, Any]:
     """Columns of a ledger row from a stage's usage.
 
     Energy is `usage["energy_joules"]` where a meter gave it (times the data centre's overhead), else modelled from the
-    rated power; `meter` says what measured, or why nothing did. Raises ValueError for hardware that is not known.
+    rated power; `meter` says what measured, or why nothing did. `devices`: how many were held at a time. Raises
+    ValueError for hardware that is not known.
     """
     device = find_hardware(rates.hardware)
-    held = device_seconds(rates.device, usage["seconds"], usage["cpu_seconds"])
+    held = device_seconds(rates.device, usage["seconds"] * devices, usage["cpu_seconds"])
     price = Price(rates.hardware, rates.usd_per_hour, "the run", "", "compute.usd_per_core_hour")
     paid = spent(usage.get("tokens", 0.0), usage.get("flops", 0.0), held, device, price, rates.pue)
     joules, basis = _energy(usage.get("energy_joules"), held, device, rates.pue, meter)

@@ -87,6 +87,8 @@ class MixtureOfExperts(nn.Module):
         self.last_entropy: Tensor | None = None
         # Share of the tokens of each expert in the whole batch, where this is trained on parts of it one by one.
         self.whole_load_E: Tensor | None = None
+        # In training on many ranks: each has its rows of one batch, and experts are balanced over all of it.
+        self.counts_all_ranks = False
         self.balance_bias: Tensor | None
         self.assigned_E: Tensor | None
 
@@ -116,6 +118,10 @@ class MixtureOfExperts(nn.Module):
         if real_N is not None:
             of_real = real_N.repeat_interleave(cfg.top_k_experts).to(counts_E.dtype)
             assigned_E, num_tokens = torch.zeros_like(counts_E).index_add_(0, expert_of, of_real), real_N.sum()
+        if self.counts_all_ranks and self.training:
+            counted = torch.cat([assigned_E, num_tokens[None]])
+            torch.distributed.all_reduce(counted)
+            assigned_E, num_tokens = counted[:-1], counted[-1]
         if self.assigned_E is not None and self.training and torch.is_grad_enabled():
             self.assigned_E += assigned_E
         rows_y = self._experts(x_ND.index_select(0, token_of), counts_E)

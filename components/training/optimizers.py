@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from components.model.moe import MixtureOfExperts
 from components.training.config import OptimizerConfig
+
+if TYPE_CHECKING:
+    from components.training.distributed import ShardedMuon
 
 
 def newton_schulz(x_NRC: Tensor, steps: int = 5) -> Tensor:
@@ -70,7 +74,7 @@ class Optimizer:
         chosen = {id(p) for p in matrices}
         self.params = [p for _, p in named]
         self.routed = [layer for layer in model.modules() if isinstance(layer, MixtureOfExperts)]
-        self.muon = Muon(matrices, cfg.momentum, cfg.weight_decay, spectral=cfg.base_width > 0)
+        self.muon: Muon | ShardedMuon = Muon(matrices, cfg.momentum, cfg.weight_decay, spectral=cfg.base_width > 0)
         width = width_ratio(model, cfg)
         rates: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, param in named:
@@ -152,4 +156,5 @@ def shrinks_with_width(name: str, param: nn.Parameter) -> bool:
 
 def clip_gradients(params: Iterable[nn.Parameter], max_norm: float) -> float:
     """Scale all gradients so that their joint L2 norm is at most `max_norm`; returns the norm before."""
-    return float(nn.utils.clip_grad_norm_(list(params), max_norm, foreach=True))
+    norm = nn.utils.clip_grad_norm_(list(params), max_norm, foreach=True)
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # of gradients on many ranks

@@ -9,6 +9,8 @@ from flows.settings import ConfigError
 if TYPE_CHECKING:
     import torch
 
+TRAINING = ("pretrain", "finetune")  # stages that compute on compute.device, and on compute.ranks processes
+
 
 def usable(name: str) -> torch.device:
     """The device of this name.

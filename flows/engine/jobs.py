@@ -12,7 +12,9 @@ from typing import Any
 
 from components.cost.ledger import entry
 from components.stage_results import to_facts
+from flows.engine.device import TRAINING
 from flows.engine.energy import meter
+from flows.engine.ranks import on_ranks
 from flows.engine.stage import Stage
 from flows.engine.utilization import forget_peak_memory
 from flows.engine.wire import Job, arrived, artifacts_from_json, input_keys
@@ -54,19 +56,20 @@ def execute(job: Job, emit: Emit) -> Artifact:
     inputs = {name: artifacts_from_json(value) for name, value in job.inputs.items()}
     with home.store.writing(job.key) as out, threads_of(stage, execution):
         forget_peak_memory(execution.device)
-        work = Work(out, home.scratch(job.key), execution, store=home.store, local=home.local, report=emit)
+        state, far = home.scratch(job.key), home.unfinished(job.key)
+        work = Work(out, state, execution, store=home.store, local=home.local, far=far, report=emit)
         try:
-            result = stage.fn(work, **arguments, **inputs)
+            if execution.ranks > 1 and stage.name in TRAINING:
+                ranks = {"ranks": execution.ranks, "parallel": execution.parallel}
+                facts = on_ranks(job, work, execution, emit) | ranks
+            else:
+                facts = _facts(job, stage.fn(work, **arguments, **inputs))
         except BaseException:
             emit({"event": "spent", "spent": work.spent()})
             raise
-        if not dataclasses.is_dataclass(result) or isinstance(result, type):
-            raise TypeError(
-                f"{job.stage} returned a {type(result).__name__}; a stage returns its result, a frozen dataclass "
-                "(components/stage_results.py)"
-            )
         spent = work.spent()
-        artifact = Artifact(stage.produces, job.key, {**to_facts(result), "usage": spent})
+        artifact = Artifact(stage.produces, job.key, {**facts, "usage": spent})
+        home.check_fence(f"stage-{job.key}", job.fence)  # a machine that was given up must not write over another's
         write_rows(home, stage, job, work, spent, execution)
         record = Record(
             artifact=artifact,
@@ -105,6 +108,16 @@ def check_code(job: Job, stage: Stage) -> None:
         raise CodeChanged(f"{', '.join(changed)} was edited since the run began: run again, what is sealed stays")
 
 
+def _facts(job: Job, result: object) -> dict[str, Any]:
+    """What a stage returned, as JSON. Raises TypeError for what is no result."""
+    if not dataclasses.is_dataclass(result) or isinstance(result, type):
+        raise TypeError(
+            f"{job.stage} returned a {type(result).__name__}; a stage returns its result, a frozen dataclass "
+            "(components/stage_results.py)"
+        )
+    return to_facts(result)
+
+
 def write_rows(
     home: Home, stage: Stage, job: Job, work: Work, spent: Mapping[str, float], execution: ComputeConfig
 ) -> None:
@@ -113,7 +126,8 @@ def write_rows(
     if len(work.points):
         home.tables.write("metrics", job.key, work.points.table(job.run_id, job.key, stage.name))
     made = {"label": job.label, "ended_at": now()}
-    cost = made | entry(spent, execution.rates, meter(execution.device)[1])
+    devices = execution.ranks if stage.name in TRAINING else 1  # of cores, each rank counts its own
+    cost = made | entry(spent, execution.rates, meter(execution.device)[1], devices)
     for table, rows in {**work.table_rows(), "costs": [cost]}.items():
         if table not in SCHEMAS:
             raise ValueError(f"{job.stage} wrote rows for {table!r}; tables: {', '.join(SCHEMAS)}")

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from storage.artifacts import Artifact
 from storage.durable import DiskFull, LockTimeout
 from storage.fingerprint import plain
 from storage.home import Home
+from storage.leases import Lease, LeaseLost
 
 ATTEMPTS = 3  # a damaged input is rebuilt, what is transient is waited for, then the stage tried again
 FIRST_PAUSE = 1.0  # seconds before the second attempt; four times as many before the third
@@ -48,6 +49,7 @@ class Outcome:
     status: Literal["ran", "cached"]
     reason: str
     seconds: float
+    node: str = ""  # of the cluster, where it ran
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Runner:
         self._began: dict[str, Moment] = {}
         self.waste = Waste(home, run_id, compute)
         board.under_way = self.waste.under_way
+        self._nodes: dict[str, str] = {}
         self._pool: Pool | None = None
         self._lock = threading.Lock()
         self._rebuilding = threading.RLock()  # an input's own inputs may be damaged too
@@ -169,7 +172,7 @@ class Runner:
         why = reasons_to_run(self.graph, self.home)
         self.waste.remember([self.graph.nodes[label].key for label in missing])
         compute = self.compute = self.compute.counted()
-        pool = open_pool(compute, self.home.local, self.run_id, self._hear, modules_of(self.graph, missing))
+        pool = open_pool(compute, self.home, self.run_id, self._hear, modules_of(self.graph, missing))
         with self._lock:
             self._pool = pool
         if self._cancelled.is_set():
@@ -234,17 +237,27 @@ class Runner:
             self._pool.close()
 
     def _make(self, node: Node, reason: str) -> Outcome:
-        """Wait for our turn with this key, look once more, execute."""
-        with self._turn(node):
+        """Wait for our turn with this key, look once more, execute; again when another machine took the turn over."""
+        while True:
+            try:
+                return self._make_once(node, reason)
+            except LeaseLost as error:
+                self.board.set(node.label, "waiting", str(error))
+
+    def _make_once(self, node: Node, reason: str) -> Outcome:
+        with self._turn(node) as lease:
             if artifact := self.home.store.find(node.key):
                 return Outcome(artifact, "cached", "sealed by another run meanwhile", 0.0)
             for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    artifact = self._execute(node)
+                    artifact = self._execute(node, lease)
                     self.waste.made(node, artifact.facts["usage"])
-                    return Outcome(artifact, "ran", reason, self._began[node.label].seconds())
+                    where = self._nodes.get(node.label, "")
+                    return Outcome(artifact, "ran", reason, self._began[node.label].seconds(), where)
                 except StageFailed as failure:
                     self._lost(node.label, "killed" if failure.error["type"] in KILLED else "failed", str(failure))
+                    if failure.error["type"] == LeaseLost.__name__:
+                        raise LeaseLost(failure.error["message"]) from failure
                     if attempt == ATTEMPTS or not self._worth_another(node, failure, attempt):
                         raise
         raise AssertionError("unreachable")
@@ -257,7 +270,7 @@ class Runner:
             return not self._cancelled.wait(pause)
         return failure.error["type"] in LOST_INPUT and self._rebuild(node)
 
-    def _execute(self, node: Node) -> Artifact:
+    def _execute(self, node: Node, lease: Lease | None) -> Artifact:
         for handle in artifacts_in(node.bound.inputs):
             if handle.key not in self._made:  # an artifact from outside this graph
                 found = self.home.store.find(handle.key)
@@ -267,9 +280,13 @@ class Runner:
         if not self._pool:
             raise Interrupted()
         job = node.job(self.run_id, self.home, self.compute, self._made)
+        job = replace(job, fence=lease.token if lease else 0)
         future = self._pool.submit(job, self._priorities[node.label])
         while not future.done():
             futures.wait([future], timeout=1.0)
+            if lease and lease.lost.is_set() and not future.done():
+                self._pool.end(node.label)
+                raise LeaseLost(f"{node.label}: the store was out of reach for long; another machine may make it now")
             row, limit = self.board.rows[node.label], self.compute.stage_timeout_seconds
             if limit and row.state == "running" and row.seconds(time.monotonic()) > limit and not future.done():
                 self._pool.end(node.label)
@@ -294,19 +311,19 @@ class Runner:
         return rebuilt
 
     @contextlib.contextmanager
-    def _turn(self, node: Node) -> Iterator[None]:
-        """Hold the key's lock between processes; wait for it in short bits, so that Ctrl-C works."""
+    def _turn(self, node: Node) -> Iterator[Lease | None]:
+        """Hold the key's lock between processes and machines; wait for it in short bits, so that Ctrl-C works."""
         with contextlib.ExitStack() as stack:
             while True:
                 try:
-                    stack.enter_context(self.home.lock(f"stage-{node.key}", timeout=0.5))
+                    lease = stack.enter_context(self.home.turn(f"stage-{node.key}", timeout=0.5))
                     break
                 except LockTimeout:
                     if self._cancelled.is_set():
                         raise Interrupted() from None
                     if self._pool:
                         self._pool.settled(node.label)  # another run makes it: no worker should wait for us
-            yield
+            yield lease
 
     # --- telling ----------------------------------------------------------------------------------------------------
 
@@ -314,10 +331,14 @@ class Runner:
         if event["event"] == "started":
             self._began[job.label] = Moment()  # what came before was waiting for a worker
             self.waste.began(self.graph.nodes[job.label])
-            self.board.set(job.label, "running")
+            if node := event.get("node"):
+                self._nodes[job.label] = node
+            self.board.set(job.label, "running", f"on {node}" if node else "")
         if "spent" in event:
             self.waste.told(job.label, event["spent"])
-        if event["event"] == "progress":
+        if event["event"] == "lost":
+            self.board.set(job.label, "waiting", f"{event['why']}; it goes next")
+        elif event["event"] == "progress":
             self.board.progress(job.label, event["done"], event["total"], event["info"])
 
     def _succeed(self, node: Node, outcome: Outcome) -> None:

@@ -34,6 +34,7 @@ class Job:
     identity: Mapping[str, Any]  # as recorded: the settings in canonical form
     code: Mapping[str, str] = field(default_factory=dict)
     execution: Mapping[str, Any] = field(default_factory=dict)
+    fence: int = 0  # token of the lease under which the run has it made; 0: none
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from storage.artifacts import Artifact, Store
+    from storage.remote_state import RemoteState
 
 KEPT_STATES = 2  # the newest may be torn by a dying disk; the one before it then serves
 PROGRESS_SECONDS = 0.2
@@ -90,12 +91,16 @@ class Work:
         *,
         store: Store | None = None,
         local: Path | None = None,
+        far: RemoteState | None = None,
         report: Callable[[dict[str, Any]], None] = lambda event: None,
+        agree: Callable[[bool], bool] | None = None,
     ) -> None:
         self.out = out
         self.state = state
         self.execution = execution or ComputeConfig()
         self.local = local
+        self._agree = agree  # of many ranks: whether any of them says so; they save together
+        self._far = far  # where states go beside the disk, so that they survive the machine
         self._store = store
         self._report = report
         self.points = Points()
@@ -167,6 +172,12 @@ class Work:
             **({} if joules is None else {"energy_joules": before.get("energy_joules", 0.0) + joules}),
         }
 
+    def spent_elsewhere(self, spent: Mapping[str, float]) -> None:
+        """Other processes did the work: theirs is what `spent` tells from now on."""
+        self._used = {name: spent.get(name, 0.0) for name in COUNTED}
+        self._spent_before = {name: value for name, value in spent.items() if name not in COUNTED}
+        self._started, self._cpu_started = time.monotonic(), cpu_seconds()
+
     def metrics(self) -> list[Point]:
         """What was logged: (step, name, value, Unix time)."""
         return self.points.rows()
@@ -184,7 +195,8 @@ class Work:
         """True when it is time for the next `save_state`: `compute.checkpoint_seconds` since the last one, or the
         process is asked to end."""
         NOTICE.saves = True
-        return NOTICE.given or time.monotonic() - self._state_saved_at >= self.execution.checkpoint_seconds
+        due = NOTICE.given or time.monotonic() - self._state_saved_at >= self.execution.checkpoint_seconds
+        return self._agree(due) if self._agree else due
 
     def save_state(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Save all that is needed to go on after `step` steps: atomic, the last two are kept.
@@ -195,6 +207,24 @@ class Work:
         from safetensors.torch import save
 
         self.state.mkdir(parents=True, exist_ok=True)
+        content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+        write_bytes(self.state / f"step-{step:09d}.safetensors", content)
+        self._describe(step, {"meta": meta, "sha256": hashlib.sha256(content).hexdigest()})
+
+    def save_state_of_ranks(self, step: int, rank: int, save: Callable[[Path], None]) -> None:
+        """The same where many ranks write one state, each its part: every rank calls it, and `save`, which returns when
+        all have written into the folder that it is handed."""
+        folder = self.state / f"step-{step:09d}.ranks"
+        folder.mkdir(parents=True, exist_ok=True)
+        save(folder)
+        if rank == 0:
+            self._describe(step, {"meta": {}, "folder": {file.name: checksum(file) for file in folder.iterdir()}})
+        self._state_saved_at = time.monotonic()
+        if self._agree and self._agree(NOTICE.given):
+            NOTICE.leave()
+
+    def _describe(self, step: int, what: Mapping[str, Any]) -> None:
+        """Write the new rows, then the description that makes rows and tensors count; drop older states."""
         if len(self.points) > self._saved_points or len(self._rows) > self._saved_rows:
             segment = f"rows-{step:09d}.jsonl"
             new = {
@@ -204,34 +234,46 @@ class Work:
             write_bytes(self.state / segment, json.dumps(new).encode())
             self._segments = [*(name for name in self._segments if name != segment), segment]
             self._saved_points, self._saved_rows = len(self.points), len(self._rows)
-        content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
-        write_bytes(self.state / f"step-{step:09d}.safetensors", content)
-        description = {
-            "step": step,
-            "meta": meta,
-            "segments": self._segments,
-            "spent": self.spent(),
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
-        write_bytes(self.state / f"step-{step:09d}.json", json.dumps(description).encode())
+        description = {"step": step, "segments": self._segments, "spent": self.spent(), **what}
+        name = f"step-{step:09d}"
+        write_bytes(self.state / f"{name}.json", json.dumps(description).encode())
+        if self._far:
+            tensors = (
+                [f"{name}.ranks/{file}" for file in what["folder"]] if "folder" in what else [f"{name}.safetensors"]
+            )
+            self._far.push([self.state / file for file in (*self._segments, *tensors)], self.state / f"{name}.json")
         for old in sorted(self.state.glob("step-*.json"))[:-KEPT_STATES]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
+            shutil.rmtree(old.with_suffix(".ranks"), ignore_errors=True)
         self._state_saved_at = time.monotonic()
         NOTICE.saves = True
-        if NOTICE.given:
+        if NOTICE.given and not self._agree:
+            if self._far:
+                self._far.flush(self.execution.grace_seconds)
             NOTICE.leave()
 
     def load_state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-        """The newest whole state (step, tensors, meta), with the rows of that moment; None for a fresh start."""
+        """The newest whole state (step, tensors, meta), with the rows of that moment; None for a fresh start.
+
+        Of a state of many ranks there are no tensors: `meta["folder"]` says where they lie.
+        """
         from safetensors.torch import load
 
+        if self._far:
+            self._far.pull(self.state)
         for file in sorted(self.state.glob("step-*.json"), reverse=True):
             try:
                 description = json.loads(file.read_bytes())
-                content = file.with_suffix(".safetensors").read_bytes()
-                if hashlib.sha256(content).hexdigest() != description["sha256"]:
-                    continue
+                folder = file.with_suffix(".ranks")
+                if "folder" in description:
+                    if any(checksum(folder / name) != sha for name, sha in description["folder"].items()):
+                        continue
+                    content, meta = b"", {**description["meta"], "folder": str(folder)}
+                else:
+                    content, meta = file.with_suffix(".safetensors").read_bytes(), description["meta"]
+                    if hashlib.sha256(content).hexdigest() != description["sha256"]:
+                        continue
                 points, rows = Points(), []
                 for name in description["segments"]:
                     segment = json.loads((self.state / name).read_bytes())
@@ -246,18 +288,30 @@ class Work:
             spent = description["spent"]
             self._used = {name: spent.get(name, 0.0) for name in COUNTED}
             self._spent_before = {name: value for name, value in spent.items() if name not in COUNTED}
-            return description["step"], load(content), description["meta"]
+            return description["step"], load(content) if content else {}, meta
         return None
+
+    def forget_rows(self) -> None:
+        """Begin anew: what a killed attempt had reported is reported again."""
+        self.points, self._rows, self._segments = Points(), [], []
+        self._saved_points = self._saved_rows = 0
 
     def forget_state(self) -> None:
         """Remove the state folder; the sealed artifact has taken its place."""
         shutil.rmtree(self.state, ignore_errors=True)
+        if self._far:
+            self._far.remove()
 
 
 def cpu_seconds() -> float:
     """CPU time of this process and its ended children."""
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(item.ru_utime + item.ru_stime for item in usage)
+
+
+def checksum(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def pack(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,38 +1,36 @@
-"""A pool of persistent worker processes with a priority queue: two one-thread processes beat one with two threads.
+"""A pool of seats with a priority queue: two one-thread processes beat one with two threads.
 
-A worker imports torch once and executes job after job. When one dies (a crash, `kill -9`, the kernel's memory
-killer), its job fails with the exit code or signal and the end of its log, and a new worker takes its place.
+The worker of a seat imports torch once and executes job after job. When it dies (a crash, `kill -9`, the kernel's
+memory killer), its job fails with the exit code or signal and the end of its log, and a new worker takes its place.
+When the machine of a seat is lost, its job goes to the next seat that there is, before all others.
 """
 
 from __future__ import annotations
 
-import contextlib
+import heapq
 import itertools
-import json
-import os
-import queue
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from flows.engine.jobs import run_here
+from flows.engine.seats import LocalSeat, LocalSeats, Seat, SeatDied, SeatLost, Seats
 from flows.engine.wire import Job
 from flows.engine.work import Waiting
 from flows.engine.worker import describe_error
 from flows.settings import ComputeConfig
 from storage.artifacts import Artifact
+from storage.home import Home
 
-LOG_TAIL_LINES = 12
 # A free worker waits this long at most for stages that are about to be queued: else a long stage of little urgency
 # takes it a few ms before the next one of the critical path.
 PATIENCE_SECONDS = 0.25
-_OWN_PATH = {path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))}  # a worker finds these itself
+IDLE_SECONDS = 5.0  # a seat that is not this machine's is given back after so long without a stage
+MOST_LOSSES = 5  # a stage that lost so many machines may be what brings them down
 Events = Callable[[Job, dict[str, Any]], None]
 
 
@@ -84,12 +82,17 @@ class Pool(Protocol):
     def close(self) -> None: ...
 
 
-def open_pool(compute: ComputeConfig, local: Path, run_id: str, events: Events, preload: Sequence[str]) -> Pool:
-    """The pool for `compute.workers`; 0 means this process."""
+def open_pool(compute: ComputeConfig, home: Home, run_id: str, events: Events, preload: Sequence[str]) -> Pool:
+    """The pool for `compute.engine` and `compute.workers`; 0 means this process."""
     if not compute.workers:
         return InlinePool(events)
-    logs, threads = local / "logs" / run_id, compute.threads_per_worker
-    return WorkerPool(compute.workers, threads, logs, local / "cache", events, preload, compute.grace_seconds)
+    logs, caches, threads = home.local / "logs" / run_id, home.local / "cache", compute.threads_per_worker
+    if compute.engine == "ray":
+        from flows.engine.ray_seats import RaySeats  # here: Ray is an option
+
+        seats: Seats = RaySeats(compute, logs, caches, preload, shared=not home.is_remote)
+        return SeatPool(seats, events, compute.grace_seconds, compute.seat_timeout_seconds)
+    return WorkerPool(compute.workers, threads, logs, caches, events, preload, compute.grace_seconds)
 
 
 class InlinePool:
@@ -127,55 +130,50 @@ class InlinePool:
         self._closed = True
 
 
-class WorkerPool:
-    """`size` worker processes, started at once in the background.
+@dataclass
+class _Lane:
+    """The jobs that take seats of one sort, and what serves them."""
 
-    Jobs with a higher priority go first. `close` ends the processes within seconds and fails what has not ended
-    with Interrupted.
+    kind: Hashable
+    heap: list[tuple[float, int, Job, Future[Artifact]]] = field(default_factory=list)
+    slots: list[threading.Thread] = field(default_factory=list)
+    opening: int = 0
+
+
+class SeatPool:
+    """Runs jobs in seats, those with a higher priority first. `close` ends them within seconds and fails what has not
+    ended with Interrupted.
 
     Args:
-        size: number of processes.
-        threads: threads of the numerical libraries in each.
-        logs: folder for `worker-N.log`.
-        caches: folder for compiled kernels.
-        events: told of each job's events (`started`, `progress`), from the pool's threads.
-        preload: modules that a worker imports while it has no job.
+        seats: where they come from.
+        events: told of each job's events (`started`, `progress`, `lost`), from the pool's threads.
         grace: seconds that a stage has to save its state when `close` ends it.
+        patience: a job fails when for so many seconds no machine has what its seat takes.
     """
 
-    def __init__(
-        self,
-        size: int,
-        threads: int,
-        logs: Path,
-        caches: Path,
-        events: Events,
-        preload: Sequence[str] = (),
-        grace: float = 5.0,
-    ) -> None:
-        self._grace = grace
-        self._logs, self._events, self._preload = logs, events, list(preload)
-        self._environment = worker_environment(threads, caches)
-        self._queue: queue.PriorityQueue[tuple[float, int, tuple[Job, Future[Artifact]] | None]] = queue.PriorityQueue()
+    def __init__(self, seats: Seats, events: Events, grace: float = 5.0, patience: float = 60.0) -> None:
+        self._seats, self._events, self._grace, self._patience = seats, events, grace, patience
         self._order = itertools.count()
         self._closing = threading.Event()
-        self._processes: dict[int, subprocess.Popen[str]] = {}
-        self._busy: dict[str, subprocess.Popen[str]] = {}
-        self._lock = threading.Lock()
+        self._lanes: dict[Hashable, _Lane] = {}
+        self._open: dict[int, Seat] = {}  # by the identity of the seat
+        self._busy: dict[str, Seat] = {}
+        self._losses: dict[str, int] = {}
+        self._ended: set[str] = set()  # labels of jobs that `end` ended
         self._expected: set[str] = set()  # labels of jobs that are on their way, and of ended ones not yet seen
         self._news = threading.Condition()
-        logs.mkdir(parents=True, exist_ok=True)
-        # A worker dies with the *thread* that started it (PR_SET_PDEATHSIG), so each has a thread that outlives it.
-        self._slots = [threading.Thread(target=self._serve, args=(n,), daemon=True) for n in range(size)]
-        for slot in self._slots:
-            slot.start()
+        if seats.eager:
+            self._grow(None)
 
     def submit(self, job: Job, priority: float) -> Future[Artifact]:
         future: Future[Artifact] = Future()
-        if self._closing.is_set():
-            future.set_exception(Interrupted())
-        else:
-            self._queue.put((-priority, next(self._order), (job, future)))
+        kind = self._seats.kind(job)
+        with self._news:
+            if self._closing.is_set():
+                future.set_exception(Interrupted())
+            else:
+                self._put(self._lane(kind), -priority, job, future)
+        self._grow(kind)
         self.settled(job.label)
         return future
 
@@ -190,176 +188,200 @@ class WorkerPool:
             self._expected.discard(label)
             self._news.notify_all()
 
-    def _next(self) -> tuple[Job, Future[Artifact]] | None:
-        item = self._queue.get()
-        with self._news:
-            waited = bool(self._expected)
-            self._news.wait_for(lambda: not self._expected or self._closing.is_set(), PATIENCE_SECONDS)
-        if waited:  # a better one may have come
-            self._queue.put(item)
-            item = self._queue.get()
-        return item[2]
-
-    def pids(self) -> list[int]:
-        """Process ids of the living workers."""
-        with self._lock:
-            return [process.pid for process in self._processes.values() if process.poll() is None]
-
     def end(self, label: str) -> None:
         """Kill the worker that runs this job, with all that it started."""
-        if process := self._busy.get(label):
-            signal_group(process, signal.SIGKILL)
+        if seat := self._busy.get(label):
+            self._ended.add(label)
+            seat.kill()
 
     def close(self) -> None:
-        """End every worker: SIGTERM to its process group, SIGKILL after the grace time."""
+        """End every seat: SIGTERM to its process group, SIGKILL after the grace time."""
         self._closing.set()
-        for _ in self._slots:
-            self._queue.put((float("-inf"), next(self._order), None))
-        with self._lock:
-            processes = list(self._processes.values())
-        for process in processes:
-            signal_group(process, signal.SIGTERM)
+        with self._news:
+            self._news.notify_all()
+            seats = list(self._open.values())
+            lanes = list(self._lanes.values())
+        for seat in seats:
+            seat.ask()
         deadline = time.monotonic() + self._grace
-        for process in processes:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                signal_group(process, signal.SIGKILL)
-        for slot in self._slots:
-            slot.join(timeout=2.0)
-        while True:
-            try:
-                item = self._queue.get_nowait()[2]
-            except queue.Empty:
-                return
-            if item:
-                item[1].set_exception(Interrupted())
+        for seat in seats:
+            seat.close(max(0.0, deadline - time.monotonic()))
+        for lane in lanes:
+            for slot in lane.slots:
+                slot.join(timeout=2.0)
+            self._fail_waiting(lane, Interrupted())
+        self._seats.close()
 
-    def _serve(self, number: int) -> None:
-        """One slot: keep a process alive, hand it one job at a time."""
-        log = self._logs / f"worker-{number}.log"
-        process = self._spawn(number, log)
-        while True:
-            item = self._next()
-            if item is None or self._closing.is_set():
-                if item:
-                    item[1].set_exception(Interrupted())
-                break
+    # --- jobs ---------------------------------------------------------------------------------------------------
+
+    def _lane(self, kind: Hashable) -> _Lane:
+        return self._lanes.setdefault(kind, _Lane(kind))
+
+    def _put(self, lane: _Lane, order: float, job: Job, future: Future[Artifact]) -> None:
+        heapq.heappush(lane.heap, (order, next(self._order), job, future))
+        self._news.notify_all()
+
+    def _fail_waiting(self, lane: _Lane, error: Exception) -> None:
+        with self._news:
+            waiting, lane.heap = lane.heap, []
+        for _, _, job, future in waiting:
+            future.set_exception(
+                StageFailed(job.label, describe_error(error)) if isinstance(error, SeatLost) else error
+            )
+
+    def _next(self, lane: _Lane) -> tuple[Job, Future[Artifact]] | None:
+        """The most urgent job of the lane; None when the pool closes, or a seat that costs something is idle."""
+        idle = None if self._seats.eager else IDLE_SECONDS
+        with self._news:
+            while True:
+                if not self._news.wait_for(lambda: bool(lane.heap) or self._closing.is_set(), idle):
+                    return None
+                if self._expected:  # a better one may come
+                    self._news.wait_for(lambda: not self._expected or self._closing.is_set(), PATIENCE_SECONDS)
+                if self._closing.is_set():
+                    return None
+                if lane.heap:
+                    return heapq.heappop(lane.heap)[2:]
+
+    # --- seats --------------------------------------------------------------------------------------------------
+
+    def _grow(self, kind: Hashable) -> None:
+        """As many slots as there can be seats of this sort."""
+        count = self._seats.count(kind)
+        with self._news:
+            lane = self._lane(kind)
+            while len(lane.slots) < count and not self._closing.is_set():
+                # A worker dies with the *thread* that started it, so each has a thread that outlives it.
+                slot = threading.Thread(target=self._serve, args=(lane, len(lane.slots)), daemon=True)
+                lane.slots.append(slot)
+                slot.start()
+
+    def _serve(self, lane: _Lane, number: int) -> None:
+        """One slot: keep a seat, hand it one job at a time."""
+        seat = None
+        while not self._closing.is_set():
+            if seat is not None and not seat.alive():  # died while idle: nobody is hurt
+                self._leave(seat)
+                seat = None
+            seat = seat or self._seated(lane, number)
+            if seat is None:
+                continue
+            item = self._next(lane)
+            if item is None:
+                if not self._closing.is_set():
+                    self._leave(seat)
+                    seat = None
+                continue
             job, future = item
-            if process.poll() is not None:  # died while idle: nobody is hurt
-                process = self._spawn(number, log)
-            log_start = log.stat().st_size if log.exists() else 0
-            self._busy[job.label] = process
+            self._busy[job.label] = seat
             try:
-                artifact = self._converse(process, job, log)
+                artifact = self._converse(seat, job)
                 self.expect([job.label])
                 future.set_result(artifact)
-            except (BrokenPipeError, EOFError):
+            except (StageFailed, StageWaits) as failure:
+                future.set_exception(failure)
+            except (SeatDied, SeatLost) as end:
                 if self._closing.is_set():
                     future.set_exception(Interrupted())
                     break
-                code = self._reap(process)
-                # The new worker first: whoever waits for this future may look at the pool next.
-                process = self._spawn(number, log)
-                future.set_exception(StageFailed(job.label, describe_death(code, log, log_start), log))
-            except (StageFailed, StageWaits) as failure:
-                future.set_exception(failure)
+                log = seat.log
+                self._leave(seat)
+                seat = None
+                if isinstance(end, SeatLost) and self._again(lane, job, future, str(end)):
+                    continue
+                error = end.error if isinstance(end, SeatDied) else describe_error(end)
+                if self._seats.eager:  # the new one first: whoever waits for this future may look at the pool next
+                    seat = self._seated(lane, number)
+                future.set_exception(StageFailed(job.label, error, log))
             except Exception as error:  # never leave anyone waiting
-                future.set_exception(StageFailed(job.label, describe_error(error), log))
+                future.set_exception(StageFailed(job.label, describe_error(error), seat.log))
             finally:
-                del self._busy[job.label]
-        self._reap(process)
+                self._busy.pop(job.label, None)
+            if not self._seats.eager:
+                self._grow(lane.kind)  # the cluster may have grown
+        if seat is not None:
+            self._leave(seat, self._grace)
 
-    def _converse(self, process: subprocess.Popen[str], job: Job, log: Path) -> Artifact:
-        assert process.stdin and process.stdout
-        process.stdin.write(json.dumps({"job": job.to_json()}) + "\n")
-        process.stdin.flush()
-        for line in process.stdout:
-            event = json.loads(line)
+    def _again(self, lane: _Lane, job: Job, future: Future[Artifact], why: str) -> bool:
+        """Put a job whose machine was lost before all others, unless it was ended on purpose or loses too many."""
+        losses = self._losses[job.label] = self._losses.get(job.label, 0) + 1
+        if job.label in self._ended or losses > MOST_LOSSES:
+            return False
+        self._events(job, {"event": "lost", "why": why})
+        with self._news:
+            self._put(lane, float("-inf"), job, future)
+        return True
+
+    def _seated(self, lane: _Lane, number: int) -> Seat | None:
+        """A seat that is ready; None when the pool closes, or no job is left for one more."""
+        if not self._seats.eager:
+            with self._news:
+                if not self._news.wait_for(lambda: len(lane.heap) > lane.opening or self._closing.is_set(), 1.0):
+                    return None
+                lane.opening += 1
+        try:
+            return self._opened(lane, number)
+        finally:
+            if not self._seats.eager:
+                with self._news:
+                    lane.opening -= 1
+
+    def _opened(self, lane: _Lane, number: int) -> Seat | None:
+        began = time.monotonic()
+        while not self._closing.is_set():
+            seat = self._seats.open(lane.kind, number)
+            with self._news:
+                self._open[id(seat)] = seat
+            try:
+                while not seat.ready(1.0):
+                    if self._closing.is_set() or not lane.heap:
+                        self._leave(seat)
+                        return None
+                    if time.monotonic() - began > self._patience and (lack := self._seats.missing(lane.kind)):
+                        self._fail_waiting(lane, SeatLost(lack))
+                if not self._closing.is_set():
+                    return seat
+                seat.kill()
+                self._leave(seat)
+            except SeatLost as error:
+                self._leave(seat)
+                if time.monotonic() - began > self._patience:
+                    self._fail_waiting(lane, error)
+                self._closing.wait(1.0)
+        return None
+
+    def _leave(self, seat: Seat, seconds: float = 5.0) -> None:
+        with self._news:
+            self._open.pop(id(seat), None)
+        seat.close(seconds if seat.alive() else 0.0)
+
+    def _converse(self, seat: Seat, job: Job) -> Artifact:
+        for event in seat.run(job):
             if event["event"] == "done":
                 return Artifact.from_json(event["artifact"])
             if event["event"] == "failed":
-                raise stage_error(job.label, event["error"], log)
-            if event["event"] != "ready":
-                self._events(job, event)
-        raise EOFError
-
-    def _spawn(self, number: int, log: Path) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.engine.worker", str(log)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            env=self._environment,
-            start_new_session=True,  # Ctrl-C in the terminal reaches us alone, and we end it with its children
-        )
-        with self._lock:
-            self._processes[number] = process
-        if self._closing.is_set():
-            signal_group(process, signal.SIGKILL)
-        elif self._preload and process.stdin:
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps({"preload": self._preload}) + "\n")
-                process.stdin.flush()
-        return process
-
-    def _reap(self, process: subprocess.Popen[str]) -> int:
-        """End the process and what it started; its exit code."""
-        try:
-            code = process.wait(timeout=5.0)
-        except subprocess.TimeoutExpired:
-            signal_group(process, signal.SIGKILL)
-            code = process.wait()
-        signal_group(process, signal.SIGKILL)
-        for pipe in (process.stdin, process.stdout):
-            if pipe:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-        return code
+                raise stage_error(job.label, event["error"], seat.log)
+            self._events(job, {**event, "node": seat.node} if seat.node else event)
+        raise SeatLost(f"{seat.node or 'the worker'} fell silent")
 
 
-def worker_environment(threads: int, caches: Path) -> dict[str, str]:
-    """Environment of a worker: library threads, import path, caches in the home."""
-    count = str(threads)
-    pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "RAYON", "VECLIB_MAXIMUM")
-    return {
-        **os.environ,
-        **{f"{name}_NUM_THREADS": count for name in pools},
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(str(Path(p).absolute()) for p in sys.path if p not in _OWN_PATH)),
-        "PYTHONUNBUFFERED": "1",
-        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(caches / "inductor")),
-        "LIFESPAN_PARENT": str(os.getpid()),
-    }
+class WorkerPool(SeatPool):
+    """`size` worker processes of this machine, started at once in the background; arguments as of `LocalSeats`."""
 
+    def __init__(
+        self,
+        size: int,
+        threads: int,
+        logs: Path,
+        caches: Path,
+        events: Events,
+        preload: Sequence[str] = (),
+        grace: float = 5.0,
+    ) -> None:
+        super().__init__(LocalSeats(size, threads, logs, caches, preload), events, grace)
 
-def signal_group(process: subprocess.Popen[Any], number: signal.Signals) -> None:
-    """Signal a worker and all that it started; each worker leads a process group of its own."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
-
-
-def describe_death(code: int, log: Path, log_start: int) -> dict[str, Any]:
-    """Why a worker is gone, with what it last wrote."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        how = f"its worker process was ended by {name}"
-        if name == "SIGKILL":
-            how += " (kill -9, or the system ran out of memory)"
-    else:
-        how = f"its worker process ended with exit code {code}"
-    tail = []
-    with contextlib.suppress(OSError), log.open(encoding="utf-8", errors="replace") as file:
-        file.seek(log_start)
-        tail = telling([line.rstrip() for line in file if not line.startswith("===")])
-    last = "; it last wrote:\n  " + "\n  ".join(tail) if tail else ""
-    killed = -code in (signal.SIGKILL, signal.SIGTERM)  # from outside, so the next attempt may fare better
-    return {"type": "WorkerDied", "message": how + last, "clean": True, "traceback": "", "transient": killed}
-
-
-def telling(lines: list[str]) -> list[str]:
-    """The lines that tell why: around a crash report of Python (innermost frames first), else the last ones."""
-    crash = next((number for number, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
-    if crash is None:
-        return lines[-LOG_TAIL_LINES:]
-    return [line for line in lines[max(0, crash - 3) : crash + LOG_TAIL_LINES - 3] if line]
+    def pids(self) -> list[int]:
+        """Process ids of the living workers."""
+        with self._news:
+            seats = list(self._open.values())
+        return [seat.pid for seat in seats if isinstance(seat, LocalSeat) and seat.alive()]

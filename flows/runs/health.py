@@ -21,7 +21,7 @@ from flows.services.servers import MLFLOW_PORT, PREFECT_PORT
 from flows.services.sockets import LOOPBACK, CannotListen, listen, local_url, open_directly
 from storage import durable
 from storage.artifacts import DamagedArtifact
-from storage.home import Home
+from storage.home import Home, HomeError
 from storage.redaction import masked
 from storage.sqlite_url import sqlite_url
 from storage.tables import SCHEMAS
@@ -59,6 +59,8 @@ def examine(home: Home, *, deep: bool = False, mend: bool = False) -> Iterator[F
     yield from disk(home)
     if _unwritable(home):  # the other checks take locks in the home
         return
+    if home.is_remote:
+        yield object_store(home)
     group = services.running(home)
     yield from ports(group)
     yield from running_services(home, group)
@@ -136,6 +138,21 @@ def disk(home: Home) -> Iterator[Finding]:
         yield Finding("bad", text, "free some space: a full disk stops a run (sealed artifacts stay)")
     else:
         yield Finding("ok", text)
+
+
+def object_store(home: Home) -> Finding:
+    """Whether several machines may run in this home at once: tried with a few small objects."""
+    try:
+        problem = home.lease_problem
+    except HomeError as error:
+        return Finding("bad", str(error), "check address, bucket, region and credentials (docs/cluster.md)")
+    if not problem:
+        return Finding("ok", f"{home.shown} holds leases: several machines may run in it at once")
+    return Finding(
+        "bad",
+        masked(f"{home.shown} cannot hold leases: {problem}"),
+        "let one machine at a time run in it, or take a store with conditional puts (Amazon S3, MinIO, Ceph)",
+    )
 
 
 def ports(group: services.Running | None) -> Iterator[Finding]:

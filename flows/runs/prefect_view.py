@@ -110,7 +110,9 @@ def summary(node: Node, outcome: Outcome) -> str:
         for name, value in facts.items()
     ]
     doc = (node.stage.fn.__doc__ or "").strip().splitlines()
-    head = [f"**{node.label}** made a {outcome.artifact.kind} in {outcome.seconds:.1f} s: {outcome.reason}", *doc[:1]]
+    where = f" on {outcome.node}" if outcome.node else ""
+    made = f"**{node.label}** made a {outcome.artifact.kind} in {outcome.seconds:.1f} s{where}: {outcome.reason}"
+    head = [made, *doc[:1]]
     return "\n\n".join([*head, "\n".join(["| fact | value |", "|---|---|", *rows]), f"key `{outcome.artifact.key}`"])
 
 

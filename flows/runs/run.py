@@ -96,6 +96,8 @@ def run_graph(
     board.title = f"{masked(cfg.name)} · {run_id}"
     begun, made = now(), estimate(graph, home, cfg.compute)
     check_budget(made, cfg.budget)
+    if home.is_remote and not home.root.startswith("memory://") and (problem := home.lease_problem):
+        warnings.append(f"{home.shown} cannot hold leases ({problem}): let one machine at a time run in it")
     runner = Runner(graph, home, run_id, cfg.compute, board, masked(cfg.name))
     with registered(home, run_id, board, cfg, profile):
         runner.start()

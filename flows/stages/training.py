@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.model.config import ModelConfig, count_params, training_flops_per_token
@@ -20,6 +22,7 @@ from storage.artifacts import Artifact
 
 if TYPE_CHECKING:
     from components.model.lstm import LanguageModel
+    from components.training.distributed import Group
     from components.training.language_model import StepRecord
     from components.training.optimizers import Optimizer
     from components.training.state import Savable
@@ -34,12 +37,14 @@ def follow(
     optimizer: Optimizer,
     num_steps: int,
     *also: Savable,
+    group: Group | None = None,
     **info: Any,
 ) -> Iterator[StepRecord]:
     """Pass on the records of a loop while logging, counting and saving it.
 
     What the loop names as metrics is logged every `LOG_EVERY` steps, its incidents at once. A state of model, optimizer
-    and `also` is saved when one is due, after the caller has seen the step.
+    and `also` is saved when one is due, after the caller has seen the step. `group`: the ranks that train together; a
+    record tells of this one's rows.
     """
     from components.model.moe import routing
     from components.training.state import state_tensors
@@ -47,14 +52,14 @@ def follow(
     tokens = 0
     peak = peak_flops(work.execution)
     for record in records:
-        step = record.step
-        tokens += record.tokens
-        flops = record.tokens * training_flops_per_token(model.cfg, model.cfg.context_length)
-        work.usage(tokens=record.tokens, flops=flops, flops_6nd=rough_flops(model.cfg, record.tokens, 3))
+        step, read = record.step, record.tokens * (group.size if group else 1)
+        tokens += read
+        flops = read * training_flops_per_token(model.cfg, model.cfg.context_length)
+        work.usage(tokens=read, flops=flops, flops_6nd=rough_flops(model.cfg, read, 3))
         if step % LOG_EVERY == 0 or step == num_steps:
             speed = {
-                "tokens_per_second": record.tokens / record.seconds,
-                "mfu": flops / record.seconds / peak,
+                "tokens_per_second": read / record.seconds,
+                "mfu": flops / record.seconds / (peak * (group.size if group else 1)),
                 "peak_memory_bytes": peak_memory_bytes(work.execution.device),
             }
             work.log(step, record.metrics | speed | routing(model))
@@ -67,21 +72,47 @@ def follow(
             print(f"step {step}: {info['note']}")
         work.progress(step, num_steps, loss=record.loss, tokens=tokens, **info)
         yield record
-        if step < num_steps and work.state_due():
+        if step >= num_steps or not work.state_due():
+            continue
+        if group:
+            work.save_state_of_ranks(step, group.rank, partial(group.save, optimizer=optimizer, also=also))
+        else:
             tensors = state_tensors(model, optimizer)
             for part in also:
                 tensors |= part.tensors()
             work.save_state(step, tensors, {})
 
 
+def spread(work: Work, model: LanguageModel, precision: str) -> Group | None:
+    """The ranks that train this model with this process, which then has its part of it; None for one process."""
+    if work.execution.ranks == 1:
+        return None
+    from components.training.distributed import Group
+
+    return Group(model, work.execution.parallel, precision)
+
+
 def resume(work: Work, model: LanguageModel, optimizer: Optimizer, *also: Savable) -> int:
-    """Load the newest state of a killed attempt into model, optimizer and `also`; the steps that it has done."""
+    """Load the newest state of a killed attempt into model, optimizer and `also`; the steps that it has done.
+
+    One process goes on with what many ranks saved, and any number of ranks with what another number saved; many ranks
+    do not go on with what one process saved, and begin anew.
+    """
     from components.training.state import load_state_tensors
 
     saved = work.load_state()
     if saved is None:
         return 0
-    step, tensors, _ = saved
+    step, tensors, meta = saved
+    if "folder" in meta:
+        from components.training.distributed import load_sharded
+
+        load_sharded(Path(meta["folder"]), model, optimizer, also)
+        return step
+    if work.execution.ranks > 1:
+        print(f"the state at step {step} was saved by one process: {work.execution.ranks} ranks begin anew")
+        work.forget_rows()
+        return 0
     load_state_tensors(model, optimizer, tensors)
     for part in also:
         part.load_tensors(tensors)
@@ -115,6 +146,7 @@ def pretrain(
     network = Transformer(dataclasses.replace(model, vocab_size=words.vocab_size), seed)
     scale_output(network, config.optimizer)
     network.to(usable(work.execution.device))
+    group = spread(work, network, config.precision)
     optimizer, guard = Optimizer(network, config.optimizer), Guard(config.non_finite)
     weight_of_source = source_weights(data.sources, config.loss_weights)
 
@@ -125,9 +157,12 @@ def pretrain(
         weights_BT = weight_of_source[drawn.source_ids_B][:, None].expand_as(drawn.targets_BT)
         return LMBatch(drawn.inputs_BT, drawn.targets_BT, weights_BT=weights_BT)
 
+    batches, loss = (group.batches(batch), group.loss) if group else (batch, None)
+    if group:
+        group.adopt(optimizer)
     start = resume(work, network, optimizer, guard)
-    records = train(network, optimizer, config, batch, start, guard=guard)
-    for record in follow(work, records, network, optimizer, config.num_steps, guard):
+    records = train(network, optimizer, config, batches, start, loss, guard=guard)
+    for record in follow(work, records, network, optimizer, config.num_steps, guard, group=group):
         if config.validate_every and record.step % config.validate_every == 0 and record.step < config.num_steps:
             looks = held_out(network, data, words, config.context_length, config.validation_windows)
             work.log(
@@ -135,7 +170,7 @@ def pretrain(
             )
     final = held_out(network, data, words, config.context_length)
     guard.check_trained(look.loss for look in final.values())
-    save_model(work.out, network)
+    save_model(work.out, group.whole() if group else network)
     work.log(config.num_steps, {f"valid_bits_per_byte/{source}": look.bits_per_byte for source, look in final.items()})
     work.log(config.num_steps, {f"valid_loss/{source}": look.loss for source, look in final.items()})
     last = [value for _, name, value, _ in work.metrics() if name == "loss"][-10:]
@@ -196,16 +231,24 @@ def finetune(
         pack_conversations(tokenise(part, words), config.context_length, words.pad_id)
         for part in (split.train, split.valid, split.test)
     )
+    if config.lora and work.execution.ranks > 1 and work.execution.parallel == "fsdp2":
+        raise ValueError(
+            'finetune.lora trains adapters beside a frozen model, which "fsdp2" does not shard: take "ddp"'
+        )
     adapted = add_lora(network, config.lora, seed) if config.lora else []
 
     batches = FinetuneBatches(config, packed, data, weights, network.cfg.d_model, seed)
     looks = held_out_batches(watched, 8, max_rows=64)
+    group = spread(work, network, config.precision)
     optimizer, guard = Optimizer(network, config.optimizer), Guard(config.non_finite)
+    drawn, own_loss = (group.batches(batches.at), group.loss) if group else (batches.at, None)
+    if group:
+        group.adopt(optimizer)
     best = EarlyStop(config.patience)
     start = resume(work, network, optimizer, guard, best)
-    records = train(network, optimizer, config, batches.at, start, guard=guard)
+    records = train(network, optimizer, config, drawn, start, own_loss, guard=guard)
     steps_done = start
-    for record in follow(work, records, network, optimizer, config.num_steps, guard, best):
+    for record in follow(work, records, network, optimizer, config.num_steps, guard, best, group=group):
         steps_done = step = record.step
         if config.validate_every and (step % config.validate_every == 0 or step == config.num_steps):
             loss, _ = mean_loss(network, looks)
@@ -219,7 +262,7 @@ def finetune(
         merge_lora(network)
     loss, count = mean_loss(network, held_out_batches(tested, 8))
     guard.check_trained([loss])
-    save_model(work.out, network)
+    save_model(work.out, group.whole() if group else network)
     after = held_out(network, data, words, config.context_length) if data else {}
     return FinetuneResult(
         num_params=count_params(network.cfg).total,

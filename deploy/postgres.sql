@@ -1,0 +1,2 @@
+-- At the first start, beside the database `prefect`, which the image makes itself.
+CREATE DATABASE mlflow;
