@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from components.data.files import Quarantined, SourceError
+from components.data.files import Quarantined, SourceError, digests
 from components.reasoning.evaluation import EvaluationSettings
 from flows.engine.work import now
 from flows.runs.registry import close_dead_runs
@@ -142,6 +142,7 @@ def evaluate_task(
     from components.reasoning.endpoints.recorded import Recorded
     from components.reasoning.endpoints.store import SampleStore
     from components.reasoning.strategies.named import strategy_named
+    from components.reasoning.task_files.reading import Task
 
     try:
         strategies = [strategy_named(name) for name in options.strategies]
@@ -157,7 +158,8 @@ def evaluate_task(
     try:
         with _backend(home, options.target, endpoint) as (backend, model):
             show(f"model {masked(model)}: {masked(backend.identity)}")
-            key = _key(backend.identity, options, [f"{one.direct}{one.worked}" for one in variants])
+            held = digests(task.filesystem, task.files) if isinstance(task, Task) else task.described
+            key = _key(backend.identity, options, [f"{one.direct}{one.worked}" for one in variants], held)
             prices = given if given.basis else _prices(home, backend.identity, endpoint.model or model)
             with _running(home, key, options, model) as run_id, SampleStore(_samples(home)) as store:
                 generate = Recorded(backend, store, key)
@@ -290,10 +292,11 @@ def _backend(home: Home, target: str, endpoint: EndpointOptions) -> Iterator[tup
     yield LocalModel(opened.model, opened.tokenizer), opened.name
 
 
-def _key(identity: str, options: TaskOptions, marks: Sequence[str]) -> str:
-    """Of the evaluation: what its answers follow from, so that one that was killed is the same one."""
+def _key(identity: str, options: TaskOptions, marks: Sequence[str], held: object) -> str:
+    """Of the evaluation: what its answers follow from, so that one that was killed is the same one. held: what the task
+    holds."""
     shaped = {name: value for name, value in asdict(options).items() if name != "target"}
-    return fingerprint.digest([identity, json.dumps(shaped, default=str), list(marks)])[:32]
+    return fingerprint.digest([identity, json.dumps([shaped, held], default=str), list(marks)])[:32]
 
 
 def _samples(home: Home) -> Path:
