@@ -14,7 +14,7 @@ from components.statistics import Interval
 
 def compared(results: Sequence[InContextResult]) -> InContextReport:
     """The report of models that were asked the same questions; of several trainings of one model the first counts."""
-    order = sorted(results, key=lambda x: (TASKS.index(x.task), x.architecture != TRANSFORMER, x.num_params))  # type: ignore[arg-type]
+    order = sorted(results, key=lambda x: (TASKS.index(x.task), x.architecture != TRANSFORMER, x.num_params))
     points = tuple(_point(one) for one in order)
     verdicts = [words for task in TASKS for words in _verdicts(task, [p for p in points if p.task == task])]
     of_each = [(one.task, one.architecture, one.num_params) for one in results]

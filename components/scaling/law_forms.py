@@ -50,9 +50,10 @@ FORMULAS: dict[LawName, str] = {
 }
 
 
-NEEDS: dict[LawName, tuple[Role, ...]] = {
-    law: ("params", "tokens", "accuracy") if law == "downstream" else ("params", "tokens") for law in LAWS
-} | {law: formula.needs for law, formula in FORMULAS_BY_LAW.items()}
+_BOTH: tuple[Role, ...] = ("params", "tokens")
+_WITH_ACCURACY: tuple[Role, ...] = (*_BOTH, "accuracy")
+NEEDS: dict[LawName, tuple[Role, ...]] = {law: _WITH_ACCURACY if law == "downstream" else _BOTH for law in LAWS}
+NEEDS |= {law: formula.needs for law, formula in FORMULAS_BY_LAW.items()}
 
 
 def is_formula(law: LawName) -> TypeGuard[FormulaLaw]:

@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from components.scaling.run_columns import Role
+
 Array = NDArray[Any]  # of float64 or complex128
 Columns = Mapping[str, Array]
 FormulaLaw = Literal[
@@ -34,7 +36,7 @@ class Formula:
     """
 
     names: tuple[str, ...]
-    needs: tuple[str, ...]
+    needs: tuple[Role, ...]
     logged: frozenset[str]
     terms: Callable[[Sequence[Array], Columns], list[Array]]
     linear: tuple[str, ...]

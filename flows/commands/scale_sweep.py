@@ -40,7 +40,7 @@ def sweep(
         from rich.console import Console
 
         from flows.commands.run import print_ending
-        from flows.runs.sweep import run_sweep
+        from flows.sweep import run_sweep
 
         console = Console()
         result = run_sweep(cfg, plan, profile=profile, console=console)

@@ -12,6 +12,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ def main() -> None:
     wall = seconds(lambda: fit_chinchilla(sweep, many), 2, time.perf_counter)
     print(f"4,000 resamples over runs: {cpu:.2f} s of processor, {wall:.2f} s by the clock", flush=True)
     rows = points(1000, 6)
-    cells = {
+    cells: dict[str, Any] = {
         "params": [p.num_params for p in rows],
         "tokens": [p.tokens for p in rows],
         "loss": [p.loss for p in rows],

@@ -68,7 +68,7 @@ def test_every_law_gives_back_its_coefficients(law: FormulaLaw) -> None:
     noisy = fit(law, cells(law, 0.002), method="bootstrap", resamples=20)
     again = TableFit.from_json(json.loads(json.dumps(noisy.to_json(), allow_nan=False)))
     assert again.coefficients == noisy.coefficients and dict(again.extra) == dict(noisy.extra)
-    at = {name: 1.5 * max(noisy.ranges[name]) if name != "sparsity" else 0.8 for name in NEEDS[law]}
+    at: dict[str, float] = {name: 1.5 * max(noisy.ranges[name]) if name != "sparsity" else 0.8 for name in NEEDS[law]}
     truth = float(losses_of(law, PUBLISHED[law], at))
     said = predict(again, at)
     assert said.low < said.law.value < said.high and said.law.value == pytest.approx(truth, rel=0.02)

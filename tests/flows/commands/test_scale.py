@@ -61,9 +61,8 @@ def test_the_guide_runs_as_it_stands(tmp_path: Path) -> None:
     built = next(line for line in lines if "--vocab" in line)
     assert "as a decoder: d_model" in shown[built] and "vocabulary 128256" in shown[built]
     page = (tmp_path / "fit.html").read_text(encoding="utf-8")
-    assert page.count("<svg") == page.count("<figcaption>") == 5 and "http://" not in page.replace(
-        "http://www.w3.org", ""
-    )
+    assert page.count("<svg") == page.count("<figcaption>") == 5
+    assert "<script" not in page and "src=" not in page and not re.search(r'<link|href="http', page)
     assert "8 of" not in shown[lines[-1]] and "forecast first" in shown[lines[-1]]
 
 

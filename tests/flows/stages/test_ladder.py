@@ -10,7 +10,7 @@ from components.scaling.sweep_plan import FIRST, plan_sweep
 from flows.config import load_config
 from flows.engine.graph import assemble
 from flows.runs.start import starting
-from flows.runs.sweep import ladder_graph, run_sweep
+from flows.sweep import ladder_graph, run_sweep
 from storage.home import Home
 from storage.queries import query
 
