@@ -85,6 +85,7 @@ class Runner:
         self.outcomes: dict[str, Future[Outcome]] = {label: Future() for label in graph.nodes}
         self.finished = threading.Event()
         self._cancelled = threading.Event()
+        self._why_cancelled = ""
         self._disk_full = threading.Event()
         self._made: dict[str, Artifact] = {}
         self._began: dict[str, Moment] = {}
@@ -112,14 +113,14 @@ class Runner:
 
     def cancel(self, why: str = "the run was interrupted") -> None:
         """Stop: workers end within seconds; what is sealed stays, what saved a state resumes next time."""
+        self._why_cancelled = why
         self._cancelled.set()
         with self._lock:
             pool = self._pool
         if pool:
             pool.close()
-        for label, future in self.outcomes.items():
-            if not future.done():
-                self._lost(label, "interrupted", why)
+        for label in self.outcomes:
+            self._lost(label, "interrupted", why)  # unless its own thread was faster
             self._fail(label, Interrupted(), "interrupted")
         self.finished.set()
 
@@ -214,6 +215,7 @@ class Runner:
             self._write_row(node, outcome)
             self._succeed(node, outcome)
         except Interrupted as error:
+            self._lost(node.label, "interrupted", self._why_cancelled)
             self._fail(node.label, error, "interrupted")
         except StageWaits as error:
             self._lost(node.label, "waiting", str(error))

@@ -48,6 +48,7 @@ class Waste:
         self._numbers: dict[str, int] = {}
         self._earlier: dict[str, dict[str, Any]] = {}
         self._booked = 0.0
+        self._booking = threading.Lock()
         self._lock = threading.Lock()
 
     def began(self, node: Node) -> None:
@@ -81,13 +82,14 @@ class Waste:
     def lost(self, label: str, outcome: str, reason: str) -> None:
         """The attempt came to nothing; books what no saved state holds, and what a state does hold until the stage that
         resumes from it ends."""
-        with self._lock:
-            attempt = self._open.pop(label, None)
-        if attempt is None:
-            return
-        usd = book(self._home, describe(self._run_id, attempt, self._compute), outcome, reason)
-        with self._lock:
-            self._booked += usd
+        with self._booking:  # whoever comes second finds it written
+            with self._lock:
+                attempt = self._open.pop(label, None)
+            if attempt is None:
+                return
+            usd = book(self._home, describe(self._run_id, attempt, self._compute), outcome, reason)
+            with self._lock:
+                self._booked += usd
 
     def under_way(self) -> list[dict[str, Any]]:
         """What `book` needs of each attempt that goes on, as JSON: for whoever finds this run dead."""
