@@ -22,10 +22,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def two_nodes() -> Iterator[Any]:
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Ray cluster of two nodes, whose head has no room for stages."""
     from ray.cluster_utils import Cluster
 
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     quick = {
         "health_check_initial_delay_ms": 0,
         "health_check_period_ms": 1000,
