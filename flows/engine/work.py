@@ -215,12 +215,16 @@ class Work:
         """The same where many ranks write one state, each its part: every rank calls it, and `save`, which returns when
         all have written into the folder that it is handed."""
         folder = self.state / f"step-{step:09d}.ranks"
-        folder.mkdir(parents=True, exist_ok=True)
+        if rank == 0:  # nobody writes before all have agreed on who writes what
+            shutil.rmtree(folder, ignore_errors=True)  # of a killed attempt, perhaps with more ranks
+            folder.mkdir(parents=True)
         save(folder)
         if rank == 0:
             self._describe(step, {"meta": {}, "folder": {file.name: checksum(file) for file in folder.iterdir()}})
         self._state_saved_at = time.monotonic()
         if self._agree and self._agree(NOTICE.given):
+            if self._far:
+                self._far.flush(self.execution.grace_seconds)
             NOTICE.leave()
 
     def _describe(self, step: int, what: Mapping[str, Any]) -> None:

@@ -36,7 +36,12 @@ def world(home: Home) -> dict[str, Artifact]:
 
 def job(home: Home, world: dict[str, Artifact], config: PretrainConfig = CONFIG, **compute: Any) -> Job:
     run = Graph()
-    arguments = {"model": replace(MODEL, moe=DROPLESS), "config": config, "weights": {}, "seed": 0}
+    arguments = {
+        "model": replace(MODEL, moe=DROPLESS),
+        "config": config,
+        "weights": {"tales": 0.5, "sums": 0.5},
+        "seed": 0,
+    }
     pretrain.submit(run, **arguments, shards=world["shards"], tokenizer=world["tokenizer"])
     (node,) = run.nodes.values()
     return node.job("r1", home, ComputeConfig(**compute), {a.key: a for a in world.values()})

@@ -21,18 +21,12 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ra
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(autouse=True)
-def one_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray reads these once a process."""
-    for name, value in {"USAGE_STATS_ENABLED": "0", "AUTH_MODE": "token", "AUTH_TOKEN": "of-the-tests" * 3}.items():
-        monkeypatch.setenv(f"RAY_{name}", value)
-
-
 @pytest.fixture
-def two_nodes() -> Iterator[Any]:
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Ray cluster of two nodes, whose head has no room for stages."""
     from ray.cluster_utils import Cluster
 
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     quick = {
         "health_check_initial_delay_ms": 0,
         "health_check_period_ms": 1000,

@@ -40,9 +40,16 @@ def test_threads_and_device_are_in_the_key_of_all_that_computes(changed: str) ->
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(ComputeConfig)])
 def test_every_other_setting_of_the_machine_is_in_no_key(field: str) -> None:
     default = getattr(ComputeConfig(), field)
-    strings = {"hardware": '"h100-sxm"'}  # one that is known
-    other = strings.get(field, f'"{default}x"') if isinstance(default, str) else default + 3
-    same = keys() == keys(f"compute.{field}={other}")
+    known = {  # values that are known, and what else they want
+        "hardware": ('"h100-sxm"',),
+        "engine": ('"ray"',),
+        "address": ('"127.0.0.1:6379"', "compute.engine=ray"),
+        "seats": ("{ppo = {cpus = 2.0}}",),
+        "parallel": ('"fsdp2"',),
+    }
+    strings = (f'"{default}x"',) if isinstance(default, str) else ()
+    other, *more = known.get(field) or strings or (default + 3,)
+    same = keys() == keys(f"compute.{field}={other}", *more)
     # The price of an hour is a setting of the stage that accounts for it, and of none else.
     if field == "usd_per_core_hour":
         before, after = keys(), keys(f"compute.{field}={other}")
