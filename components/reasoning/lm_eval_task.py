@@ -163,7 +163,7 @@ def _with_includes(file: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any],
     if file in above:
         raise SourceError(f"{file}: include: the file includes itself")
     try:
-        raw = yaml.load(file.read_text("utf-8"), _Yaml)
+        raw = _Yaml(file.read_text("utf-8")).get_single_data()
     except OSError as error:
         raise SourceError(f"{file}: {error.strerror}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
