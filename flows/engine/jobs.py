@@ -13,6 +13,7 @@ from typing import Any
 
 from components.cost.accounting import stage_cost
 from components.stage_results import to_facts
+from flows.engine.metric_buffer import LivePoints
 from flows.engine.stage import Stage
 from flows.engine.wire import Job, arrived, artifacts_from_json, input_keys
 from flows.engine.work import Work
@@ -20,6 +21,7 @@ from flows.settings import ComputeConfig
 from storage.artifacts import Artifact, Record
 from storage.fingerprint import code_fingerprint
 from storage.home import Home
+from storage.live import LIVE_FILE
 from storage.tables import SCHEMAS
 
 Emit = Callable[[dict[str, Any]], None]
@@ -52,7 +54,9 @@ def execute(job: Job, emit: Emit) -> Artifact:
     arguments = {name: arrived(name, value, hints[name]) for name, value in job.arguments.items()}
     inputs = {name: artifacts_from_json(value) for name, value in job.inputs.items()}
     with home.store.writing(job.key) as out, threads_of(stage, execution):
-        work = Work(out, home.scratch(job.key), execution, store=home.store, local=home.local, report=emit)
+        state = home.scratch(job.key)
+        live = LivePoints(state / LIVE_FILE, job.run_id, job.key, stage.name, job.label)
+        work = Work(out, state, execution, store=home.store, local=home.local, report=emit, live=live)
         result = stage.fn(work, **arguments, **inputs)
         if not dataclasses.is_dataclass(result) or isinstance(result, type):
             raise TypeError(

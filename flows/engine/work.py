@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.engine.metric_buffer import Point, Points
+from flows.engine.metric_buffer import LivePoints, Point, Points
 from flows.settings import ComputeConfig
 from storage.durable import write_bytes
 
@@ -88,6 +88,7 @@ class Work:
         store: Store | None = None,
         local: Path | None = None,
         report: Callable[[dict[str, Any]], None] = lambda event: None,
+        live: LivePoints | None = None,
     ) -> None:
         self.out = out
         self.state = state
@@ -95,6 +96,7 @@ class Work:
         self.local = local
         self._store = store
         self._report = report
+        self._live = live
         self.points = Points()
         self._rows: list[tuple[str, dict[str, Any]]] = []
         self._saved_points = self._saved_rows = 0  # how many of them the last state holds
@@ -117,8 +119,11 @@ class Work:
     # --- reporting ------------------------------------------------------------------------------------------------
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Metrics of a step; they become rows of the `metrics` table when the stage is sealed."""
+        """Metrics of a step; they become rows of the `metrics` table when the stage is sealed, and those of
+        `live_metrics` within a second."""
         self.points.add(step, values, time.time())
+        if self._live is not None:
+            self._live.show(self.points)
 
     def rows(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Rows of a table, without `run_id`, `key`, `stage` and `group`, which are filled in."""
