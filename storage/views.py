@@ -148,5 +148,6 @@ VIEWS: dict[str, str] = {
                CASE WHEN a.correct AND b.correct THEN 'both' WHEN a.correct THEN 'only a' WHEN b.correct THEN 'only b'
                     ELSE 'neither' END AS outcome,
                a.completion_tokens AS tokens_a, b.completion_tokens AS tokens_b, a.key AS key_a, b.key AS key_b
-        FROM answers a JOIN answers b ON a.suite = b.suite AND a.item_id = b.item_id""",
+        FROM answers a JOIN answers b ON a.suite = b.suite AND a.item_id = b.item_id
+        ORDER BY a.suite, a.item_id, a.run_id, a.model, a.strategy, b.run_id, b.model, b.strategy, a.key, b.key""",
 }
