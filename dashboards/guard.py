@@ -33,7 +33,7 @@ class Guard:
             can be rebound to another machine, an IP address cannot.
         policy: the Content-Security-Policy; an answer that brings its own keeps it.
         token: what requests below `secret` must carry as `Authorization: Bearer …`; "" for none.
-        secret: beginning of the paths that need the token.
+        secret: beginnings of the paths that need the token.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Guard:
         local_only: bool,
         policy: str,
         token: str = "",
-        secret: str = "/api/",
+        secret: tuple[str, ...] = ("/api/", "/report/"),
     ) -> None:
         self.app, self.hosts, self.local_only, self.token, self.secret = app, hosts, local_only, token, secret
         self.headers = {**_HEADERS, "Content-Security-Policy": policy}

@@ -115,7 +115,14 @@ def _run(number: int, name: str) -> dict[str, list[dict[str, Any]]]:
         "verdict": "seen" if 1.99 <= observed <= 2.02 else "not seen in this run", "settings": str(setting),
         "time": began + timedelta(minutes=6), "side": "covers", "profile": "generated",
     }  # fmt: skip
-    sample = {"run_id": run, "key": key_of(number, "ppo"), "stage": "ppo", "step": 1, "prompt": "Tell", "completion": "x"}
+    sample = {
+        "run_id": run,
+        "key": key_of(number, "ppo"),
+        "stage": "ppo",
+        "step": 1,
+        "prompt": "Tell",
+        "completion": "x",
+    }
     return {
         "runs": events, "stages": stages, "costs": costs, "evals": evals, "forecasts": [forecast], "claims": [claim],
         "samples": [sample],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -39,21 +40,14 @@ from storage.rows import TableError
 MAX_BODY = 64 * 1024
 _HERE = Path(__file__).parent
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_CLOSED = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 _POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data: blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; img-src 'self' data: "
+    f"blob:; connect-src 'self'; {_CLOSED}"
 )
-# A report is one file with its styles inside; where it has a script, its own policy names the script's hash.
-_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
-class NotPossible(ValueError):
-    """A request that this server cannot do; the message is for the user."""
-
-
-def make_app(
-    home: Home, outside: Outside, hosts: frozenset[str], local_only: bool, token: str = ""
-) -> ASGIApp:
+def make_app(home: Home, outside: Outside, hosts: frozenset[str], local_only: bool, token: str = "") -> ASGIApp:
     """The application.
 
     Args:
@@ -78,7 +72,7 @@ def make_app(
         Route("/api/stop", _post(home, outside, _stop), methods=["POST"]),
         Route("/api/chat", _post(home, outside, _chat), methods=["POST"]),
         Route("/api/prefer", _post(home, outside, _prefer), methods=["POST"]),
-        Route("/api/report/{run}", _get(home, outside, _report)),
+        Route("/report/{run}", _get(home, outside, _report)),
         Route("/icon.svg", lambda request: _file("icon.svg")),
     ]
     if outside.annotation is not None:
@@ -97,8 +91,17 @@ def make_app(
 
 def _shell(page: Page, needs_token: bool) -> Callable[[Request], Response]:
     def serve(request: Request) -> Response:
-        html = _templates().get_template("page.html").render(
-            page=page, pages=PAGES, version=_version(), plotly=plotly_version(), needs_token=needs_token
+        html = (
+            _templates()
+            .get_template("page.html")
+            .render(
+                page=page,
+                pages=PAGES,
+                version=_version(),
+                plotly=plotly_version(),
+                needs_token=needs_token,
+                style_ids=_plotly_style_ids() if page.charts else (),
+            )
         )
         return Response(html, media_type="text/html; charset=utf-8")
 
@@ -132,6 +135,14 @@ def plotly_version() -> str:
     """Of the script in the installed package; its importing takes half a second, and the script alone is needed."""
     found = re.search(rb"plotly\.js v([\d.]+)", _plotly_file().read_bytes()[:400])
     return found[1].decode() if found else "unknown"
+
+
+@cache
+def _plotly_style_ids() -> tuple[str, ...]:
+    """Ids of the style elements that the script would add to the page, which our policy refuses: it leaves them out where
+    an element of that id is there. The rules that we need of them are in `app.css`."""
+    found = re.findall(r'getElementById\("([0-9a-f]{64})"\)', _plotly_file().read_text(encoding="utf-8"))
+    return tuple(sorted(set(found)))
 
 
 _FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
@@ -292,7 +303,15 @@ def _report(home: Home, outside: Outside, request: Request) -> Response:
     file = home.local / "reports" / f"{run}.html"
     if not re.fullmatch(r"[\w.-]+", run) or not file.is_file():
         raise HTTPException(404, f"no report of run {run} yet: it is written when the run ends")
-    return Response(file.read_bytes(), media_type="text/html; charset=utf-8")
+    policy = {"Content-Security-Policy": _report_policy(file.read_bytes())}
+    return Response(file.read_bytes(), media_type="text/html; charset=utf-8", headers=policy)
+
+
+def _report_policy(page: bytes) -> str:
+    """A report brings its own policy, which names the hash of its script; the server's must not be stricter."""
+    scripts = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(one).digest()).decode()}'" for one in scripts[:1]]
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src {' '.join(hashes) or "'none'"}; {_CLOSED}"
 
 
 def _text(body: dict[str, Any], field: str, longest: int) -> str:

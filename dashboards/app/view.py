@@ -13,7 +13,18 @@ from typing import Any, ClassVar, Literal
 Tone = Literal["", "good", "bad", "warn", "muted"]
 # How the browser writes a value of a column.
 Format = Literal[
-    "text", "number", "count", "percent", "dollars", "duration", "time", "status", "spark", "verdict", "strategy", "model"
+    "text",
+    "number",
+    "count",
+    "percent",
+    "dollars",
+    "duration",
+    "time",
+    "status",
+    "spark",
+    "verdict",
+    "strategy",
+    "model",
 ]
 
 

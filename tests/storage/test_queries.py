@@ -96,7 +96,10 @@ def test_variables_of_the_program_are_no_tables(home: Home) -> None:
         ("PIVOT stages ON status USING count(*)", r"ON column IN"),
         ("SELEC 1", "syntax error"),
         ("SELECT group FROM stages", 'column "group" needs its quotes'),
-        ("SELECT * FROM metric", "line 1, column 15: unknown table 'metric'; nearest: metrics, live_metrics\n.*\n {16}\\^"),
+        (
+            "SELECT * FROM metric",
+            "line 1, column 15: unknown table 'metric'; nearest: metrics, live_metrics\n.*\n {16}\\^",
+        ),
         ("SELECT valu FROM metrics", "line 1, column 8: unknown column 'valu'; nearest: metrics.value"),
         ("SELECT 'é',\n  m.vlue FROM metrics m", "line 2, column 3: unknown column 'vlue'; nearest: metrics.value"),
         ("SELECT zzz FROM prices", "unknown column 'zzz'\nprices has hardware, usd_per_hour"),

@@ -124,8 +124,12 @@ def vertical(x: float, text: str, color: str = "--muted") -> dict[str, Any]:
     """A line across the figure at `x`, with words: entries for `shapes` and `annotations`."""
     where = {"xref": "x", "yref": "paper"}
     return {
-        "shapes": [{"type": "line", **where, "x0": x, "x1": x, "y0": 0, "y1": 1, "line": {"color": color, "dash": "dot"}}],
-        "annotations": [{**where, "x": x, "y": 1, "text": text, "showarrow": False, "yanchor": "bottom", "font": {"size": 11}}],
+        "shapes": [
+            {"type": "line", **where, "x0": x, "x1": x, "y0": 0, "y1": 1, "line": {"color": color, "dash": "dot"}}
+        ],
+        "annotations": [
+            {**where, "x": x, "y": 1, "text": text, "showarrow": False, "yanchor": "bottom", "font": {"size": 11}}
+        ],
     }
 
 

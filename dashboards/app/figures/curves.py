@@ -40,7 +40,9 @@ def curves_figure(
     for one in curves:
         color = run_color(one.run_id)
         if weight > 0:
-            data.append(line(one.x, one.mean, one.label, f"{color}/0.3", line={"width": 1}, showlegend=False, hoverinfo="skip"))
+            data.append(
+                line(one.x, one.mean, one.label, f"{color}/0.3", line={"width": 1}, showlegend=False, hoverinfo="skip")
+            )
         elif any(h > m for h, m in zip(one.high, one.mean, strict=True)):
             data.append(band(one.x, one.low, one.high, color, one.label))
         shown = smoothed(one.mean, weight) if weight > 0 else one.mean

@@ -29,7 +29,9 @@ _STAGE = """
         SELECT label, stage, key, kind, status, reason, config_json, facts_json, inputs_json
         FROM run_stages WHERE run_id = $run AND label = $label"""
 _MADE_FROM = "SELECT DISTINCT key, label, status FROM run_stages WHERE run_id = $run AND key IN (SELECT unnest($keys))"
-_COSTS = "SELECT usd, seconds, cpu_seconds, tokens, flops, paid_by_run FROM run_costs WHERE run_id = $run AND label = $label"
+_COSTS = (
+    "SELECT usd, seconds, cpu_seconds, tokens, flops, paid_by_run FROM run_costs WHERE run_id = $run AND label = $label"
+)
 LOG_BYTES = 60_000  # of a stage's log that are shown
 
 
@@ -46,7 +48,9 @@ def run_page(home: Home, address: Address, outside: Outside) -> View:
     alive = run in outside.running()
     blocks: list[Block] = [Controls((control,)), _head(home, row, alive)]
     if row["status"] == "running" and not alive:
-        blocks.append(Note("This run was killed: what it sealed is kept, and `lifespan run` goes on from there.", "warn"))
+        blocks.append(
+            Note("This run was killed: what it sealed is kept, and `lifespan run` goes on from there.", "warn")
+        )
     for label, reason in _failed(stages):
         blocks.append(Note(f"{label} failed: {reason}", "bad", (("look at it", link("/run", run=run, stage=label)),)))
     workers = workers_of(home, run)
@@ -67,7 +71,7 @@ def run_page(home: Home, address: Address, outside: Outside) -> View:
         blocks[2:2] = _stage(home, run, label)
     return View(
         str(row["name"] or run), tuple(blocks), refresh=2.0 if alive else 0.0, address=address.used,
-        links=(("Training", link("/training", run=run)), ("Compare", link("/compare", runs=run)), ("Report", f"/report/{run}")),
+        links=(("Training", link("/training", run=run)), ("Compare", link("/compare", runs=run)), *((("Report", f"/report/{run}"),) if home.report(run).exists() else ())),
     )  # fmt: skip
 
 
@@ -95,7 +99,11 @@ def _head(home: Home, row: Mapping[str, Any], alive: bool) -> Facts:
 
 def _failed(stages: Columns) -> list[tuple[str, str]]:
     zipped = zip(stages["label"], stages["status"], stages["reason"], strict=True)
-    return [(label, (reason or "it says no reason").splitlines()[0]) for label, status, reason in zipped if status == "failed"]
+    return [
+        (label, (reason or "it says no reason").splitlines()[0])
+        for label, status, reason in zipped
+        if status == "failed"
+    ]
 
 
 def _claims(claims: Columns, run: str) -> Table:
@@ -161,7 +169,9 @@ def _settings(text: str | None, id: str, title: str) -> Table:
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict | bool) or value is None else str(value)
+    return (
+        json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict | bool) or value is None else str(value)
+    )
 
 
 def _lineage(home: Home, run: str, text: str | None, record: Any) -> Table:
