@@ -311,7 +311,8 @@ def _report_policy(page: bytes) -> str:
     """A report brings its own policy, which names the hash of its script; the server's must not be stricter."""
     scripts = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
     hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(one).digest()).decode()}'" for one in scripts[:1]]
-    return f"default-src 'none'; style-src 'unsafe-inline'; script-src {' '.join(hashes) or "'none'"}; {_CLOSED}"
+    allowed = " ".join(hashes) or "'none'"
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}; {_CLOSED}"
 
 
 def _text(body: dict[str, Any], field: str, longest: int) -> str:
