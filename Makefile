@@ -30,7 +30,7 @@ plan: $(READY)  ## what a run would do, and why
 status: $(READY)  ## runs and stages of this home
 	$(BIN)/lifespan status
 
-ui: $(READY)  ## MLflow's and Prefect's pages on loopback
+ui: $(READY)  ## the dashboard on loopback, with MLflow's and Prefect's pages behind it
 	$(BIN)/lifespan ui
 
 # Once more without C code, what has a form of its own there: models, generation, a training loop, and whole stages.

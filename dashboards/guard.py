@@ -1,4 +1,4 @@
-"""The guard of our web pages: Host, Origin and token are checked before anything else, and every answer carries the page's
+"""The guard of our web pages: Host, Origin and token are checked before anything else, and every answer carries a
 policy.
 
 No cookie is ever set, so another page in the same browser has nothing to ride on. Requests must name a host that we

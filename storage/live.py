@@ -1,8 +1,8 @@
-"""Points of stages that run: one file a stage in its state folder, a line a second, which the stage takes along when it is
+"""Points of stages that run: one file a stage in its state folder, a line a second, which goes away when the stage is
 sealed. A stage that was killed leaves its file until it is made after all.
 
-A line is a JSON object with `run_id`, `key`, `stage`, `label` and `began` (when the file did), and lists of equal length:
-`step`, `name`, `value`, `time` (Unix seconds).
+A line is a JSON object with `run_id`, `key`, `stage`, `label` and `began` (when the file did), and lists of equal
+length: `step`, `name`, `value`, `time` (Unix seconds).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _lines(content: bytes) -> Iterator[Mapping[str, Any]]:
     for line in content.splitlines():
         with suppress(ValueError):  # torn by a power cut
             parsed = json.loads(line)
-            if isinstance(parsed, dict) and _FIELDS <= parsed.keys():
+            if isinstance(parsed, dict) and parsed.keys() >= _FIELDS:
                 yield parsed
 
 

@@ -83,38 +83,78 @@ def _run(number: int, name: str) -> dict[str, list[dict[str, Any]]]:
         at = began + timedelta(minutes=place)
         stages.append(
             {
-                "run_id": run, "stage": label, "label": label, "key": key_of(number, label), "status": ran,
-                "reason": "the disk is full" if failed else "", "started_at": at,
-                "ended_at": at + timedelta(seconds=50), "seconds": 50.0, "group": "pretraining",
-                "facts_json": _facts(label, number), "config_json": config, "inputs_json": {},
+                "run_id": run,
+                "stage": label,
+                "label": label,
+                "key": key_of(number, label),
+                "status": ran,
+                "reason": "the disk is full" if failed else "",
+                "started_at": at,
+                "ended_at": at + timedelta(seconds=50),
+                "seconds": 50.0,
+                "group": "pretraining",
+                "facts_json": _facts(label, number),
+                "config_json": config,
+                "inputs_json": {},
             }
-        )  # fmt: skip
+        )
         spent = {"usd": 0.01 * (place + 1), "seconds": 50.0, "energy_joules": 100.0, "tokens": 1000, "flops": 1e9}
         costs.append({"run_id": run, "key": key_of(number, label), "stage": label, "hardware": "cpu-core", **spent})
     common = {"run_id": run, "key": key_of(number, "evaluate_reasoning"), "stage": "evaluate_reasoning"}
     rng = np.random.default_rng(number)
     evals = [
         {
-            **common, "suite": "chains", "model": "sft", "strategy": strategy, "strategy_family": family,
-            "strategy_size": size, "needs_verifier": False, "greedy": size is None, "item_id": f"item{item}",
-            "prompt": f"3 + {item} = ?", "target": str(3 + item), "answer": str(3 + item), "correct": bool(right),
-            "prompt_tokens": 10, "completion_tokens": tokens,
+            **common,
+            "suite": "chains",
+            "model": "sft",
+            "strategy": strategy,
+            "strategy_family": family,
+            "strategy_size": size,
+            "needs_verifier": False,
+            "greedy": size is None,
+            "item_id": f"item{item}",
+            "prompt": f"3 + {item} = ?",
+            "target": str(3 + item),
+            "answer": str(3 + item),
+            "correct": bool(right),
+            "prompt_tokens": 10,
+            "completion_tokens": tokens,
         }
         for strategy, family, size, tokens, share in (
-            ("cot", "cot", None, 20, 0.5), ("self_consistency@8", "self_consistency", 8, 160, 0.7))
+            ("cot", "cot", None, 20, 0.5),
+            ("self_consistency@8", "self_consistency", 8, 160, 0.7),
+        )
         for item, right in enumerate(rng.random(8) < share)
-    ]  # fmt: skip
+    ]
     observed = 2.0 + 0.01 * math.sin(number)
     forecast = {
-        "run_id": run, "key": key_of(number, "forecast_loss"), "sweep": "dense", "target": "loss", "method": "law",
-        "num_params": 10_000 * (1 + setting), "tokens": 100_000, "extrapolation": 3.0, "predicted": 2.0, "low": 1.99,
-        "high": 2.02, "observed": observed, "made_at": began, "scored_at": began + timedelta(minutes=5),
-    }  # fmt: skip
+        "run_id": run,
+        "key": key_of(number, "forecast_loss"),
+        "sweep": "dense",
+        "target": "loss",
+        "method": "law",
+        "num_params": 10_000 * (1 + setting),
+        "tokens": 100_000,
+        "extrapolation": 3.0,
+        "predicted": 2.0,
+        "low": 1.99,
+        "high": 2.02,
+        "observed": observed,
+        "made_at": began,
+        "scored_at": began + timedelta(minutes=5),
+    }
     claim = {
-        "run_id": run, "claim": "forecast", "title": "A larger run is forecast", "seed": seed, "code": "c",
-        "verdict": "seen" if 1.99 <= observed <= 2.02 else "not seen in this run", "settings": str(setting),
-        "time": began + timedelta(minutes=6), "side": "covers", "profile": "generated",
-    }  # fmt: skip
+        "run_id": run,
+        "claim": "forecast",
+        "title": "A larger run is forecast",
+        "seed": seed,
+        "code": "c",
+        "verdict": "seen" if 1.99 <= observed <= 2.02 else "not seen in this run",
+        "settings": str(setting),
+        "time": began + timedelta(minutes=6),
+        "side": "covers",
+        "profile": "generated",
+    }
     sample = {
         "run_id": run,
         "key": key_of(number, "ppo"),
@@ -124,9 +164,14 @@ def _run(number: int, name: str) -> dict[str, list[dict[str, Any]]]:
         "completion": "x",
     }
     return {
-        "runs": events, "stages": stages, "costs": costs, "evals": evals, "forecasts": [forecast], "claims": [claim],
+        "runs": events,
+        "stages": stages,
+        "costs": costs,
+        "evals": evals,
+        "forecasts": [forecast],
+        "claims": [claim],
         "samples": [sample],
-    }  # fmt: skip
+    }
 
 
 def _facts(label: str, number: int) -> dict[str, Any]:

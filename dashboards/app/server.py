@@ -111,9 +111,12 @@ def _shell(page: Page, needs_token: bool) -> Callable[[Request], Response]:
 @cache
 def _templates() -> Environment:
     return Environment(
-        loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
 
 
 @cache
@@ -139,8 +142,8 @@ def plotly_version() -> str:
 
 @cache
 def _plotly_style_ids() -> tuple[str, ...]:
-    """Ids of the style elements that the script would add to the page, which our policy refuses: it leaves them out where
-    an element of that id is there. The rules that we need of them are in `app.css`."""
+    """Ids of the style elements that the script would add to the page, which our policy refuses: it leaves them out
+    where an element of that id is there. The rules that we need of them are in `app.css`."""
     found = re.findall(r'getElementById\("([0-9a-f]{64})"\)', _plotly_file().read_text(encoding="utf-8"))
     return tuple(sorted(set(found)))
 

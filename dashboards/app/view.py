@@ -1,6 +1,6 @@
 """What a page shows, as data: blocks that the browser draws and tests read.
 
-A page is a function from a home and an address to a `View`. Every chart and table brings the SQL that its rows come from.
+A page is a function from a home and an address to a `View`. Charts and tables bring the SQL that their rows come from.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of plotly (`data`, `layout`), its rows as a table, and the SQL behind it. A point whose `customdata` is a
-    text `name=value&…` changes the address when it is clicked. live: it is appended to while a stage runs."""
+    """A figure of plotly (`data`, `layout`), its rows as a table, and the SQL behind it. A point whose `customdata` is
+    a text `name=value&…` changes the address when it is clicked. live: it is appended to while a stage runs."""
 
     kind: ClassVar[str] = "chart"
     id: str
@@ -183,7 +183,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Bars:
-    """What runs now: name, share done (0 to 1, None where it is not known), words beside it, link, and where to stop."""
+    """What runs now: name, share done (0 to 1, None where it is not known), words beside it, link, what to stop."""
 
     kind: ClassVar[str] = "bars"
     title: str
@@ -213,8 +213,8 @@ Block = Controls | Table | Chart | Facts | Note | Texts | Tree | Bars | Tool
 
 @dataclass(frozen=True)
 class View:
-    """A page. refresh: seconds after which the browser asks again, 0 for never. address: parameters that were filled in,
-    so that the page can be shown again as it is."""
+    """A page. refresh: seconds after which the browser asks again, 0 for never. address: parameters that were filled
+    in, so that the page can be shown again as it is."""
 
     title: str
     blocks: tuple[Block, ...]

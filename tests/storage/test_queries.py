@@ -197,25 +197,44 @@ def two_lives(home: Home) -> Home:
     def facts(label: str, key: str, **found: Any) -> dict[str, Any]:
         return {**stage("r1", label, key, "ran", 4), "facts_json": found}
 
-    write("stages", "r1-facts", [
-        facts("pretrain", "d" * 64, loss=2.5),
-        facts("ppo[kl_coef=0.0]", "e" * 64, gold=-0.5, gold_low=-0.7, gold_high=-0.3, alarm=True),
-        facts("ppo[kl_coef=0.1]", "f" * 64, gold=0.4, gold_low=0.2, gold_high=0.6, alarm=False),
-    ])  # fmt: skip
+    write(
+        "stages",
+        "r1-facts",
+        [
+            facts("pretrain", "d" * 64, loss=2.5),
+            facts("ppo[kl_coef=0.0]", "e" * 64, gold=-0.5, gold_low=-0.7, gold_high=-0.3, alarm=True),
+            facts("ppo[kl_coef=0.1]", "f" * 64, gold=0.4, gold_low=0.2, gold_high=0.6, alarm=False),
+        ],
+    )
     common = {"run_id": "r1", "key": "d" * 64, "stage": "evaluate", "suite": "chains", "model": "sft"}
     answers = [
-        {**common, "strategy": strategy, "strategy_family": "cot", "item_id": f"i{n}", "correct": n in right,
-         "needs_verifier": verifier, "completion_tokens": 5}
-        for strategy, right, verifier in (("cot", {0, 1, 2}, False), ("vote", {2, 3}, False), ("told", {0, 1, 2, 3, 4}, True))
+        {
+            **common,
+            "strategy": strategy,
+            "strategy_family": "cot",
+            "item_id": f"i{n}",
+            "correct": n in right,
+            "needs_verifier": verifier,
+            "completion_tokens": 5,
+        }
+        for strategy, right, verifier in (
+            ("cot", {0, 1, 2}, False),
+            ("vote", {2, 3}, False),
+            ("told", {0, 1, 2, 3, 4}, True),
+        )
         for n in range(5)
-    ]  # fmt: skip
+    ]
     write("evals", "d" * 64, answers)
     forecast = {"run_id": "r1", "key": "d" * 64, "sweep": "dense", "target": "loss", "method": "law", "predicted": 2.0}
-    write("forecasts", "d" * 64, [
-        {**forecast, "num_params": 10, "observed": 9.0},
-        {**forecast, "num_params": 20, "observed": 1.75},
-        {**forecast, "num_params": 30},
-    ])  # fmt: skip
+    write(
+        "forecasts",
+        "d" * 64,
+        [
+            {**forecast, "num_params": 10, "observed": 9.0},
+            {**forecast, "num_params": 20, "observed": 1.75},
+            {**forecast, "num_params": 30},
+        ],
+    )
     claim = {"run_id": "r1", "title": "t", "seed": 0, "settings": "s", "code": "c", "time": START}
     verdicts = ("seen", "held", "not seen", "not seen in this run", "not identified", "not measured")
     write("claims", "r1", [{**claim, "claim": f"c{i}", "verdict": verdict} for i, verdict in enumerate(verdicts)])

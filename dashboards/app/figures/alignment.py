@@ -10,8 +10,8 @@ from dashboards.facts.alignment import PolicyFacts
 
 
 def policies_figure(policies: Sequence[PolicyFacts], unit: str, at: int | None = None) -> Figure:
-    """Each policy's proxy (hollow) and gold (filled) over its KL, with the iteration `at` marked and alarms crossed. One
-    pair of axes: a proxy that rises while gold falls is seen, and so is how much."""
+    """Each policy's proxy (hollow) and gold (filled) over its KL, with the iteration `at` marked and alarms
+    crossed. One pair of axes: a proxy that rises while gold falls is seen, and so is how much."""
     data: list[Trace] = []
     for place, policy in enumerate(policies):
         color = SERIES[place % len(SERIES)]
@@ -28,20 +28,29 @@ def policies_figure(policies: Sequence[PolicyFacts], unit: str, at: int | None =
             sizes = [13 if step == at else 7 for _, _, step in found]
             data.append(
                 {
-                    "type": "scatter", "mode": "lines+markers", "name": f"{policy.name}: {name}", "legendgroup": policy.label,
-                    "x": [x for x, _, _ in found], "y": [y for _, y, _ in found], "text": [f"iteration {s}" for _, _, s in found],
+                    "type": "scatter",
+                    "mode": "lines+markers",
+                    "name": f"{policy.name}: {name}",
+                    "legendgroup": policy.label,
+                    "x": [x for x, _, _ in found],
+                    "y": [y for _, y, _ in found],
+                    "text": [f"iteration {s}" for _, _, s in found],
                     "customdata": [urlencode({"policy": policy.label, "at": step}) for _, _, step in found],
                     "line": {"color": color, "width": 1.5, "dash": "dot" if name == "proxy" else "solid"},
                     "marker": {"color": color, "symbol": symbol, "size": sizes},
                     "hovertemplate": "%{text}<br>KL %{x:.3g}: %{y:.3g}<extra>" + f"{policy.name}, {name}" + "</extra>",
                 }
-            )  # fmt: skip
+            )
         if policy.alarm and policy.alarm_step in kl:
             gold = dict(zip(policy.gold_curve.steps, policy.gold_curve.values, strict=True))
             data.append(
                 {
-                    "type": "scatter", "mode": "markers", "name": f"{policy.name}: alarm", "x": [kl[policy.alarm_step]],
-                    "y": [gold.get(policy.alarm_step, 0.0)], "marker": {"symbol": "x", "size": 14, "color": "--red"},
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": f"{policy.name}: alarm",
+                    "x": [kl[policy.alarm_step]],
+                    "y": [gold.get(policy.alarm_step, 0.0)],
+                    "marker": {"symbol": "x", "size": 14, "color": "--red"},
                 }
-            )  # fmt: skip
+            )
     return figure(data, axis("KL from where it began, nats"), axis(unit, zeroline=True))

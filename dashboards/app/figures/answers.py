@@ -30,8 +30,8 @@ def front(scores: Sequence[Score], per: str) -> list[Score]:
 
 
 def front_figure(scores: Sequence[Score], per: str) -> Figure:
-    """A point a strategy with its 95% interval, families in one colour, and the front as a line. A click on a point shows
-    its items."""
+    """A point a strategy with its 95% interval, families in one colour, and the front as a line. A click on a point
+    shows its items."""
     families: dict[str, list[Score]] = {}
     for one in scores:
         if spent(one, per):
@@ -39,10 +39,15 @@ def front_figure(scores: Sequence[Score], per: str) -> Figure:
     best = front(scores, per)
     data: list[Trace] = [
         {
-            "type": "scatter", "mode": "lines", "x": [spent(s, per) for s in best], "y": [s.accuracy.value for s in best],
-            "name": "front", "line": {"color": "--muted", "dash": "dot", "shape": "hv"}, "hoverinfo": "skip",
+            "type": "scatter",
+            "mode": "lines",
+            "x": [spent(s, per) for s in best],
+            "y": [s.accuracy.value for s in best],
+            "name": "front",
+            "line": {"color": "--muted", "dash": "dot", "shape": "hv"},
+            "hoverinfo": "skip",
         }
-    ]  # fmt: skip
+    ]
     for family, members in families.items():
         members.sort(key=lambda s: (s.model, spent(s, per) or 0.0))
         data.append(
@@ -69,12 +74,16 @@ def votes_figure(votes: Mapping[str, Any], answer: str, target: str) -> Figure:
     shown = sorted(votes.items(), key=lambda one: -float(one[1]))[:12]
     names = [name or "no answer" for name, _ in shown]
     trace: Trace = {
-        "type": "bar", "orientation": "h", "x": [float(n) for _, n in shown], "y": names, "showlegend": False,
+        "type": "bar",
+        "orientation": "h",
+        "x": [float(n) for _, n in shown],
+        "y": names,
+        "showlegend": False,
         "marker": {
             "color": ["--green" if name == target else "--muted" for name, _ in shown],
             "line": {"color": "--ink", "width": [2 if name == answer else 0 for name, _ in shown]},
         },
-    }  # fmt: skip
+    }
     return figure([trace], axis("samples"), {"automargin": True, "autorange": "reversed", "type": "category"})
 
 
@@ -86,9 +95,14 @@ def outcomes_figure(counts: Mapping[str, int], a: str, b: str) -> Figure:
     names = {"both": "both right", "only a": f"only A: {a}", "only b": f"only B: {b}", "neither": "neither"}
     colors = {"both": "--green", "only a": "--blue", "only b": "--orange", "neither": "--muted"}
     trace: Trace = {
-        "type": "bar", "orientation": "h", "x": [counts.get(one, 0) for one in OUTCOMES],
-        "y": [names[one] for one in OUTCOMES], "text": [f"{counts.get(one, 0):,}" for one in OUTCOMES],
-        "marker": {"color": [colors[one] for one in OUTCOMES]}, "customdata": [urlencode({"outcome": one}) for one in OUTCOMES],
-        "showlegend": False, "hovertemplate": "%{y}: %{x}<extra></extra>",
-    }  # fmt: skip
+        "type": "bar",
+        "orientation": "h",
+        "x": [counts.get(one, 0) for one in OUTCOMES],
+        "y": [names[one] for one in OUTCOMES],
+        "text": [f"{counts.get(one, 0):,}" for one in OUTCOMES],
+        "marker": {"color": [colors[one] for one in OUTCOMES]},
+        "customdata": [urlencode({"outcome": one}) for one in OUTCOMES],
+        "showlegend": False,
+        "hovertemplate": "%{y}: %{x}<extra></extra>",
+    }
     return figure([trace], axis("items"), {"automargin": True, "autorange": "reversed"})

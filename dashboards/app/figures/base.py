@@ -54,13 +54,14 @@ def axis(title: str, *, log: bool = False, percent: bool = False, dollars: bool 
 
 def figure(data: Sequence[Trace], x: Mapping[str, Any], y: Mapping[str, Any], **layout: Any) -> Figure:
     """A figure with the pages' layout."""
+    several = sum(bool(trace.get("showlegend", True)) for trace in data) > 1
     base = {
         "xaxis": dict(x),
         "yaxis": dict(y),
-        "margin": {"l": 64, "r": 16, "t": 8, "b": 48},
+        "margin": {"l": 64, "r": 16, "t": 36 if several else 8, "b": 48},
         "hovermode": "closest",
-        "showlegend": sum(bool(trace.get("showlegend", True)) for trace in data) > 1,
-        "legend": {"orientation": "h", "y": -0.22, "x": 0},
+        "showlegend": several,
+        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
         "uirevision": "kept",  # zoom and hover survive a refresh
     }
     return {"data": list(data), "layout": {**base, **layout}}

@@ -52,12 +52,17 @@ def tornado_figure(total: float, moved: Mapping[str, tuple[float, float]]) -> Fi
     names = sorted(moved, key=lambda name: abs(moved[name][1] - moved[name][0]))
     data: list[Trace] = [
         {
-            "type": "bar", "orientation": "h", "y": names, "base": [total] * len(names), "name": word,
-            "x": [moved[name][end] - total for name in names], "marker": {"color": color},
+            "type": "bar",
+            "orientation": "h",
+            "y": names,
+            "base": [total] * len(names),
+            "name": word,
+            "x": [moved[name][end] - total for name in names],
+            "marker": {"color": color},
             "text": [f"${moved[name][end]:.3g}" for name in names],
         }
         for end, word, color in ((0, "half", "--blue"), (1, "twice", "--orange"))
-    ]  # fmt: skip
+    ]
     return figure(data, axis("dollars over the lifetime", dollars=True), {"automargin": True}, barmode="overlay")
 
 
@@ -65,7 +70,12 @@ def parts_figure(groups: Mapping[str, float]) -> Figure:
     """Dollars by part of the life, least below."""
     names = sorted(groups, key=lambda name: groups[name])
     trace: Trace = {
-        "type": "bar", "orientation": "h", "x": [groups[name] for name in names], "y": names, "showlegend": False,
-        "marker": {"color": "--blue"}, "hovertemplate": "%{y}: $%{x:.4g}<extra></extra>",
-    }  # fmt: skip
+        "type": "bar",
+        "orientation": "h",
+        "x": [groups[name] for name in names],
+        "y": names,
+        "showlegend": False,
+        "marker": {"color": "--blue"},
+        "hovertemplate": "%{y}: $%{x:.4g}<extra></extra>",
+    }
     return figure([trace], axis("dollars", dollars=True), {"automargin": True})

@@ -34,8 +34,8 @@ class Curve:
 def curves_figure(
     curves: Sequence[Curve], metric: str, x: str, weight: float = 0.0, log_x: bool = False, log_y: bool = False
 ) -> Figure:
-    """Each run's curve, smoothed by `weight` (0 to 1) with the raw one faint under it. The band of a raw curve spans what
-    its buckets hold, so no spike is averaged away."""
+    """Each run's curve, smoothed by `weight` (0 to 1) with the raw one faint under it. The band of a raw curve spans
+    what its buckets hold, so no spike is averaged away."""
     data: list[Trace] = []
     for one in curves:
         color = run_color(one.run_id)
@@ -87,8 +87,12 @@ def live_figure(stage: str, metric: str, found: Mapping[str, Sequence[Any]], ski
         level = max(mean, default=0.0)
         data.append(
             {
-                "type": "scatter", "mode": "markers", "x": list(skipped), "y": [level] * len(skipped),
-                "name": "update left out", "marker": {"symbol": "x", "size": 8, "color": "--red"},
+                "type": "scatter",
+                "mode": "markers",
+                "x": list(skipped),
+                "y": [level] * len(skipped),
+                "name": "update left out",
+                "marker": {"symbol": "x", "size": 8, "color": "--red"},
             }
-        )  # fmt: skip
+        )
     return figure(data, axis("step"), axis(metric))

@@ -27,12 +27,15 @@ def removed_figure(funnel: Sequence[FunnelStep], unit: str) -> Figure:
     steps = list(dict.fromkeys(step for by_step in taken.values() for step in by_step))
     data: list[Trace] = [
         {
-            "type": "bar", "name": source, "x": steps, "y": [by_step.get(step, 0) or None for step in steps],
+            "type": "bar",
+            "name": source,
+            "x": steps,
+            "y": [by_step.get(step, 0) or None for step in steps],
             "marker": {"color": SERIES[place % len(SERIES)]},
             "customdata": [urlencode({"source": source, "reason": ""}) for _ in steps],
             "hovertemplate": "%{x}: %{y:,}<extra>" + source + "</extra>",
         }
         for place, (source, by_step) in enumerate(taken.items())
-    ]  # fmt: skip
+    ]
     title = "documents removed" if unit == "documents" else "bytes removed"
     return figure(data, {"automargin": True}, axis(title, log=True), barmode="group")

@@ -10,8 +10,8 @@ from dashboards.app.figures.base import SERIES, Figure, axis, figure, line
 
 
 def routing_figure(routing: Mapping[str, Sequence[Any]]) -> Figure:
-    """Share of a source's assignments that each expert takes, of one variant: columns layer, expert, source, share. A row
-    is a layer and source, a column an expert."""
+    """Share of a source's assignments that each expert takes, of one variant: columns layer, expert, source, share. A
+    row is a layer and source, a column an expert."""
     rows = sorted({(layer, source) for layer, source in zip(routing["layer"], routing["source"], strict=True)})
     experts = sorted(set(routing["expert"]))
     cells = {
@@ -48,7 +48,19 @@ def load_figure(
         line(x, y, labels.label(labels.VARIANTS, name), SERIES[place % len(SERIES)])
         for place, (name, (x, y)) in enumerate(curves.items())
     ]
-    shapes = [] if even is None else [
-        {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": even, "y1": even, "line": {"dash": "dot", "color": "--muted"}}
-    ]  # fmt: skip
+    shapes = (
+        []
+        if even is None
+        else [
+            {
+                "type": "line",
+                "xref": "paper",
+                "x0": 0,
+                "x1": 1,
+                "y0": even,
+                "y1": even,
+                "line": {"dash": "dot", "color": "--muted"},
+            }
+        ]
+    )
     return figure(data, axis("step"), axis(title), shapes=shapes)

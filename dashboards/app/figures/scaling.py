@@ -71,8 +71,8 @@ def isoflop_figure(law: Mapping[str, float], measured: Sequence[ScalingPoint]) -
 
 
 def ledger_figure(forecasts: Mapping[str, Sequence[Any]]) -> Figure:
-    """Every scored forecast of the home: what was observed over what was predicted, with the interval. Columns predicted,
-    low, high, observed, run_id. On the diagonal a forecast is right."""
+    """Every scored forecast of the home: what was observed over what was predicted, with the interval. Columns
+    predicted, low, high, observed, run_id. On the diagonal a forecast is right."""
     rows = list(zip(*(forecasts[name] for name in ("predicted", "low", "high", "observed", "run_id")), strict=True))
     held = [row for row in rows if row[1] is not None and row[2] is not None and row[1] <= row[3] <= row[2]]
     missed = [row for row in rows if row not in held]
@@ -81,16 +81,24 @@ def ledger_figure(forecasts: Mapping[str, Sequence[Any]]) -> Figure:
         if some:
             data.append(
                 {
-                    "type": "scatter", "mode": "markers", "name": name, "x": [row[3] for row in some], "y": [row[0] for row in some],
-                    "text": [row[4] for row in some], "marker": {"color": color, "size": 8},
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": name,
+                    "x": [row[3] for row in some],
+                    "y": [row[0] for row in some],
+                    "text": [row[4] for row in some],
+                    "marker": {"color": color, "size": 8},
                     "error_y": {
-                        "type": "data", "symmetric": False, "color": color, "thickness": 1.2,
+                        "type": "data",
+                        "symmetric": False,
+                        "color": color,
+                        "thickness": 1.2,
                         "array": [None if row[2] is None else row[2] - row[0] for row in some],
                         "arrayminus": [None if row[1] is None else row[0] - row[1] for row in some],
                     },
                     "hovertemplate": "%{text}<br>predicted %{y:.4f}, observed %{x:.4f}<extra></extra>",
                 }
-            )  # fmt: skip
+            )
     ends = [value for row in rows for value in (row[0], row[3])]
     if ends:
         data.append(

@@ -12,8 +12,8 @@ COLORS = {"ran": "--green", "cached": "--blue", "failed": "--red", "waiting": "-
 
 
 def timeline_figure(stages: Mapping[str, Sequence[Any]], workers: Mapping[str, str]) -> Figure:
-    """A bar a stage on the run's clock. stages: columns label, status, started_at and ended_at (milliseconds); workers: by
-    label, the worker that made it."""
+    """A bar a stage on the run's clock. stages: columns label, status, started_at and ended_at (milliseconds);
+    workers: by label, the worker that made it."""
     rows = [
         (label, status, start, end)
         for label, status, start, end in zip(

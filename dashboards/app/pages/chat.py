@@ -15,7 +15,7 @@ def chat_page(home: Home, address: Address, outside: Outside) -> View:
     models = list(outside.models())
     if not models:
         return missing("Chat", f"No run of {home.shown} has made a model yet: `lifespan run`.", ("Runs", "/"))
-    a = address.text("a", "sft" if "sft" in models else models[0], models)
+    a = address.text("a", "finetune" if "finetune" in models else models[0], models)
     b = address.text("b", "grpo" if "grpo" in models else models[-1], models)
     data = {
         "models": models,

@@ -25,14 +25,16 @@ _CURVES = """
         WITH wanted AS (
             SELECT DISTINCT run_id, key FROM stages
             WHERE run_id IN (SELECT unnest($runs)) AND label = $label AND status IN ('ran', 'cached')),
-        m AS (SELECT w.run_id, w.key, step, value, epoch(time) AS at
+        m AS (SELECT w.run_id, w.key, step, value, epoch(time) AS moment
               FROM metrics JOIN wanted w USING (key) WHERE name = $name AND isfinite(value)),
         spent AS (SELECT key, sum(tokens) AS tokens, sum(usd) / nullif(sum(seconds), 0) AS rate
                   FROM costs WHERE key IN (SELECT key FROM wanted) GROUP BY key),
-        w AS (SELECT run_id, max(step) + 1 AS width, max(step) AS final_step, min(at) AS began FROM m GROUP BY run_id)
+        w AS (SELECT run_id, max(step) + 1 AS width, max(step) AS final_step, min(moment) AS began
+              FROM m GROUP BY run_id)
         SELECT m.run_id, min(step) AS step, avg(value) AS mean, min(value) AS low, max(value) AS high,
-               min(step) / nullif(any_value(final_step), 0) * any_value(tokens) AS tokens, min(at) - any_value(began) AS time,
-               (min(at) - any_value(began)) * any_value(rate) AS dollars
+               min(step) / nullif(any_value(final_step), 0) * any_value(tokens) AS tokens,
+               min(moment) - any_value(began) AS time,
+               (min(moment) - any_value(began)) * any_value(rate) AS dollars
         FROM m JOIN w USING (run_id) LEFT JOIN spent USING (key)
         GROUP BY m.run_id, step * $points // width ORDER BY m.run_id, step"""
 _LAST = """
@@ -41,11 +43,20 @@ _LAST = """
             WHERE run_id IN (SELECT unnest($runs)) AND label = $label AND status IN ('ran', 'cached'))
         SELECT w.run_id, min(value) AS least, arg_min(step, value) AS least_at, max(value) AS greatest,
                arg_max(step, value) AS greatest_at, arg_max(value, step) AS final, max(step) AS final_at
-        FROM metrics JOIN wanted w USING (key) WHERE name = $name AND isfinite(value) GROUP BY w.run_id ORDER BY w.run_id"""
+        FROM metrics JOIN wanted w USING (key) WHERE name = $name AND isfinite(value)
+        GROUP BY w.run_id ORDER BY w.run_id"""
 _SUMMARY = (
-    ("status", "status"), ("accuracy", "percent"), ("held_out_loss", "number"), ("gold", "number"), ("usd", "dollars"),
-    ("seconds", "duration"), ("forecast_error", "number"), ("alarms", "count"), ("seen", "count"), ("not_seen", "count"),
-)  # fmt: skip
+    ("status", "status"),
+    ("accuracy", "percent"),
+    ("held_out_loss", "number"),
+    ("gold", "number"),
+    ("usd", "dollars"),
+    ("seconds", "duration"),
+    ("forecast_error", "number"),
+    ("alarms", "count"),
+    ("seen", "count"),
+    ("not_seen", "count"),
+)
 
 
 def compare_page(home: Home, address: Address, outside: Outside) -> View:
@@ -143,7 +154,7 @@ def _curves(
         )
     )
     note = (
-        "Runs whose settings differ in the seed alone are one line; the band goes from the least to the greatest of them."
+        "Runs that differ in the seed alone are one line; the band goes from the least to the greatest of them."
         if seeds
         else ""
     )
@@ -162,13 +173,16 @@ def _curves(
         "Best beside last",
         (
             Column("run_id", "run", href="/run?run={run_id}"),
-            Column("least", "least", "number"), Column("least_at", "at step", "count"),
-            Column("greatest", "greatest", "number"), Column("greatest_at", "at step", "count"),
-            Column("final", "last", "number"), Column("final_at", "at step", "count"),
+            Column("least", "least", "number"),
+            Column("least_at", "at step", "count"),
+            Column("greatest", "greatest", "number"),
+            Column("greatest_at", "at step", "count"),
+            Column("final", "last", "number"),
+            Column("final_at", "at step", "count"),
         ),
         ends,
         typed(_LAST, {"runs": runs, "label": label, "name": metric}),
-    )  # fmt: skip
+    )
     return [controls, chart, best]
 
 

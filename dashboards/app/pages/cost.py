@@ -92,7 +92,8 @@ def _plan(
         nearest = max(usable, key=lambda one: one.accuracy.low)
         blocks.append(
             Note(
-                f"None reaches {wanted:.0%} with its whole interval; {nearest.name} comes nearest: {formatting.percent_interval(nearest.accuracy)}.",
+                f"None reaches {wanted:.0%} with its whole interval; {nearest.name} comes nearest: "
+                f"{formatting.percent_interval(nearest.accuracy)}.",
                 "warn",
             )
         )
@@ -178,10 +179,14 @@ def _table(usable: Sequence[StrategyCost], questions: float, chosen: StrategyCos
         "strategies",
         "Every way of answering, cheapest first",
         (
-            Column("name", "model and strategy"), Column("mark", "", "verdict"),
-            Column("accuracy", "accuracy", "percent", low="low", high="high"), Column("n", "n", "count"),
-            Column("total", "lifetime", "dollars"), Column("thousand", "per thousand", "dollars"),
-            Column("fixed", "training", "dollars"), Column("even", "break-even with the choice"),
+            Column("name", "model and strategy"),
+            Column("mark", "", "verdict"),
+            Column("accuracy", "accuracy", "percent", low="low", high="high"),
+            Column("n", "n", "count"),
+            Column("total", "lifetime", "dollars"),
+            Column("thousand", "per thousand", "dollars"),
+            Column("fixed", "training", "dollars"),
+            Column("even", "break-even with the choice"),
         ),
         {
             "name": [one.name for one in order],
@@ -197,7 +202,7 @@ def _table(usable: Sequence[StrategyCost], questions: float, chosen: StrategyCos
         },
         sql,
         filter=True,
-    )  # fmt: skip
+    )
 
 
 def _even(one: StrategyCost, chosen: StrategyCost) -> str:

@@ -34,7 +34,8 @@ _FUNNEL = """
               WHERE run_id = $run AND stage = 'prepare_corpus' AND status IN ('ran', 'cached'))"""
 _REASONS = """
         SELECT coalesce(source, '') AS source, reason, count(*) AS n FROM quarantine
-        WHERE key IN (SELECT key FROM stages WHERE run_id = $run) GROUP BY ALL ORDER BY n DESC, source, reason LIMIT 500"""
+        WHERE key IN (SELECT key FROM stages WHERE run_id = $run) GROUP BY ALL
+        ORDER BY n DESC, source, reason LIMIT 500"""
 _TEXTS = """
         SELECT source, reason, file, line, excerpt FROM quarantine
         WHERE key IN (SELECT key FROM stages WHERE run_id = $run) AND ($source = '' OR source = $source)
@@ -71,11 +72,19 @@ def data_page(home: Home, address: Address, outside: Outside) -> View:
     reasons = ask(home, _REASONS, {"run": run})
     blocks.append(
         Table(
-            "reasons", "Why records were rejected",
-            (Column("source", "source"), Column("reason", "reason", "text", f"/data?run={run}&source={{source}}&reason={{reason}}"), Column("n", "records", "count")),
-            reasons, typed(_REASONS, {"run": run}), filter=True, empty="no record was rejected",
+            "reasons",
+            "Why records were rejected",
+            (
+                Column("source", "source"),
+                Column("reason", "reason", "text", f"/data?run={run}&source={{source}}&reason={{reason}}"),
+                Column("n", "records", "count"),
+            ),
+            reasons,
+            typed(_REASONS, {"run": run}),
+            filter=True,
+            empty="no record was rejected",
         )
-    )  # fmt: skip
+    )
     source, reason = address.text("source"), address.text("reason")
     if source or reason:
         params = {"run": run, "source": source, "reason": reason}

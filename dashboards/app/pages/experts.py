@@ -101,9 +101,12 @@ def _table(facts: MoeFacts) -> Table:
         "variants",
         "Variants beside each other, on facts",
         (
-            Column("variant", "variant"), Column("seed", "seed", "count"),
-            Column("loss", "held-out loss", "number", low="low", high="high"), Column("max_share", "largest share", "percent"),
-            Column("entropy", "router's entropy", "number"), Column("specialization", "specialisation, nats", "number"),
+            Column("variant", "variant"),
+            Column("seed", "seed", "count"),
+            Column("loss", "held-out loss", "number", low="low", high="high"),
+            Column("max_share", "largest share", "percent"),
+            Column("entropy", "router's entropy", "number"),
+            Column("specialization", "specialisation, nats", "number"),
         ),
         {
             "variant": [labels.label(labels.VARIANTS, p.variant) for p in shown],
@@ -116,4 +119,4 @@ def _table(facts: MoeFacts) -> Table:
             "specialization": [p.specialization for p in shown],
         },
         empty="no experts were compared on facts",
-    )  # fmt: skip
+    )

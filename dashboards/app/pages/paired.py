@@ -17,9 +17,12 @@ from dashboards.app.view import Block, Chart, Column, Control, Controls, Fact, F
 from storage.home import Home
 
 MOST_ITEMS = 1000
-_WAYS = "SELECT suite, model, strategy, strategy_family, strategy_size, accuracy FROM run_leaderboard WHERE run_id = $run ORDER BY suite, model, accuracy DESC"
+_WAYS = """
+        SELECT suite, model, strategy, strategy_family, strategy_size, accuracy
+        FROM run_leaderboard WHERE run_id = $run ORDER BY suite, model, accuracy DESC"""
 _PAIRS = """
-        SELECT item_id, outcome, difficulty, target, answer_a, answer_b, tokens_a, tokens_b, prompt, correct_a, correct_b
+        SELECT item_id, outcome, difficulty, target, answer_a, answer_b, tokens_a, tokens_b, prompt, correct_a,
+               correct_b
         FROM paired_items
         WHERE suite = $suite AND run_a = $run_a AND model_a = $model_a AND strategy_a = $strategy_a
           AND run_b = $run_b AND model_b = $model_b AND strategy_b = $strategy_b
@@ -54,9 +57,14 @@ def paired_page(home: Home, address: Address, outside: Outside) -> View:
     b = address.text("b", options_b[-1 if run_a == run_b else 0][0], [way for way, _ in options_b])
     (model_a, _, strategy_a), (model_b, _, strategy_b) = a.partition(":"), b.partition(":")
     params = {
-        "suite": suite, "run_a": run_a, "model_a": model_a, "strategy_a": strategy_a, "run_b": run_b, "model_b": model_b,
+        "suite": suite,
+        "run_a": run_a,
+        "model_a": model_a,
+        "strategy_a": strategy_a,
+        "run_b": run_b,
+        "model_b": model_b,
         "strategy_b": strategy_b,
-    }  # fmt: skip
+    }
     found = ask(home, _PAIRS, params)
     outcome = address.text("outcome", "", ["", *OUTCOMES])
     blocks: list[Block] = [

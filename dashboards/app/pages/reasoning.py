@@ -39,7 +39,8 @@ _ITEM = """
         SELECT model, strategy, strategy_family, strategy_size, prompt, target, answer, correct, completion_tokens,
                prompt_tokens, details_json
         FROM evals WHERE key IN (SELECT key FROM stages WHERE run_id = $run AND status IN ('ran', 'cached'))
-        AND suite = $suite AND item_id = $item ORDER BY model = $model DESC, strategy = $strategy DESC, model, strategy"""
+        AND suite = $suite AND item_id = $item
+        ORDER BY model = $model DESC, strategy = $strategy DESC, model, strategy"""
 
 
 def reasoning_page(home: Home, address: Address, outside: Outside) -> View:
@@ -205,7 +206,8 @@ def answer_text(row: dict[str, Any]) -> Text:
     details = parsed(row["details_json"])
     name = labels.strategy(row["strategy"], row["strategy_family"] or row["strategy"], row["strategy_size"])
     right = "right" if row["correct"] else "wrong"
-    meta = f"{right}: {row['answer'] or 'no answer'} (right answer {row['target']}) · {formatting.count(row['completion_tokens'])} tokens"
+    meta = f"{right}: {row['answer'] or 'no answer'} (right answer {row['target']})"
+    meta += f" · {formatting.count(row['completion_tokens'])} tokens"
     if details.get("status") not in (None, "answered"):
         meta += f" · {details['status']}"
     text = str(details.get("text") or row["answer"] or "")

@@ -70,9 +70,16 @@ def run_page(home: Home, address: Address, outside: Outside) -> View:
     if label:
         blocks[2:2] = _stage(home, run, label)
     return View(
-        str(row["name"] or run), tuple(blocks), refresh=2.0 if alive else 0.0, address=address.used,
-        links=(("Training", link("/training", run=run)), ("Compare", link("/compare", runs=run)), *((("Report", f"/report/{run}"),) if home.report(run).exists() else ())),
-    )  # fmt: skip
+        str(row["name"] or run),
+        tuple(blocks),
+        refresh=2.0 if alive else 0.0,
+        address=address.used,
+        links=(
+            ("Training", link("/training", run=run)),
+            ("Compare", link("/compare", runs=run)),
+            *((("Report", f"/report/{run}"),) if home.report(run).exists() else ()),
+        ),
+    )
 
 
 def _head(home: Home, row: Mapping[str, Any], alive: bool) -> Facts:
@@ -186,7 +193,11 @@ def _lineage(home: Home, run: str, text: str | None, record: Any) -> Table:
     return Table(
         "lineage",
         "What it was made from",
-        (Column("input", "input"), Column("made_by", "made by", href=f"/run?run={run}&stage={{made_by}}"), Column("key", "artifact")),
+        (
+            Column("input", "input"),
+            Column("made_by", "made by", href=f"/run?run={run}&stage={{made_by}}"),
+            Column("key", "artifact"),
+        ),
         {
             "input": [name for name, _ in inputs],
             "made_by": [labels.get(key, "") for _, key in inputs],
@@ -194,7 +205,7 @@ def _lineage(home: Home, run: str, text: str | None, record: Any) -> Table:
         },
         note=f"Its key covers {len(modules)} modules of code." if modules else "",
         empty="no inputs: it begins with the settings alone",
-    )  # fmt: skip
+    )
 
 
 def flattened(value: Any, name: str = "", most: int = 400) -> dict[str, Any]:

@@ -23,19 +23,37 @@ _COLUMNS = (
     Column("name", "name"),
     Column("status", "state", "status"),
     Column("started_at", "started, UTC", "time"),
-    Column("accuracy", "best accuracy", "percent", low="accuracy_low", high="accuracy_high",
-           href="/reasoning?run={run_id}", help="of a strategy that asks no verifier, with its 95% interval"),
-    Column("held_out_loss", "held-out loss", "number", href="/training?run={run_id}", help="of pretraining, nats per token"),
+    Column(
+        "accuracy",
+        "best accuracy",
+        "percent",
+        low="accuracy_low",
+        high="accuracy_high",
+        href="/reasoning?run={run_id}",
+        help="of a strategy that asks no verifier, with its 95% interval",
+    ),
+    Column(
+        "held_out_loss", "held-out loss", "number", href="/training?run={run_id}", help="of pretraining, nats per token"
+    ),
     Column("spark", "training loss", "spark"),
-    Column("gold", "gold", "number", low="gold_low", high="gold_high", href="/alignment?run={run_id}",
-           help="of the best policy, over the model that it began as"),
+    Column(
+        "gold",
+        "gold",
+        "number",
+        low="gold_low",
+        high="gold_high",
+        href="/alignment?run={run_id}",
+        help="of the best policy, over the model that it began as",
+    ),
     Column("usd", "dollars", "dollars", href="/cost?run={run_id}", help="of everything in it, cached stages included"),
     Column("seconds", "took", "duration"),
-    Column("forecast_error", "forecast error", "number", href="/scaling?run={run_id}", help="predicted minus observed loss"),
+    Column(
+        "forecast_error", "forecast error", "number", href="/scaling?run={run_id}", help="predicted minus observed loss"
+    ),
     Column("alarms", "alarms", "count", help="policies for which the watch raised the alarm of reward hacking"),
     Column("seen", "claims seen", "count", href="/run?run={run_id}"),
     Column("not_seen", "not seen", "count", href="/run?run={run_id}"),
-)  # fmt: skip
+)
 
 
 def runs_page(home: Home, address: Address, outside: Outside) -> View:
@@ -52,7 +70,7 @@ def runs_page(home: Home, address: Address, outside: Outside) -> View:
     if not found["run_id"]:
         blocks.append(
             Note(
-                f"No run yet in {home.shown}. `lifespan run` lives the whole life of a small model in about ten minutes, "
+                f"No run yet in {home.shown}. `lifespan run` lives the life of a small model in about ten minutes, "
                 "`lifespan run smoke` in one.",
                 "muted",
             )
@@ -89,10 +107,12 @@ _SPARKS = """
         WITH wanted AS (
             SELECT s.run_id, s.key FROM stages s
             WHERE s.run_id IN (SELECT unnest($runs)) AND s.label = 'pretrain' AND s.status IN ('ran', 'cached')),
-        m AS (SELECT w.run_id, step, value FROM metrics JOIN wanted w USING (key) WHERE name = 'loss' AND isfinite(value)),
+        m AS (SELECT w.run_id, step, value FROM metrics JOIN wanted w USING (key)
+              WHERE name = 'loss' AND isfinite(value)),
         w AS (SELECT run_id, max(step) + 1 AS width FROM m GROUP BY run_id)
         SELECT run_id, list(value ORDER BY bucket) AS values FROM (
-            SELECT run_id, step * $points // width AS bucket, avg(value) AS value FROM m JOIN w USING (run_id) GROUP BY ALL)
+            SELECT run_id, step * $points // width AS bucket, avg(value) AS value
+            FROM m JOIN w USING (run_id) GROUP BY ALL)
         GROUP BY run_id"""
 
 

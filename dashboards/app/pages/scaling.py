@@ -27,8 +27,8 @@ _POINTS = """
         WHERE key IN (SELECT key FROM stages WHERE run_id = $run AND status IN ('ran', 'cached')) AND sweep = 'dense'
         ORDER BY num_params, tokens"""
 _LEDGER = """
-        SELECT DISTINCT ON (f.key, target, method, num_params, tokens) f.run_id, f.sweep, f.target, f.num_params, f.tokens,
-               f.extrapolation, f.predicted, f.low, f.high, f.observed, f.made_at, f.scored_at,
+        SELECT DISTINCT ON (f.key, target, method, num_params, tokens) f.run_id, f.sweep, f.target, f.num_params,
+               f.tokens, f.extrapolation, f.predicted, f.low, f.high, f.observed, f.made_at, f.scored_at,
                f.predicted - f.observed AS error, f.observed BETWEEN f.low AND f.high AS inside
         FROM forecasts f WHERE method = 'law' ORDER BY f.made_at DESC, f.key LIMIT 500"""
 
@@ -87,7 +87,7 @@ def _law(home: Home, rows: RunRows, facts: ScalingFacts, control: Control, addre
     sql = typed(_POINTS, {"run": run})
     if law:
         blocks.append(foretold(law, fit, facts, num_params, tokens))
-    blocks += [Note(f"The fit warns: {warning}.", "warn") for warning in facts.warnings]
+    blocks += [Note(f"The fit warns: {'; '.join(facts.warnings)}.", "warn") for _ in facts.warnings[:1]]
     shown = band_at(law, fit, num_params, tokens) if law else None
     note = (
         "Points as measured, lines by the law, the band for the size that is chosen above: 95% of the posterior."
@@ -123,22 +123,21 @@ def saved_fit(home: Home, rows: RunRows) -> ChinchillaFit | None:
         return None
 
 
-def _drawn(fit: ChinchillaFit, num_params: float, tokens: Any) -> np.ndarray:
-    """Losses by every draw of the posterior: draw × tokens."""
-    draws = np.asarray(fit.samples, dtype=float)
-    E, A, B, alpha, beta = (draws[:, i, None] for i in range(5))
-    return np.asarray(E + A * num_params**-alpha + B * np.asarray(tokens, dtype=float)[None, :] ** -beta)
-
-
 def band_at(law: Mapping[str, float], fit: ChinchillaFit | None, num_params: float, tokens: float) -> dict[str, Any]:
     """The law's line at a size, with the 95% band of the posterior where there is one."""
     grid = np.geomspace(tokens / 30, tokens * 3, 40)
     middle = loss(law, num_params, grid)
     low = high = middle
     if fit is not None and len(fit.samples):
-        low, high = np.quantile(_drawn(fit, num_params, grid), [0.025, 0.975], axis=0)
-    return {"tokens": grid.tolist(), "middle": middle.tolist(), "low": low.tolist(), "high": high.tolist(),
-            "name": f"{formatting.count(num_params)} parameters, by the law"}  # fmt: skip
+        ends = [fit.predict(num_params, float(x)) for x in grid]
+        low, high = np.array([x.low for x in ends]), np.array([x.high for x in ends])
+    return {
+        "tokens": grid.tolist(),
+        "middle": middle.tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+        "name": f"{formatting.count(num_params)} parameters, by the law",
+    }
 
 
 def foretold(
@@ -148,8 +147,8 @@ def foretold(
     value = float(loss(law, num_params, tokens))
     said = f"{value:.3f}"
     if fit is not None and len(fit.samples):
-        low, high = np.quantile(_drawn(fit, num_params, [tokens])[:, 0], [0.025, 0.975])
-        said += f" [{low:.3f}, {high:.3f}]"
+        x = fit.predict(num_params, tokens)
+        said += f" [{x.low:.3f}, {x.high:.3f}]"
     largest = max(6.0 * p.num_params * p.tokens for p in facts.points if p.tokens)
     far = 6.0 * num_params * tokens / largest
     a, b = law["alpha"], law["beta"]
@@ -175,8 +174,12 @@ def _parameters(facts: ScalingFacts, sql: str) -> Table:
         "parameters",
         "What was fitted",
         (
-            Column("law", "law"), Column("name", "parameter"), Column("value", "value", "number", low="low", high="high"),
-            Column("identified", "identified", "verdict"), Column("n", "points", "count"), Column("method", "how"),
+            Column("law", "law"),
+            Column("name", "parameter"),
+            Column("value", "value", "number", low="low", high="high"),
+            Column("identified", "identified", "verdict"),
+            Column("n", "points", "count"),
+            Column("method", "how"),
         ),
         {
             "law": [p.law for p in shown],
@@ -190,7 +193,7 @@ def _parameters(facts: ScalingFacts, sql: str) -> Table:
         },
         sql,
         "Not identified: the interval is wider than the value itself.",
-    )  # fmt: skip
+    )
 
 
 def identified(value: float, low: float | None, high: float | None) -> str:
@@ -210,10 +213,13 @@ def ledger(found: Columns, sql: str) -> list[Block]:
     share = f"{inside} of {with_interval}" + (f", {inside / with_interval:.0%}" if with_interval else "")
     rows = {name: [values[i] for i in scored] for name, values in found.items()}
     facts = Facts(
-        (Fact("forecasts sealed", f"{len(found['run_id']):,}"), Fact("scored", f"{len(scored):,}"),
-         Fact("inside their 95% interval", share)),
+        (
+            Fact("forecasts sealed", f"{len(found['run_id']):,}"),
+            Fact("scored", f"{len(scored):,}"),
+            Fact("inside their 95% interval", share),
+        ),
         "The ledger of this home's forecasts",
-    )  # fmt: skip
+    )
     blocks: list[Block] = [facts]
     if scored:
         blocks.append(
@@ -226,9 +232,13 @@ def ledger(found: Columns, sql: str) -> list[Block]:
             )
         )
     columns = (
-        Column("run_id", "run", href="/run?run={run_id}"), Column("num_params", "parameters", "count"),
-        Column("tokens", "tokens", "count"), Column("extrapolation", "times the sweep", "number"),
-        Column("predicted", "predicted", "number", low="low", high="high"), Column("observed", "observed", "number"),
-        Column("error", "error", "number"), Column("made_at", "sealed, UTC", "time"),
-    )  # fmt: skip
+        Column("run_id", "run", href="/run?run={run_id}"),
+        Column("num_params", "parameters", "count"),
+        Column("tokens", "tokens", "count"),
+        Column("extrapolation", "times the sweep", "number"),
+        Column("predicted", "predicted", "number", low="low", high="high"),
+        Column("observed", "observed", "number"),
+        Column("error", "error", "number"),
+        Column("made_at", "sealed, UTC", "time"),
+    )
     return [*blocks, Table("forecasts", "Forecasts", columns, found, sql.strip(), filter=True)]

@@ -19,12 +19,24 @@ BUCKETS = 400
 MOST_CHARTS = 6
 # What is looked at first, where a stage has it.
 FIRST = (
-    "loss", "valid_loss", "objective/score", "gold", "objective/kl", "greedy_accuracy", "objective/reward", "grad_norm",
-    "tokens_per_second", "lr_factor", "loss/policy", "rewards/accuracy", "eval_loss",
-)  # fmt: skip
+    "loss",
+    "valid_loss",
+    "objective/score",
+    "gold",
+    "objective/kl",
+    "greedy_accuracy",
+    "objective/reward",
+    "grad_norm",
+    "tokens_per_second",
+    "lr_factor",
+    "loss/policy",
+    "rewards/accuracy",
+    "eval_loss",
+)
 SKIPPED = ("skipped", "policy/skipped_updates", "reward_model/skipped_updates")
 _STAGES = """
-        WITH s AS (SELECT label, key, min(started_at) AS started FROM stages WHERE run_id = $run AND status <> 'failed' GROUP BY ALL)
+        WITH s AS (SELECT label, key, min(started_at) AS started FROM stages
+                   WHERE run_id = $run AND status <> 'failed' GROUP BY ALL)
         SELECT s.label, s.key, v.name, v.n FROM s JOIN last_values v USING (key) WHERE v.n > 1
         ORDER BY s.started, s.label, v.name"""
 _CURVE = """
@@ -32,7 +44,9 @@ _CURVE = """
              w AS (SELECT max(step) + 1 AS width FROM m)
         SELECT min(step) AS step, avg(value) AS mean, min(value) AS low, max(value) AS high
         FROM m, w GROUP BY step * $points // width ORDER BY step"""
-_SKIPS = "SELECT DISTINCT step FROM live_metrics WHERE key = $key AND name IN (SELECT unnest($names)) AND value > 0 ORDER BY step LIMIT 200"
+_SKIPS = """
+        SELECT DISTINCT step FROM live_metrics
+        WHERE key = $key AND name IN (SELECT unnest($names)) AND value > 0 ORDER BY step LIMIT 200"""
 
 
 def training_page(home: Home, address: Address, outside: Outside) -> View:
