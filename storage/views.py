@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # The last word on each stage of each run. A window is computed over all that it is given: a view of the newest run
-# alone filters `stages` first, and one of every run is filtered by `run_id = $run`, which DuckDB carries below the window.
+# alone filters `stages` first, and one of every run is filtered by `run_id = $run`, which DuckDB carries below it.
 _LAST_WORD = """
         SELECT * FROM {stages}
         QUALIFY row_number() OVER (

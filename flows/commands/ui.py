@@ -45,7 +45,7 @@ def _outside(home: Home) -> Outside:
     from dashboards.app.outside import Outside
     from flows.runs.models import model_names, open_model
     from flows.runs.registry import running
-    from flows.services.dashboard_server import answerer, starter, stopper
+    from flows.services.dashboard_server import answerer, preferrer, starter, stopper
     from flows.settings import profile_names
 
     profiles = tuple(profile_names())
@@ -56,6 +56,7 @@ def _outside(home: Home) -> Outside:
         stop=stopper(lambda: running(home)),
         models=lambda: model_names(home),
         answer=answerer(lambda name: open_model(home, name)),
+        prefer=preferrer(home),
     )
 
 

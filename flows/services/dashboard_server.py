@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import uvicorn
 from dashboards.app.outside import Outside
 from dashboards.app.server import make_app
 from flows.services.access import Access
+from flows.services.annotation_server import annotation_app
 from flows.services.sockets import ANY_ADDRESS, LOOPBACK, is_loopback, listen
 from storage.home import Home
 
@@ -50,7 +53,8 @@ def serve_dashboard(
     links: Links = []
     names = frozenset({*LOCAL_NAMES, access.host.lower()})
     local_only = is_loopback(access.host) and access.host not in ANY_ADDRESS
-    served = Outside(**{**vars(outside), "services": lambda: tuple(links)})
+    annotation, table = annotation_app(home, names, local_only)
+    served = replace(outside, services=lambda: tuple(links), annotation=annotation)
     app = make_app(home, served, names, local_only, access.token)
     show(f"dashboard {access.page(listener.getsockname()[1])}")
     with ExitStack() as stack:
@@ -62,6 +66,7 @@ def serve_dashboard(
                 uvicorn.Server(config).run([listener])
         finally:
             signal.signal(signal.SIGTERM, before)
+            table.close()
             listener.close()
 
 
@@ -134,3 +139,22 @@ def answerer(open_model: Callable[[str], Any]) -> Callable[[str, str, float, int
             yield from Conversation(found.tokenizer, Engine(found.model, 1, None), temperature, most).answer(prompt)
 
     return answer
+
+
+def preferrer(home: Home) -> Callable[[str, str, str, Mapping[str, str]], str]:
+    """Stores votes as lines of a file that `lifespan preferences import` takes: prompt, better answer, other answer."""
+    lock = threading.Lock()
+
+    def prefer(prompt: str, chosen: str, rejected: str, models: Mapping[str, str]) -> str:
+        if not prompt.strip() or chosen == rejected:
+            raise ValueError("a vote needs a prompt and two answers that differ")
+        file = home.local / "preferences" / "chat.jsonl"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        line = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **models}
+        with lock, file.open("ab") as out:
+            out.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            out.flush()
+            os.fsync(out.fileno())
+        return f"stored; `lifespan preferences import {file}` lets the next reward model learn from it"
+
+    return prefer

@@ -22,13 +22,14 @@ from dashboards.app.server import make_app
 from storage.home import Home
 from storage.queries import query
 
+NOTHING = Outside()
 HOSTS = frozenset({"127.0.0.1", "localhost"})
 CSS = Path("dashboards/app/static/app.css").read_text(encoding="utf-8")
 PALETTE = dict.fromkeys(re.findall(r"(--\w+):", CSS), (1, 2, 3))
 TOKEN = "a-token-of-length"
 
 
-def ask(home: Home, path: str, *, outside: Outside = Outside(), token: str = "", **options: Any) -> httpx.Response:
+def ask(home: Home, path: str, *, outside: Outside = NOTHING, token: str = "", **options: Any) -> httpx.Response:
     async def go_there() -> httpx.Response:
         transport = httpx.ASGITransport(app=make_app(home, outside, HOSTS, True, token))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8240") as client:
@@ -81,28 +82,22 @@ def test_the_sql_beside_charts_and_tables_can_be_asked_as_it_stands(home: Home, 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.slug for page in PAGES])
 def test_no_address_breaks_a_page(many: Home, page: Any) -> None:
-    names = [
+    names = (
         "run",
         "runs",
         "run_a",
-        "run_b",
         "stage",
         "metric",
         "metrics",
         "x",
         "smooth",
         "n",
-        "d",
         "at",
         "policy",
         "item",
-        "suite",
-        "per",
         "a",
-        "b",
-        "questions",
         "months",
-    ]
+    )
     for value in ("", "nan", "-1e999", "'; DROP TABLE runs --", "x" * 5000, "%00", ",,,"):
         answer = ask(many, f"/api/page/{page.slug}", params=dict.fromkeys(names, value))
         assert answer.status_code in (200, 400), (page.slug, value, answer.text)
