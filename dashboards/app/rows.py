@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import functools
+import json
 import math
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,12 +20,34 @@ from storage.queries import Limits, query
 MIB = 2**20
 PAGE = Limits(seconds=10.0, memory_bytes=1024 * MIB, result_bytes=64 * MIB)
 
+KEPT, MOST_KEPT = 64, 50_000  # answers, and values of one of them
+
 Columns = dict[str, list[Any]]
+_answers: dict[tuple[str, ...], tuple[tuple[Any, ...], Columns]] = {}
+_lock = threading.Lock()
 
 
 def ask(home: Home, sql: str, params: Mapping[str, Any] | None = None) -> Columns:
-    """The columns of a query, within the limits of a page. Raises as `storage.queries.query` does."""
-    return plain(query(home, sql, params or None, limits=PAGE))
+    """The columns of a query, within the limits of a page. Raises as `storage.queries.query` does.
+
+    An answer is kept while no table changes: a slider that is dragged asks for the same rows again and again.
+    """
+    stamp = home.tables.stamp()
+    if stamp is None or "live_metrics" in sql:
+        return plain(query(home, sql, params or None, limits=PAGE))
+    key = (home.root, str(home.local), sql, json.dumps(params, sort_keys=True))
+    with _lock:
+        kept = _answers.pop(key, None)
+        if kept is not None and kept[0] == stamp:
+            _answers[key] = kept
+            return dict(kept[1])
+    found = plain(query(home, sql, params or None, limits=PAGE))
+    if sum(map(len, found.values())) <= MOST_KEPT:
+        with _lock:
+            _answers[key] = stamp, found
+            while len(_answers) > KEPT:
+                del _answers[next(iter(_answers))]
+    return dict(found)
 
 
 def plain(table: pa.Table) -> Columns:

@@ -1,7 +1,6 @@
 // Blocks of a view as elements. What was there before is kept where it can be: a chart keeps its zoom, an input its focus.
 import { copy, h, local } from "./dom.js";
-import { format } from "./format.js";
-import { asText, table } from "./table.js";
+import { asText, format, table } from "./table.js";
 
 function head(title, ...tools) {
   return title || tools.length ? h("div", { class: "blockhead" }, h("h2", {}, title || ""), h("div", { class: "tools" }, ...tools)) : null;

@@ -1,6 +1,6 @@
 // Two models, one prompt. Blind: which is which is told after the vote.
 import { ask, h, notice, say } from "./dom.js";
-import { duration } from "./format.js";
+import { duration } from "./table.js";
 
 export function mount(place, data, { write }) {
   const pick = (name, value) => h("select", { name, "aria-label": `model ${name}`, onchange: (event) => write({ [name]: event.target.value }, false) }, data.models.map((one) => h("option", { value: one, selected: one === value }, one)));

@@ -98,7 +98,7 @@ def test_no_address_breaks_a_page(many: Home, page: Any) -> None:
         "a",
         "months",
     )
-    for value in ("", "nan", "-1e999", "'; DROP TABLE runs --", "x" * 5000, "%00", ",,,"):
+    for value in ("", "nan", "-1e999", "'; DROP TABLE runs --", "x" * 2000, "%00", ",,,"):
         answer = ask(many, f"/api/page/{page.slug}", params=dict.fromkeys(names, value))
         assert answer.status_code in (200, 400), (page.slug, value, answer.text)
         if answer.status_code == 400:
