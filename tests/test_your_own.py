@@ -147,7 +147,7 @@ def test_a_set_of_ones_own(smoke: SmokeLife, tmp_path: Path, monkeypatch: pytest
     done = lived("evaluate.toml", home)
     assert {"prepare_evaluations", "evaluate_set[riddles,base]", "measure_forgetting"} <= ran(done)
     assert "finetune" not in done.outcomes
-    assert done.outcomes["prepare_evaluations"].artifact.facts["num_items"] == {"riddles": 3}
+    assert done.outcomes["prepare_evaluations"].artifact.facts["num_items"] == {"riddles": 3, "riddles_task": 4}
     key = done.outcomes["evaluate_set[riddles,base]"].artifact.key
     rows = query(home, "SELECT * FROM evals WHERE key = $key", {"key": key}).to_pylist()
     greedy = [row for row in rows if row["strategy"] == "greedy"]
@@ -158,9 +158,13 @@ def test_a_set_of_ones_own(smoke: SmokeLife, tmp_path: Path, monkeypatch: pytest
         assert (details["status"] == "answered") == bool(row["answer"])
     [bad] = query(home, "SELECT line, reason FROM quarantine WHERE source = 'riddles'").to_pylist()
     assert bad == {"line": 4, "reason": "the reference answer 'That depends.' holds no number"}
+    key = done.outcomes["evaluate_set[riddles_task,base]"].artifact.key
+    rows = query(home, "SELECT * FROM evals WHERE key = $key AND strategy = 'greedy'", {"key": key}).to_pylist()
+    assert [row["target"] for row in rows] == ["7", "1,000", "8", "That depends."]
+    assert rows[0]["prompt"] == "Question: Ann has 3 hats and buys 4. How many hats?\nAnswer:"
     facts = done.report.facts["evaluations"]  # type: ignore[attr-defined]
-    assert {score.suite for score in facts.scores} == {"riddles"}
+    assert {score.suite for score in facts.scores} == {"riddles", "riddles_task"}
     assert evaluation_section(facts).tables and "evaluations" in done.report.figures  # type: ignore[attr-defined]
     forgot = query(home, "SELECT DISTINCT evaluation FROM forgetting WHERE unit = 'accuracy' AND key = $key",
                    {"key": done.outcomes["measure_forgetting"].artifact.key}).to_pylist()  # fmt: skip
-    assert forgot == [{"evaluation": "riddles"}]
+    assert {row["evaluation"] for row in forgot} == {"riddles", "riddles_task"}

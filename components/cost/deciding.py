@@ -59,8 +59,9 @@ def strongest_thinking(
 
 
 def decisive_suite(rows: Iterable[StrategyResult]) -> str | None:
-    """Of several evaluation sets the one that decisions rest on, the first; None for our chains."""
-    return next((row.suite for row in rows if row.suite), None)
+    """Of several evaluation sets the one that decisions rest on, the first to which answers were written: ranking given
+    ones is no way to answer. None for our chains."""
+    return next((row.suite for row in rows if row.suite and row.completion_tokens), None)
 
 
 def sides(rows: Sequence[StrategyResult]) -> tuple[StrategyResult | None, list[StrategyResult]]:

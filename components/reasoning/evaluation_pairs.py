@@ -1,6 +1,7 @@
-"""Pairs of answers as an evaluation: which of both a model itself finds more probable, per token.
+"""Given answers as an evaluation: which of them a model itself finds the most probable; nothing is generated.
 
-Per token, since a longer answer is less probable as a whole (the margin of both is kept). A tie is no preference.
+Of a pair per token, since a longer answer is less probable as a whole (the margin of both is kept). Of the options of a
+multiple choice as a whole, as lm-evaluation-harness's `acc` has it. A tie is no preference.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from components.data.files import Quarantined, SourceError
 from components.data.tokenizer import Tokenizer
 from components.model.transformer import Transformer
+from components.reasoning.lm_eval_verifier import OPTIONS
 from components.reasoning.question_files import Question
 from components.rlhf.formats import PreferenceFileError, read_file
 from components.rlhf.pairs import encode_pairs
@@ -27,17 +29,25 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Ranked:
-    """margin: mean log-probability per token of the chosen answer minus that of the rejected one, nats; sum_margin: of
-    the whole answers. tokens: of both with their prompts."""
+    """margin: what decides, log-probability of the right answer minus that of the best other one, nats; of a pair the
+    mean per token. sum_margin: of the whole answers. picked: the most probable answer. tokens: of all with their
+    prompts."""
 
     question: Question
     margin: float
     sum_margin: float
+    picked: str
     tokens: int
 
     @property
+    def target(self) -> str:
+        """The right answer."""
+        options = self.question.metadata.get(OPTIONS)
+        return str(options[int(self.question.answer)]) if options else self.question.answer
+
+    @property
     def correct(self) -> bool:
-        """The chosen answer is the more probable one."""
+        """The right answer is the most probable one."""
         return self.margin > 0
 
 
@@ -97,7 +107,36 @@ def rank_pairs(
                     questions[pair.index],
                     float(means_B[place] - means_B[other]),
                     float(sums_B[place] - sums_B[other]),
+                    str(
+                        questions[pair.index].answer
+                        if means_B[place] > means_B[other]
+                        else preferences[pair.index].rejected
+                    ),
                     int(lengths_B[place] + lengths_B[other]),
                 )
             )
+    return ranked, too_long
+
+
+@torch.no_grad()
+def rank_options(
+    model: Transformer, words: Tokenizer, questions: Sequence[Question]
+) -> tuple[list[Ranked], list[tuple[int, str]]]:
+    """Every multiple choice whose options all fit the model's context, and (place, reason) of the rest."""
+    ranked, too_long = [], []
+    for index, question in enumerate(questions):
+        options = [str(option) for option in question.metadata[OPTIONS]]
+        prompt, _ = words.render_chat([{"role": "user", "content": question.prompt}], add_generation_prompt=True)
+        answers = [words.encode(option) for option in options]
+        longest = len(prompt) + max(map(len, answers))
+        if longest > model.cfg.context_length or not all(answers):
+            reason = f"{longest} tokens; the model's context holds {model.cfg.context_length}"
+            too_long.append((index, reason if all(answers) else "an option is empty"))
+            continue
+        tokens_BT, lengths_B, mask_BA = pack_responses([prompt] * len(answers), answers)
+        sums = token_stats(model, tokens_BT, mask_BA).log_probs_BA.double().sum(1).tolist()
+        right = int(question.answer)
+        margin = sums[right] - max(value for place, value in enumerate(sums) if place != right)
+        picked = options[max(range(len(sums)), key=sums.__getitem__)]
+        ranked.append(Ranked(question, margin, margin, picked, int(lengths_B.sum())))
     return ranked, too_long

@@ -9,8 +9,8 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -19,6 +19,7 @@ from components.data.files import RECORD_ENDINGS, Quarantined, SourceError, dige
 from components.data.prompt_files import as_text, columns_of, read_records_of
 from components.data.records import excerpt, lone_surrogate
 from components.reasoning.items import Item
+from components.reasoning.lm_eval_verifier import OPTIONS, LmEvalVerifier
 from components.reasoning.question_files import Question
 from components.reasoning.scoring.text import marked
 from components.rlhf.rewards.answers import Sample, Score
@@ -35,17 +36,18 @@ class EvaluationConfig:
     """One `[[evaluations]]`: a file, folder, pattern or fsspec URL of JSONL, JSON, CSV or Parquet, compressed or not.
 
     name: what reports call it; by default the file's. kind: questions with an answer; or pairs, a local file of any
-    format of preferences, of which a model should find the chosen answer the more probable one, and to which of the
-    rest only max_items applies. question, answer: columns. options: the column with the options
-    of a multiple choice (a list); they are shown with letters, and an answer may be a letter, a place from 0, or the
-    text of an option. template: what the user says, from columns in braces and {options}; "": the question and, where
-    there are any, the options. scorer: a verifier, as for rewards; by default `number`, of a multiple choice `choice`.
+    format of preferences, of which a model should find the chosen answer the more probable one; or lm_eval, a task file
+    of lm-evaluation-harness. To the latter two of the rest only max_items applies, and to a task max_tokens. question,
+    answer: columns. options: the column with the options of a multiple choice (a list); they are shown with letters,
+    and an answer may be a letter, a place from 0, or the text of an option. template: what the user says, from columns
+    in braces and {options}; "": the question and, where there are any, the options. scorer: a verifier, as for rewards;
+    by default `number`, of a multiple choice `choice`.
     max_items: the first so many; 0: all. max_tokens: limit of an answer.
     """
 
     path: str
     name: str = ""
-    kind: Literal["questions", "pairs"] = "questions"
+    kind: Literal["questions", "pairs", "lm_eval"] = "questions"
     question: str = "question"
     answer: str = "answer"
     options: str = ""
@@ -59,6 +61,13 @@ class EvaluationConfig:
             raise ValueError("evaluations.path is empty: give a file, folder or URL")
         if self.max_items < 0 or self.max_tokens < 1:
             raise ValueError("evaluations.max_items takes 0 or more, max_tokens 1 or more")
+        if self.path.endswith((".yaml", ".yml")) and self.kind != "lm_eval":
+            raise ValueError(
+                f'evaluations.path {self.path}: a task file of lm-evaluation-harness: say kind = "lm_eval"'
+            )
+        unread = ("question", "answer", "options", "template", "scorer")
+        if self.kind == "lm_eval" and (given := [f for f in unread if getattr(self, f) != _DEFAULTS[f]]):
+            raise ValueError(f"evaluations.{given[0]}: a task file of lm-evaluation-harness says this itself")
 
     @property
     def called(self) -> str:
@@ -66,18 +75,43 @@ class EvaluationConfig:
         return self.name or re.sub(r"(\.\w+){1,2}$", "", PurePosixPath(self.path).name) or self.path
 
     @property
-    def verifier(self) -> Verifier:
+    def verifier(self) -> Verifier | LmEvalVerifier:
         """What judges an answer."""
+        if self.kind == "lm_eval":
+            return LmEvalVerifier()
         return self.scorer or (ChoiceReward() if self.options else NumberReward())
+
+
+_DEFAULTS = {field.name: field.default for field in fields(EvaluationConfig)}
 
 
 def evaluation_digests(config: EvaluationConfig) -> dict[str, str]:
     """sha256 of each file, by its path below the source. Raises SourceError where there is none."""
+    if config.kind == "lm_eval":
+        from components.reasoning.lm_eval_task import read_task
+
+        task = read_task(config.path)
+        own = {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in task.files}
+        sources = [source for source in (task.source, task.shots) if source]
+        where = f"evaluation {config.called!r}"
+        read = [digests(*list_files(where, source, RECORD_ENDINGS)) for source in sources]
+        return own | {name: digest for found in read for name, digest in found.items()}
     return digests(*list_files(f"evaluation {config.called!r}", config.path, RECORD_ENDINGS))
 
 
 def read_evaluation(config: EvaluationConfig) -> Iterator[Question | Quarantined]:
     """The items of a set in their order. Raises SourceError where no record is one."""
+    if config.kind == "lm_eval":
+        from components.reasoning.lm_eval_task import read_questions_of, read_task
+
+        task = read_task(config.path)
+        if task.max_tokens not in (0, config.max_tokens) and not task.chooses:
+            says = (
+                f"max_gen_toks is {task.max_tokens} and evaluations.max_tokens {config.max_tokens}: give both one value"
+            )
+            raise SourceError(f"{config.path}: generation_kwargs.{says}")
+        yield from read_questions_of(task, config.called, config.max_items)
+        return
     where, count = f"evaluation {config.called!r}", 0
     seen: Counter[str] = Counter()
     rejected: list[Quarantined] = []
@@ -160,7 +194,12 @@ def _letter(answer: object, options: Sequence[str]) -> str:
     return chr(65 + places[0]) if len(places) == 1 else ""
 
 
-def as_item(question: Question, verifier: Verifier) -> Item:
+def are_ranked(questions: Sequence[Question]) -> bool:
+    """Whether a model chooses among given answers, so that nothing is generated."""
+    return any("rejected" in one.metadata or OPTIONS in one.metadata for one in questions[:1])
+
+
+def as_item(question: Question, verifier: Verifier | LmEvalVerifier) -> Item:
     """As strategies see it: one way to ask, an answer found in a text, and whether it is right."""
 
     def judged(text: str, finished: bool) -> Score:

@@ -33,7 +33,7 @@ ModelName = Annotated[
     str,
     typer.Argument(
         help="A label of the newest run (base, sft, grpo, …), an artifact's key, or a saved model: its folder, a .gguf "
-        "file, or package:NAME."
+        "file, package:NAME, or owner/model[@revision] of the hub."
     ),
 ]
 

@@ -130,17 +130,21 @@ def _tokenizer_of(home: Home, key: str) -> Artifact | None:
 
 def open_model(home: Home, name: str, context_length: int = 0) -> OpenedModel:
     """A model by any name that `find_model` takes, or a saved one: a folder of ours or in Hugging Face's layout with
-    its tokenizer, a GGUF file, or `package:NAME`. `context_length` shortens its context; 0 leaves it as it is.
+    its tokenizer, a GGUF file, `package:NAME`, or `owner/model` of the hub, with `@revision` after it if need be.
+    `context_length` shortens its context; 0 leaves it as it is.
 
     Raises ConfigError listing the names that exist, or naming what is wrong with the folder or file.
     """
     from components.data.tokenizer import Tokenizer
-    from components.model.hub.source import PACKAGE
+    from components.model.hub.source import PACKAGE, is_hub_name
     from components.training.checkpoints import load_model
 
     path = Path(name).expanduser()
     if path.exists() or name.startswith(PACKAGE):
-        return _open_path(path, context_length)
+        return _open_saved(str(path), context_length)
+    repository, _, revision = name.partition("@")
+    if is_hub_name(repository):
+        return _open_saved(repository, context_length, revision or "main")
     if "/" in name or name.endswith(".gguf"):
         raise ConfigError(f"{name}: no such folder or file")
     found = find_model(home, name)
@@ -150,27 +154,33 @@ def open_model(home: Home, name: str, context_length: int = 0) -> OpenedModel:
     return OpenedModel(name, load_model(home.store.path(found.checkpoint)), tokenizer)
 
 
-def _open_path(path: Path, context_length: int) -> OpenedModel:
+def _called(name: str) -> str:
+    """What clients call a saved model: the end of its path or of its name at the hub."""
+    return re.sub(r"\.gguf$", "", Path(name).resolve().name, flags=re.IGNORECASE).removeprefix("package:")
+
+
+def _open_saved(name: str, context_length: int, revision: str = "main") -> OpenedModel:
     from components.data.tokenizer import Tokenizer
     from components.model.hub import imports
     from components.model.hub.folder import read_json, shortened
-    from components.model.hub.source import PACKAGE, locate
+    from components.model.hub.source import locate
     from components.native.fuse import fuse
     from components.training.checkpoints import load_config, load_model
 
+    path = Path(name)
     try:
         config = path / "config.json"
         if config.is_file() and read_json(config).get("format") is not None:
             shortened(load_config(path), 0)  # the size limits hold for a folder in our layout from elsewhere, too
             return OpenedModel(path.resolve().name, load_model(path), Tokenizer.load(path))
-        source = locate(str(path))
+        source = locate(name, revision)
         model = imports.import_model(source, context_length=context_length)
         fuse(model)
-        return OpenedModel(path.resolve().stem.removeprefix(PACKAGE), model, imports.import_tokenizer(source))
+        return OpenedModel(_called(name), model, imports.import_tokenizer(source))
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from None
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+        raise ConfigError(f"{name}: {error}" if name not in str(error) else str(error)) from None
 
 
 def export_model(

@@ -102,7 +102,7 @@ def evaluate_set(
     from components.inference.text import TextPrompt, encode_prompt, text_generator
     from components.model.config import forward_flops_per_token
     from components.reasoning.evaluate import at_sizes, eval_rows, run_strategies
-    from components.reasoning.evaluation_sets import as_item
+    from components.reasoning.evaluation_sets import are_ranked, as_item
     from components.reasoning.strategies.best_of_k import best_of_k
     from components.reasoning.strategies.greedy import GREEDY
     from components.reasoning.strategies.self_consistency import self_consistency
@@ -110,10 +110,11 @@ def evaluate_set(
     from components.training.checkpoints import load_model
 
     network, words = load_model(work.open(model)), Tokenizer.load(work.open(tokenizer))
-    if config.kind == "pairs":
-        return _ranked(work, config, name, network, words, questions_of(work, [evaluations], config.called))
+    questions = questions_of(work, [evaluations], config.called)
+    if are_ranked(questions):
+        return _ranked(work, config, name, network, words, questions)
     asked, limit = [], network.cfg.context_length
-    for question in questions_of(work, [evaluations], config.called):
+    for question in questions:
         length = len(encode_prompt(words, TextPrompt(question.prompt)))
         if length < limit:
             asked.append(question)
@@ -153,21 +154,22 @@ def _ranked(
     words: Tokenizer,
     questions: Sequence[Question],
 ) -> ReasoningResult:
-    """Which answer of each pair the model itself finds the more probable one; nothing is generated."""
+    """Which of the given answers the model itself finds the most probable one; nothing is generated."""
     from components.data.files import Quarantined
     from components.model.config import forward_flops_per_token
-    from components.reasoning.evaluation_pairs import STRATEGY, rank_pairs
+    from components.reasoning.evaluation_pairs import STRATEGY, rank_options, rank_pairs
     from components.reasoning.results.strategies import StrategyResult
     from components.statistics import wilson
 
-    ranked, too_long = rank_pairs(network, words, questions)
+    rank = rank_pairs if config.kind == "pairs" else rank_options
+    ranked, too_long = rank(network, words, questions)
     for place, reason in too_long:
         q = questions[place]
         work.rows(
             "quarantine", [dataclasses.asdict(Quarantined(q.set, q.file, q.line, f"{name}: {reason}", q.prompt[:120]))]
         )
     if not ranked:
-        raise ValueError(f"evaluation {config.called!r}: no pair fits into the context of {name}")
+        raise ValueError(f"evaluation {config.called!r}: none fits into the context of {name}")
     tokens = sum(one.tokens for one in ranked)
     work.usage(tokens=tokens, flops=tokens * forward_flops_per_token(network.cfg, network.cfg.context_length))
     work.rows(
@@ -182,8 +184,8 @@ def _ranked(
                 "greedy": False,
                 "item_id": one.question.id,
                 "prompt": one.question.prompt,
-                "answer": one.question.answer if one.correct else str(one.question.metadata["rejected"]),
-                "target": one.question.answer,
+                "answer": one.picked,
+                "target": one.target,
                 "correct": one.correct,
                 "score": one.margin,
                 "prompt_tokens": one.tokens,

@@ -48,6 +48,7 @@ def measure_forgetting(
     from components.data.shards import TokenShards
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
+    from components.reasoning.evaluation_sets import are_ranked
     from components.reasoning.small_suite import greedy_verdicts, small_suite
     from components.reasoning.tasks import spread
     from components.statistics import mean_interval, paired_difference, wilson
@@ -58,9 +59,9 @@ def measure_forgetting(
     data = TokenShards.open(work.open(shards[0])) if shards else None
     problems = spread(suite.problems(), config.num_problems)
     asked = {
-        one: questions_of(work, evaluations, one.called)[: config.num_problems]
+        one: questions[: config.num_problems]
         for one in sets
-        if one.kind == "questions"
+        if not are_ranked(questions := questions_of(work, evaluations, one.called))
     }
     first_bits: dict[str, tuple[float, ...]] = {}
     first_right: dict[str, list[bool]] = {}

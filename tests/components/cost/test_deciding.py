@@ -72,7 +72,9 @@ def test_of_several_sets_the_first_decides_and_without_fine_tuning_the_base_is_t
         for suite in ("mine", "other")
         for one in (replace(GREEDY, model="base"), replace(VOTE, model="base"), TRAINED)
     ]
-    assert decisive_suite(own) == "mine"
+    ranked = replace(own[0], suite="pairs", strategy="log_probability", completion_tokens=0.0)
+    assert decisive_suite([ranked, *own]) == "mine"
+    assert decisive_suite([ranked]) is None
     trained, thinking = sides(own)
     assert trained is not None and (trained.suite, trained.model, trained.strategy) == ("mine", "grpo", "greedy")
     assert [(one.suite, one.model) for one in thinking] == [("mine", "base")] * 2

@@ -29,7 +29,7 @@ from components.inference.engine import Engine
 from components.model.config import ModelConfig
 from components.model.hub.folder import export_folder
 from components.model.transformer import Transformer
-from components.training.checkpoints import save_model
+from components.training.checkpoints import load_model, save_model
 from flows.commands.chat import talk
 from flows.commands.cli import app
 from flows.runs.models import OpenedModel, open_model
@@ -163,6 +163,29 @@ def test_an_unknown_model_is_told_with_what_there_is(folder: Path, home: Home, t
         open_model(home, str(tmp_path))
     with pytest.raises(ConfigError, match="package:no-such-model: not installed"):
         open_model(home, "package:no-such-model")
+
+
+def test_a_model_of_the_hub_is_opened_by_its_name(
+    folder: Path, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's own client, on the layout of its cache: a repository with a branch and a commit."""
+    from huggingface_hub import constants
+
+    commit, repository = "0123456789abcdef0123456789abcdef01234567", tmp_path / "models--someone--tiny-1.5"
+    files, model = repository / "snapshots" / commit, load_model(folder)
+    files.mkdir(parents=True)
+    export_folder(files, model.cfg, model.state_dict(), Tokenizer.load(folder))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for name in ("someone/tiny-1.5", f"someone/tiny-1.5@{commit}"):
+        opened = open_model(home, name)
+        assert opened.name == "tiny-1.5"
+        ours = model.state_dict()
+        assert all(torch.equal(value, ours[key]) for key, value in opened.model.state_dict().items())
+    with pytest.raises(ConfigError, match="hub model 'someone/other' at 'main': it is not in the local cache"):
+        open_model(home, "someone/other")
 
 
 def test_a_folder_of_ours_and_one_in_the_layout_of_hugging_face_are_the_same_model(
