@@ -112,7 +112,7 @@ def differences(runs: Sequence[str], configs: Mapping[str, Mapping[str, Any]], n
     )
     if count > 40:
         said += "; the first 40 are shown"
-    return Table("differences", f"{len(runs)} runs: {said}", columns, rows, sql)
+    return Table("differences", f"{len(runs)} run{'s' * (len(runs) > 1)}: {said}", columns, rows, sql)
 
 
 def _text(value: Any) -> str:
