@@ -298,7 +298,8 @@ def _prefer(home: Home, outside: Outside, body: dict[str, Any]) -> dict[str, str
     if outside.prefer is None:
         raise HTTPException(404, "this server stores no preferences")
     models = {name: _text(body, name, 500) for name in ("chosen_model", "rejected_model")}
-    return {"said": outside.prefer(*(_text(body, name, 20_000) for name in ("prompt", "chosen", "rejected")), models)}
+    prompt, chosen, rejected = (_text(body, name, 20_000) for name in ("prompt", "chosen", "rejected"))
+    return {"said": outside.prefer(prompt, chosen, rejected, models)}
 
 
 def _report(home: Home, outside: Outside, request: Request) -> Response:

@@ -9,7 +9,7 @@ from dashboards.app.address import Address, link
 from dashboards.app.figures.alignment import policies_figure
 from dashboards.app.outside import Outside
 from dashboards.app.pages.choice import chosen_run
-from dashboards.app.rows import ask, life, typed
+from dashboards.app.rows import Columns, ask, life, typed
 from dashboards.app.view import Block, Chart, Column, Control, Controls, Note, Table, Text, Texts, View, missing
 from dashboards.facts.alignment import AlignmentFacts, PolicyFacts, alignment_facts
 from dashboards.facts.effects import Missing
@@ -95,7 +95,7 @@ def _texts(home: Home, run: str, policy: PolicyFacts, at: int) -> list[Block]:
     ]
 
 
-def _at(found: dict[str, list], step: int, prompt: str) -> list[tuple[int, str, str]]:  # type: ignore[type-arg]
+def _at(found: Columns, step: int, prompt: str) -> list[tuple[int, str, str]]:
     rows = zip(found["step"], found["prompt"], found["completion"], found["scores_json"], strict=True)
     return [
         (

@@ -11,7 +11,7 @@ from dashboards.app.figures.curves import AXES, Curve, curves_figure, seeds_figu
 from dashboards.app.outside import Outside
 from dashboards.app.pages.run import flattened
 from dashboards.app.rows import Columns, ask, run_names, typed
-from dashboards.app.view import Block, Chart, Column, Control, Controls, Note, Table, View, missing
+from dashboards.app.view import Block, Chart, Column, Control, Controls, Format, Note, Table, View, missing
 from storage.home import Home
 
 BUCKETS = 400  # of a curve: more than a screen shows
@@ -45,7 +45,7 @@ _LAST = """
                arg_max(step, value) AS greatest_at, arg_max(value, step) AS final, max(step) AS final_at
         FROM metrics JOIN wanted w USING (key) WHERE name = $name AND isfinite(value)
         GROUP BY w.run_id ORDER BY w.run_id"""
-_SUMMARY = (
+_SUMMARY: tuple[tuple[str, Format], ...] = (
     ("status", "status"),
     ("accuracy", "percent"),
     ("held_out_loss", "number"),
@@ -102,7 +102,7 @@ def differences(runs: Sequence[str], configs: Mapping[str, Mapping[str, Any]], n
         *(
             Column(n, n.replace("_", " "), form, low=ends.get(n, ("", ""))[0], high=ends.get(n, ("", ""))[1])
             for n, form in _SUMMARY
-        ),  # type: ignore[arg-type]
+        ),
     )
     count = len(differ)
     said = (
@@ -198,7 +198,10 @@ def read_curves(
         Curve(
             run,
             names.get(run, run).split(" · ")[1] + " " + run if run in names else run,
-            *([rows[name][place] for place in places] for name in (x, "mean", "low", "high")),
+            [rows[x][place] for place in places],
+            [rows["mean"][place] for place in places],
+            [rows["low"][place] for place in places],
+            [rows["high"][place] for place in places],
             group=_without_seed(configs.get(run, {})),
         )
         for run, places in found.items()
