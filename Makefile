@@ -30,7 +30,7 @@ plan: $(READY)  ## what a run would do, and why
 status: $(READY)  ## runs and stages of this home
 	$(BIN)/lifespan status
 
-ui: $(READY)  ## MLflow's and Prefect's pages on loopback
+ui: $(READY)  ## the dashboard on loopback, with MLflow's and Prefect's pages behind it
 	$(BIN)/lifespan ui
 
 # Once more without C code, what has a form of its own there: models, generation, a training loop, and whole stages.
@@ -67,6 +67,7 @@ bench: peers  ## speed beside transformers, TRL and MLflow, and what orchestrati
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/benchmarks/data_speed.py
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/benchmarks/sql_speed.py 2>/dev/null
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/benchmarks/scaling_speed.py
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/ui_speed.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/orchestration.py
 
 chaos: $(READY)  ## kill one smoke life fifty times; it must end as an undisturbed one does (about 15 minutes)

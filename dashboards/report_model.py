@@ -26,7 +26,7 @@ HEADLINES = {
     "reward_hacking": "Without a penalty the proxy is hacked",
     "grpo": "GRPO raises accuracy by exact rewards",
     "forecast": "A larger run is forecast before it is trained",
-    "emergence": "Exact match jumps where log-probability moves smoothly",
+    "emergence_jump": "Exact match jumps between two neighbouring sizes",
     "moe_balance": "The balancing loss keeps the experts in use",
     "cost": "What it costs, to raise and to serve",
 }

@@ -26,8 +26,9 @@ import pyarrow as pa
 
 from storage.home import Home
 from storage.layout import literal, pattern, select, select_last_values
+from storage.live import live_files, select_live
 from storage.sql_guard import Checked, QueryError, advice, check
-from storage.tables import SCHEMAS, Tables
+from storage.tables import SCHEMAS
 from storage.views import VIEWS
 
 GIB = 2**30
@@ -130,16 +131,16 @@ def query(
     def attempt() -> pa.Table:
         # A part that is replaced under a query could give half of each: what was read must still be there afterwards.
         for last in (False, False, False, False, True):
-            stamp = home.tables.stamp()
+            stamp = _stamp(home)
             try:
                 result = _interruptible(partial(_run, home, stamp, sql, params, limits), limits)
             except (duckdb.IOException, duckdb.PermissionException):  # a part that has just gone is taken for a folder
-                if last or stamp == home.tables.stamp():
+                if last or stamp == _stamp(home):
                     raise
                 continue
             if home.tables.is_remote:  # it read copies that never change
                 break
-            after = home.tables.stamp()
+            after = _stamp(home)
             if stamp == after or set(stamp) <= set(after):
                 break
         return result
@@ -181,7 +182,7 @@ def _run(
 
 def relations(home: Home) -> dict[str, list[str]]:
     """The columns of every table and view."""
-    session = _session(home, Limits(), home.tables.stamp())
+    session = _session(home, Limits(), _stamp(home))
     return {name: _columns(session, name) for name in NAMES}
 
 
@@ -191,14 +192,19 @@ def _session(home: Home, limits: Limits, stamp: tuple[Any, ...]) -> _Session:
     with _sessions_lock:
         kept = _sessions.pop(name, None)
         if kept is None or kept.stamp != stamp:
-            kept = _connect(home.tables, limits, stamp)
+            kept = _connect(home, limits, stamp)
         _sessions[name] = kept
         while len(_sessions) > _KEPT_SESSIONS:
             del _sessions[next(iter(_sessions))]
         return kept
 
 
-def _connect(tables: Tables, limits: Limits, stamp: tuple[Any, ...]) -> _Session:
+def _stamp(home: Home) -> tuple[Any, ...]:
+    """Changes whenever a file of a table does, or a stage begins or ends to show its points."""
+    return (*home.tables.stamp(), *(("live", str(file)) for file in live_files(home)))
+
+
+def _connect(home: Home, limits: Limits, stamp: tuple[Any, ...]) -> _Session:
     """An in-memory DuckDB whose configuration is locked; the part files are all that it can open."""
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": "false",
@@ -208,11 +214,13 @@ def _connect(tables: Tables, limits: Limits, stamp: tuple[Any, ...]) -> _Session
         "temp_directory": "",
     }
     connection = duckdb.connect(":memory:", config=config)
+    tables, live = home.tables, live_files(home)
     try:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute("SET parquet_metadata_cache = true")  # a changed file means a new connection: never stale
         layouts = {table: tables.layout(table) for table in SCHEMAS}
-        files = {each for layout in layouts.values() for file in layout.files for each in (file, pattern(file))}
+        every = [*(file for layout in layouts.values() for file in layout.files), *map(str, live)]
+        files = {each for file in every for each in (file, pattern(file))}
         connection.execute(f"SET allowed_paths = [{', '.join(map(literal, sorted(files)))}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -221,7 +229,10 @@ def _connect(tables: Tables, limits: Limits, stamp: tuple[Any, ...]) -> _Session
         raise
     definitions = {table: select(layouts[table], schema) for table, schema in SCHEMAS.items()}
     definitions["last_values"] = select_last_values(layouts["metrics"], SCHEMAS["metrics"])
-    return _Session(stamp, connection, {**definitions, **VIEWS})
+    definitions |= VIEWS
+    if live:
+        definitions["live_metrics"] += f" UNION ALL {select_live(live)}"
+    return _Session(stamp, connection, definitions)
 
 
 def _parse(cursor: duckdb.DuckDBPyConnection, sql: str) -> str:

@@ -21,6 +21,7 @@ from storage import queries
 from storage.fingerprint import digest
 from storage.home import Home
 from storage.mlflow_params import allowed_name, cut, flatten, numbers, parsed
+from storage.queries import query
 from storage.redaction import masked
 
 if TYPE_CHECKING:
@@ -263,7 +264,22 @@ class _Mirror:
             self.client.log_text(parent, report.read_text(encoding="utf-8"), "report.html")
         self._end(parent, run["status"], run["ended_at"])
         counts = [("stages." + name, run[name], 0, start) for name in ("ran", "cached", "failed")]
-        self.log(parent, counts, params, {"lifespan.status": run["status"], "lifespan.state": state})
+        self.log(
+            parent,
+            [*counts, *self._summary(run["run_id"], start)],
+            params,
+            {"lifespan.status": run["status"], "lifespan.state": state},
+        )
+
+    def _summary(self, run_id: str, start: int) -> list[tuple[str, float, int, int]]:
+        """The numbers of a run's row in `run_summary`, so that MLflow's charts of runs have something to compare."""
+        found = query(self.home, "SELECT * FROM run_summary WHERE run_id = $run", {"run": run_id}).to_pylist()
+        return [
+            (f"summary.{name}", float(value), 0, start)
+            for row in found
+            for name, value in row.items()
+            if isinstance(value, int | float) and name not in ("ran", "cached", "failed")
+        ]
 
     def _mirror_stages(self, place: str, parent: str, stages: list[dict[str, Any]]) -> None:
         states = {stage["label"]: digest(_state(stage)) for stage in stages}

@@ -2,6 +2,30 @@
 
 from __future__ import annotations
 
+# The last word on each stage of each run. A window is computed over all that it is given: a view of the newest run
+# alone filters `stages` first, and one of every run is filtered by `run_id = $run`, which DuckDB carries below it.
+_LAST_WORD = """
+        SELECT * FROM {stages}
+        QUALIFY row_number() OVER (
+            PARTITION BY run_id, label ORDER BY ended_at DESC NULLS LAST, started_at DESC) = 1
+        ORDER BY run_id, started_at, label"""
+_NEWEST_RUN = "(SELECT run_id FROM runs WHERE event = 'started' ORDER BY time DESC, run_id LIMIT 1)"
+_NEWEST = _LAST_WORD.format(stages=f"(SELECT * FROM stages WHERE run_id IN {_NEWEST_RUN})")
+_COSTS = """
+        SELECT s.run_id, s.stage, s.label, s."group", s.status, s.key, c.run_id AS paid_by_run,
+               c.* EXCLUDE (run_id, key)
+        FROM (SELECT * FROM {run_stages} WHERE status IN ('ran', 'cached')
+              QUALIFY row_number() OVER (PARTITION BY run_id, key ORDER BY started_at, label) = 1) s
+        JOIN (SELECT key, max(run_id) AS run_id, sum(tokens)::BIGINT AS tokens,
+                     sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(generated_tokens)::BIGINT AS generated_tokens,
+                     sum(flops) AS flops, sum(flops_6nd) AS flops_6nd, sum(seconds) AS seconds,
+                     sum(cpu_seconds) AS cpu_seconds, sum(device_seconds) AS device_seconds, max(mfu) AS mfu,
+                     max(peak_memory_bytes) AS peak_memory_bytes, sum(energy_joules) AS energy_joules,
+                     max(energy_basis) AS energy_basis, sum(carbon_grams) AS carbon_grams,
+                     sum(usd) AS usd, string_agg(DISTINCT hardware, ', ' ORDER BY hardware) AS hardware
+              FROM costs GROUP BY key) c USING (key)
+        ORDER BY s.started_at, s.run_id, s.label"""
+
 # Views over views: `run_costs` and `run_leaderboard` tell of every run, `stage_costs` and `leaderboard` of the newest.
 VIEWS: dict[str, str] = {
     # One row per run, newest first. A run that was killed has no end: its status stays 'running'.
@@ -22,28 +46,13 @@ VIEWS: dict[str, str] = {
     # The run that started last, whether it has ended or not.
     "current_run": "SELECT * FROM latest_runs ORDER BY started_at DESC, run_id LIMIT 1",
     # Last word on each stage of each run: a stage that failed and then ran has two rows in `stages`.
-    "run_stages": """
-        SELECT * FROM stages
-        QUALIFY row_number() OVER (
-            PARTITION BY run_id, label ORDER BY ended_at DESC NULLS LAST, started_at DESC) = 1
-        ORDER BY run_id, started_at, label""",
+    "run_stages": _LAST_WORD.format(stages="stages"),
     # What each stage of each run cost when its artifact was made, by this run or by an earlier one.
     # A key that two labels share was paid for once.
-    "run_costs": """
-        SELECT s.run_id, s.stage, s.label, s."group", s.status, s.key, c.run_id AS paid_by_run,
-               c.* EXCLUDE (run_id, key)
-        FROM (SELECT * FROM run_stages WHERE status IN ('ran', 'cached')
-              QUALIFY row_number() OVER (PARTITION BY run_id, key ORDER BY started_at, label) = 1) s
-        JOIN (SELECT key, max(run_id) AS run_id, sum(tokens)::BIGINT AS tokens,
-                     sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(generated_tokens)::BIGINT AS generated_tokens,
-                     sum(flops) AS flops, sum(flops_6nd) AS flops_6nd, sum(seconds) AS seconds,
-                     sum(cpu_seconds) AS cpu_seconds, sum(device_seconds) AS device_seconds, max(mfu) AS mfu,
-                     max(peak_memory_bytes) AS peak_memory_bytes, sum(energy_joules) AS energy_joules,
-                     max(energy_basis) AS energy_basis, sum(carbon_grams) AS carbon_grams,
-                     sum(usd) AS usd, string_agg(DISTINCT hardware, ', ' ORDER BY hardware) AS hardware
-              FROM costs GROUP BY key) c USING (key)
-        ORDER BY s.started_at, s.run_id, s.label""",
-    "stage_costs": "SELECT * FROM run_costs WHERE run_id IN (SELECT run_id FROM current_run)",
+    "run_costs": _COSTS.format(run_stages="run_stages"),
+    # The points of all stages, those included that run now or were killed; `storage.queries` adds the live files.
+    "live_metrics": "SELECT run_id, key, stage, step, name, value, time FROM metrics",
+    "stage_costs": _COSTS.format(run_stages=f"({_NEWEST})"),
     # The ledger of a home: every attempt that was paid for, each once, by the run that paid. What a saved state holds
     # is part of `costs` as soon as the stage has ended.
     "ledger": """
@@ -140,4 +149,68 @@ VIEWS: dict[str, str] = {
         WHERE regexp_matches(lower(m.name), '(^|[._/ ])(reward|score|gold|proxy|kl|margin|exact_match|accuracy)')
           AND s."group" IN ('rlhf', 'reasoning')
         ORDER BY s.label, m.name, m.step, m.time""",
+    # One row per run, with the numbers that people compare runs by; null where the run has none. The best accuracy is
+    # that of a strategy that asks no verifier, with Wilson's 95% interval; gold that of the best aligned policy.
+    "run_summary": """
+        WITH made AS (
+            SELECT DISTINCT run_id, key FROM stages WHERE status IN ('ran', 'cached')),
+        spent AS (
+            SELECT run_id, sum(usd) AS usd, sum(energy_joules) AS energy_joules
+            FROM made JOIN (SELECT key, sum(usd) AS usd, sum(energy_joules) AS energy_joules FROM costs GROUP BY key)
+                 USING (key) GROUP BY run_id),
+        answered AS (
+            SELECT key, suite, model, strategy, count(correct) AS n, count(*) FILTER (correct) AS num_correct,
+                   avg(completion_tokens) AS tokens
+            FROM evals WHERE NOT coalesce(needs_verifier, false) AND strategy_family IS NOT NULL GROUP BY ALL),
+        best AS (
+            SELECT run_id, unnest(arg_max(a, (num_correct / n, -tokens)))
+            FROM made JOIN answered a USING (key) WHERE n > 0 GROUP BY run_id),
+        graded AS (
+            SELECT run_id, suite, model, strategy, n, num_correct / n AS p, 1.959964 ** 2 AS zz,
+                   (p + zz / (2 * n)) / (1 + zz / n) AS middle,
+                   1.959964 * sqrt(p * (1 - p) / n + zz / (4 * n ** 2)) / (1 + zz / n) AS half
+            FROM best),
+        found AS (
+            SELECT run_id, stage, label, json_extract_string(facts_json,
+                ['$.loss', '$.gold', '$.gold_low', '$.gold_high', '$.alarm']) AS f
+            FROM stages WHERE status IN ('ran', 'cached') AND stage IN ('pretrain', 'ppo', 'dpo', 'grpo')),
+        told AS (
+            SELECT run_id, max(f[1]::DOUBLE) FILTER (stage = 'pretrain' AND label = stage) AS held_out_loss,
+                   arg_max({'v': f[2]::DOUBLE, 'l': f[3]::DOUBLE, 'h': f[4]::DOUBLE, 'p': label}, f[2]::DOUBLE)
+                       FILTER (f[2] IS NOT NULL AND stage <> 'pretrain') AS gold,
+                   count(*) FILTER (f[5] = 'true') AS alarms
+            FROM found GROUP BY run_id),
+        foretold AS (
+            SELECT made.run_id, arg_max(predicted - observed, (num_params, tokens)) AS error
+            FROM made JOIN forecasts f USING (key)
+            WHERE method = 'law' AND isfinite(observed) GROUP BY made.run_id),
+        said AS (
+            SELECT run_id, count(*) FILTER (verdict IN ('held', 'seen')) AS seen,
+                   count(*) FILTER (verdict LIKE 'not seen%' OR verdict = 'not identified') AS not_seen
+            FROM claims GROUP BY run_id)
+        SELECT r.run_id, r.name, r.profile, r.status, r.started_at, r.seconds, spent.usd, spent.energy_joules,
+               told.held_out_loss, g.p AS accuracy, greatest(0, g.middle - g.half) AS accuracy_low,
+               least(1, g.middle + g.half) AS accuracy_high, g.n AS accuracy_n, g.suite, g.model, g.strategy,
+               told.gold.v AS gold, told.gold.l AS gold_low, told.gold.h AS gold_high, told.gold.p AS gold_policy,
+               foretold.error AS forecast_error, coalesce(told.alarms, 0) AS alarms, coalesce(said.seen, 0) AS seen,
+               coalesce(said.not_seen, 0) AS not_seen, r.ran, r.cached, r.failed
+        FROM latest_runs r LEFT JOIN spent USING (run_id) LEFT JOIN graded g USING (run_id)
+        LEFT JOIN told USING (run_id) LEFT JOIN foretold USING (run_id) LEFT JOIN said USING (run_id)
+        ORDER BY r.started_at DESC, r.run_id""",
+    # One item that two (run, model, strategy) have answered, with which of them was right. Filter both sides: without
+    # that there is a row for every two strategies of every two runs.
+    "paired_items": """
+        WITH answers AS (
+            SELECT s.run_id, e.key, suite, model, strategy, item_id, difficulty, prompt, target, answer, correct,
+                   completion_tokens
+            FROM (SELECT DISTINCT run_id, key FROM stages WHERE status IN ('ran', 'cached')) s JOIN evals e USING (key)
+            WHERE correct IS NOT NULL)
+        SELECT a.run_id AS run_a, a.model AS model_a, a.strategy AS strategy_a, b.run_id AS run_b, b.model AS model_b,
+               b.strategy AS strategy_b, a.suite, a.item_id, a.difficulty, a.prompt, a.target, a.answer AS answer_a,
+               b.answer AS answer_b, a.correct AS correct_a, b.correct AS correct_b,
+               CASE WHEN a.correct AND b.correct THEN 'both' WHEN a.correct THEN 'only a' WHEN b.correct THEN 'only b'
+                    ELSE 'neither' END AS outcome,
+               a.completion_tokens AS tokens_a, b.completion_tokens AS tokens_b, a.key AS key_a, b.key AS key_b
+        FROM answers a JOIN answers b ON a.suite = b.suite AND a.item_id = b.item_id
+        ORDER BY a.suite, a.item_id, a.run_id, a.model, a.strategy, b.run_id, b.model, b.strategy, a.key, b.key""",
 }

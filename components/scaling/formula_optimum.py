@@ -43,7 +43,9 @@ def optima(
     lowest = np.full(len(rows), np.inf)
     for columns in _along_budget(law, sizes_n, flops, per_param_token, given):
         ok = np.isfinite(columns["tokens"]) & (columns["tokens"] > 0)
-        table = {name: np.broadcast_to(column, sizes_n.shape)[ok] for name, column in columns.items()}
+        table: dict[str, FloatArray] = {
+            name: np.broadcast_to(column, sizes_n.shape)[ok] for name, column in columns.items()
+        }
         for place, row in enumerate(rows):
             loss = formula.losses(row, table)
             best = int(loss.argmin())

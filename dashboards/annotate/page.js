@@ -90,7 +90,7 @@ async function deliver() {
   show();
   if (waiting) {
     try {
-      await ask("/api/judgements", waiting.body);
+      await ask("api/judgements", waiting.body);
     } catch (error) {
       if (!(error instanceof Refused) || error.status >= 500) return failed(error, deliver);
       busy = false;
@@ -113,7 +113,7 @@ async function next(keepNotice) {
   const draft = store.get("who") && store.get(mine("draft"));
   const wish = draft ? `?batch=${encodeURIComponent(draft.batch)}&item=${encodeURIComponent(draft.item_id)}` : "";
   try {
-    page = await ask(`/api/next${wish}`);
+    page = await ask(`api/next${wish}`);
   } catch (error) {
     return failed(error, () => next());
   }
@@ -261,7 +261,7 @@ async function goBack() {
   const last = page && page.previous;
   if (!last || (item && item.item_id === last.item_id)) return say("There is nothing to take back.");
   try {
-    const found = await ask(`/api/item?batch=${encodeURIComponent(last.batch)}&item=${encodeURIComponent(last.item_id)}`);
+    const found = await ask(`api/item?batch=${encodeURIComponent(last.batch)}&item=${encodeURIComponent(last.item_id)}`);
     store.drop(mine("draft"));
     open(found, null);
     notice("This is the one before. What you submit now takes the place of what you said.");

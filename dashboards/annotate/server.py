@@ -8,7 +8,6 @@ they carry an Origin, it must be ours. The page's policy allows its own script a
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import threading
 import time
@@ -25,27 +24,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from components.rlhf.judgements import CONFIDENCES, Item, Judgement, judged, newest, next_item, progress, shown_order
+from dashboards.guard import Guard
 from storage.annotations import AnnotationError, Annotations, Instructions
 
 MAX_BODY = 64 * 1024
 IN_HAND_SECONDS = 300.0  # an item that someone looks at goes to others last for so long
 _FILES = {"/": "page.html", "/page.js": "page.js", "/page.css": "page.css", "/icon.svg": "icon.svg"}
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
 
 
 @dataclass(frozen=True)
@@ -175,7 +167,7 @@ def make_app(
     app = Starlette(
         routes=routes, exception_handlers={HTTPException: _error, AnnotationError: _conflict, OSError: _disk}
     )
-    return _Guard(app, hosts, local_only)
+    return Guard(app, hosts, local_only, _POLICY)
 
 
 def _file(name: str) -> Callable[[Request], Response]:
@@ -288,49 +280,3 @@ def _conflict(request: Request, error: Exception) -> Response:
 
 def _disk(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": f"not stored: {error}"}, 507)
-
-
-class _Guard:
-    """Host and Origin are checked before anything else, and every answer carries the page's policy."""
-
-    def __init__(self, app: ASGIApp, hosts: frozenset[str], local_only: bool) -> None:
-        self.app, self.hosts, self.local_only = app, hosts, local_only
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        request = Request(scope)
-        host = request.headers.get("host", "")
-        origin = request.headers.get("origin")
-        reason = ""
-        if not self.serves(host):
-            reason = f"this server is not called {host!r}"
-        elif origin is not None and origin not in (f"http://{host}", f"https://{host}"):
-            reason = f"a page of {origin!r} may not ask here"
-        elif request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            reason = "another page may not ask here"
-
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
-                message = {**message, "headers": [*message["headers"], *headers]}
-            await send(message)
-
-        if reason:
-            await JSONResponse({"error": reason}, 403)(scope, receive, sending)
-        else:
-            await self.app(scope, receive, sending)
-
-    def serves(self, host: str) -> bool:
-        """Whether `host` (with its port) is one of ours; a DNS name can be rebound to another machine, an IP address
-        cannot."""
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        name = name.strip("[]").lower()
-        if name in self.hosts:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return not self.local_only

@@ -14,6 +14,7 @@ from components.cost.ledger import entry
 from components.stage_results import to_facts
 from flows.engine.device import TRAINING
 from flows.engine.energy import meter
+from flows.engine.metric_buffer import LivePoints
 from flows.engine.ranks import on_ranks
 from flows.engine.stage import Stage
 from flows.engine.utilization import forget_peak_memory
@@ -23,6 +24,7 @@ from flows.settings import ComputeConfig
 from storage.artifacts import Artifact, Record
 from storage.fingerprint import code_fingerprint
 from storage.home import Home
+from storage.live import LIVE_FILE
 from storage.tables import SCHEMAS
 
 Emit = Callable[[dict[str, Any]], None]
@@ -57,7 +59,8 @@ def execute(job: Job, emit: Emit) -> Artifact:
     with home.store.writing(job.key) as out, threads_of(stage, execution):
         forget_peak_memory(execution.device)
         state, far = home.scratch(job.key), home.unfinished(job.key)
-        work = Work(out, state, execution, store=home.store, local=home.local, far=far, report=emit)
+        live = LivePoints(state / LIVE_FILE, job.run_id, job.key, stage.name, job.label)
+        work = Work(out, state, execution, store=home.store, local=home.local, far=far, report=emit, live=live)
         try:
             if execution.ranks > 1 and stage.name in TRAINING:
                 ranks = {"ranks": execution.ranks, "parallel": execution.parallel}

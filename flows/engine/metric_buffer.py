@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
+import time
 from array import array
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Point = tuple[int, str, float, float]  # step, name, value, Unix time
+LIVE_SECONDS = 1.0  # between two lines of a stage's live points
 
 
 class Points:
@@ -56,3 +62,33 @@ class Points:
             "time": pa.array(microseconds).view(pa.timestamp("us", tz="UTC")),
         }
         return pa.table(columns)
+
+
+class LivePoints:
+    """Lets others see a stage's points while it runs: what is new goes to the end of a file, once a second.
+
+    A line is a JSON object: run_id, key, stage, label, began (when the file did, Unix time), and the new points as
+    lists of equal length: step, name, value (null where it is not finite), time. `storage.live` reads it. The file
+    begins anew with each attempt, and goes away with the stage's state when the artifact is sealed.
+    """
+
+    def __init__(self, file: Path, run_id: str, key: str, stage: str, label: str) -> None:
+        self._file, self._written, self._wrote_at = file, 0, -math.inf
+        self._who: dict[str, str | float] = {"run_id": run_id, "key": key, "stage": stage, "label": label}
+
+    def show(self, points: Points) -> None:
+        """Append what is new, unless that was done less than `LIVE_SECONDS` ago. Cheap to call at every step."""
+        at = time.monotonic()
+        if at - self._wrote_at < LIVE_SECONDS or len(points) == self._written:
+            return
+        self._wrote_at = at
+        afresh = self._written == 0 or len(points) < self._written  # an earlier state was loaded
+        if afresh:
+            self._who["began"] = time.time()
+        steps, names, values, times = zip(*points.rows(0 if afresh else self._written), strict=True)
+        finite = [value if math.isfinite(value) else None for value in values]
+        line = {**self._who, "step": steps, "name": names, "value": finite, "time": times}
+        with suppress(OSError):  # a disk that is full must not end the stage here
+            with self._file.open("wb" if afresh else "ab") as out:
+                out.write(json.dumps(line).encode() + b"\n")  # one write: a reader finds whole lines
+            self._written = len(points)

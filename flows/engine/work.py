@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from components.cost.ledger import COUNTED
 from flows.engine.energy import EnergySpan, meter
-from flows.engine.metric_buffer import Point, Points
+from flows.engine.metric_buffer import LivePoints, Point, Points
 from flows.engine.utilization import peak_memory_bytes
 from flows.settings import ComputeConfig
 from storage.durable import write_bytes
@@ -94,6 +94,7 @@ class Work:
         far: RemoteState | None = None,
         report: Callable[[dict[str, Any]], None] = lambda event: None,
         agree: Callable[[bool], bool] | None = None,
+        live: LivePoints | None = None,
     ) -> None:
         self.out = out
         self.state = state
@@ -103,6 +104,7 @@ class Work:
         self._far = far  # where states go beside the disk, so that they survive the machine
         self._store = store
         self._report = report
+        self._live = live
         self.points = Points()
         self._rows: list[tuple[str, dict[str, Any]]] = []
         self._saved_points = self._saved_rows = 0  # how many of them the last state holds
@@ -127,8 +129,11 @@ class Work:
     # --- reporting ------------------------------------------------------------------------------------------------
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Metrics of a step; they become rows of the `metrics` table when the stage is sealed."""
+        """Metrics of a step; they become rows of the `metrics` table when the stage is sealed, and those of
+        `live_metrics` within a second."""
         self.points.add(step, values, time.time())
+        if self._live is not None:
+            self._live.show(self.points)
 
     def rows(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Rows of a table, without `run_id`, `key`, `stage` and `group`, which are filled in."""

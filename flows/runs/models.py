@@ -84,6 +84,12 @@ def find_model(home: Home, name: str) -> FoundModel:
     raise ConfigError(f"{name}: no such model: {available}; an artifact's key works too")
 
 
+def model_names(home: Home) -> list[str]:
+    """Labels of the models of the newest run that made any."""
+    made = _made(home)
+    return [row["label"] for row in made if row["run_id"] == made[0]["run_id"]]
+
+
 def _made(home: Home) -> list[dict[str, Any]]:
     """Run, label, stage and key of every model that a run made or found cached; the newest run first."""
     runs = home.tables.read("runs", ["run_id", "event", "time"]).to_pylist()

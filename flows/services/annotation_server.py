@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from dashboards.annotate.server import make_app
 from dashboards.annotate.table import write_judgements
@@ -71,7 +72,7 @@ def serve_annotation(
     if not is_local:
         show("warning: other machines reach this page over unencrypted HTTP, tokens included: use a TLS proxy in front")
     hosts = frozenset({*LOCAL_NAMES, host.lower(), *(name.lower() for name in allowed_hosts)})
-    table = _TableWriter(home)
+    table = TableWriter(home)
     app = make_app(
         home.annotations, shown_instructions, hosts, local_only=all(map(is_loopback, hosts)), stored=table.wake
     )
@@ -88,6 +89,15 @@ def serve_annotation(
         table.close()
 
 
+def annotation_app(home: Home, hosts: frozenset[str], local_only: bool) -> tuple[ASGIApp, TableWriter]:
+    """The page as a part of another server, with the instructions that were shown last, or ours; and what fills its
+    table, which is to be closed at the end."""
+    told = home.annotations.instructions()
+    shown = told[-1] if told else home.annotations.instruct(_read_instructions(None))
+    table = TableWriter(home)
+    return make_app(home.annotations, shown, hosts, local_only, stored=table.wake), table
+
+
 def _read_instructions(path: Path | None) -> str:
     source = path or _INSTRUCTIONS
     try:
@@ -98,7 +108,7 @@ def _read_instructions(path: Path | None) -> str:
         raise ConfigError(f"--instructions {source}: {error.strerror}") from None
 
 
-class _TableWriter:
+class TableWriter:
     """Writes the table of judgements shortly after the last one arrived, in a thread of its own."""
 
     def __init__(self, home: Home) -> None:

@@ -96,7 +96,10 @@ def test_variables_of_the_program_are_no_tables(home: Home) -> None:
         ("PIVOT stages ON status USING count(*)", r"ON column IN"),
         ("SELEC 1", "syntax error"),
         ("SELECT group FROM stages", 'column "group" needs its quotes'),
-        ("SELECT * FROM metric", "line 1, column 15: unknown table 'metric'; nearest: metrics\n.*\n {16}\\^"),
+        (
+            "SELECT * FROM metric",
+            "line 1, column 15: unknown table 'metric'; nearest: metrics, live_metrics\n.*\n {16}\\^",
+        ),
         ("SELECT valu FROM metrics", "line 1, column 8: unknown column 'valu'; nearest: metrics.value"),
         ("SELECT 'é',\n  m.vlue FROM metrics m", "line 2, column 3: unknown column 'vlue'; nearest: metrics.value"),
         ("SELECT zzz FROM prices", "unknown column 'zzz'\nprices has hardware, usd_per_hour"),
@@ -184,3 +187,80 @@ def test_views_read_compacted_tables(home: Home) -> None:
     before = {view: rows(home, f"FROM {view}") for view in VIEWS}
     assert home.tables.compact()["stages"] == 4
     assert {view: rows(home, f"FROM {view}") for view in VIEWS} == before
+
+
+@pytest.fixture
+def two_lives(home: Home) -> Home:
+    """r1 of `home` with a loss, two policies, a forecast and claims; 'vote' is right where greedy is wrong."""
+    write = home.tables.write
+
+    def facts(label: str, key: str, **found: Any) -> dict[str, Any]:
+        return {**stage("r1", label, key, "ran", 4), "facts_json": found}
+
+    write(
+        "stages",
+        "r1-facts",
+        [
+            facts("pretrain", "d" * 64, loss=2.5),
+            facts("ppo[kl_coef=0.0]", "e" * 64, gold=-0.5, gold_low=-0.7, gold_high=-0.3, alarm=True),
+            facts("ppo[kl_coef=0.1]", "f" * 64, gold=0.4, gold_low=0.2, gold_high=0.6, alarm=False),
+        ],
+    )
+    common = {"run_id": "r1", "key": "d" * 64, "stage": "evaluate", "suite": "chains", "model": "sft"}
+    answers = [
+        {
+            **common,
+            "strategy": strategy,
+            "strategy_family": "cot",
+            "item_id": f"i{n}",
+            "correct": n in right,
+            "needs_verifier": verifier,
+            "completion_tokens": 5,
+        }
+        for strategy, right, verifier in (
+            ("cot", {0, 1, 2}, False),
+            ("vote", {2, 3}, False),
+            ("told", {0, 1, 2, 3, 4}, True),
+        )
+        for n in range(5)
+    ]
+    write("evals", "d" * 64, answers)
+    forecast = {"run_id": "r1", "key": "d" * 64, "sweep": "dense", "target": "loss", "method": "law", "predicted": 2.0}
+    write(
+        "forecasts",
+        "d" * 64,
+        [
+            {**forecast, "num_params": 10, "observed": 9.0},
+            {**forecast, "num_params": 20, "observed": 1.75},
+            {**forecast, "num_params": 30},
+        ],
+    )
+    claim = {"run_id": "r1", "title": "t", "seed": 0, "settings": "s", "code": "c", "time": START}
+    verdicts = ("seen", "held", "not seen", "not seen in this run", "not identified", "not measured")
+    write("claims", "r1", [{**claim, "claim": f"c{i}", "verdict": verdict} for i, verdict in enumerate(verdicts)])
+    return home
+
+
+def test_a_run_in_one_row(two_lives: Home) -> None:
+    newest, found = rows(two_lives, "FROM run_summary")
+    assert newest["run_id"] == "r2" and newest["held_out_loss"] is None and newest["seen"] == 0
+    assert (found["usd"], found["held_out_loss"], found["alarms"]) == (0.75, 2.5, 1)
+    assert (found["gold"], found["gold_policy"]) == (0.4, "ppo[kl_coef=0.1]")
+    assert found["forecast_error"] == 0.25  # of the largest run that was scored
+    assert (found["seen"], found["not_seen"]) == (2, 3)
+    # 'told' asks a verifier; of the rest 3 of 5 is the best, Wilson's interval by statsmodels' proportion_confint
+    assert (found["strategy"], found["accuracy"], found["accuracy_n"]) == ("cot", 0.6, 5)
+    assert found["accuracy_low"] == pytest.approx(0.230724, abs=1e-5)
+    assert found["accuracy_high"] == pytest.approx(0.882379, abs=1e-5)
+
+
+def test_items_that_two_strategies_answered(two_lives: Home) -> None:
+    sql = """SELECT outcome, list(item_id ORDER BY item_id) AS items FROM paired_items
+             WHERE run_a = 'r1' AND strategy_a = 'cot' AND run_b = 'r1' AND strategy_b = 'vote'
+             AND key_b = repeat('d', 64) GROUP BY outcome ORDER BY outcome"""
+    assert {row["outcome"]: row["items"] for row in rows(two_lives, sql)} == {
+        "both": ["i2"],
+        "only a": ["i0", "i1"],
+        "only b": ["i3"],
+        "neither": ["i4"],
+    }

@@ -1,0 +1,1 @@
+"""The dashboard of a home: pages over its tables, in the browser."""
