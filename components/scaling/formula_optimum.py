@@ -39,7 +39,7 @@ def optima(
         raise ValueError(f"the law {law} has no optimum at a budget: {_NO_BUDGET[law]}")
     formula, rows = FORMULAS_BY_LAW[law], np.atleast_2d(np.asarray(coefficients, dtype=np.float64))
     sizes_n = np.geomspace(1e-3 * sizes[0], 1e3 * sizes[1], _SIZES)
-    found = {name: np.full(len(rows), np.nan) for name in (*formula.needs, "tokens")}
+    found: dict[str, FloatArray] = {name: np.full(len(rows), np.nan) for name in (*formula.needs, "tokens")}
     lowest = np.full(len(rows), np.inf)
     for columns in _along_budget(law, sizes_n, flops, per_param_token, given):
         ok = np.isfinite(columns["tokens"]) & (columns["tokens"] > 0)

@@ -82,9 +82,7 @@ class Formula:
         falls as the loss rises, so there is exactly one.
         """
         theta = self.theta(values)
-        known: dict[str, FloatArray] = {
-            k: np.asarray(v, dtype=np.float64) for k, v in columns.items() if k in self.needs
-        }
+        known: dict[str, Any] = {k: np.asarray(v, dtype=np.float64) for k, v in columns.items() if k in self.needs}
         if not self.implicit:
             return np.asarray(np.exp(self.log_loss(theta, known)))
         shape = np.broadcast_shapes(theta[0].shape, *(v.shape for v in known.values()))
