@@ -143,8 +143,8 @@ def queries(run_id: str) -> tuple[tuple[str, str], ...]:
     return (
         (
             "what each stage cost",
-            "SELECT label, sum(seconds) AS seconds, sum(flops) AS flops, sum(usd) AS usd "
-            f"FROM costs JOIN {stages} USING (key) GROUP BY ALL ORDER BY usd DESC",
+            "SELECT made.label, sum(seconds) AS seconds, sum(flops) AS flops, sum(usd) AS usd "
+            f"FROM costs JOIN {stages} made USING (key) GROUP BY ALL ORDER BY usd DESC",
         ),
         (
             "accuracy by strategy",

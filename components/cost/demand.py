@@ -57,19 +57,19 @@ class Scenario:
     def requests(self, months: float) -> float:
         """Requests from the start until then: the integral of requests_per_day · (1 + growth)^t."""
         monthly = self.requests_per_day * DAYS_PER_MONTH
-        rate = math.log1p(self.growth)
+        grown = math.log1p(self.growth) * months
         try:
-            return monthly * (math.expm1(rate * months) / rate if rate else months)
+            return monthly * months * (math.expm1(grown) / grown if grown else 1.0)
         except OverflowError:
             return math.inf
 
     def months_until(self, requests: float) -> float:
         """The inverse of `requests`; inf where demand fades out before."""
-        monthly, rate = self.requests_per_day * DAYS_PER_MONTH, math.log1p(self.growth)
-        if not rate:
-            return requests / monthly
-        grown = requests * rate / monthly
-        return math.log1p(grown) / rate if grown > -1 else math.inf
+        months = requests / (self.requests_per_day * DAYS_PER_MONTH)  # had demand not grown
+        grown = months * math.log1p(self.growth)
+        if grown <= -1:
+            return math.inf
+        return months * (math.log1p(grown) / grown if grown else 1.0)
 
     @property
     def read_tokens(self) -> float:

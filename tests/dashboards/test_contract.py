@@ -31,7 +31,11 @@ NOT_IN_SMOKE = {
     "evaluate_set": "there are evaluation sets of one's own",
 }
 # Further ones that it does not have, and that the report does not look for.
-NOT_READ = {"prepare_prompts", "prepare_evaluations"}
+NOT_READ = {
+    *("prepare_prompts", "prepare_evaluations"),
+    *("train_in_context", "compare_in_context"),  # only a profile that names them has them
+    *("train_rung", "forecast_rung", "fit_ladder"),  # of `lifespan scale sweep`
+}
 
 
 @dataclass(frozen=True)

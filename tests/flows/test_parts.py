@@ -33,7 +33,9 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_without_parts_the_life_is_whole_and_with_all_of_them_it_has_dpo_too() -> None:
     from flows.parts import PARTS
 
-    whole, named = nodes(), nodes(f"life.parts={list(PARTS)}")
+    parts = [part for part in PARTS if part != "in_context"]  # which only its name brings
+    whole, named = nodes(), nodes(f"life.parts={parts}")
+    assert nodes('life.parts=["in_context"]').keys() & whole.keys() == set()
     assert named.keys() == whole.keys()  # smoke asks for DPO itself
     assert {label: node.key for label, node in named.items()} == {label: node.key for label, node in whole.items()}
 
