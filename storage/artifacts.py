@@ -373,9 +373,9 @@ class Store:
             temporary.parent.mkdir(parents=True, exist_ok=True)
             alive = temporary.with_name(f"{temporary.name}.lock")
             with durable.lock(alive):
-                self._sweep()
-                temporary.mkdir()
                 try:
+                    self._sweep()
+                    temporary.mkdir()  # on a full disk even this may fail
                     yield temporary
                 finally:
                     shutil.rmtree(temporary, ignore_errors=True)

@@ -222,9 +222,7 @@ class Runner:
             self._write_row(node, None, status="waiting", reason=str(error))
             self._fail(node.label, error, "held")
         except Exception as error:
-            if isinstance(error, DiskFull) or (
-                isinstance(error, StageFailed) and error.error["type"] == DiskFull.__name__
-            ):
+            if isinstance(error, DiskFull):
                 self._stop_on_full_disk()
             with contextlib.suppress(Exception):  # the disk may be full; the stage's own error is what counts
                 self._write_row(node, None, status="failed", reason=str(error))
@@ -257,6 +255,8 @@ class Runner:
                     where = self._nodes.get(node.label, "")
                     return Outcome(artifact, "ran", reason, self._began[node.label].seconds(), where)
                 except StageFailed as failure:
+                    if failure.error["type"] == DiskFull.__name__:
+                        self._stop_on_full_disk()
                     self._lost(node.label, "killed" if failure.error["type"] in KILLED else "failed", str(failure))
                     if failure.error["type"] == LeaseLost.__name__:
                         raise LeaseLost(failure.error["message"]) from failure

@@ -279,6 +279,7 @@ class SeatPool:
                 self.expect([job.label])
                 future.set_result(artifact)
             except (StageFailed, StageWaits) as failure:
+                self.expect([job.label])  # a full disk ends the run: this seat begins nothing before that is known
                 future.set_exception(failure)
             except (SeatDied, SeatLost) as end:
                 if self._closing.is_set():
