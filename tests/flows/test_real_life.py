@@ -157,7 +157,7 @@ def test_a_real_model_lives_on_files_of_a_user(
     scores = query(home, "SELECT DISTINCT name FROM metrics WHERE name LIKE 'reward/%'")["name"].to_pylist()
     assert "reward/score" in scores
     asked = query(home, "SELECT DISTINCT model FROM evals WHERE suite = 'sums'")["model"].to_pylist()
-    assert {"base", "sft", "dpo", "grpo"} <= set(asked)
+    assert set(asked) == {"base", "sft", "dpo", "grpo"}
 
     model = load_model(home.store.path(made["finetune"]))
     tokenizer = Tokenizer.load(home.store.path(made["import_tokenizer"]))
