@@ -54,7 +54,7 @@ def showcase(home: Home, run_id: str, report: LifeReport) -> Showcase:
 
 def description(report: LifeReport) -> str:
     """The ten lines of a report in Markdown."""
-    marks = {"seen": "✓", "measured": "·", "not measured": "–"}
+    marks = {"held": "✓", "seen": "✓", "not identified": "?", "measured": "·", "not measured": "–"}
     lines = [
         f"- {marks.get(e.verdict, '✗')} **{e.here}** {e.numbers} {e.difference} {e.size}".rstrip()
         for e in report.headlines

@@ -117,7 +117,7 @@ def search_puzzles(
     """
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
-    from components.reasoning.evaluate import at_sizes, eval_rows, fine_sizes, run_strategies
+    from components.reasoning.evaluate import at_sizes, eval_rows, fine_sizes, run_strategies, tree_rows
     from components.reasoning.items import puzzle_item
     from components.reasoning.puzzles import puzzle_suite
     from components.reasoning.strategies.best_of_k import best_of_k
@@ -161,6 +161,7 @@ def search_puzzles(
     strategies = []
     for one in [*answered, *trees]:
         work.rows("evals", eval_rows(one, "puzzles", "puzzles"))
+        work.rows("trees", tree_rows(one.strategy, one.items, one.outcomes))
         strategies.append(summary_of(one, "puzzles").named_by(one.strategy))
     result = PuzzleSearchResult(tuple(strategies))
     (work.out / "search.json").write_text(json.dumps(to_facts(result), indent=1), encoding="utf-8")
