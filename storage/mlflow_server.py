@@ -1,7 +1,7 @@
 """MLflow's server without its Assistant, whose pages ask nobody else: `python -m storage.mlflow_server server …`.
 
-The Assistant answers requests of this machine with a shell on it. MLflow has no setting that closes it, so its routes are
-closed here, and its panel is left out of the pages. A policy forbids the pages every other address.
+The Assistant runs a shell for whoever asks on this machine. MLflow has no setting that closes it, so its routes are
+closed here and its panel is left out of the pages. A policy forbids the pages every other address.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' data: blob:; object-src 'none'; "
     "base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
-# Its button and its panel are marked; where it would open by itself, it is told that it has done so.
-WITHOUT_PANEL = b"<style>[data-assistant-ui]{display:none!important}</style></head>"
+# Its button is marked; where its panel would open by itself, its memory says that it did and was closed.
+WITHOUT_PANEL = (
+    b"<style>[data-assistant-ui]{display:none!important}</style><script>"
+    b'localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1","true");'
+    b'localStorage.setItem("mlflow.assistant.panelOpen_v1","false");</script></head>'
+)
 
 
 def guarded(app: App) -> App:

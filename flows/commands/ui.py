@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.commands.command import Host, TokenFile, friendly_errors
-from flows.services.sockets import LOOPBACK
+from flows.services.sockets import DASHBOARD_PORT, LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ def ui(
     token_file: TokenFile = None,
     port: Annotated[
         int, typer.Option(min=0, help="Where to listen; another free port when this one is in use.")
-    ] = 8240,
+    ] = DASHBOARD_PORT,
 ) -> None:
     """Serve the dashboard until Ctrl-C; MLflow's and Prefect's pages come up behind it."""
     with friendly_errors():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from flows.runs.models import ALIASES
+from flows.services.sockets import DASHBOARD_PORT, LOOPBACK
 from storage.artifacts import Artifact
 from storage.home import Home
 from storage.queries import query
@@ -59,4 +61,8 @@ def description(report: LifeReport) -> str:
         f"- {marks.get(e.verdict, '✗')} **{e.here}** {e.numbers} {e.difference} {e.size}".rstrip()
         for e in report.headlines
     ]
-    return "\n".join([report.scope, "The whole page is the artifact `report.html`.", "", *lines])
+    page = f"http://{LOOPBACK}:{DASHBOARD_PORT}/run?run={quote(report.run.run_id)}"
+    whole = (
+        f"The whole page is the artifact `report.html`; while `lifespan ui` runs, [the dashboard]({page}) has its run."
+    )
+    return "\n".join([report.scope, whole, "", *lines])
