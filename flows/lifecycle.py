@@ -14,7 +14,7 @@ from components.reasoning.reasoning_config import ReasoningConfig
 from components.rlhf.rewards.settings import RewardSettings
 from components.scaling.text_runs import LSTM, TRANSFORMER
 from flows.config import RunConfig, late_mistakes
-from flows.engine.device import usable
+from flows.engine.device import check_hardware, usable
 from flows.engine.graph import Graph, assemble
 from flows.engine.ray_seats import check_ray
 from flows.outside import Outside, read_outside
@@ -447,6 +447,7 @@ def run_lifecycle(
     with contextlib.ExitStack() as stack:
         start = start or stack.enter_context(starting(masked(cfg.name), console, home=home, prefect=prefect))
         hermetic.apply(start.home.local, hub=cfg.uses_hub)
+        check_hardware(cfg.compute)
         if cfg.compute.device != "cpu":
             usable(cfg.compute.device)  # told now, not when the first model is to be trained
         if cfg.compute.engine == "ray":

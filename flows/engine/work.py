@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.cost.ledger import COUNTED
+from flows.engine.device import usable
 from flows.engine.energy import EnergySpan, meter
 from flows.engine.metric_buffer import LivePoints, Point, Points
 from flows.engine.utilization import peak_memory_bytes
@@ -27,6 +28,7 @@ from flows.settings import ComputeConfig
 from storage.durable import replacing, write_bytes
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from storage.artifacts import Artifact, Store
@@ -127,6 +129,11 @@ class Work:
         if self._store is None:
             raise RuntimeError("this Work has no store: a unit test passes store=Store(tmp_path)")
         return self._store.path(artifact)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this stage computes; see `flows.engine.device`."""
+        return usable(self.execution.device)
 
     # --- reporting ------------------------------------------------------------------------------------------------
 
