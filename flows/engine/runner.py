@@ -187,12 +187,12 @@ class Runner:
                 for label in agenda.clear():
                     self._fail(label, Skipped("the disk is full"), "skipped")
             ready: list[str] = []
-            while running + len(ready) < MOST_AT_ONCE and (label := agenda.next()) is not None:
-                if why_not := self._why_not(label):
-                    self._fail(label, Skipped(why_not), "skipped")
-                    agenda.settle(label)
+            while running + len(ready) < MOST_AT_ONCE and (begins := agenda.next()) is not None:
+                if why_not := self._why_not(begins):
+                    self._fail(begins, Skipped(why_not), "skipped")
+                    agenda.settle(begins)
                 else:
-                    ready.append(label)
+                    ready.append(begins)
             pool.expect(ready)
             if ended:
                 pool.settled(ended)

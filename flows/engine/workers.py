@@ -226,7 +226,7 @@ class SeatPool:
 
     def _put(self, lane: _Lane, order: float, job: Job, future: Future[Artifact]) -> None:
         heapq.heappush(lane.heap, (order, next(self._order), job, future))
-        # One idle seat is enough for one job; where seats are opened on demand, whoever opens them must hear of it, too.
+        # One idle seat is enough for one job; where seats are opened on demand, whoever opens them must hear of it.
         lane.work.notify(1 if self._seats.eager else len(lane.slots))
 
     def _fail_waiting(self, lane: _Lane, error: Exception) -> None:

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/scheduler.py [--stages 10000] [--seats 1000]
 
-Graph, priorities, runner, pool and seats' threads are those of every run. The stages alone are not real: a seat answers at
-once, and neither artifacts nor rows are written, so that what is measured is the deciding.
+Graph, priorities, runner, pool and seats' threads are those of every run. The stages alone are not real: a seat answers
+at once, and neither artifacts nor rows are written, so that what is measured is the deciding.
 """
 
 from __future__ import annotations
