@@ -11,6 +11,8 @@ MODELS = {
     "base": "base model",
     "sft": "fine-tuned model",
     "grpo": "model after GRPO",
+    "ppo": "model after PPO",
+    "dpo": "model after DPO",
     "puzzles": "puzzle model",
 }
 # By the family of a strategy: `strategy` adds the number of samples.

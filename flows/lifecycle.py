@@ -134,8 +134,10 @@ def lifecycle_graph(cfg: RunConfig, run: Graph, outside: Outside) -> None:
     sft = finetune(config=cfg.finetune, conversations=conversations) if has("sft") else base
     models = {"base": base, **({"sft": sft} if has("sft") else {})}
 
-    if practised := alignment_graph(cfg, run, outside, base, sft, tokenizer, shards, evaluations):
-        models["grpo"] = practised
+    policies = alignment_graph(cfg, run, outside, base, sft, tokenizer, shards, evaluations)
+    # Our chains are what GRPO alone practises; sets of one's own are for every policy.
+    models |= {name: policy for name, policy in policies.items() if evaluations or name == "grpo"}
+    practised = next((policies[name] for name in ("grpo", "ppo", "dpo") if name in policies), None)
 
     if has("puzzles"):
         puzzles = data.make_puzzles.submit(run, config=cfg.puzzles, seed=seed)
@@ -229,9 +231,9 @@ def alignment_graph(
     tokenizer: Artifact,
     shards: list[Artifact],
     evaluations: list[Artifact],
-) -> Artifact | None:
-    """Preferences, reward model, one PPO a KL coefficient or mitigation, DPO if asked for, best-of-n, and GRPO, whose
-    policy is returned."""
+) -> dict[str, Artifact]:
+    """Preferences, reward model, one PPO a KL coefficient or mitigation, DPO if asked for, best-of-n, and GRPO. Returns
+    the policies by name; of PPO's that of `ppo.kl_coef`."""
     seed, life, alignment = cfg.seed, cfg.life, cfg.alignment
     with_dpo = "dpo" in life.parts or (not life.parts and alignment.dpo)
     kinds = [reward.kind for reward in cfg.rewards]
@@ -261,17 +263,19 @@ def alignment_graph(
         "reward_model": reward_model if "reward_model" in kinds or not kinds else [],
         "preferences": pairs,
     }
-    ppo_graph(cfg, run, shards, judged | paid)
+    policies = {}
+    if variants := ppo_graph(cfg, run, shards, judged | paid):
+        policies["ppo"] = variants[f"kl_coef={cfg.ppo.kl_coef}"]
     if with_dpo:
-        dpo.submit(run, config=cfg.dpo, judging=cfg.judging, seed=seed, **judged, **paid)
+        policies["dpo"] = dpo.submit(run, config=cfg.dpo, judging=cfg.judging, seed=seed, **judged, **paid)
     if life.has("best_of_n"):
         best_of_n.submit(run, best_of=alignment.best_of, judging=cfg.judging, seed=seed, **judged, **paid)
-    if not life.has("grpo"):
-        return None
-    model = reward_model if "reward_model" in kinds else []
-    return grpo.submit(
-        run, config=cfg.grpo, task=cfg.practice, suite=cfg.suite, seed=seed, reward_model=model, **judged
-    )
+    if life.has("grpo"):
+        model = reward_model if "reward_model" in kinds else []
+        policies["grpo"] = grpo.submit(
+            run, config=cfg.grpo, task=cfg.practice, suite=cfg.suite, seed=seed, reward_model=model, **judged
+        )
+    return policies
 
 
 def preference_graph(
@@ -308,10 +312,10 @@ def preference_graph(
     )
 
 
-def ppo_graph(cfg: RunConfig, run: Graph, shards: list[Artifact], judged: Mapping[str, Any]) -> None:
-    """One PPO a KL coefficient or mitigation."""
+def ppo_graph(cfg: RunConfig, run: Graph, shards: list[Artifact], judged: Mapping[str, Any]) -> dict[str, Artifact]:
+    """One PPO a KL coefficient or mitigation, by its name."""
     if not cfg.life.has("ppo"):
-        return
+        return {}
     alignment = cfg.alignment
     # Of rewards there is one opinion, and nothing for an ensemble to disagree on.
     mitigations = [name for name in alignment.mitigations if name == "length" or not cfg.rewards]
@@ -319,8 +323,8 @@ def ppo_graph(cfg: RunConfig, run: Graph, shards: list[Artifact], judged: Mappin
         f"kl_coef={kl_coef}": alignment.held(cfg.ppo, kl_coef)
         for kl_coef in sorted({cfg.ppo.kl_coef, *alignment.compare_kl_coefs})
     } | {name: alignment.mitigated(cfg.ppo, name) for name in mitigations}
-    for name, variant in variants.items():
-        ppo.submit(
+    return {
+        name: ppo.submit(
             run,
             label=f"ppo[{name}]",
             config=variant,
@@ -331,6 +335,8 @@ def ppo_graph(cfg: RunConfig, run: Graph, shards: list[Artifact], judged: Mappin
             replay=shards if variant.replay_coef else [],
             **judged,
         )
+        for name, variant in variants.items()
+    }
 
 
 def scaling_graph(cfg: RunConfig, run: Graph) -> None:

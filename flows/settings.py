@@ -69,7 +69,8 @@ class ComputeConfig:
     )
     pue: float = AVERAGE_PUE  # energy of the data centre over that of its devices
     carbon_grams_per_kwh: float = AVERAGE_CARBON_GRAMS_PER_KWH  # of the grid; the default: the world's average of 2024
-    checkpoint_seconds: float = 20.0  # a killed stage loses at most about this much work
+    # A killed stage loses at most about this much work, or as much as takes 19 times what saving its state does.
+    checkpoint_seconds: float = 20.0
     grace_seconds: float = 5.0  # what stages have to save their state when a run is ended by SIGTERM or Ctrl-C
     stage_timeout_seconds: float = 0.0  # a stage that runs longer is ended and has failed; 0: no limit
     # Where the workers are: on this machine, or on the nodes of a Ray cluster (docs/cluster.md). With "ray" and

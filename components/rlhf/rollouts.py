@@ -202,14 +202,9 @@ def token_stats(
     """One pass over tokens_BT; logits are made for the mask alone, which saves the prompts' and padding's share. The
     entropy is left at 0 unless asked for: it costs as much as the log-probabilities."""
     hidden = read(policy, tokens_BT, mask_BA)
-    logits_NV = policy.logits(hidden.x_BTD[mask_BA]).float()
-    log_probs_NV = (logits_NV if temperature == 1 else logits_NV / temperature).log_softmax(-1)
-    log_probs_N = log_probs_NV.gather(1, tokens_BT[:, 1:][mask_BA][:, None])[:, 0]
-    entropy_N = torch.zeros(len(log_probs_N))
-    if entropy:
-        with torch.no_grad():
-            entropy_N = -(log_probs_NV.exp() * log_probs_NV).sum(-1)
-    zeros_BA = torch.zeros(mask_BA.shape)
+    targets_N = tokens_BT[:, 1:][mask_BA]
+    log_probs_N, entropy_N = policy.log_probs(hidden.x_BTD[mask_BA], targets_N, temperature, entropy)
+    zeros_BA = torch.zeros(mask_BA.shape, dtype=log_probs_N.dtype)
     return TokenStats(
         zeros_BA.masked_scatter(mask_BA, log_probs_N),
         zeros_BA.masked_scatter(mask_BA, entropy_N),

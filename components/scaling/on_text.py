@@ -30,6 +30,7 @@ from components.statistics import Interval, mean_interval
 from components.training.config import TrainConfig
 from components.training.language_model import LMBatch, train
 from components.training.optimizers import Optimizer
+from components.training.validation import target_losses
 
 
 def build(cfg: ModelConfig | LSTMConfig, seed: int) -> LanguageModel:
@@ -78,8 +79,7 @@ def losses_by_position(model: LanguageModel, windows: LMBatch, rows: int = 64) -
     model.eval()
     parts = []
     for tokens_BT, targets_BT in zip(windows.tokens_BT.split(rows), windows.targets_BT.split(rows), strict=True):
-        logits_BTV = model.logits(model.hidden(tokens_BT).x_BTD)
-        parts.append(F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT, reduction="none"))
+        parts.append(target_losses(model, tokens_BT, targets_BT))
     return torch.cat(parts)
 
 

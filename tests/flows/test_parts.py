@@ -56,6 +56,12 @@ def test_a_part_brings_what_it_builds_on_and_nothing_else(mine: str) -> None:
     assert ppo.keys() == base | {"prepare_prompts", "ppo[kl_coef=0.1]", "best_of_n"}
     sets = nodes('life.parts=["reasoning", "cost"]', 'evaluations=[{ path = "set.jsonl", name = "mine" }]')
     assert sets.keys() == base | {"prepare_evaluations", "evaluate_set[mine,base]", "measure_serving", "account_costs"}
+    Path("pairs.jsonl").write_text('{"prompt": "1+1?", "chosen": "2", "rejected": "3"}\n')
+    judged = ["preferences.source='file'", 'preferences.path="pairs.jsonl"']
+    asked = 'evaluations=[{ path = "set.jsonl" }]'
+    policies = nodes('life.parts=["dpo", "ppo", "reasoning"]', mine, NUMBER, asked, *judged)
+    assert {"evaluate_set[set,base]", "evaluate_set[set,dpo]", "evaluate_set[set,ppo]"} <= policies.keys()
+    assert policies["evaluate_set[set,ppo]"].needs[0] == "ppo[kl_coef=0.1]"
 
 
 @pytest.mark.parametrize(
