@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.cost.hardware import Hardware
+from components.cost.training_shares import training_share
 from components.model.config import ModelConfig, training_flops_per_token
 from components.training.memory_estimate import MemoryEstimate, Training, training_memory
 from flows.engine.graph import Graph
-
-# Share of a card's peak FLOP/s that the time is reckoned with: nanochat and torchtitan reach 33 to 50% on an H100.
-TRAINING_SHARE = 0.4
 
 
 def predicted_memory(graph: Graph, model: ModelConfig | None, device: str) -> dict[str, MemoryEstimate]:
@@ -28,7 +26,7 @@ def predicted_memory(graph: Graph, model: ModelConfig | None, device: str) -> di
 
 def training_of(stage: str, settings: Mapping[str, Any], model: ModelConfig | None) -> Training | None:
     """What the memory of a stage depends on; None for one that trains nothing of the life's size."""
-    config = settings.get("config")
+    config: Any = settings.get("config")
     if stage not in ("pretrain", "finetune", "train_reward_model", "ppo", "dpo", "grpo") or model is None:
         return None
 
@@ -85,10 +83,11 @@ def training_of(stage: str, settings: Mapping[str, Any], model: ModelConfig | No
 
 
 def predicted_seconds(stage: str, settings: Mapping[str, Any], model: ModelConfig, on: Hardware) -> float | None:
-    """Time of a training on text on one accelerator, at the share above; None for a stage that samples answers, or
-    whose number of steps depends on data that are not there yet."""
-    config, speed = settings.get("config"), on.peak_flops * TRAINING_SHARE
+    """Seconds of a training on text on one accelerator, at the share of its peak that half of the public trainings
+    reach; None for a stage that samples answers, or whose number of steps depends on data that are not there yet."""
+    config: Any = settings.get("config")
     if stage in ("pretrain", "finetune"):
         tokens = config.num_steps * config.batch_size * config.context_length
-        return tokens * training_flops_per_token(model, config.context_length) / speed
+        share = training_share(on.name, "bf16", "causal").middle
+        return tokens * training_flops_per_token(model, config.context_length) / (on.peak_flops * share)
     return None
