@@ -86,6 +86,16 @@ def test_dirty_tables_are_fitted_with_every_row_accounted_for() -> None:
     assert code == 0
     assert "row 4 left out: loss (loss) is missing" in shown and "row 9 left out: tokens (tokens) is 'lost'" in shown
     assert "46 points" in shown
+    cells = {name: column * 2 for name, column in grid().items()}
+    code, shown, _ = lifespan("scale", "fit", "-", "--intervals", "none", given=csv_of(cells))
+    assert "rows 49 to 96 left out: repeats an earlier row" in shown
+
+
+def test_losses_that_follow_no_law_are_told() -> None:
+    cells = grid()
+    cells["loss"] = np.random.default_rng(0).permutation(cells["loss"]).tolist()
+    code, shown, _ = lifespan("scale", "fit", "-", "--intervals", "none", given=csv_of(cells))
+    assert code == 0 and re.search(r"the law explains \d+% of the variance .* mean nothing", shown)
 
 
 def test_figures_go_into_a_folder(tmp_path: Path) -> None:
@@ -115,7 +125,10 @@ def test_saved_fits_are_replaced_not_doubled(tmp_path: Path) -> None:
         (["fit", "runs.csv", "--plot", "fit.gif"], "a figure's file ends in .svg"),
         (["fit", "runs.csv", "--save", "../x"], "--save '../x'"),
         (["fit", "mixed.csv"], "mixed units: N (params) of rows 2, 4"),
-        (["fit", "--query", "SELECT 1 AS a"], "no column is known to be the loss and two of N, D, C"),
+        (
+            ["fit", "--query", "SELECT 1 AS a"],
+            "no column is known to be the loss and two of N (params), D (tokens) and C (FLOPs)",
+        ),
         (["predict", "runs.csv", "--params", "1", "--tokens", "1"], "runs.csv: "),
         (["predict", "fit.json", "--params", "-1", "--tokens", "1"], "params must be finite and positive"),
         (["optimum", "fit.json"], "give one of --flops"),
