@@ -82,6 +82,7 @@ def make_app(home: Home, outside: Outside, hosts: frozenset[str], local_only: bo
         Route("/api/chat", _post(home, outside, _chat), methods=["POST"]),
         Route("/api/prefer", _post(home, outside, _prefer), methods=["POST"]),
         Route("/report/{run}", _get(home, outside, _report)),
+        Route("/mlflow/{run}", _get(home, outside, _mlflow)),
         Route("/icon.svg", lambda request: _file("icon.svg")),
     ]
     if outside.annotation is not None:
@@ -309,6 +310,15 @@ def _prefer(home: Home, outside: Outside, body: dict[str, Any]) -> dict[str, str
     models = {name: _text(body, name, 500) for name in ("chosen_model", "rejected_model")}
     prompt, chosen, rejected = (_text(body, name, 20_000) for name in ("prompt", "chosen", "rejected"))
     return {"said": outside.prefer(prompt, chosen, rejected, models)}
+
+
+def _mlflow(home: Home, outside: Outside, request: Request) -> Response:
+    """To a run's page in MLflow."""
+    run = request.path_params["run"]
+    found = outside.tracked(outside.mlflow, run) if outside.tracked and outside.mlflow else ""
+    if not found:
+        raise HTTPException(404, f"MLflow's pages are not up, or have no run {run}: `lifespan sync` brings it there")
+    return RedirectResponse(found)
 
 
 def _report(home: Home, outside: Outside, request: Request) -> Response:

@@ -77,6 +77,7 @@ def run_page(home: Home, address: Address, outside: Outside) -> View:
         links=(
             ("Training", link("/training", run=run)),
             ("Compare", link("/compare", runs=run)),
+            *((("MLflow", f"/mlflow/{run}"),) if outside.mlflow else ()),
             *((("Report", f"/report/{run}"),) if home.report(run).exists() else ()),
         ),
     )

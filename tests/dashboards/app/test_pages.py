@@ -193,3 +193,14 @@ def test_numbers_that_are_not_there_are_null(tmp_path: Path) -> None:
     for page in PAGES:
         assert "NaN" not in ask(home, f"/api/page/{page.slug}").text
     assert Address({"n": "inf"}).number("n", 2.0) == 2.0
+
+
+def test_a_run_leads_to_mlflow_where_it_is_up(many: Home) -> None:
+    run = generated_runs.run_name(5)
+    up = Outside(services=lambda: (("MLflow", "http://127.0.0.1:5000"),), tracked=lambda at, run: f"{at}/#/{run}")
+    links = dict(ask(many, f"/api/page/run?run={run}", outside=up).json()["links"])
+    assert links["MLflow"] == f"/mlflow/{run}"
+    answer = ask(many, links["MLflow"], outside=up)
+    assert (answer.status_code, answer.headers["location"]) == (307, f"http://127.0.0.1:5000/#/{run}")
+    assert "MLflow" not in dict(ask(many, f"/api/page/run?run={run}").json()["links"])
+    assert ask(many, f"/mlflow/{run}").status_code == 404
