@@ -142,7 +142,7 @@ def _common(*series: Series) -> list[tuple[float, ...]]:
     ]
 
 
-Scale = tuple[float, float, float]  # greatest KL, lowest and highest reward
+Scale = tuple[float, float, float, float]  # lowest and greatest KL, lowest and highest reward
 
 
 def _scale(policies: Sequence[PolicyFacts]) -> Scale:
@@ -150,8 +150,11 @@ def _scale(policies: Sequence[PolicyFacts]) -> Scale:
     series = [s for p in policies for s in (p.proxy_curve, p.gold_curve, p.gold_low, p.gold_high)]
     rewards = [0.0, *(value for s in series for value in s.values)]
     room = 0.06 * ((max(rewards) - min(rewards)) or 1.0)
+    distances = [value for p in policies for value in p.kl_curve.values]
+    most = max([0.1, *distances])
     return (
-        max([0.1, *(value for p in policies for value in p.kl_curve.values)]),
+        min([-0.001 * most, *(1.1 * value for value in distances)]),  # an estimate of a KL near 0 may lie below it
+        most,
         min(rewards) - room,
         max(rewards) + room,
     )
@@ -173,10 +176,11 @@ def _proxy_and_gold(index: int, policy: PolicyFacts, unit: str, scale: Scale) ->
         elif policy.gold_curve:
             _looks(drawn.axes, _common(policy.kl_curve, policy.gold_curve), laws.get("gold"), color, "gold")
         # Even in √KL, in which the laws are written: a policy that is held back still shows beside one that is free.
-        drawn.axes.set_xscale("function", functions=(lambda kl: np.sqrt(np.maximum(kl, 0.0)), np.square))
-        drawn.axes.set_xlim(0.0, 1.04 * scale[0])
-        drawn.axes.set_xticks(_kl_ticks(scale[0]))
-        drawn.axes.set_ylim(*scale[1:])
+        root = (lambda kl: np.sign(kl) * np.sqrt(np.abs(kl)), lambda d: np.sign(d) * np.square(d))
+        drawn.axes.set_xscale("function", functions=root)
+        drawn.axes.set_xlim(scale[0], 1.04 * scale[1])
+        drawn.axes.set_xticks(_kl_ticks(scale[1]))
+        drawn.axes.set_ylim(*scale[2:])
     return drawn.svg
 
 
