@@ -68,6 +68,7 @@ bench: peers  ## speed beside transformers, TRL and MLflow, and what orchestrati
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/benchmarks/sql_speed.py 2>/dev/null
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/benchmarks/scaling_speed.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/ui_speed.py
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/scheduler.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/orchestration.py
 
 chaos: $(READY)  ## kill one smoke life fifty times; it must end as an undisturbed one does (about 15 minutes)

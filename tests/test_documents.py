@@ -29,6 +29,7 @@ DOCUMENTS = (
     "docs/data.md",
     "docs/tables.md",
     "docs/cluster.md",
+    "docs/scale.md",
 )  # the log speaks of the past
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 TOP = {path.name for path in ROOT.iterdir()}

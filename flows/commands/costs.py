@@ -35,6 +35,51 @@ def show(by: Annotated[str, typer.Option(help=f"What to sum over: {', '.join(BY)
         wide_console().print(table)
 
 
+@costs.command("layout")
+def layout(
+    model: Annotated[
+        str, typer.Argument(help="A public model, such as llama-2-70b; an unknown name lists the nearest.")
+    ],
+    devices: Annotated[int, typer.Option(min=1, help="Devices that train together.")] = 512,
+    hardware: Annotated[str, typer.Option(help="Their name in the catalogue.")] = "h100-sxm",
+    tokens: Annotated[float, typer.Option(help="Tokens to train on; 0: as many as the model was.")] = 0.0,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences of a step, all devices together.")] = 1024,
+    context: Annotated[int, typer.Option(min=16, help="Tokens of a sequence.")] = 4096,
+    network: Annotated[float, typer.Option(help="GB/s that a device sends between nodes.")] = 50.0,
+    storage: Annotated[float, typer.Option(help="GB/s at which the store takes a checkpoint.")] = 20.0,
+    preemptions: Annotated[float, typer.Option(help="Of spot devices: per device and day.")] = 0.0,
+    price: Annotated[str, typer.Option(help="Commitment or provider, as of `lifespan advise`.")] = "",
+    show: Annotated[int, typer.Option(min=1, help="Layouts to show.")] = 5,
+) -> None:
+    """Plan a large training on paper: memory, traffic, failures and dollars of the fastest layouts."""
+    with friendly_errors():
+        from components.cost.hardware import find_hardware
+        from components.cost.layouts import Training, best_layouts
+        from components.cost.prices import find_price
+        from components.cost.public_models import find_model
+        from components.cost.scale_report import layout_rows, training_lines
+        from flows.settings import ConfigError
+
+        try:
+            public = find_model(model)
+            if not (count := tokens or public.train_tokens or 0.0) > 0:
+                raise ValueError(f"--tokens is {tokens:g}: takes a number above 0; for {model} none is published")
+            if min(network, storage) <= 0 or preemptions < 0:
+                raise ValueError("--network and --storage take rates above 0, --preemptions a number of at least 0")
+            plan = Training(public.config, find_hardware(hardware), float(batch) * context, context, 8, network * 1e9)
+            found = best_layouts(plan, devices)[:show]
+            hourly = find_price(hardware, wanted=price).usd_per_hour
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        rows = layout_rows(plan, found)
+        table = plain_table(*rows[0], right=tuple(rows[0])[1:])
+        for row in rows:
+            table.add_row(*row.values())
+        wide_console().print(table)
+        for line in training_lines(plan, found[0], count, hourly, storage * 1e9, preemptions / 24):
+            typer.echo(line)
+
+
 @costs.command("export")
 def export(
     file: Annotated[Path, typer.Argument(help="A .csv or .parquet file.")],

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
+from flows.engine.agenda import Agenda
 from flows.engine.graph import Graph, Node, artifacts_in
 from flows.engine.plan import reasons_to_run
 from flows.engine.progress import Board, clock
@@ -34,6 +35,7 @@ from storage.leases import Lease, LeaseLost
 
 ATTEMPTS = 3  # a damaged input is rebuilt, what is transient is waited for, then the stage tried again
 FIRST_PAUSE = 1.0  # seconds before the second attempt; four times as many before the third
+MOST_AT_ONCE = 2048  # stages under way or in the pool's queue; each takes a thread
 LOST_INPUT = ("DamagedArtifact", "MissingArtifact")
 
 
@@ -178,24 +180,19 @@ class Runner:
             self._pool = pool
         if self._cancelled.is_set():
             return
-        waiting, running, ended = dict.fromkeys(missing), 0, ""
-        while (waiting or running) and not self._cancelled.is_set():
+        needs = {label: self.graph.nodes[label].needs for label in missing}
+        agenda, running, ended = Agenda(needs, self._priorities), 0, ""
+        while (agenda or running) and not self._cancelled.is_set():
             if self._disk_full.is_set():
-                for label in waiting:
+                for label in agenda.clear():
                     self._fail(label, Skipped("the disk is full"), "skipped")
-                waiting.clear()
-            ready = []
-            for label in list(waiting):
-                needs = [self.outcomes[need] for need in self.graph.nodes[label].needs]
-                if all(future.done() for future in needs):
-                    del waiting[label]
-                    broken = [n for n in self.graph.nodes[label].needs if self.outcomes[n].exception()]
-                    if broken:
-                        waits = broken[0] in self.waiting()
-                        why_not = f"{label} needs {broken[0]}, which {'waits for people' if waits else 'failed'}"
-                        self._fail(label, Skipped(why_not), "skipped")
-                        continue
-                    ready.append(label)
+            ready: list[str] = []
+            while running + len(ready) < MOST_AT_ONCE and (begins := agenda.next()) is not None:
+                if why_not := self._why_not(begins):
+                    self._fail(begins, Skipped(why_not), "skipped")
+                    agenda.settle(begins)
+                else:
+                    ready.append(begins)
             pool.expect(ready)
             if ended:
                 pool.settled(ended)
@@ -205,7 +202,16 @@ class Runner:
             running += len(ready)
             if running:
                 ended = self._ended.get()
+                agenda.settle(ended)
                 running -= 1
+
+    def _why_not(self, label: str) -> str:
+        """What stands in the way of a stage whose inputs have ended; empty: nothing."""
+        broken = [need for need in self.graph.nodes[label].needs if self.outcomes[need].exception()]
+        if not broken:
+            return ""
+        waits = isinstance(self.outcomes[broken[0]].exception(), StageWaits)
+        return f"{label} needs {broken[0]}, which {'waits for people' if waits else 'failed'}"
 
     def _attempt(self, node: Node, reason: str) -> None:
         self._began[node.label] = Moment()

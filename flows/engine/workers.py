@@ -29,6 +29,7 @@ from storage.home import Home
 # A free worker waits this long at most for stages that are about to be queued: else a long stage of little urgency
 # takes it a few ms before the next one of the critical path.
 PATIENCE_SECONDS = 0.25
+PATIENT_SEATS = 16  # among more, one is free for the critical path soon enough
 IDLE_SECONDS = 5.0  # a seat that is not this machine's is given back after so long without a stage
 MOST_LOSSES = 5  # a stage that lost so many machines may be what brings them down
 Events = Callable[[Job, dict[str, Any]], None]
@@ -135,6 +136,7 @@ class _Lane:
     """The jobs that take seats of one sort, and what serves them."""
 
     kind: Hashable
+    work: threading.Condition  # there is a job
     heap: list[tuple[float, int, Job, Future[Artifact]]] = field(default_factory=list)
     slots: list[threading.Thread] = field(default_factory=list)
     opening: int = 0
@@ -161,7 +163,8 @@ class SeatPool:
         self._losses: dict[str, int] = {}
         self._ended: set[str] = set()  # labels of jobs that `end` ended
         self._expected: set[str] = set()  # labels of jobs that are on their way, and of ended ones not yet seen
-        self._news = threading.Condition()
+        self._lock = threading.RLock()
+        self._news = threading.Condition(self._lock)  # nothing is expected any more
         if seats.eager:
             self._grow(None)
 
@@ -199,6 +202,8 @@ class SeatPool:
         self._closing.set()
         with self._news:
             self._news.notify_all()
+            for lane in self._lanes.values():
+                lane.work.notify_all()
             seats = list(self._open.values())
             lanes = list(self._lanes.values())
         for seat in seats:
@@ -215,11 +220,14 @@ class SeatPool:
     # --- jobs ---------------------------------------------------------------------------------------------------
 
     def _lane(self, kind: Hashable) -> _Lane:
-        return self._lanes.setdefault(kind, _Lane(kind))
+        if kind not in self._lanes:
+            self._lanes[kind] = _Lane(kind, threading.Condition(self._lock))
+        return self._lanes[kind]
 
     def _put(self, lane: _Lane, order: float, job: Job, future: Future[Artifact]) -> None:
         heapq.heappush(lane.heap, (order, next(self._order), job, future))
-        self._news.notify_all()
+        # One idle seat is enough for one job; where seats are opened on demand, whoever opens them must hear of it.
+        lane.work.notify(1 if self._seats.eager else len(lane.slots))
 
     def _fail_waiting(self, lane: _Lane, error: Exception) -> None:
         with self._news:
@@ -234,9 +242,9 @@ class SeatPool:
         idle = None if self._seats.eager else IDLE_SECONDS
         with self._news:
             while True:
-                if not self._news.wait_for(lambda: bool(lane.heap) or self._closing.is_set(), idle):
+                if not lane.work.wait_for(lambda: bool(lane.heap) or self._closing.is_set(), idle):
                     return None
-                if self._expected:  # a better one may come
+                if self._expected and len(lane.slots) <= PATIENT_SEATS:  # a better one may come
                     self._news.wait_for(lambda: not self._expected or self._closing.is_set(), PATIENCE_SECONDS)
                 if self._closing.is_set():
                     return None
@@ -317,7 +325,7 @@ class SeatPool:
         """A seat that is ready; None when the pool closes, or no job is left for one more."""
         if not self._seats.eager:
             with self._news:
-                if not self._news.wait_for(lambda: len(lane.heap) > lane.opening or self._closing.is_set(), 1.0):
+                if not lane.work.wait_for(lambda: len(lane.heap) > lane.opening or self._closing.is_set(), 1.0):
                     return None
                 lane.opening += 1
         try:

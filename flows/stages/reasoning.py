@@ -72,7 +72,7 @@ def evaluate_reasoning(
     from components.reasoning.strategy import Trial
     from components.training.checkpoints import load_model
 
-    network, words = load_model(work.open(model)), Tokenizer.load(work.open(tokenizer))
+    network, words = load_model(work.open(model)).to(work.device), Tokenizer.load(work.open(tokenizer))
     generate = text_generator(network, words)
     items = [chain_item(problem) for problem in suite.problems()]
     limits = {"max_tokens": config.max_tokens, "max_direct_tokens": config.max_direct_tokens}
@@ -128,7 +128,7 @@ def search_puzzles(
     from components.reasoning.strategy import Trial
     from components.training.checkpoints import load_model
 
-    network, words = load_model(work.open(model)), Tokenizer.load(work.open(tokenizer))
+    network, words = load_model(work.open(model)).to(work.device), Tokenizer.load(work.open(tokenizer))
     generate = text_generator(network, words)
     puzzles = puzzle_suite(config.puzzle, config.seed, config.num_puzzles)
     items = [puzzle_item(puzzle) for puzzle in puzzles]

@@ -165,10 +165,12 @@ def test_a_real_model_lives_on_files_of_a_user(
     prompt, _ = tokenizer.render_chat([{"role": "user", "content": question}], add_generation_prompt=True)
     params = SamplingParams(max_tokens=24, temperature=0.0, stop_ids=tuple(tokenizer.stop_ids))
     ours = list(generate(model, [prompt], params)[0][0].tokens)
-    assert ours == _others(folder, home, prompt, len(ours), monkeypatch)
+    assert ours == _others(folder, home, prompt, len(ours), list(params.stop_ids), monkeypatch)
 
 
-def _others(folder: Path, home: Home, prompt: list[int], count: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def _others(
+    folder: Path, home: Home, prompt: list[int], count: int, ends: list[int], monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
     """The greedy tokens of the exported GGUF file: from llama.cpp where it is built, else from transformers."""
     from typer.testing import CliRunner
 
@@ -185,7 +187,7 @@ def _others(folder: Path, home: Home, prompt: list[int], count: int, monkeypatch
         transformers = pytest.importorskip("transformers", reason="the extra `peers` brings transformers")
         judge = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file="sft.gguf").eval()
         with torch.no_grad():
-            said = judge.generate(torch.tensor([prompt]), max_new_tokens=count, min_new_tokens=count, do_sample=False)
+            said = judge.generate(torch.tensor([prompt]), max_new_tokens=count, do_sample=False, eos_token_id=ends)
         return [int(token) for token in said[0, len(prompt) :]]
     llama = Llama(str(folder / "sft.gguf"), n_ctx=512, n_threads=1, verbose=False)
     tokens = llama.generate(prompt, temp=0.0, top_k=1)
