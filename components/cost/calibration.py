@@ -328,8 +328,10 @@ def main(arguments: Sequence[str]) -> int:
         "half of prefill": made.prefill,
     }.items():
         print(f"# {name} left out: {one}")
-    one = foreseen([point for point in points if point.kind == "decode"], lambda point: point.source)
-    print(f"# a source left out: {one.error}; {one.within:.0%} within 1.35; {one.covered:.0%} in their 90% interval")
+    other = foreseen([point for point in points if point.kind == "decode"], lambda point: point.source)
+    print(
+        f"# a source left out: {other.error}; {other.within:.0%} within 1.35; {other.covered:.0%} in their 90% interval"
+    )
     if "--write" in arguments:
         CONSTANTS.write_text(text, encoding="utf-8")
     return 0
