@@ -84,9 +84,5 @@ def equal_mixture(dense: Design, wish: Wish, market: Market) -> Mixture | None:
         )
         if value > measured
     ]
-    return Mixture(
-        best,
-        active,
-        1.0 - best.life_usd / dense.life_usd,
-        f"{' and '.join(beyond)} of that law's runs" if beyond else "",
-    )
+    outside = f"{' and '.join(beyond)} of that law's runs" if beyond else ""
+    return Mixture(best, active, 1.0 - best.life_usd / dense.life_usd, outside)

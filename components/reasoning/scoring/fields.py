@@ -1,7 +1,7 @@
 """Which fields of saved generations hold what: the layouts of known tools, else the names that people use.
 
-A path is names with dots between ("response.body.choices"), "*" for every element of a list, and "|" between
-alternatives, of which the first that is there is taken.
+A path is names with dots between ("response.body.choices"), "*" for every element of a list, "|" between
+alternatives, of which the first that is there is taken, and "&" between paths whose values are taken together.
 """
 
 from __future__ import annotations
@@ -89,6 +89,16 @@ _LAYOUTS: tuple[tuple[tuple[str, ...], Fields], ...] = (
         ),
     ),
     (("choices", "object"), Fields(text="choices", id="id", error="error", layout="chat completions")),
+    (
+        ("doc", "model_response"),
+        Fields(
+            text="model_response.text",
+            reference="doc.choices",
+            id="doc.id",
+            question="doc.query",
+            layout="details of Lighteval",
+        ),
+    ),
 )
 
 
@@ -99,11 +109,12 @@ def _names(text: str) -> tuple[str, ...]:
 _TEXTS = _names(
     "completion completions generation generations generated_text generated_texts response responses output "
     "outputs model_output model_outputs model_response model_responses raw_output raw_prediction prediction "
-    "predictions model_prediction model_answer generated_answer candidates samples ys code pred preds text"
+    "predictions model_prediction model_answer generated_answer predicted_text generated candidates samples ys code "
+    "pred preds text"
 )
 _TEXTS_IF_NOTHING_ELSE = ("solution", "solutions", "answer", "answers", "messages")
 _REFERENCES = _names(
-    "target targets gold golds gold_answer gold_answers gold_label gt gt_answer ground_truth ground_truths "
+    "target targets gold golds gold_answer gold_answers gold_label gt gts gt_answer ground_truth ground_truths "
     "reference references reference_answer reference_answers expected expected_answer expected_output "
     "correct_answer correct_answers answer answers correct label labels final_answer"
 )
@@ -113,7 +124,9 @@ _IDS = _names(
 )
 _FINISHES = ("finish_reason", "finish_reasons", "stop_reason", "stop_reasons", "finished", "truncated")
 _ERRORS = ("error", "exception")
-_VERDICTS = ("is_correct", "correct", "exact_match", "passed", "accs", "acc", "right")
+_VERDICTS = _names("is_correct is_corrects correct correctness exact_match em passed accs acc right")
+_NUMBERED = re.compile(r"(.*?)[_\s-]?(\d+)")
+_WORKED = ("solution", "solutions")  # references where another field holds the generations
 _LIKELY = re.compile(r"(^|_)(output|response|completion|generation|prediction)s?$")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _BETWEEN = re.compile(r"[\s-]+")
@@ -122,6 +135,9 @@ QUESTIONS = ("question", "prompt", "problem", "query", "instruction", "input")
 
 def value_at(record: object, path: str) -> Any:
     """What stands at a path of a record; None where nothing does. "*" gives a list."""
+    if "&" in path and not (isinstance(record, Mapping) and path in record):
+        found = [value for part in path.split("&") if (value := value_at(record, part)) is not None]
+        return found or None
     for alternative in path.split("|"):
         found = _walk(record, alternative)
         if found is not None:
@@ -178,6 +194,8 @@ def detect(records: Sequence[Mapping[str, Any]], chosen: Fields) -> Fields:
     for needed, known in _LAYOUTS:
         if all(set(needed) <= record.keys() for record in records):
             reference, verdict = (p if _anywhere(records, p) else "" for p in (known.reference, known.verdict))
+            used = (*known.text.split("|"), *known.id.split(","))
+            reference = reference or next((path for path in _references(records) if path not in used), "")
             return _merged(replace(known, reference=reference, verdict=verdict), chosen)
     spelled = _spelled(name for record in records for name in record)
     taken = {chosen.text, chosen.reference, chosen.verdict, chosen.id, chosen.finish, chosen.error}
@@ -189,9 +207,12 @@ def detect(records: Sequence[Mapping[str, Any]], chosen: Fields) -> Fields:
     taken.add(verdict)
     likely = [*_TEXTS, *(name for name in spelled if _LIKELY.search(name) and name not in (*_TEXTS, *_REFERENCES))]
     texts = [name for name in free(likely) if _are_texts(records, name)]
-    text = chosen.text or next(iter(texts), "")
+    numbered = "" if texts or chosen.text else _numbered(records)
+    text = chosen.text or next(iter(texts), numbered)
     taken.add(text)
-    reference = chosen.reference or next((path for path in _references(records) if path not in taken), "")
+    taken.update(text.split("&"))
+    worked = [name for name in free(_WORKED) if text]
+    reference = chosen.reference or next((path for path in (*_references(records), *worked) if path not in taken), "")
     taken.add(reference)
     if not text:
         rest = [name for name in free(_TEXTS_IF_NOTHING_ELSE) if _are_texts(records, name)]
@@ -211,6 +232,18 @@ def detect(records: Sequence[Mapping[str, Any]], chosen: Fields) -> Fields:
         others=tuple(name for name in texts if name not in taken),
     )
     return _merged(found, chosen)
+
+
+def _numbered(records: Sequence[Mapping[str, Any]]) -> str:
+    """Columns such as "generation_1" and "generation_2" as one path, "" where there are not two of a name."""
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for name in dict.fromkeys(name for record in records for name in record):
+        if (found := _NUMBERED.fullmatch(str(name))) and _are_texts(records, name):
+            groups.setdefault(next(iter(_spelled([found[1]]))), []).append((int(found[2]), str(name)))
+    known = (*_TEXTS, *(f"{name.removesuffix('s')}" for name in _TEXTS), *_TEXTS_IF_NOTHING_ELSE)
+    several = {name: sorted(group) for name, group in groups.items() if len(group) > 1}
+    best = next((several[name] for name in known if name in several), [])
+    return "&".join(name for _, name in best)
 
 
 def _anywhere(records: Sequence[Mapping[str, Any]], path: str) -> bool:
@@ -241,7 +274,8 @@ def _references(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     top = [spelled[name] for name in _REFERENCES if name in spelled]
     for path in (*top, *(f"{holder}.{name}" for holder in _HOLDERS for name in _REFERENCES)):
         values = [value for record in records if (value := value_at(record, path)) is not None]
-        if values and not all(isinstance(value, bool) for value in values):
+        # What is only true and false is a verdict, but for names that no verdict has.
+        if values and (path not in _VERDICTS or not all(isinstance(value, bool) for value in values)):
             yield path
 
 

@@ -16,6 +16,8 @@ from components.reasoning.scoring.numbers import as_number
 _LOOKED_AT = 200  # records from which fields are told
 # Under which one JSON object may hold the records of a run.
 _HOLDERS = ("request_states", "samples", "convos", "results", "predictions", "generations", "outputs", "responses")
+_INNER = ("message", "text", "content", "parts", "generated_text", "continuation", "output", "completion", "response")
+_SEVERAL = ("choices", "candidates", "outputs")  # of what one object holds
 _CUT = ("length", "max_tokens", "max_output_tokens", "model_length", "token_limit", "max_length", "truncated")
 _DECLINED = ("content_filter", "refusal", "safety", "prohibited_content", "blocklist")
 _CSV = (".csv", ".tsv")
@@ -163,15 +165,34 @@ def _unwrapped(value: object) -> Iterator[object]:
                 told = told if isinstance(told, list) and len(told) == len(held) else [{}] * len(held)
                 yield from ({**(one or {}), "convo": convo} for one, convo in zip(told, held, strict=True))
                 return
-            if all(isinstance(one, Mapping) and is_record(one) for one in held) and not has_reference(value):
+            if _are_records(held) and not has_reference(value):
                 yield from held
                 return
+        if (inner := _table_in(value)) is not None:
+            yield from inner
+            return
     if isinstance(value, str):
         yield {"generation": value}
     elif isinstance(value, list) and all(isinstance(one, str) for one in value):
         yield {"generations": value}
     else:
         yield value
+
+
+def _table_in(value: Mapping[str, Any]) -> Sequence[Any] | None:
+    """The records that an object holds under a name of its own, or of which it is the index: {"0": {…}, "1": {…}}."""
+    if is_record(value):
+        return None
+    lists = [held for held in value.values() if isinstance(held, list) and _are_records(held)]
+    if len(lists) == 1:
+        return lists[0]
+    if len(value) > 1 and all(isinstance(one, Mapping) and is_record(one) for one in value.values()):
+        return [{"id": name, **one} for name, one in value.items()]
+    return None
+
+
+def _are_records(held: Sequence[Any]) -> bool:
+    return bool(held) and all(isinstance(one, Mapping) and is_record(one) for one in held)
 
 
 def _cells(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -202,7 +223,11 @@ def _item(row: _Row, fields: Fields, place: int) -> SavedItem:
     named = [value_at(value, path.strip()) for path in fields.id.split(",")] if fields.id else []
     name = "/".join(str(one) for one in named if one is not None)
     question = value_at(value, fields.question) if fields.question else None
-    references = references_of(value_at(value, fields.reference) if fields.reference else None)
+    told = value_at(value, fields.reference) if fields.reference else None
+    places = value_at(value, "doc.gold_index")
+    if fields.reference == "doc.choices" and isinstance(told, list) and places is not None:
+        told = [told[place] for place in (places if isinstance(places, list) else [places])]
+    references = references_of(told)
     if isinstance(mapping := value.get("output_mapping"), Mapping):  # HELM's, of the letters that were asked for
         references = tuple(letter for letter, option in mapping.items() if option in references) or references
     return SavedItem(
@@ -271,9 +296,15 @@ def _texts(value: object) -> Iterator[Generation]:
             yield from _texts(said[-1] if said else None)
         case list() | tuple() if value and all(isinstance(one, Mapping) and "type" in one for one in value):
             yield from _parts(value)
+        case list() | tuple() if any(isinstance(one, Mapping) and one.get("thought") is True for one in value):
+            yield Generation("".join(str(one.get("text", "")) for one in value if not one.get("thought")))
         case list() | tuple():
             for one in value:
                 yield from _texts(one)
+        case Mapping() if held := next((value[name] for name in _SEVERAL if isinstance(value.get(name), list)), None):
+            yield from _texts(held)
+        case Mapping() if value and all(str(name).isdigit() for name in value):
+            yield from _texts([value[name] for name in sorted(value, key=lambda name: int(str(name)))])
         case Mapping():
             yield _one(value)
         case _:
@@ -294,9 +325,7 @@ def _parts(value: Sequence[Any]) -> Iterator[Generation]:
 
 def _one(value: Mapping[str, Any]) -> Generation:
     """A choice, a message, a completion."""
-    inner = next(
-        (value[n] for n in ("message", "text", "content", "parts", "generated_text") if value.get(n) is not None), None
-    )
+    inner = next((value[name] for name in _INNER if value.get(name) is not None), None)
     made = next(_texts(inner), Generation("", problem="failed", note="no text"))
     if isinstance(refusal := value.get("refusal"), str) and refusal:
         made = Generation("", problem="refused", note=refusal)
@@ -311,7 +340,7 @@ def _ended(made: Generation, end: object) -> Generation:
     if isinstance(end, Mapping):
         end = end.get("reason")
     if isinstance(end, bool):
-        return replace(made, finished=end)
+        return replace(made, finished=end and made.finished)  # a request ends as a whole, its samples each for a reason
     reason = str(end).lower()
     if reason in _DECLINED:
         return replace(made, problem="refused", note=made.note or reason)
