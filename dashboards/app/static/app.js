@@ -1,8 +1,7 @@
 // The shell: the address is the state. A view is asked for, its blocks are drawn; an answer that is not the newest is
 // dropped.
-import { ask, dialog, h, local, notice, say, store } from "./dom.js";
+import { ask, dialog, first, h, local, notice, say, store } from "./dom.js";
 import * as blocks from "./blocks.js";
-import { first } from "./first.js";
 
 const $ = (id) => document.getElementById(id);
 const slug = document.body.dataset.page;

@@ -83,3 +83,7 @@ export function save(blob, name) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
+
+// The first view is asked for at once: the chart library, which is read meanwhile, takes longer than the answer.
+export const first = ask(`/api/page/${document.documentElement.dataset.page}${location.search}`);
+first.catch(() => {}); // whoever awaits it is told
