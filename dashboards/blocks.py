@@ -9,35 +9,41 @@ from components.statistics import Interval
 from dashboards import formatting
 from dashboards.facts.chosen import ChosenSetting
 from dashboards.facts.effects import Effect
+from dashboards.facts.texts import Text
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells are text already. `align`: the side of each column, "<>>" for a name and two numbers on the right."""
+    """Cells are text already. `align`: the side of each column, "<>>" for a name and two numbers on the right.
+    folded: it repeats what a figure shows, so the page opens it on demand."""
 
     title: str
     columns: tuple[str, ...]
     align: str
     rows: tuple[tuple[str, ...], ...]
+    folded: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the life. `meaning`: one sentence; `missing`: why there is nothing else. Slug and titles are those of
-    the part (`dashboards.parts`), which the report fills in."""
+    """A part of the life. `meaning`: one sentence; `missing`: why there is nothing else; `texts`: what a model wrote.
+    Slug and titles are those of the part (`dashboards.parts`), which the report fills in."""
 
     meaning: str = ""
     tables: tuple[Table, ...] = ()
     effects: tuple[Effect, ...] = ()
+    texts: tuple[Text, ...] = ()
     missing: str = ""
     slug: str = ""
     title: str = ""
     short_title: str = ""
 
 
-def body(meaning: str, tables: Iterable[Table], effects: tuple[Effect, ...] = ()) -> Section:
+def body(
+    meaning: str, tables: Iterable[Table], effects: tuple[Effect, ...] = (), texts: tuple[Text, ...] = ()
+) -> Section:
     """A section without the tables that have no rows."""
-    return Section(meaning, tuple(table for table in tables if table.rows), effects)
+    return Section(meaning, tuple(table for table in tables if table.rows), effects, texts)
 
 
 def listing(title: str, pairs: Iterable[tuple[str, str]]) -> Table:

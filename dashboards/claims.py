@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dashboards.facts.effects import BORNE_OUT
 from dashboards.run_data import RunRows
 from storage.fingerprint import digest
 from storage.home import Home
@@ -69,7 +70,7 @@ def earlier_verdicts(home: Home, training: Training) -> dict[str, Earlier]:
     """By claim what the home's trainings of other seeds said, with the same settings and code."""
     found: dict[str, list[tuple[int, bool]]] = {}
     for row in query(home, _EARLIER, vars(training)).to_pylist():
-        found.setdefault(row["claim"], []).append((row["seed"], row["verdict"] == "seen"))
+        found.setdefault(row["claim"], []).append((row["seed"], row["verdict"] in BORNE_OUT))
     return {
         claim: Earlier(tuple(seed for seed, _ in said), tuple(seed for seed, seen in said if seen))
         for claim, said in found.items()

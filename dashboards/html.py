@@ -1,21 +1,25 @@
-"""The report as one HTML file: styles and figures inside, no script, no address outside.
+"""The report as one HTML file: styles, figures and one script inside, no address outside.
 
 The markup is in `templates/`. Whatever a run, a model or a user wrote is escaped there by jinja2; only the figures,
-which `figures.canvas` made, go into the page as markup.
+which `figures.canvas` made, go into the page as markup. The script, `templates/report.js`, sorts and copies tables; the
+page's policy names its hash, so that a browser runs it and nothing else.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from dashboards import formatting
+from dashboards import formatting, labels
 from dashboards.blocks import Table, chosen_table
 from dashboards.facts.effects import Effect
 from dashboards.facts.texts import Text
@@ -27,9 +31,12 @@ COMMANDS = (
     ("see what a run would do and why", "lifespan plan"),
     ("see the state of this home", "lifespan status"),
 )
+_HERE = Path(__file__).with_name("templates")
 _VERDICT_CLASSES = {
+    "held": "seen",
     "seen": "seen",
-    "not seen in this run": "unseen",
+    "not seen": "unseen",
+    "not identified": "unseen",
     "measured": "measured",
     "not measured": "unmeasured",
 }
@@ -37,6 +44,7 @@ _VERDICT_CLASSES = {
 
 def render_html(report: LifeReport) -> str:
     """The page. It needs no network: a policy in its head forbids the browser any."""
+    script = _HERE.joinpath("report.js").read_text(encoding="utf-8")
     states = [stage.status for stage in report.stages]
     return (
         _templates()
@@ -50,7 +58,10 @@ def render_html(report: LifeReport) -> str:
             chosen=chosen_table(report.chosen) if report.chosen else None,
             sections=report.sections,
             figures=report.figures,
-            texts=_by_stage(report.texts),
+            section_of=report.section_of,
+            texts=report.texts,
+            script=Markup(script),
+            script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
             stages=list(zip(report.stages, _clock(report.stages), strict=True)),
             queries=queries(report.run.run_id),
             commands=COMMANDS,
@@ -60,7 +71,7 @@ def render_html(report: LifeReport) -> str:
 
 def _templates() -> Environment:
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -68,9 +79,11 @@ def _templates() -> Environment:
     )
     templates.filters |= {
         "bar": _bar,
+        "by_stage": lambda texts: _by_stage(texts).items(),
         "cells": _cells,
         "code_spans": _code_spans,
         "duration": formatting.duration,
+        "group": partial(labels.label, labels.GROUPS),
         "svg": Markup,
         "verdict_class": lambda effect: _VERDICT_CLASSES[effect.verdict],
     }

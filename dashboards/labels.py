@@ -38,6 +38,24 @@ VARIANTS = {
 # Of a policy: what held it back where no KL penalty did.
 MITIGATIONS = {"worst": "worst case", "variance": "mean − λ·variance", "length": "length penalty"}
 PARAMETER_COUNTS = {"non_embedding": "all but the embeddings"}
+GROUPS = {
+    "data": "data",
+    "pretraining": "pretraining",
+    "sft": "fine-tuning",
+    "rlhf": "RLHF",
+    "scaling": "scaling law",
+    "emergence": "emergence",
+    "moe": "mixture of experts",
+    "architecture": "recurrent net",
+    "reasoning": "reasoning",
+    "cost": "cost",
+    "report": "forgetting",
+}
+LAWS = {"chinchilla": "Chinchilla", "kaplan": "Kaplan"}
+FORECASTS = {"law": "the fitted law"}
+# Of a search: how it goes through the tree, and what says what a state is worth.
+SEARCHES = {"breadth": "breadth first", "depth": "depth first", "best": "best first"}
+VALUES = {"judge": "judged by the model", "log_prob": "valued by log-probability", "oracle": "valued by an oracle"}
 # Of the scaling laws; the others (E, A, N_c, …) are symbols already.
 PARAMETERS = {"alpha": "α", "beta": "β", "alpha_N": "α_N", "alpha_D": "α_D"}
 
@@ -55,9 +73,16 @@ def heading(names: Mapping[str, str], name: str) -> str:
 
 def strategy(name: str, family: str, size: int | None) -> str:
     """ "self-consistency, k=16" for ("self_consistency@16", "self_consistency", 16); settings that the name has in
-    brackets stand in parentheses, "Tree of Thought (depth, judge, 60)"."""
+    brackets follow in words, "Tree of Thought, depth first, judged by the model, up to 60 states"."""
     text = label(STRATEGIES, family)
     settings = name.partition("[")[2].removesuffix("]")
     if settings:
-        return f"{text} ({', '.join(settings.split(','))})"
+        return ", ".join((text, *(_setting(one) for one in settings.split(","))))
     return text if size is None else f"{text}, k={size}"
+
+
+def _setting(name: str) -> str:
+    """A setting of a search in words."""
+    if name.isdecimal():
+        return f"up to {int(name):,} state{'' if name == '1' else 's'}"
+    return label({**SEARCHES, **VALUES}, name)

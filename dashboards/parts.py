@@ -17,6 +17,7 @@ from dashboards.facts.evaluations import evaluation_facts
 from dashboards.facts.experts import moe_facts
 from dashboards.facts.forgetting import forgetting_facts
 from dashboards.facts.grpo import grpo_facts
+from dashboards.facts.in_context import in_context_facts
 from dashboards.facts.reasoning import reasoning_facts, tree_facts
 from dashboards.facts.recurrent import recurrent_facts
 from dashboards.facts.scaling import emergence_facts, scaling_facts
@@ -28,6 +29,7 @@ from dashboards.figures.evaluations import evaluation_figure
 from dashboards.figures.experts import moe_figure
 from dashboards.figures.forgetting import forgetting_figure
 from dashboards.figures.grpo import grpo_figure
+from dashboards.figures.in_context import in_context_figure
 from dashboards.figures.reasoning import reasoning_figure, tree_figure
 from dashboards.figures.recurrent import recurrent_figure
 from dashboards.figures.scaling import emergence_figure, scaling_figure
@@ -39,6 +41,7 @@ from dashboards.sections.evaluations import evaluation_section
 from dashboards.sections.experts import moe_section
 from dashboards.sections.forgetting import forgetting_section
 from dashboards.sections.grpo import grpo_section
+from dashboards.sections.in_context import in_context_section
 from dashboards.sections.reasoning import reasoning_section, tree_section
 from dashboards.sections.recurrent import recurrent_section
 from dashboards.sections.scaling import emergence_section, scaling_section
@@ -94,6 +97,15 @@ PARTS: tuple[Part[Any], ...] = (
         recurrent_facts,
         recurrent_section,
         recurrent_figure,
+    ),
+    Part(
+        "in_context",
+        "What models do with their context",
+        "Context",
+        in_context_facts,
+        in_context_section,
+        in_context_figure,
+        optional=True,
     ),
     Part("reasoning", "Reasoning at inference", "Reasoning", reasoning_facts, reasoning_section, reasoning_figure),
     Part(

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from components.statistics import Interval, mean_interval
 from dashboards import formatting
-from dashboards.facts.effects import Effect, Side, Unit
+from dashboards.facts.effects import BORNE_OUT, Effect, Side, Unit
 from storage.home import Home
 from storage.queries import query
 
@@ -52,7 +52,7 @@ class ReplicatedClaim:
     @property
     def seen(self) -> int:
         """How many trainings showed it, each by its own interval."""
-        return sum(training.verdict == "seen" for training in self.trainings)
+        return sum(training.verdict in BORNE_OUT for training in self.trainings)
 
     @property
     def interval(self) -> Interval | None:
@@ -71,7 +71,7 @@ class ReplicatedClaim:
         if (
             self.side == "covers"
         ):  # no bias over trainings, and most of them as narrow and as good as their own test asks
-            return "held" if x.contains(self.margin) and 2 * self.seen > len(self.trainings) else "not held"
+            return "held" if x.contains(self.margin) and 2 * self.seen > len(self.trainings) else "not seen"
         return "seen" if (x.low > self.margin if self.side == "above" else x.high < self.margin) else "not seen"
 
     @property
@@ -153,7 +153,7 @@ def render_terminal(found: Replication) -> RenderableType:
     for name, side in (("claim", "left"), ("mean over trainings [95%]", "right"), ("", "left"), ("seen in", "right")):
         table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
     for claim in found.claims:
-        style = {"seen": "green", "held": "green", "not seen": "yellow", "not held": "yellow"}.get(claim.verdict, "")
+        style = {"seen": "green", "held": "green", "not seen": "yellow"}.get(claim.verdict, "")
         counted = f"{claim.seen} of {len(claim.trainings)}" if claim.side else ""
         table.add_row(Text(claim.title), Text(claim.evidence), Text(claim.verdict, style), counted)
     return Group(Text(_head(found), "bold"), table)
@@ -191,5 +191,6 @@ def render_markdown(found: Replication, command: str) -> str:
 def _cell(training: Training | None, unit: Unit) -> str:
     if training is None:
         return formatting.MISSING
-    mark = {"seen": "✓ ", "not seen in this run": "✗ "}.get(training.verdict, "")
+    marks = {"held": "✓ ", "seen": "✓ ", "not seen": "✗ ", "not identified": "? "}
+    mark = marks.get(training.verdict, "")
     return mark + (shown(training.interval, unit) if training.interval else training.verdict)

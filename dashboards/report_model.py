@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -90,6 +90,11 @@ class LifeReport:
         return {effect.slug: effect for effects in claims for effect in effects}
 
     @property
+    def section_of(self) -> dict[str, str]:
+        """By effect: the slug of the part that tells of it."""
+        return {effect.slug: slug for slug, facts in self.facts.items() for effect in getattr(facts, "effects", ())}
+
+    @property
     def headlines(self) -> tuple[Effect, ...]:
         """The ten lines that matter first."""
         found = self.effects
@@ -126,15 +131,9 @@ def build(rows: RunRows, training: Training, earlier: Mapping[str, Earlier]) -> 
     """The report of a run from its rows, and from what other trainings said."""
     read = {part: part.facts(rows) for part in PARTS}
     facts = {part.slug: found for part, found in read.items() if not (part.optional and isinstance(found, Missing))}
-    chosen = chosen_settings(rows.config)
+    chosen = chosen_settings(rows.config, {stage.stage for stage in rows.stages})
     return LifeReport(_head(rows), rows.stages, facts, chosen_texts(rows), training, earlier, chosen)
 
 
 def _head(rows: RunRows) -> RunHead:
-    end = rows.ended_at or _latest(stage.ended_at for stage in rows.stages)
-    seconds = (end - rows.started_at).total_seconds() if end and rows.started_at else None
-    return RunHead(rows.run_id, rows.name, rows.profile, rows.status, rows.started_at, seconds)
-
-
-def _latest(times: Iterable[datetime.datetime | None]) -> datetime.datetime | None:
-    return max((time for time in times if time is not None), default=None)
+    return RunHead(rows.run_id, rows.name, rows.profile, rows.status, rows.started_at, rows.seconds)

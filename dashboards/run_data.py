@@ -84,11 +84,18 @@ class RunRows:
     preferences: tuple[Row, ...] = ()
     judgements: tuple[Row, ...] = ()
     quarantine: tuple[Row, ...] = ()
+    funnel: tuple[Row, ...] = ()
     scaling_points: tuple[Row, ...] = ()
     scaling_fits: tuple[Row, ...] = ()
     forecasts: tuple[Row, ...] = ()
     forgetting: tuple[Row, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float | None:
+        """By the clock: from its start to its end, or to its last stage's end while it is open."""
+        end = self.ended_at or max((s.ended_at for s in self.stages if s.ended_at), default=None)
+        return (end - self.started_at).total_seconds() if end and self.started_at else None
 
     @property
     def seed(self) -> int:
@@ -255,6 +262,7 @@ def read_run(home: Home, run_id: str | None = None) -> RunRows:
         preferences=table("preferences", " ORDER BY pair_id"),
         judgements=tuple(_dicts(query(home, _JUDGEMENTS, {"run": wanted}))),
         quarantine=table("quarantine"),
+        funnel=table("funnel", " ORDER BY position, source"),
         scaling_points=table("scaling_points", " ORDER BY sweep, variant, num_params, tokens, seed"),
         scaling_fits=table("scaling_fits", " ORDER BY sweep, law, parameter"),
         forecasts=table("forecasts", " ORDER BY made_at, target"),

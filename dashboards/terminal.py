@@ -21,8 +21,10 @@ from dashboards.report_model import LifeReport
 BETWEEN = 3  # cells between two columns
 LONG_CELL = 24  # of words; a longer one may be broken
 LOOK: dict[Verdict, tuple[str, str]] = {  # verdict -> mark, style
+    "held": ("✓", "green"),
     "seen": ("✓", "green"),
-    "not seen in this run": ("✗", "yellow"),
+    "not seen": ("✗", "yellow"),
+    "not identified": ("?", "yellow"),
     "measured": ("·", "cyan"),
     "not measured": ("–", "dim"),
 }

@@ -8,13 +8,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from components.model.config import ModelConfig
 from components.model.hub.errors import UnsupportedModel
 from components.model.hub.source import is_hub_name, locate
 from components.reasoning.reasoning_config import ReasoningConfig
 from components.rlhf.rewards.settings import RewardSettings
 from components.scaling.text_runs import LSTM, TRANSFORMER
 from flows.config import RunConfig, late_mistakes
-from flows.engine.device import usable
+from flows.engine.device import check_hardware, usable
 from flows.engine.graph import Graph, assemble
 from flows.engine.ray_seats import check_ray
 from flows.outside import Outside, read_outside
@@ -62,15 +63,21 @@ def life(cfg: RunConfig, home: Home, only: Sequence[str] | None = None) -> Graph
 
 
 def _context_length(cfg: RunConfig) -> int | None:
-    """Of the model that trains; None for one of the hub, which is not fetched to look at it."""
+    model = trained_model(cfg)
+    return None if model is None else model.context_length
+
+
+def trained_model(cfg: RunConfig) -> ModelConfig | None:
+    """The model that a life trains, as far as it is known before a run: the vocabulary may come out smaller than the
+    tokenizer's setting. None for one of the hub, which is not fetched to look at it."""
     if not cfg.base.model:
-        return cfg.model.context_length
+        return replace(cfg.model, vocab_size=cfg.tokenizer.vocab_size)
     if is_hub_name(cfg.base.model):
         return None
     from components.model.hub.imports import read_config  # brings torch
 
     try:
-        return read_config(locate(cfg.base.model), cfg.base.context_length).context_length
+        return read_config(locate(cfg.base.model), cfg.base.context_length)
     except UnsupportedModel as error:
         raise ConfigError(f"base.model: {error}") from None
 
@@ -447,6 +454,7 @@ def run_lifecycle(
     with contextlib.ExitStack() as stack:
         start = start or stack.enter_context(starting(masked(cfg.name), console, home=home, prefect=prefect))
         hermetic.apply(start.home.local, hub=cfg.uses_hub)
+        check_hardware(cfg.compute)
         if cfg.compute.device != "cpu":
             usable(cfg.compute.device)  # told now, not when the first model is to be trained
         if cfg.compute.engine == "ray":

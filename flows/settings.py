@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from components.cost.accounting import AVERAGE_PUE
 from components.cost.hardware import find_hardware
 from components.cost.ledger import AVERAGE_CARBON_GRAMS_PER_KWH, Rates
+from components.cost.prices import find_price
 
 PROFILES = Path(__file__).parent / "profiles"
 MOST_WORKERS = 8  # more than a life has stages ready at a time
@@ -65,11 +66,12 @@ class ComputeConfig:
     device: str = "cpu"
     hardware: str = "cpu-core"  # name in the `hardware` table, whose power sets the energy of the cost rows
     usd_per_core_hour: float = (
-        0.0408  # of a busy core, or of an accelerator; the default: a core's in the table `prices`
+        -1.0  # of a busy core, or of an accelerator; -1: the price of `hardware` in the table `prices`
     )
     pue: float = AVERAGE_PUE  # energy of the data centre over that of its devices
     carbon_grams_per_kwh: float = AVERAGE_CARBON_GRAMS_PER_KWH  # of the grid; the default: the world's average of 2024
-    checkpoint_seconds: float = 20.0  # a killed stage loses at most about this much work
+    # A killed stage loses at most about this much work, or as much as takes 19 times what saving its state does.
+    checkpoint_seconds: float = 20.0
     grace_seconds: float = 5.0  # what stages have to save their state when a run is ended by SIGTERM or Ctrl-C
     stage_timeout_seconds: float = 0.0  # a stage that runs longer is ended and has failed; 0: no limit
     # Where the workers are: on this machine, or on the nodes of a Ray cluster (docs/cluster.md). With "ray" and
@@ -99,13 +101,18 @@ class ComputeConfig:
             raise ValueError(f'address is {self.address!r}, which engine = "ray" alone joins: set compute.engine=ray')
         if self.engine == "ray" and not self.workers:
             raise ValueError('workers = 0 runs stages in this process, and engine = "ray" on the nodes of a cluster')
-        if not self.usd_per_core_hour >= 0:
-            raise ValueError(f"usd_per_core_hour is {self.usd_per_core_hour}: give a number of at least 0")
         if not 1 <= self.pue < 100:
             raise ValueError(f"pue is {self.pue}: power usage effectiveness is at least 1, such as 1.2")
         if not self.carbon_grams_per_kwh >= 0:
             raise ValueError(f"carbon_grams_per_kwh is {self.carbon_grams_per_kwh}: give a number of at least 0")
         find_hardware(self.hardware)
+        if self.usd_per_core_hour == -1:
+            object.__setattr__(self, "usd_per_core_hour", find_price(self.hardware).usd_per_hour)
+        if not self.usd_per_core_hour >= 0:
+            raise ValueError(
+                f"usd_per_core_hour is {self.usd_per_core_hour}: give a number of at least 0, or -1 for the price of "
+                "hardware in the table prices"
+            )
 
     @property
     def rates(self) -> Rates:

@@ -29,7 +29,6 @@ from typing import Any
 # each with the reason. Whatever is not named here counts.
 CANNOT_CHANGE_A_RESULT = {
     "flows.engine.work": "hands folders in, takes logs, progress and costs out; a saved state comes back bit for bit",
-    "flows.engine.device": "gives the device of compute.device or raises; where a stage computes is execution",
     "flows.engine.utilization": "measures speed and memory, which the metrics show and no artifact holds",
     "flows.settings": "compute settings are execution, and an error makes no artifact",
     "storage.artifacts": "a handle names the bytes that its key stands for, and they are read as they were sealed",

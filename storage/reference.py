@@ -271,7 +271,7 @@ null where the items are not questions to a reasoning strategy
         run_id: the run
         claim: short name, the same in every run
         title: what is claimed
-        verdict: what the interval of this training says: seen | not seen in this run | measured | not measured
+        verdict: by its interval: held, seen, not seen, not identified, measured, not measured
         seed: of the training
         profile: what `lifespan run` was given
         settings: digest of the settings without seed and compute: runs that share it are replications
@@ -281,7 +281,7 @@ null where the items are not questions to a reasoning strategy
         high: of the 95% interval within this training
         n: items, requests or windows that the interval is over
         unit: points (a share; 0.01 is one point) | nats | bits | SFT sd | share
-        side: what the interval must do for "seen": above | below | covers the margin
+        side: what the interval must do for "seen" or "held": above | below | covers the margin
         margin: what it is held against, in `unit`
         numbers: both sides of the comparison in words
         time: when the report was written"""),

@@ -149,7 +149,7 @@ def _run(number: int, name: str) -> dict[str, list[dict[str, Any]]]:
         "title": "A larger run is forecast",
         "seed": seed,
         "code": "c",
-        "verdict": "seen" if 1.99 <= observed <= 2.02 else "not seen in this run",
+        "verdict": "seen" if 1.99 <= observed <= 2.02 else "not seen",
         "settings": str(setting),
         "time": began + timedelta(minutes=6),
         "side": "covers",

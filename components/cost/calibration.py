@@ -180,6 +180,30 @@ def without_each(points: Sequence[Point], label: Callable[[Point], str]) -> dict
     }
 
 
+@dataclass(frozen=True)
+class Foreseen:
+    """Points of models or sources that a fit had not seen: its errors, the share within a factor of 1.35, and the share
+    that lies in the 90% interval by the models that were left out of the rest."""
+
+    error: Error
+    within: float
+    covered: float
+
+
+def foreseen(points: Sequence[Point], label: Callable[[Point], str]) -> Foreseen:
+    """Of decode points, each label's in turn."""
+    found, hits = [], []
+    for name in sorted({label(point) for point in points}):
+        rest = [point for point in points if label(point) != name]
+        out = np.array([label(point) == name for point in points])
+        logs = held_out(points, iter([(np.where(~out)[0], np.where(out)[0])]))
+        low, high = np.quantile(np.concatenate(list(without_each(rest, lambda p: p.model).values())), [0.05, 0.95])
+        found.append(logs)
+        hits.append((logs >= low) & (logs <= high))
+    logs = np.concatenate(found)
+    return Foreseen(error_of(logs), float((np.abs(logs) <= math.log(1.35)).mean()), float(np.concatenate(hits).mean()))
+
+
 def held_out_prefill(points: Sequence[Point], constants: ServingConstants) -> _Floats:
     """As `held_out` for prefill or whole requests, in halves; the constants that they share with decoding are kept."""
     found = []
@@ -289,7 +313,8 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python -m components.cost.calibration POINTS.csv [--write]", file=sys.stderr)
         return 2
     try:
-        made = calibrate(read_points(files[0]))
+        points = read_points(files[0])
+        made = calibrate(points)
     except CatalogueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -303,6 +328,10 @@ def main(arguments: Sequence[str]) -> int:
         "half of prefill": made.prefill,
     }.items():
         print(f"# {name} left out: {one}")
+    other = foreseen([point for point in points if point.kind == "decode"], lambda point: point.source)
+    print(
+        f"# a source left out: {other.error}; {other.within:.0%} within 1.35; {other.covered:.0%} in their 90% interval"
+    )
     if "--write" in arguments:
         CONSTANTS.write_text(text, encoding="utf-8")
     return 0

@@ -12,7 +12,8 @@ from components.cost.accounting import AVERAGE_PUE, device_seconds, spent
 from components.cost.hardware import Hardware, find_hardware
 from components.cost.prices import Price
 
-# World average of electricity in 2024: Ember, Global Electricity Review 2025. `compute.carbon_grams_per_kwh` is yours.
+# World average of electricity in 2024: Ember, Global Electricity Review 2025 (that of 2026 has 471 for 2024, 458 for
+# 2025). `compute.carbon_grams_per_kwh` is yours.
 AVERAGE_CARBON_GRAMS_PER_KWH = 473.0
 # Share of its rated power that a device draws while it works. A CPU second is one in which a core was busy, so all of
 # its share; of accelerators the median of ML.ENERGY's H100 with vLLM (.49 to .99 of rated; B200 .45 to .98, median

@@ -125,12 +125,13 @@ def design(name: str, num_params: float, loss: float, law: ChinchillaLaw, wish: 
         serving = plan_serving(served(config), market.hardware, wish.scenario, *market.rates, wish.latency)
     except ValueError:
         return None
-    return _with_training(name, config, tokens, wish, market, serving)
+    return with_training(name, config, tokens, wish, market, serving)
 
 
-def _with_training(
+def with_training(
     name: str, config: ModelConfig, tokens: float, wish: Wish, market: Market, serving: ServingPlan
 ) -> Design:
+    """The design of a model that is trained on so many tokens: devices that hold it and end in time, days, dollars."""
     counts = count_params(config)
     width = config.num_heads * config.per_head
     each = training_flops_per_token("causal", counts.active, config.num_layers, width, wish.context_length)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from components.cost.accounting import training_flops_per_token
@@ -34,7 +34,7 @@ ONE_NODE = 8  # devices with one fast link between all of them
 class Point:
     """One measurement: `seconds` of a decode step or of a prefill, and the work it did. Of whole requests (serving):
     of a decode step with its share, 1 of `answer` tokens, of the `prompts` that the batch brings. `share`: of a
-    training run, its utilisation by 6N."""
+    training run, its utilisation by 6N. `source`: who measured it, the first word of the column."""
 
     kind: str
     model: str
@@ -44,6 +44,7 @@ class Point:
     share: float = 0.0
     prompts: StepWork | None = None
     answer: float = 1.0
+    source: str = ""
 
 
 def read_points(file: Path) -> list[Point]:
@@ -61,7 +62,8 @@ def read_points(file: Path) -> list[Point]:
     if missing := [name for name in COLUMNS if not rows or name not in rows[0]]:
         raise CatalogueError(f"{file}: column {missing[0]!r} is missing: takes {', '.join(COLUMNS)}")
     found = (_point(row, f"{file}, row {number}") for number, row in enumerate(rows, 2))
-    return [point for point in found if point is not None]
+    sources = ((row["source"].split() or [""])[0] for row in rows)
+    return [replace(point, source=source) for point, source in zip(found, sources, strict=True) if point is not None]
 
 
 def _point(row: dict[str, str], where: str) -> Point | None:

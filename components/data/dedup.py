@@ -163,7 +163,7 @@ def _shingles(texts: Iterable[str], ngram: int, known: dict[str, int] | None = N
     stream = iter(texts)
     while batch := list(islice(stream, _BATCH_DOCUMENTS)):
         # One flat array for many documents: numpy's cost a call is that of some hundred words.
-        words = pc.utf8_split_whitespace(pa.array(list(map(_spaced_words, batch)), pa.string()))
+        words = pc.ascii_split_whitespace(pa.array(list(map(_spaced_words, batch)), pa.string()))
         lengths = np.diff(words.offsets.to_numpy()).astype(np.int64)
         flat = words.flatten().dictionary_encode()
         if len(known) > _MAX_WORDS:

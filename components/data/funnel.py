@@ -53,7 +53,9 @@ class Counts:
     def keep(self, step: str, documents: Sequence[Document]) -> None:
         for document in documents:
             self._left[document.source, step] += 1
-            self._bytes[document.source, step] += len(document.text.encode("utf-8", "replace"))
+            text = document.text
+            size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+            self._bytes[document.source, step] += size
 
     def changed(self, step: str, source: str, count: int) -> None:
         self._changed[source, step] += count

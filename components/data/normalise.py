@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 _NEWLINES = re.compile(r"\r\n?|[\x85\u2028\u2029\x0b\x0c]")
-_ASCII_NEWLINES = re.compile("[\r\x0b\x0c]")
+_ASCII_REMOVED = bytes([*range(0x09), *range(0x0E, 0x20), 0x7F])  # what `_REMOVED` has of ASCII
 _REMOVED = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"  # control characters but tab and newline
     "\u00ad\u180e\u200b\u2060\ufeff"  # zero width
@@ -28,9 +28,12 @@ def normalise(text: str) -> str:
     """
     if not text.isascii():
         text = unicodedata.normalize("NFC", _BLANKS.sub(" ", _SURROGATE.sub("\ufffd", text)))
-    if not text.isascii() or _ASCII_NEWLINES.search(text):
+    if not text.isascii() or any(newline in text for newline in "\r\x0b\x0c"):
         text = _NEWLINES.sub("\n", text)
-    text = _REMOVED.sub("", text)
+    if text.isascii():
+        text = text.encode("ascii").translate(None, _ASCII_REMOVED).decode("ascii")
+    else:
+        text = _REMOVED.sub("", text)
     if "\u200c" in text or "\u200d" in text:
         text = _JOINERS.sub(_joiners, text)
     # What stood between two marks that compose may have gone: compose once more.

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}[A-Za-z]{2,24}(?![\w-])")
 _CARD = re.compile(r"(?<![\w.,-])\d(?:[ -]?\d){11,18}(?![\d-])")
@@ -27,7 +30,7 @@ _KEYS = {  # what a kind of key begins with, and all of it
     "AKIA": re.compile(r"(?<!\w)AKIA[0-9A-Z]{16}(?!\w)"),
     "ASIA": re.compile(r"(?<!\w)ASIA[0-9A-Z]{16}(?!\w)"),
     "sk-": re.compile(r"(?<![\w-])sk-[A-Za-z0-9_-]{20,200}(?![\w-])"),
-    "gh": re.compile(r"(?<!\w)gh[pousr]_[A-Za-z0-9]{36,251}(?!\w)"),
+    **{f"gh{kind}_": re.compile(rf"(?<!\w)gh{kind}_[A-Za-z0-9]{{36,251}}(?!\w)") for kind in "pousr"},
     "github_pat_": re.compile(r"(?<!\w)github_pat_[A-Za-z0-9_]{22,255}(?!\w)"),
     "glpat-": re.compile(r"(?<!\w)glpat-[A-Za-z0-9_-]{20,64}(?![\w-])"),
     "hf_": re.compile(r"(?<!\w)hf_[A-Za-z]{30,64}(?!\w)"),
@@ -39,6 +42,12 @@ _KEYS = {  # what a kind of key begins with, and all of it
         r"-----BEGIN [A-Z ]{0,26}PRIVATE KEY-----[A-Za-z0-9+/=\s:,]{0,8000}-----END [A-Z ]{0,26}PRIVATE KEY-----"
     ),
 }
+# What a text has to hold for any of the patterns to match: one search of RE2 over many texts.
+_MAY_HOLD = "|".join(
+    ["@", "[0-9][0-9 ().-]{5}[0-9]", r"\pL.?[0-9][0-9] ?[A-Za-z0-9]{4}|\pL[0-9][0-9] ?[A-Za-z0-9]{4}"]
+    + [":[0-9A-Fa-f]{0,4}:"]
+    + [re.escape(sign) for sign in _KEYS]
+)
 # Most texts have nothing of seven digits, no two digits behind letters, no two colons with only hexadecimal digits
 # between.
 _DIGITS = re.compile(r"[0-9][0-9 ().-]{5}[0-9]")
@@ -163,6 +172,11 @@ _NUMBERS: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str]], bool]], ..
     ("ip", _IPV4, _is_address),
     ("phone", _PHONE, _is_phone),
 )
+
+
+def may_hold_personal(texts: Sequence[str]) -> list[bool]:
+    """Which texts `mask_personal` may change; the others need not be shown to it."""
+    return pc.match_substring_regex(pa.array(texts, pa.string()), _MAY_HOLD).to_pylist()
 
 
 def mask_personal(text: str) -> tuple[str, dict[str, int]]:

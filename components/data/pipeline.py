@@ -40,7 +40,7 @@ from components.data.files import Noted
 from components.data.filters.language import Language, check_languages, language_reasons, languages_of
 from components.data.funnel import Counts, FunnelRow, Removal
 from components.data.normalise import normalise
-from components.data.personal import mask_personal
+from components.data.personal import mask_personal, may_hold_personal
 from components.data.repair import repair
 from components.data.repeated import without_repeated
 from components.data.source_config import SourceConfig
@@ -285,7 +285,11 @@ def _cleaned(documents: list[Document], source: SourceConfig, config: DataConfig
             reasons = mark.reasons(texts, settings, [document.language for document in documents])
         documents = counts.passed(mark.step, documents, reasons)
     if config.mask_personal and not source.generated:
-        documents = [_masked(document, reading.masked) for document in documents]
+        looked = may_hold_personal([document.text for document in documents])
+        documents = [
+            _masked(document, reading.masked) if holds else document
+            for document, holds in zip(documents, looked, strict=True)
+        ]
     return documents
 
 
@@ -299,7 +303,7 @@ def _masked(document: Document, masked: Counter[str]) -> Document:
 
 
 def _size(spool: Spool) -> int:
-    return sum(len(digests) for _, digests in spool.batches())
+    return sum(len(columns["id"]) for columns in spool.columns("id"))
 
 
 def _exact_duplicates(spool: Spool, sources: Sequence[str]) -> npt.NDArray[np.bool_]:
@@ -309,10 +313,10 @@ def _exact_duplicates(spool: Spool, sources: Sequence[str]) -> npt.NDArray[np.bo
     raw = bytearray()
     ranks: list[npt.NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
     ids: list[npt.NDArray[np.uint64]] = [np.zeros(0, dtype=np.uint64)]
-    for documents, digests in spool.batches():
-        raw += b"".join(digests)
-        ranks.append(np.array([rank[document.source] for document in documents]))
-        ids.append(np.array([int(document.id[:16], 16) for document in documents], dtype=np.uint64))
+    for columns in spool.columns("digest", "source", "id"):
+        raw += b"".join(columns["digest"])
+        ranks.append(np.array([rank[source] for source in columns["source"]]))
+        ids.append(np.array([int(one[:16], 16) for one in columns["id"]], dtype=np.uint64))
     halves = np.frombuffer(bytes(raw), dtype=">u8").reshape(-1, 2).astype(np.uint64)
     order = np.lexsort((np.concatenate(ids), np.concatenate(ranks), halves[:, 1], halves[:, 0]))
     same = (halves[order][1:] == halves[order][:-1]).all(axis=1)

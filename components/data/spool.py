@@ -50,14 +50,19 @@ class Spool:
 
     def batches(self) -> Iterator[tuple[list[Document], list[bytes]]]:
         """Some hundred documents at a time with their content hashes, in the order in which they were written."""
+        for columns in self.columns(*_SCHEMA.names):
+            digests = columns.pop("digest")
+            yield [Document(*row) for row in zip(*columns.values(), strict=True)], digests
+
+    def columns(self, *names: str) -> Iterator[dict[str, list[Any]]]:
+        """As `batches`: these columns alone, the others are not read."""
+        options = pa.ipc.IpcReadOptions(included_fields=[_SCHEMA.get_field_index(name) for name in names])
         for part in range(self.state().get("parts", 0)):
             with pa.OSFile(str(self._part(part))) as file:
-                reader = pa.ipc.open_file(file)
+                reader = pa.ipc.open_file(file, options=options)
                 for number in range(reader.num_record_batches):
-                    columns = reader.get_batch(number).to_pydict()
-                    digests = columns.pop("digest")
-                    rows = zip(*(columns[name] for name in _SCHEMA.names if name != "digest"), strict=True)
-                    yield [Document(*row) for row in rows], digests
+                    batch = reader.get_batch(number)
+                    yield {name: batch.column(name).to_pylist() for name in names}
 
     def _part(self, number: int) -> Path:
         return self._folder / f"part-{number:05d}.arrow"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from components.model.kv_cache import KVCache
+from components.model.quantized import QuantizedTransformer
 from components.model.transformer import Transformer
 from components.native.coverage import DECODER
 from components.native.decoder import NativeDecoder, library
@@ -40,16 +41,18 @@ class Decoder(Protocol):
 def open_decoder(model: Transformer, slots: int, capacity: int) -> Decoder:
     """The fastest one for this model where it lies: C on a CPU for a model that it covers, else torch (graphs on
     CUDA)."""
-    if model.embedding.weight.device.type == "cpu" and DECODER.includes(model.cfg) and library() is not None:
+    weight = model.norm.weight
+    plain = weight.dtype == torch.float32 and not isinstance(model, QuantizedTransformer)
+    if plain and weight.device.type == "cpu" and DECODER.includes(model.cfg) and library() is not None:
         return NativeDecoder(model, slots, capacity)
-    return TorchDecoder(model, slots, capacity, cuda_graph=model.embedding.weight.is_cuda)
+    return TorchDecoder(model, slots, capacity, cuda_graph=weight.is_cuda)
 
 
 class TorchDecoder:
     """The model itself with a cache of static slots. `cuda_graph`: record the step of all slots once and replay it."""
 
     def __init__(self, model: Transformer, slots: int, capacity: int, cuda_graph: bool = False) -> None:
-        weight = model.embedding.weight
+        weight = model.norm.weight
         self.slots, self._model, self._device = slots, model.eval(), weight.device
         self._cache = KVCache.empty(model.cfg, slots, capacity, weight.dtype, weight.device)
         self._last, self._filled = capacity - 1, np.zeros(slots, np.int64)
@@ -61,31 +64,38 @@ class TorchDecoder:
         """Logits [W, V] of the wanted rows; see `Decoder`."""
         starts = np.flatnonzero(np.r_[True, slots_N[1:] != slots_N[:-1]]) if len(slots_N) else np.empty(0, int)
         lengths = np.diff(np.r_[starts, len(slots_N)])
-        logits_NV = torch.empty(len(tokens_N), self._model.cfg.vocab_size, device=self._device)
+        logits_WV = torch.empty(len(wanted), self._model.cfg.vocab_size, device=self._device)
+        place_N = np.full(len(tokens_N), -1)
+        place_N[wanted] = np.arange(len(wanted))
         self._filled[slots_N] = positions_N + 1
         # Runs of one length form one pass, without padding: a step of each sequence, or prompts of equal length.
         for length in np.unique(lengths):
             first_G = starts[lengths == length]
             rows_GT = first_G[:, None] + np.arange(length)
             slots_G, positions_G = slots_N[first_G], positions_N[first_G]
-            logits_GTV = (
-                self._step(tokens_N[first_G], slots_G, positions_G)[:, None]
-                if length == 1
-                else self._prefill(tokens_N[rows_GT], slots_G, positions_G)
+            places = place_N[rows_GT.ravel()]
+            asked, target = (
+                torch.from_numpy(x).to(self._device) for x in (np.flatnonzero(places >= 0), places[places >= 0])
             )
-            logits_NV[torch.from_numpy(rows_GT).to(self._device)] = logits_GTV.float()
-        return logits_NV[torch.from_numpy(wanted).to(self._device)]
+            if length == 1:
+                logits = self._step(tokens_N[first_G], slots_G, positions_G)[asked]
+            else:
+                logits = self._prefill(tokens_N[rows_GT], slots_G, positions_G, asked)
+            logits_WV[target] = logits.float()
+        return logits_WV
 
-    def _prefill(self, tokens_GT: npt.NDArray[np.int32], slots_G: Rows, starts_G: Rows) -> Tensor:
+    def _prefill(self, tokens_GT: npt.NDArray[np.int32], slots_G: Rows, starts_G: Rows, asked: Tensor) -> Tensor:
+        """Logits of the rows `asked` of G · T, the others are only read."""
         slots = torch.from_numpy(slots_G).to(self._device)
-        part = self._cache.select(slots)
+        length = int(starts_G.max()) + tokens_GT.shape[1]
+        part = self._cache.select(slots, length)
         part.lengths_B = torch.from_numpy(starts_G).to(self._device, torch.long)
-        logits_GTV = self._model(torch.from_numpy(tokens_GT).to(self._device, torch.long), cache=part)
+        x_GTD = self._model.hidden(torch.from_numpy(tokens_GT).to(self._device, torch.long), cache=part).x_BTD
         for whole, piece in zip(
             self._cache.keys_LBKSC + self._cache.values_LBKSC, part.keys_LBKSC + part.values_LBKSC, strict=True
         ):
-            whole.index_copy_(0, slots.long(), piece)
-        return logits_GTV
+            whole[:, :, :length].index_copy_(0, slots.long(), piece)
+        return self._model.logits(x_GTD.flatten(0, 1)[asked])
 
     def _step(self, tokens_G: Rows, slots_G: Rows, positions_G: Rows) -> Tensor:
         """One token each. All slots up to the highest take part, so that nothing is gathered; those that are not meant

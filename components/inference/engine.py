@@ -22,6 +22,7 @@ from components.inference.decoders import Decoder, Rows, open_decoder
 from components.inference.multi_step import leap, sampling_spec
 from components.inference.sampling import SamplingParams, Top, choose, most_probable, uniforms
 from components.inference.slots import Cohort, Completion, Request, Seat, Slots
+from components.model.loss import fits_at_once
 from components.model.transformer import Transformer
 from components.native.decoder import NativeDecoder, choose_natively, library
 
@@ -288,5 +289,8 @@ def drain(engine: Engine) -> Iterable[Update]:
 
 def token_log_probs(model: Transformer, tokens_BT: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-probability of tokens_BT[:, 1:] given what precedes each, shape [B, T-1]. Differentiable."""
-    logits_BTV = model(tokens_BT[:, :-1]) / temperature
-    return -F.cross_entropy(logits_BTV.transpose(1, 2), tokens_BT[:, 1:], reduction="none")
+    x_BTD, targets_BT = model.hidden(tokens_BT[:, :-1]).x_BTD, tokens_BT[:, 1:]
+    if not fits_at_once(x_BTD, model.cfg.vocab_size):
+        return model.log_probs(x_BTD.flatten(0, 1), targets_BT.flatten(), temperature)[0].view_as(targets_BT)
+    logits_BTV = model.logits(x_BTD) / temperature
+    return -F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT, reduction="none")

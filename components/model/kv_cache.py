@@ -38,10 +38,10 @@ class KVCache:
             torch.zeros(batch, dtype=torch.long, device=device),
         )
 
-    def select(self, rows: Tensor) -> KVCache:
-        """The cache of these rows only, in this order (rows may repeat)."""
+    def select(self, rows: Tensor, length: int | None = None) -> KVCache:
+        """The cache of these rows only, in this order (rows may repeat); of the first `length` slots (None: all)."""
         return KVCache(
-            [k.index_select(0, rows) for k in self.keys_LBKSC],
-            [v.index_select(0, rows) for v in self.values_LBKSC],
+            [k[:, :, :length].index_select(0, rows) for k in self.keys_LBKSC],
+            [v[:, :, :length].index_select(0, rows) for v in self.values_LBKSC],
             self.lengths_B.index_select(0, rows),
         )

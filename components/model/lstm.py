@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.model.config import LSTMConfig
-from components.model.loss import CrossEntropy
+from components.model.loss import CrossEntropy, Unembedding, chunked_cross_entropy, fits_at_once
 from components.model.transformer import Hidden, Transformer
 
 
@@ -92,8 +92,12 @@ class RecurrentModel(nn.Module):
     def cross_entropy(
         self, x_BTD: Tensor, targets_BT: Tensor, ignore: int, weights_BT: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """`CrossEntropy` of hidden states."""
+        """`CrossEntropy` of hidden states; in chunks where all logits would take much memory."""
         weights_N = None if weights_BT is None else weights_BT.flatten()
+        if not fits_at_once(x_BTD, self.cfg.vocab_size):
+            weight_VD = self.embedding.weight if self.unembedding is None else self.unembedding.weight
+            x_ND, targets_N = x_BTD.flatten(0, 1), targets_BT.flatten()
+            return chunked_cross_entropy(x_ND, Unembedding(weight_VD), targets_N, ignore, weights_N)
         return self.loss(self.logits(x_BTD).flatten(0, 1), targets_BT.flatten(), ignore, weights_N)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from components.model.config import ModelConfig
 from components.model.feed_forward import FeedForward
 from components.model.kv_cache import KVCache
-from components.model.loss import CrossEntropy
+from components.model.loss import CrossEntropy, Unembedding, chunked_cross_entropy, chunked_log_probs, fits_at_once
 from components.model.moe import MixtureOfExperts, RouterStats
 from components.model.rotary import rotary_tables, rotate
 
@@ -101,7 +101,7 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHC, k_BTKC = self.normalised(q_BTHC, self.q_norm), self.normalised(k_BTKC, self.k_norm)
         if self.is_rotated:
-            q_BTHC, k_BTKC = rotate(q_BTHC, *rotation), rotate(k_BTKC, *rotation)
+            q_BTHC, k_BTKC = (rotate(x, *rotation).to(v_BTKC.dtype) for x in (q_BTHC, k_BTKC))
         q_BHTC, k_BKTC, v_BKTC = q_BTHC.transpose(1, 2), k_BTKC.transpose(1, 2), v_BTKC.transpose(1, 2)
         if cache is None:
             y_BTX = attend(q_BHTC, k_BKTC, v_BKTC, mask, self.cfg.attention_softcap, self.cfg.attention_scale)
@@ -237,7 +237,7 @@ class Transformer(nn.Module):
             mask = causal_mask(t, window, tokens_BT.device)
         x_BTD = scaled(self.embedding(tokens_BT), self.cfg.embedding_scale)
         if noise_BTD is not None:
-            x_BTD = x_BTD + noise_BTD
+            x_BTD = x_BTD + noise_BTD.to(x_BTD.dtype)
         return self.through_blocks(x_BTD, (self.cos[positions], self.sin[positions]), mask, cache, real_BT)
 
     def through_blocks(
@@ -268,9 +268,32 @@ class Transformer(nn.Module):
     def cross_entropy(
         self, x_BTD: Tensor, targets_BT: Tensor, ignore: int, weights_BT: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """`CrossEntropy` of hidden states."""
+        """`CrossEntropy` of hidden states; in chunks where all logits would take much memory."""
+        x_ND, targets_N = x_BTD.flatten(0, 1), targets_BT.flatten()
         weights_N = None if weights_BT is None else weights_BT.flatten()
-        return self.loss(self.logits(x_BTD.flatten(0, 1)), targets_BT.flatten(), ignore, weights_N)
+        if not fits_at_once(x_ND, self.cfg.vocab_size):
+            return chunked_cross_entropy(x_ND, self._output(), targets_N, ignore, weights_N)
+        return self.loss(self.logits(x_ND), targets_N, ignore, weights_N)
+
+    def log_probs(
+        self, x_ND: Tensor, targets_N: Tensor, temperature: float = 1.0, entropy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Of each hidden state: the log-probability of its target at a temperature, and the entropy of the distribution
+        in nats, without gradient (0 unless asked for: it costs as much as the log-probabilities). In chunks where all
+        logits would take much memory."""
+        if not fits_at_once(x_ND, self.cfg.vocab_size):
+            return chunked_log_probs(x_ND, self._output(temperature), targets_N, entropy)
+        logits_NV = self.logits(x_ND)
+        logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+        log_probs_NV = (logits_NV if temperature == 1 else logits_NV / temperature).log_softmax(-1)
+        log_probs_N = log_probs_NV.gather(1, targets_N[:, None])[:, 0]
+        if not entropy:
+            return log_probs_N, torch.zeros_like(log_probs_N)
+        with torch.no_grad():
+            return log_probs_N, -(log_probs_NV.exp() * log_probs_NV).sum(-1)
+
+    def _output(self, temperature: float = 1.0) -> Unembedding:
+        return Unembedding(self.output_weight, 1 / self.cfg.logit_divisor, self.cfg.logit_softcap, temperature)
 
     def forward(
         self,

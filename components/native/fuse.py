@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from components.model.feed_forward import FeedForward, SwiGLU
 from components.model.kv_cache import KVCache
-from components.model.loss import CrossEntropy
+from components.model.loss import CrossEntropy, fits_at_once
 from components.model.moe import MixtureOfExperts, RouterStats
 from components.model.transformer import Attention, Block, Hidden, Transformer, attend, softcap
 from components.native import kernels, layers
@@ -167,6 +167,7 @@ class FusedTransformer(Transformer):
         self, x_BTD: Tensor, targets_BT: Tensor, ignore: int, weights_BT: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         x_ND, weights_N = x_BTD.flatten(0, 1), None if weights_BT is None else weights_BT.flatten()
-        if not self.cfg.logit_softcap and layers.loss_fits(x_ND, self.output_weight, weights_N):
+        fits = fits_at_once(x_ND, self.cfg.vocab_size) and layers.loss_fits(x_ND, self.output_weight, weights_N)
+        if fits and not self.cfg.logit_softcap:
             return layers.cross_entropy(x_ND, self.output_weight, targets_BT.flatten(), ignore, weights_N)
         return super().cross_entropy(x_BTD, targets_BT, ignore, weights_BT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,30 @@ def eval_rows(answered: Answered, suite: str, model: str) -> list[dict[str, Any]
         }
         for item, outcome in zip(answered.items, answered.outcomes, strict=True)
     ]
+
+
+def tree_rows(strategy: Strategy, items: Sequence[Item], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Rows for the table `trees`, one a step of a strategy of several requests, without run_id, key and stage."""
+    rows = []
+    for item, outcome in zip(items, outcomes, strict=True):
+        depths: list[int] = []
+        for place, step in enumerate(outcome.steps):
+            depths.append(0 if step.parent is None else depths[step.parent] + 1)
+            rows.append(
+                {
+                    "strategy": strategy.name,
+                    "item_id": item.item_id,
+                    "node": place,
+                    "parent": step.parent,
+                    "depth": depths[-1],
+                    "kind": step.kind,
+                    "text": step.text,
+                    "value": step.value,
+                    "tokens": step.tokens,
+                    "status": step.status,
+                }
+            )
+    return rows
 
 
 @dataclass(frozen=True)

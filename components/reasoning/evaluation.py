@@ -107,27 +107,3 @@ def rows_of(answers: Answers, model: str) -> list[dict[str, Any]]:
         }
         for one, item, outcome in zip(answers.asked, answers.items, answers.outcomes, strict=True)
     ]
-
-
-def tree_rows(answers: Answers) -> list[dict[str, Any]]:
-    """Rows for the table `trees`, one a step of the strategies of several requests."""
-    rows = []
-    for item, outcome in zip(answers.items, answers.outcomes, strict=True):
-        depths: list[int] = []
-        for place, step in enumerate(outcome.steps):
-            depths.append(0 if step.parent is None else depths[step.parent] + 1)
-            rows.append(
-                {
-                    "strategy": answers.strategy.name,
-                    "item_id": item.item_id,
-                    "node": place,
-                    "parent": step.parent,
-                    "depth": depths[-1],
-                    "kind": step.kind,
-                    "text": step.text,
-                    "value": step.value,
-                    "tokens": step.tokens,
-                    "status": step.status,
-                }
-            )
-    return rows

@@ -224,7 +224,7 @@ def ppo(
                 micros = [(micro, *rollout.trimmed(micro)) for micro in passes(rows, config.micro_batch_size)]
                 policy_reads = [partial(read, state.policy, tokens, mask) for _, tokens, mask, _ in micros]
                 critic_reads = [
-                    partial(state.critic.trunk.hidden, tokens[:, :-1], real_BT=up_to_last(steps_BA[micro, :a]))
+                    partial(state.critic.hidden, tokens[:, :-1], up_to_last(steps_BA[micro, :a]))
                     for micro, tokens, _, a in micros
                 ]
                 with balanced_over(state.policy, policy_reads), balanced_over(state.critic, critic_reads):
@@ -265,7 +265,8 @@ def ppo(
                     break
                 replay_loss = torch.zeros(())
                 if config.replay_coef and replay is not None and epoch == 0:
-                    cross_entropy, _, _ = summed_loss(state.policy, batch := replay(iteration))
+                    batch = replay(iteration).to(state.policy.embedding.weight.device)
+                    cross_entropy, _, _ = summed_loss(state.policy, batch)
                     replay_loss = cross_entropy / (batch.targets_BT >= 0).sum()
                     (config.replay_coef * replay_loss).backward()
                 policy_norm = clip_gradients(state.policy_optimizer.params, config.max_grad_norm)

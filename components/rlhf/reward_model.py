@@ -56,7 +56,9 @@ class RewardModel(nn.Module):
         with torch.no_grad():
             self.head.weight.normal_(0.0, 1 / math.sqrt(d + 1), generator=torch.Generator().manual_seed(seed))
             self.head.bias.zero_()
-        self.register_buffer("gain", torch.ones(()))
+        device = trunk.embedding.weight.device
+        self.head.to(device)
+        self.register_buffer("gain", torch.ones((), device=device))
         self.gain: Tensor
 
     @classmethod
@@ -78,8 +80,13 @@ class RewardModel(nn.Module):
     def rewards(self, tokens_BT: Tensor, real_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`forward`, and the routers' loss of a mixture of experts (0 for a dense trunk), over the tokens where
         `real_BT` is true (None: all)."""
-        hidden = self.trunk.hidden(tokens_BT, real_BT=real_BT)
-        return self.gain * self.head(hidden.x_BTD).mean(-1), hidden.auxiliary_loss()
+        hidden = self.hidden(tokens_BT, real_BT)
+        return (self.gain * self.head(hidden.x_BTD).mean(-1)).cpu(), hidden.auxiliary_loss().cpu()
+
+    def hidden(self, tokens_BT: Tensor, real_BT: Tensor | None) -> Hidden:
+        """The trunk's pass, where it is; what is computed from a number of each token is computed on the CPU."""
+        device = self.trunk.embedding.weight.device
+        return self.trunk.hidden(tokens_BT.to(device), real_BT=None if real_BT is None else real_BT.to(device))
 
     def score(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Scores [B] of right-padded sequences: the reward at the last real token. Padding has no effect."""
@@ -88,13 +95,13 @@ class RewardModel(nn.Module):
     def read(self, tokens_BT: Tensor, lengths_B: Tensor) -> Hidden:
         """The pass of `head_scores`."""
         real_BT = torch.arange(tokens_BT.shape[1]) < lengths_B[:, None]
-        return self.trunk.hidden(tokens_BT, real_BT=real_BT)
+        return self.hidden(tokens_BT, real_BT)
 
     def head_scores(self, tokens_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """The score [B, M] of each head, and the routers' loss."""
         hidden = self.read(tokens_BT, lengths_B)
         last_BD = hidden.x_BTD[torch.arange(len(lengths_B)), lengths_B - 1]
-        return self.gain * self.head(last_BD), hidden.auxiliary_loss()
+        return (self.gain * self.head(last_BD)).cpu(), hidden.auxiliary_loss().cpu()
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,12 @@ class Ensemble:
     """Several reward models, each with its heads (Coste et al. 2023, arXiv 2310.02743). One alone is one too."""
 
     members: tuple[RewardModel, ...]
+
+    def to(self, device: torch.device) -> Ensemble:
+        """The same models, moved to a device."""
+        for member in self.members:
+            member.to(device)
+        return self
 
     def scores(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """The score [B, M] of each head of each member."""
@@ -293,7 +306,7 @@ def calibrate(model: RewardModel, sequences: Sequence[Sequence[int]], unit_std: 
     standard deviation of the mean over heads is 1: KL coefficients then mean the same for every reward model. Order and
     accuracy stay; `gain` says by how much score differences grew, which log-odds must be divided by."""
     scores_BM = ensemble_scores(model, sequences)
-    model.head.bias.sub_(scores_BM.mean(0) / model.gain)
+    model.head.bias.sub_(scores_BM.mean(0).to(model.gain.device) / model.gain)
     spread = float(scores_BM.mean(1).std())
     if unit_std and spread > 0:
         model.gain.div_(spread)

@@ -202,24 +202,21 @@ def token_stats(
     """One pass over tokens_BT; logits are made for the mask alone, which saves the prompts' and padding's share. The
     entropy is left at 0 unless asked for: it costs as much as the log-probabilities."""
     hidden = read(policy, tokens_BT, mask_BA)
-    logits_NV = policy.logits(hidden.x_BTD[mask_BA]).float()
-    log_probs_NV = (logits_NV if temperature == 1 else logits_NV / temperature).log_softmax(-1)
-    log_probs_N = log_probs_NV.gather(1, tokens_BT[:, 1:][mask_BA][:, None])[:, 0]
-    entropy_N = torch.zeros(len(log_probs_N))
-    if entropy:
-        with torch.no_grad():
-            entropy_N = -(log_probs_NV.exp() * log_probs_NV).sum(-1)
-    zeros_BA = torch.zeros(mask_BA.shape)
-    return TokenStats(
-        zeros_BA.masked_scatter(mask_BA, log_probs_N),
-        zeros_BA.masked_scatter(mask_BA, entropy_N),
-        hidden.auxiliary_loss(),
+    device = hidden.x_BTD.device
+    x_ND, targets_N = hidden.x_BTD[mask_BA.to(device)], tokens_BT[:, 1:][mask_BA].to(device)
+    log_probs_N, entropy_N = policy.log_probs(x_ND, targets_N, temperature, entropy)
+    zeros_BA = torch.zeros(mask_BA.shape, dtype=log_probs_N.dtype)
+    return TokenStats(  # what is computed from a number of each token is computed on the CPU, wherever the model is
+        zeros_BA.masked_scatter(mask_BA, log_probs_N.cpu()),
+        zeros_BA.masked_scatter(mask_BA, entropy_N.cpu()),
+        hidden.auxiliary_loss().cpu(),
     )
 
 
 def read(policy: Transformer, tokens_BT: Tensor, mask_BA: Tensor) -> Hidden:
-    """The pass of `token_stats`."""
-    return policy.hidden(tokens_BT[:, :-1], real_BT=up_to_last(mask_BA))
+    """The pass of `token_stats`, where the policy is."""
+    device = policy.embedding.weight.device
+    return policy.hidden(tokens_BT[:, :-1].to(device), real_BT=up_to_last(mask_BA).to(device))
 
 
 def up_to_last(mask_BA: Tensor) -> Tensor:

@@ -44,6 +44,16 @@ def outliers(table: RunTable, residuals: FloatArray) -> Iterator[str]:
         )
 
 
+def unexplained(r_squared: float, num_points: int, num_free: int) -> Iterator[str]:
+    """Whether the law says anything of the losses: R² against what so many free parameters reach of noise alone."""
+    by_chance = num_free / max(num_points, num_free + 1)
+    if math.isfinite(r_squared) and r_squared < max(0.5, by_chance):
+        yield (
+            f"the law explains {max(r_squared, 0.0):.0%} of the variance of the log losses: its coefficients mean "
+            "nothing. Are these the columns of N, D and loss?"
+        )
+
+
 @dataclass(frozen=True)
 class Refitted:
     """A law fitted to part of a table: its coefficients and objective."""

@@ -21,6 +21,10 @@ from components.statistics import Interval, cluster_rows
 
 FloatArray = NDArray[np.float64]
 _SAME_TOKENS = 0.01
+_INSTEAD = {
+    "N": "; --law kaplan-d is over D alone, without one",
+    "D": "; --law kaplan-n is over N alone, without one",
+}
 _ALONG_A_LINE = ("E", "epsilon", "k", "gamma")  # what runs on one line D = k N^p still identify
 
 
@@ -54,6 +58,8 @@ def fit_table(table: RunTable, options: FitOptions | None = None) -> TableFit:
                 f"{form} in all rows, so N and D are one variable: {', '.join(names)} "
                 "cannot be told apart; only losses along that line are known"
             )
+        of_losses = _r_squared(fitted.residuals, np.log(table.loss))
+        found += fit_checks.unexplained(of_losses, len(table), len(PARAMETERS[options.law]))
         found += fit_checks.outliers(table, fitted.residuals)
         if options.frontier == "all":
             found += _repeated_sizes(table)
@@ -168,6 +174,7 @@ def _enough_sizes(table: RunTable, law: LawName) -> None:
                 f"{table.source}: {rows_text(table.rows)} have only {count} distinct {name} ({values.min():.4g}"
                 f"{'' if count == 1 else f' to {values.max():.4g}'}, within 0.1%): the law {law} needs {needed} or "
                 "more of each of N and D, to tell each term from the irreducible loss"
+                f"{_INSTEAD[name] if count == 1 else ''}"
             )
 
 

@@ -30,6 +30,7 @@ from components.statistics import Interval, mean_interval
 from components.training.config import TrainConfig
 from components.training.language_model import LMBatch, train
 from components.training.optimizers import Optimizer
+from components.training.validation import target_losses
 
 
 def build(cfg: ModelConfig | LSTMConfig, seed: int) -> LanguageModel:
@@ -76,10 +77,9 @@ def mixed_windows(shards: TokenShards, weights: Mapping[str, float], count: int,
 def losses_by_position(model: LanguageModel, windows: LMBatch, rows: int = 64) -> Tensor:
     """Loss in nats of every target of every window, [W, T]."""
     model.eval()
-    parts = []
+    device, parts = next(iter(model.parameters())).device, []
     for tokens_BT, targets_BT in zip(windows.tokens_BT.split(rows), windows.targets_BT.split(rows), strict=True):
-        logits_BTV = model.logits(model.hidden(tokens_BT).x_BTD)
-        parts.append(F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT, reduction="none"))
+        parts.append(target_losses(model, tokens_BT.to(device), targets_BT.to(device)).cpu())
     return torch.cat(parts)
 
 
@@ -128,7 +128,11 @@ class TimedStep:
 
 
 def time_training(
-    config: RecurrentComparisonConfig, shards: TokenShards, weights: Mapping[str, float], seed: int
+    config: RecurrentComparisonConfig,
+    shards: TokenShards,
+    weights: Mapping[str, float],
+    seed: int,
+    device: torch.device | None = None,
 ) -> Iterator[TimedStep]:
     """Steps of both models at every context, taken in turns so that a busy machine slows both alike.
 
@@ -145,7 +149,7 @@ def time_training(
     )
     tokens, targets = (x.flatten()[: config.tokens_per_batch] for x in (drawn.inputs_BT, drawn.targets_BT))
     models = {
-        name: build(model, seed)
+        name: build(model, seed).to(device or torch.device("cpu"))
         for name, model in config.architectures(shards.index.vocab_size, config.contexts[-1]).items()
     }
     optimizers = {name: Optimizer(model, cfg.optimizer) for name, model in models.items()}
@@ -176,9 +180,9 @@ def routing(model: Transformer, windows: LMBatch, rows: int = 64) -> tuple[list[
     counts: list[list[NDArray[np.int64]]] = []
     entropies: list[list[float]] = []
     for tokens_BT in windows.tokens_BT.split(rows):
-        routers = model.hidden(tokens_BT).routers
+        routers = model.hidden(tokens_BT.to(model.embedding.weight.device)).routers
         counts.append(
-            [F.one_hot(r.chosen_NA.view(len(tokens_BT), -1), moe.num_experts).sum(1).numpy() for r in routers]
+            [F.one_hot(r.chosen_NA.view(len(tokens_BT), -1), moe.num_experts).sum(1).cpu().numpy() for r in routers]
         )
         entropies.append([float(r.entropy) * len(tokens_BT) for r in routers])
     by_layer = [np.concatenate(parts) for parts in zip(*counts, strict=True)]

@@ -25,6 +25,10 @@ COLLINEAR = 0.02  # spread of ln D around a line in ln N, of the spread of ln D,
 _UNTRAINED = 12.5  # ln of the largest vocabularies (262,144): a model that knows nothing loses that many nats a token
 _PERPLEXITIES = 0.2  # share of such losses from which the column is not taken for losses
 _GAP = math.log(100.0)
+_NO_CHANGE = 1e-9
+_FEW = 1000.0  # parameters or tokens
+_FEW_TOKENS = 0.1  # per parameter
+_CHECKPOINTS = 8  # rows of one N and several D from which they may be those of one training
 _UNIT_NAMES = {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}
 
 
@@ -35,6 +39,10 @@ def checked(table: RunTable, as_is: bool = False) -> RunTable:
     """
     table, copies = _without_copies(table)
     of_both = table.whole  # the checks that compare N with D
+    if len(table) > 1 and np.ptp(np.log(table.loss)) < _NO_CHANGE:
+        raise RunTableError(
+            f"{table.source}: the losses of {rows_text(table.rows)} are all {table.loss[0]:.6g}: no law can be fitted"
+        )
     stopping = [*_perplexities(table), *(_mixed_units(table) if of_both else ())]
     if stopping and not as_is:
         raise RunTableError(f"{table.source}: {'; '.join(stopping)}. If the table is right, fit it with --as-is")
@@ -143,7 +151,7 @@ def _mixed_units(table: RunTable) -> Iterator[str]:
                 left = _unexplained(moved, other, target)
                 if float((moved - other).std()) < 0.02 and np.ptp(own - other) > _GAP:
                     left = 0.0
-                if left < 0.3 * plain and (best is None or left < best[0]):
+                if left < 0.3 * plain and _beyond_chance(plain, left, rows) and (best is None or left < best[0]):
                     best = (left, name, factor, rows)
     if best is None:
         return
@@ -153,6 +161,16 @@ def _mixed_units(table: RunTable) -> Iterator[str]:
         f"it were in {_UNIT_NAMES[factor]}, unlike the other rows': scaled by {factor:g}, they fit in with them. Write "
         "one unit in all rows"
     )
+
+
+def _beyond_chance(plain: float, left: float, rows: NDArray[np.bool_]) -> bool:
+    """Of a few rows, some choice explains much of any noise when scaled: the gain in log likelihood must exceed the log
+    of the number of choices, with 5 for what is left to luck. Of twelve or more, what a choice explains says enough."""
+    n, k = len(rows), int(rows.sum())
+    if n >= 12:
+        return True
+    choices = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + math.log(2 * len(_UNIT_NAMES))
+    return 0.5 * max(n - 3, 1) * math.log(plain / max(left, 1e-300)) > choices + 5.0
 
 
 def _in_smaller_unit(
@@ -205,16 +223,26 @@ def _flops_apart(table: RunTable) -> Iterator[str]:
 
 
 def _implausible(table: RunTable) -> Iterator[str]:
+    """Numbers that no language model has, as far as anybody trains them: mostly columns in millions or billions."""
+    if table.convention == "flops_per_token":
+        return
+    found = []
+    for name, column, values in (("N", "params", table.num_params), ("D", "tokens", table.tokens)):
+        if values.min() < _FEW:
+            found.append(f"{name} is {values.min():.3g} to {values.max():.3g} {column}")
     ratio = float(np.median(table.tokens / table.num_params))
-    if table.convention != "flops_per_token" and not 1e-3 < ratio < 1e5:
+    if not _FEW_TOKENS < ratio < 1e5:
+        found.append(f"the rows have {ratio:.3g} tokens per parameter (median)")
+    if found:
         yield (
-            f"the rows have {ratio:.3g} tokens per parameter (median): are params and tokens in units of one? "
-            "--params COLUMN*1e6 scales a column"
+            f"{' and '.join(found)}: are params and tokens in units of one, and not each other? --params COLUMN*1e6 "
+            "scales a column; A, B, predictions and optima are in the units of the table"
         )
 
 
 def _clusters(table: RunTable) -> Iterator[str]:
     if not table.has_runs:
+        yield from _perhaps_checkpoints(table)
         return
     groups = cluster_rows(table.runs)
     several = [rows for rows in groups if len(rows) > 1]
@@ -229,4 +257,14 @@ def _clusters(table: RunTable) -> Iterator[str]:
         yield (
             f"{len(several)} of {len(groups)} runs have several losses ({len(table)} in all); the points of a run "
             "share its luck, so intervals are over runs"
+        )
+
+
+def _perhaps_checkpoints(table: RunTable) -> Iterator[str]:
+    """Without a column of runs: whether few N stand for many rows, each with its own D."""
+    sizes = distinct(table.num_params)
+    if table.whole and len(table) >= _CHECKPOINTS * sizes and distinct(table.tokens) >= _CHECKPOINTS:
+        yield (
+            f"{len(table)} rows have {sizes} N, and each counts as a run of its own: if they are checkpoints of fewer "
+            "runs, name these with --run COLUMN, or the column of N, since the intervals are too narrow else"
         )

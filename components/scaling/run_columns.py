@@ -70,11 +70,13 @@ _NAMES: Mapping[Role, str] = {
 }
 # What a name must have among its words, and must not have, to be taken where no whole name is known.
 _WORDS: Mapping[Role, tuple[set[str], set[str]]] = {
-    "params": ({"params", "parameters", "param"}, {"per"}),
-    "tokens": ({"tokens"}, {"per", "unique", "batch", "vocab", "rate"}),
+    "params": ({"params", "parameters", "param", "parameter"}, {"per"}),
+    "tokens": ({"tokens", "token"}, {"per", "unique", "batch", "vocab", "rate"}),
     "flops": ({"flops", "compute"}, {"per", "budget", "nominal", "target", "utilization"}),
-    "loss": ({"loss", "perplexity", "ppl"}, {"std", "stderr", "aux"}),
+    "loss": ({"loss", "perplexity", "ppl", "bpb"}, {"std", "stderr", "aux"}),
+    "run": ({"run", "experiment", "trial"}, {"time", "date", "url", "state", "hours", "count", "step", "steps"}),
 }
+_OF_EVALUATION = {"eval", "evaluation", "val", "valid", "validation", "test", "heldout"}
 _UNITS = {
     "k": 1e3,
     "thousand": 1e3,
@@ -91,6 +93,8 @@ _UNITS = {
     "t": 1e12,
     "trillion": 1e12,
     "trillions": 1e12,
+    "mio": 1e6,
+    "mrd": 1e9,
     "1e3": 1e3,
     "1e6": 1e6,
     "1e9": 1e9,
@@ -153,11 +157,19 @@ def _guess(role: Role, header: Sequence[str], given: Mapping[str, str]) -> Colum
     wanted, unwanted = _WORDS[role]
     parted = {name: _readings(role, name)[-1] for name in header}
     likely = [n for n, (words, _) in parted.items() if wanted & set(words) and not unwanted & set(words)]
+    others: tuple[str, ...] = ()
+    if role == "loss" and len(likely) > 1:  # what a model has not seen says more than what it trains on
+        evaluated = [name for name in likely if _OF_EVALUATION & set(parted[name][0])]
+        if len(evaluated) == 1:
+            others = tuple(name for name in likely if name not in evaluated)
+            likely = evaluated
     if len(likely) > 1:
+        if role == "run":
+            return None  # each row then counts as a run, and it is shown
         raise RunTableError(
-            f"several columns could be {role}: {', '.join(map(repr, likely))}; say which with --{_option(role)} COLUMN"
+            f"several columns could be {role}: {', '.join(map(repr, likely))}; say which with --{role} COLUMN"
         )
-    return Column(role, likely[0], parted[likely[0]][1], True) if likely else None
+    return Column(role, likely[0], parted[likely[0]][1], True, others) if likely else None
 
 
 def _readings(role: Role, name: str) -> list[tuple[list[str], float]]:
@@ -181,26 +193,55 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", text).lower())
 
 
-def parse_number(value: object) -> float | str | None:
-    """A cell as a number; None where it is missing; a cell that is no number is given back as text.
+def loss_unit(name: str) -> LossUnit:
+    """The unit that a header of losses tells: nats where it tells none, or bits per byte, which stay as they are."""
+    words = set(_words(name))
+    if "perplexity" in name.lower() or "ppl" in name.lower():
+        return "perplexity"
+    return "bits" if words & {"bit", "bits"} and not is_per_byte(name) else "nats"
 
-    Takes 1e9, 1_000, 1,000,000, 7B, 350M, 1.4T.
+
+def is_per_byte(name: str) -> bool:
+    """Whether a header says bits per byte."""
+    words = set(_words(name))
+    return "bpb" in words or {"bits", "byte"} <= words or "bitsperbyte" in words
+
+
+_NUMBER = r"[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_WITH_UNIT = re.compile(rf"({_NUMBER})\s*([a-zA-Z]+)?(?:\s+|$)(?:params?|parameters?|tokens?|flops?)?", re.IGNORECASE)
+
+
+def parse_number(value: object) -> float | str | None:
+    """A cell as a number; see `parse_cell`."""
+    return parse_cell(value)[0]
+
+
+def parse_cell(value: object) -> tuple[float | str | None, bool]:
+    """A cell as a number and whether it names its unit: None where it is missing, its text where it is no number.
+
+    Takes 1e9, 1_000, 1,000,000, 1.000.000, 7B, 350M, 1.4T, 1.2 billion, 3B tokens.
     """
     if value is None or isinstance(value, bool):
-        return None if value is None else str(value)
+        return (None if value is None else str(value)), False
     if isinstance(value, (int, float)):
-        return float(value)
+        return float(value), False
     text = str(value).strip()
     if text.lower() in _MISSING:
-        return None
+        return None, False
     plain = text.replace(",", "") if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?", text) else text
+    if re.fullmatch(r"[+-]?\d{1,3}(\.\d{3}){2,}", plain):  # two points or more can only part thousands
+        plain = plain.replace(".", "")
     try:
-        return float(plain)
+        return float(plain), False
     except ValueError:
         pass
-    if match := re.fullmatch(r"([+-]?[\d.]+)\s*([kKmMbBgGtT])", plain):
-        try:
-            return float(match[1]) * _UNITS[match[2].lower()]
-        except ValueError:
-            return text
-    return text
+    match = _WITH_UNIT.fullmatch(plain)
+    if match is None:
+        return text, False
+    unit = (match[2] or "").lower()
+    if unit in _UNITS:
+        return float(match[1]) * _UNITS[unit], True
+    return (float(match[1]), False) if unit in _NOUNS else (text, False)
+
+
+_NOUNS = {"", "param", "params", "parameter", "parameters", "token", "tokens", "flop", "flops"}

@@ -1,4 +1,4 @@
-"""A table of training runs from anywhere, as typed columns: CSV, Parquet, or the result of a query.
+"""A table of training runs from anywhere, as typed columns; `run_files.py` reads its cells.
 
 Nothing is guessed in silence: `RunTable.shown` says which column is what, and every row that is left out has a reason.
 Rows are counted from 1, the header not included.
@@ -6,19 +6,14 @@ Rows are counted from 1, the header not included.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.scaling.points import PointConvention, ScalingPoint
@@ -29,8 +24,12 @@ from components.scaling.run_columns import (
     Role,
     RunTableError,
     find_columns,
+    is_per_byte,
+    loss_unit,
+    parse_cell,
     parse_number,
 )
+from components.scaling.run_files import TornRow
 
 FloatArray = NDArray[np.float64]
 FlopsConvention = Literal["6nd", "exact"]
@@ -62,10 +61,6 @@ class TableOptions:
     flops: FlopsConvention | None = None
     loss_unit: LossUnit | None = None
     needs: tuple[Role, ...] = ("params", "tokens")
-
-
-class TornRow(str):
-    """In place of each cell of a row whose cells cannot be told apart: the reason."""
 
 
 @dataclass(frozen=True)
@@ -146,62 +141,6 @@ class RunTable:
         )
 
 
-def read_csv(content: bytes, source: str) -> dict[str, list[Any]]:
-    """Cells by column, as text. The separator is a comma, semicolon or tab, whichever the header has most of.
-
-    Raises RunTableError for bytes that are not UTF-8, a file without a header or rows, and names that come twice.
-    """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RunTableError(f"{source}: not UTF-8 text: byte {error.start} is {content[error.start]:#x}") from None
-    first = text.lstrip().partition("\n")[0]
-    separator = max(",;\t", key=first.count)
-    try:
-        lines = [line for line in csv.reader(io.StringIO(text), delimiter=separator) if any(c.strip() for c in line)]
-    except csv.Error as error:
-        raise RunTableError(f"{source}: not CSV: {error}") from None
-    if not lines:
-        raise RunTableError(f"{source}: the table is empty")
-    header = [name.strip() for name in lines[0]]
-    if all(isinstance(parse_number(name), float) for name in header):
-        raise RunTableError(f"{source}: the first line holds numbers, {first.strip()[:60]!r}: a header is needed")
-    if twice := {name for name in header if name and header.count(name) > 1}:
-        raise RunTableError(f"{source}: the header has {sorted(twice)[0]!r} twice")
-    body = [[*line, *[""] * (len(header) - len(line))] for line in lines[1:]]
-    if separator == ";":  # then a comma may be the decimal one
-        body = [[cell.replace(",", ".") if cell.count(",") == 1 else cell for cell in line] for line in body]
-    for place, line in enumerate(body):
-        if len(line) > len(header):
-            body[place] = [TornRow(f"the row has {len(line)} cells, the header {len(header)}")] * len(header)
-    return {name: [line[i] for line in body] for i, name in enumerate(header) if name}
-
-
-def read_file(path: Path) -> dict[str, list[Any]]:
-    """Cells by column of a file; see `read_bytes`. Raises OSError for one that cannot be read."""
-    return read_bytes(path.read_bytes(), str(path))
-
-
-def read_bytes(content: bytes, source: str) -> dict[str, list[Any]]:
-    """Cells by column of a Parquet file or a CSV, told apart by what is in them.
-
-    Raises RunTableError as `read_csv` does, and for a Parquet file that is broken.
-    """
-    if content[:4] != b"PAR1":
-        return read_csv(content, source)
-    try:
-        return arrow_cells(pq.read_table(pa.BufferReader(content)), source)
-    except (pa.ArrowException, OSError) as error:
-        raise RunTableError(f"{source}: a broken Parquet file: {str(error).splitlines()[0]}") from None
-
-
-def arrow_cells(table: pa.Table, source: str) -> dict[str, list[Any]]:
-    """Cells by column of an Arrow table. Raises RunTableError where it has no rows."""
-    if not table.num_rows:
-        raise RunTableError(f"{source}: no rows")
-    return {name: column.to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)}
-
-
 def run_table(cells: Mapping[str, Sequence[Any]], source: str, options: TableOptions | None = None) -> RunTable:
     """Typed columns of the `cells` (by column name). What looks wrong with them is for `run_checks.checked` to say.
 
@@ -258,7 +197,7 @@ def run_table(cells: Mapping[str, Sequence[Any]], source: str, options: TableOpt
         )
     if by == "6nd":
         notes.append(f"C = {'params × tokens' if factor == 1 else '6 × params × tokens'}")
-    unit = options.loss_unit or _loss_unit(columns["loss"].name)
+    unit = options.loss_unit or loss_unit(columns["loss"].name)
     if options.convention is None:
         notes.append(f"params counts {convention.replace('_', ' ')} (--convention says otherwise)")
     runs = columns.get("run")
@@ -289,11 +228,15 @@ def run_table(cells: Mapping[str, Sequence[Any]], source: str, options: TableOpt
         flops_convention=by,
         budget=numbers.get("budget"),
         extra=extra,
-        loss_unit="bits per byte" if in_bits or _is_per_byte(columns["loss"]) else NATS,
+        loss_unit="bits per byte" if in_bits or is_per_byte(columns["loss"].name) else NATS,
         shown=(
             *(column.shown() for column in columns.values()),
             *([] if unit == "nats" else [f"loss in nats from {unit}"]),
-            *([f"{columns['loss'].name} is taken as it is, in bits per byte"] if _is_per_byte(columns["loss"]) else []),
+            *(
+                [f"{columns['loss'].name} is taken as it is, in bits per byte"]
+                if is_per_byte(columns["loss"].name)
+                else []
+            ),
             *notes,
         ),
         left_out=tuple(LeftOut(row + 1, reason) for row, reason in sorted(reasons.items())),
@@ -307,14 +250,19 @@ def _wanted(needs: Sequence[Role]) -> list[Role]:
     return [*needs, *(computed[role] for role in needs if role in computed)]
 
 
+_WORDS: Mapping[Role, str] = {"params": "N (params)", "tokens": "D (tokens)", "flops": "C (FLOPs)"}
+
+
 def _refuse_missing(
     columns: Mapping[Role, Column], needs: Sequence[Role], cells: Mapping[str, Any], source: str
 ) -> None:
     base = [role for role in ("params", "tokens") if role in needs]
-    known = sum(role in columns for role in ("params", "tokens", "flops"))
+    found = [role for role in ("params", "tokens", "flops") if role in columns]
+    known = len(found)
     missing = [] if "loss" in columns else ["the loss"]
     if len(base) == 2 and known < 2:
-        missing.append("two of N, D, C")
+        absent = [_WORDS[role] for role in _WORDS if role not in columns]
+        missing.append(" or ".join(absent) if found else "two of N (params), D (tokens) and C (FLOPs)")
     elif len(base) == 1 and base[0] not in columns and known < 2:
         missing.append(base[0])
     for role in needs:
@@ -354,9 +302,10 @@ def _numbers(values: Sequence[Any], column: Column, reasons: dict[int, str], is_
     others the first reason goes to `reasons`, by position."""
     found = np.full(len(values), math.nan)
     for row, cell in enumerate(values):
-        number = parse_number(cell)
+        number, has_unit = parse_cell(cell)
         if isinstance(number, float) and math.isfinite(number):
-            number *= column.factor
+            if not (has_unit and column.guessed):  # "1.4B" below "size (M)" is in its own unit
+                number *= column.factor
             if 0 <= number < 1 or (number == 1 and column.role == "accuracy") if is_share else number > 0:
                 found[row] = number
                 continue
@@ -413,10 +362,6 @@ def _convention(columns: Mapping[Role, Column]) -> PointConvention:
     return "active" if "active" in plain else "total"
 
 
-def _loss_unit(name: str) -> LossUnit:
-    return "perplexity" if "perplexity" in name.lower() or "ppl" in name.lower() else "nats"
-
-
 def rows_text(rows: Sequence[int] | NDArray[np.int64], at_most: int = 8) -> str:
     """Rows as words: "row 3", "rows 1 to 4, 9", "rows 2, 5, … (40 rows)"."""
     numbers = sorted({int(row) for row in rows})
@@ -429,10 +374,6 @@ def rows_text(rows: Sequence[int] | NDArray[np.int64], at_most: int = 8) -> str:
     shown = [f"{s[0]} to {s[-1]}" if s[-1] > s[0] else f"{s[0]}" for s in spans[:at_most]]
     more = f", … ({len(numbers)} rows)" if len(spans) > at_most else ""
     return f"row{'s' if len(numbers) > 1 else ''} {', '.join(shown)}{more}"
-
-
-def _is_per_byte(column: Column) -> bool:
-    return column.name.lower().replace(" ", "").replace("_", "") in ("bpb", "bitsperbyte")
 
 
 def _run_name(cell: Any, row: int) -> str:

@@ -32,6 +32,7 @@ class Outside:
         answer: pieces of a model's answer: name, prompt, temperature, most tokens.
         prefer: stores that one of two answers is better: prompt, chosen, rejected, and whose they are; returns a
             sentence.
+        tracked: from the address of MLflow's pages and the id of a run, the address of that run there; "" for none.
         annotation: the application of the annotation page, if it is to be part of this one.
 
     `start`, `stop`, `answer` and `prefer` raise ValueError with a sentence for the user.
@@ -45,4 +46,11 @@ class Outside:
     models: Callable[[], Sequence[str]] | None = None
     answer: Callable[[str, str, float, int], Iterator[str]] | None = None
     prefer: Callable[[str, str, str, Mapping[str, str]], str] | None = None
+    tracked: Callable[[str, str], str] | None = None
     annotation: Any = None
+
+    @property
+    def mlflow(self) -> str:
+        """The address of MLflow's pages; "" while they are not up, or runs cannot be found there."""
+        at = dict(self.services()).get("MLflow", "") if self.tracked else ""
+        return at if at.startswith(("http://", "https://")) else ""

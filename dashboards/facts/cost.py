@@ -34,10 +34,12 @@ class CostLine:
 @dataclass(frozen=True)
 class CostFacts:
     """`break_even_tokens`: output tokens after which serving, the prompts of typical requests included, has cost as
-    much as training; like the price it has the interval of the timing. comparisons: each strategy of a model with its
+    much as training; like the price it has the interval of the timing.
+    elapsed: seconds of the run by the clock. comparisons: each strategy of a model with its
     price, by name of the fact."""
 
     lines: tuple[CostLine, ...]
+    elapsed: float | None
     hardware: str
     training_usd: float | None
     price_per_million: Interval | None
@@ -67,6 +69,7 @@ def cost_facts(rows: RunRows) -> CostFacts | Missing:
     even = finite(result.break_even_tokens) if result else None
     return CostFacts(
         lines,
+        rows.seconds,
         hardware=", ".join(sorted({str(row["hardware"]) for row in rows.costs if row["hardware"]})),
         training_usd=training,
         price_per_million=price,

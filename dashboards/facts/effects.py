@@ -12,7 +12,10 @@ from components.statistics import Interval
 from dashboards import formatting
 from dashboards.run_data import RunRows, UnreadableFacts
 
-Verdict = Literal["seen", "not seen in this run", "measured", "not measured"]
+# held: what was said beforehand came true; seen: a difference lies beyond its interval; not identified: the interval
+# holds the claim and too much else to tell.
+Verdict = Literal["held", "seen", "not seen", "not identified", "measured", "not measured"]
+BORNE_OUT = ("held", "seen")
 Facts = TypeVar("Facts")
 Unit = Literal["points", "nats", "bits", "SFT sd", "share", "slope", "% of the dollars", "reward", ""]
 Side = Literal["above", "below", "covers", ""]
@@ -25,10 +28,11 @@ class Effect:
     Attributes:
         slug: short name, stable between runs.
         title: the claim that is on trial, without a number.
-        verdict: "measured" marks a quantity that claims nothing; "not measured", that rows are missing.
+        verdict: "held" or "seen" where the interval bears the claim out, "not identified" where it is too wide to tell;
+            "measured" marks a quantity that claims nothing; "not measured", that rows are missing.
         interval: the difference on trial in `unit` ("points" and "% …": a share, shown times 100).
         numbers: the two sides in words, "6.7% → 80.3%"; or why nothing was measured.
-        method: what the interval is over, and what it must do for the verdict "seen".
+        method: what the interval is over, and what it must do for the verdict "seen" or "held".
         side: what the interval must do, so that several trainings can be put on the same trial: lie "above" or "below"
             `margin`, or hold it ("covers"); "" where nothing is claimed.
     """
@@ -45,7 +49,8 @@ class Effect:
 
     @property
     def seen(self) -> bool:
-        return self.verdict == "seen"
+        """Whether the claim is borne out."""
+        return self.verdict in BORNE_OUT
 
     @property
     def here(self) -> str:
@@ -82,7 +87,12 @@ def _with_unit(x: Interval, unit: str, digits: int) -> str:
 
 
 def decided(seen: bool) -> Verdict:
-    return "seen" if seen else "not seen in this run"
+    return "seen" if seen else "not seen"
+
+
+def held(covers: bool, narrow: bool) -> Verdict:
+    """Of a claim that an interval must cover: "not identified" where it does, but would cover nearly anything."""
+    return "not seen" if not covers else "held" if narrow else "not identified"
 
 
 def raises(

@@ -9,6 +9,7 @@ from components.statistics import PairedDifference
 from dashboards import formatting
 from dashboards.facts.effects import Effect, Missing, decided, not_measured, raises, readable
 from dashboards.facts.scores import EQUAL, Score, best, paired, pick, saved_share, scores_of, strongest_at
+from dashboards.facts.texts import Text, worked
 from dashboards.run_data import RunRows
 
 WORSE_BY_AT_MOST = 0.03  # accuracy that the adaptive controller may lose for its savings
@@ -22,11 +23,12 @@ NO_PRICES = "needs the prices of serving, which `lifespan run --only account_cos
 
 @dataclass(frozen=True)
 class ReasoningFacts:
-    """`model`: the one whose strategies the effects compare."""
+    """`model`: the one whose strategies the effects compare. worked: answers with the text that led to them."""
 
     scores: tuple[Score, ...]
     model: str
     effects: tuple[Effect, ...]
+    worked: tuple[Text, ...] = ()
 
     def curve(self, family: str, model: str | None = None) -> list[Score]:
         """The scores of a family with a k, fewest samples first."""
@@ -48,7 +50,8 @@ def reasoning_facts(rows: RunRows) -> ReasoningFacts | Missing:
         _self_consistency(scores, model, votes),
         _adaptive(scores, model),
     )
-    return ReasoningFacts(scores, model, effects)
+    chain = [s for s in (pick(scores, model, "cot"),) if s]
+    return ReasoningFacts(scores, model, effects, worked(rows, [*chain, *votes[-1:]]))
 
 
 def _main_model(scores: Sequence[Score]) -> str:
@@ -145,7 +148,7 @@ def _adaptive(scores: Sequence[Score], model: str) -> Effect:
         return Effect(
             slug,
             title,
-            "not seen in this run",
+            "not seen",
             numbers=f"the thresholds that tuning chose make it the greedy chain of thought on every item: "
             f"{_percent(chosen)}",
             method="it does on every item what one fixed strategy does, so there is nothing to compare",
@@ -180,9 +183,12 @@ def _share_alike(a: Score, b: Score) -> float:
 
 @dataclass(frozen=True)
 class TreeFacts:
+    """As `ReasoningFacts`, on puzzles."""
+
     scores: tuple[Score, ...]
     model: str
     effects: tuple[Effect, ...]
+    worked: tuple[Text, ...] = ()
 
     @property
     def trees(self) -> list[Score]:
@@ -201,7 +207,10 @@ def tree_facts(rows: RunRows) -> TreeFacts | Missing:
             return Missing("Tree of Thought is missing: no stage of this part is in this run")
         return Missing(rows.why_missing("reasoning", "Tree of Thought"))
     model = _main_model(scores)
-    return TreeFacts(scores, model, (_tree_effect([s for s in scores if s.model == model]),))
+    mine = [s for s in scores if s.model == model]
+    tree = best([s for s in mine if _is_tree(s)], model)
+    rival = equal_rival(tree, mine) if tree else None
+    return TreeFacts(scores, model, (_tree_effect(mine),), worked(rows, [s for s in (tree, rival) if s]))
 
 
 def equal_rival(tree: Score, scores: Sequence[Score]) -> Score | None:

@@ -11,7 +11,7 @@ from components.rlhf.results.preferences import PreferencesResult
 from components.rlhf.results.reward_model import RewardModelResult
 from components.statistics import Interval
 from dashboards import formatting
-from dashboards.facts.effects import Effect, decided, not_measured, raises
+from dashboards.facts.effects import Effect, held, not_measured, raises
 from dashboards.run_data import RunRows, finite, known
 
 CALIBRATED = (0.8, 1.25)  # slopes of a confidence that can be taken at its word
@@ -165,12 +165,12 @@ def calibration_effect(model: RewardModelFacts | None) -> Effect:
     return Effect(
         slug,
         title,
-        decided(low <= x.low and x.high <= high),
+        held(x.low <= high and low <= x.high, low <= x.low and x.high <= high),
         x,
         "slope",
         f"{at_most}slope {formatting.decimal_interval(x, 2)} (1: calibrated, 0: flat){flat}",
-        "slope of the log-odds of being right on those that it gives, held-out pairs, t interval over requests; seen "
-        f"when it lies within {low} to {high}",
+        "slope of the log-odds of being right on those that it gives, held-out pairs, t interval over requests; held "
+        f"when it lies within {low} to {high}, not identified when it only reaches into that",
         side="covers",
         margin=1.0,
     )

@@ -11,7 +11,7 @@ from components.scaling.emergence import EmergencePoint, EmergenceReport
 from components.scaling.results.sweep import AS_LARGEST, ScalingFitResult
 from components.statistics import Interval
 from dashboards import formatting
-from dashboards.facts.effects import Effect, Missing, decided, not_measured, raises, readable
+from dashboards.facts.effects import Effect, Missing, held, not_measured, raises, readable
 from dashboards.run_data import Row, RunRows, known
 
 LAW = ("A", "B", "E", "alpha", "beta")
@@ -36,7 +36,8 @@ class ScalingPoint:
 
 @dataclass(frozen=True)
 class FittedParameter:
-    """`low` and `high` are None where the fit gives no interval."""
+    """`low` and `high` are None where the fit gives no interval. at_bound: it stopped at the edge of what the fit
+    searches, so the number says nothing of its own."""
 
     law: str
     name: str
@@ -45,6 +46,7 @@ class FittedParameter:
     high: float | None
     n: int | None
     method: str
+    at_bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,10 @@ def scaling_facts(rows: RunRows) -> ScalingFacts | Missing:
     if not dense and not fits and not forecasts:
         return Missing(rows.why_missing("scaling", "The scaling law"))
     truth = next((float(row["value"]) for row in fits if row["law"] == "truth" and row["parameter"] == "E"), None)
-    parameters = tuple(_parameter(row) for row in fits if row["law"] != "truth")
-    irreducible = _preferred([p for p in parameters if p.name == "E" and p.low is not None])
     fit = rows.result_of("fit_scaling_law", ScalingFitResult)
     warnings = fit.warnings if fit else ()
+    parameters = tuple(_parameter(row, warnings) for row in fits if row["law"] != "truth")
+    irreducible = _preferred([p for p in parameters if p.name == "E" and p.low is not None])
     points = tuple(ScalingPoint(row["num_params"], row["tokens"], row["loss"]) for row in dense)
     return ScalingFacts(
         points=points,
@@ -125,7 +127,8 @@ def scaling_facts(rows: RunRows) -> ScalingFacts | Missing:
     )
 
 
-def _parameter(row: Row) -> FittedParameter:
+def _parameter(row: Row, warnings: Sequence[str]) -> FittedParameter:
+    """The warnings are those of the Chinchilla law, and name its parameters."""
     return FittedParameter(
         row["law"],
         row["parameter"],
@@ -134,7 +137,13 @@ def _parameter(row: Row) -> FittedParameter:
         known(row["high"]),
         row["n"],
         row["method"] or "",
+        at_bound=_is_chinchilla(row["law"])
+        and any(w.startswith(f"{row['parameter']} lies at its bound") for w in warnings),
     )
+
+
+def _is_chinchilla(law: str) -> bool:
+    return "chinchilla" in law.lower()
 
 
 def _forecast(row: Row) -> Forecast:
@@ -155,7 +164,7 @@ def _forecast(row: Row) -> Forecast:
 
 def _preferred(parameters: Sequence[FittedParameter]) -> FittedParameter | None:
     """Of several fits the one named for Chinchilla (approach 3), else the first."""
-    return min(parameters, key=lambda p: "chinchilla" not in p.law.lower(), default=None)
+    return min(parameters, key=lambda p: not _is_chinchilla(p.law), default=None)
 
 
 def _law(parameters: Sequence[FittedParameter]) -> dict[str, float] | None:
@@ -163,7 +172,7 @@ def _law(parameters: Sequence[FittedParameter]) -> dict[str, float] | None:
     for p in parameters:
         laws.setdefault(p.law, {}).setdefault(p.name, p.value)
     whole = {name: law for name, law in laws.items() if all(part in law for part in LAW)}
-    chosen = min(whole, key=lambda name: "chinchilla" not in name.lower(), default=None)
+    chosen = min(whole, key=lambda name: not _is_chinchilla(name), default=None)
     return whole[chosen] if chosen is not None else None
 
 
@@ -181,7 +190,7 @@ def _irreducible_effect(
     return Effect(
         slug,
         title,
-        decided(holds and tells),
+        held(holds, tells),
         off,
         "nats",
         f"fitted E = {formatting.decimal_interval(fit)} against the true {truth:.3f}{told}",
@@ -189,7 +198,7 @@ def _irreducible_effect(
             (
                 "fitted minus true, 95% interval",
                 *warnings,
-                f"seen when it covers 0 and is no wider than {IDENTIFIED:.0%} of the lowest loss measured",
+                f"held when it covers 0 and is no wider than {IDENTIFIED:.0%} of the lowest loss measured",
             )
         ),
         side="covers",
@@ -227,14 +236,14 @@ def _forecast_effect(forecasts: Sequence[Forecast], truth: float | None) -> Effe
     return Effect(
         slug,
         title,
-        decided(not any(against)),
+        held(not (against[0] or against[1] or against[3]), not against[2]),
         Interval(f.error, f.low - f.observed, f.high - f.observed, 0),
         "nats",
         f"predicted {formatting.decimal_interval(Interval(f.predicted, f.low, f.high, 0))}, observed {f.observed:.3f}"
         f"{reach}; errors: law {abs(f.error):.3f}, "
         + ", ".join(f"{name} {error:.3f}" for name, error in rivals.items())
         + "".join(f"; {reason}" for reason in against if reason),
-        "predicted minus observed, 95% interval of the prediction with a new run's noise; seen when it covers 0, was "
+        "predicted minus observed, 95% interval of the prediction with a new run's noise; held when it covers 0, was "
         f"made first, spans at most {NARROW:.0%} of the range from the irreducible loss to the largest run's, and its "
         f"error is at most {NEARER:.0%} of the best rival's",
         side="covers",

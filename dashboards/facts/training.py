@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from components.data.results import (
@@ -21,13 +22,14 @@ from components.training.results.pretraining import PretrainResult
 from dashboards import formatting
 from dashboards.facts.effects import Effect, Missing, not_measured, raises, readable
 from dashboards.facts.scores import best, paired, scores_of
-from dashboards.run_data import RunRows, Series, StageRow, known, known_values
+from dashboards.run_data import Row, RunRows, Series, StageRow, known, known_values
 
 
 @dataclass(frozen=True)
 class DataFacts:
     """duplicates: documents removed as exact or near duplicates; masked_pii: occurrences of personal data that were
-    masked; quarantined: rejected records by reason. conversations: of fine-tuning, by source; read: what the sources
+    masked; quarantined: rejected records by reason. reasons: documents removed by step and
+    reason. conversations: of fine-tuning, by source; read: what the sources
     of a user's own gave."""
 
     funnel: tuple[FunnelStep, ...]
@@ -41,6 +43,7 @@ class DataFacts:
     num_tokens: int | None
     conversations: Mapping[str, int] = field(default_factory=dict)
     read: tuple[ConversationSourceFacts, ...] = ()
+    reasons: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -49,6 +52,17 @@ class DataFacts:
     @property
     def sources(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(step.source for step in self.funnel))
+
+    @property
+    def removed(self) -> dict[tuple[str, str], int]:
+        """Documents that a step took, by source and step."""
+        left = {(step.source, step.step): step.documents for step in self.funnel}
+        return {
+            (source, step): left[source, before] - left[source, step]
+            for source in self.sources
+            for before, step in itertools.pairwise(self.steps)
+            if (source, before) in left and (source, step) in left and left[source, before] > left[source, step]
+        }
 
 
 @readable
@@ -76,7 +90,18 @@ def data_facts(rows: RunRows) -> DataFacts | Missing:
         num_tokens=shards.num_tokens if shards else None,
         conversations=(told.conversations_by_source or {}) if told else {},
         read=(told.read or ()) if told else (),
+        reasons=_reasons(rows.funnel),
     )
+
+
+def _reasons(funnel: Iterable[Row]) -> dict[tuple[str, str], int]:
+    """In the order of the steps, of one the most frequent first."""
+    counts: Counter[tuple[int, str, str]] = Counter()
+    for row in funnel:
+        if row["reason"] and row["removed"]:
+            counts[row["position"], row["step"], row["reason"]] += row["removed"]
+    ordered = sorted(counts.items(), key=lambda pair: (pair[0][0], -pair[1]))
+    return {(step, reason): count for (_, step, reason), count in ordered}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from components.statistics import Interval
 from dashboards.facts.alignment import AlignmentFacts, PolicyFacts
 from dashboards.facts.rewards import LawFacts, RewardModelFacts
@@ -30,11 +32,9 @@ if TYPE_CHECKING:
 
 def alignment_figure(facts: AlignmentFacts) -> Figure | None:
     """Proxy and gold against KL for every coefficient; the outcome by coefficient; best of n."""
-    panels = [
-        _proxy_and_gold(i, p, facts.units)
-        for i, p in enumerate(facts.policies)
-        if p.kl_curve and p.proxy_curve and (p.gold_curve or not facts.has_gold)
-    ]
+    watched = [p for p in facts.policies if p.kl_curve and p.proxy_curve and (p.gold_curve or not facts.has_gold)]
+    scale = _scale(watched)
+    panels = [_proxy_and_gold(i, p, facts.units, scale) for i, p in enumerate(watched)]
     panels += [_watched(free) for free in facts.policies[:1] if free.kl_coef == 0.0 and _moving(free)]
     measured = [p for p in facts.policies if p.proxy is not None and (p.gold is not None or not facts.has_gold)]
     if len(measured) > 1:
@@ -64,7 +64,8 @@ def alignment_figure(facts: AlignmentFacts) -> Figure | None:
     gold = "gold (the true preference)" if facts.gold.of_stories else facts.gold.said
     what = f"Proxy (what the policy is paid for) and {gold}" if facts.has_gold else "The proxy"
     caption = (
-        f"{what} as the policy moves away from the model that it began as, with the fitted laws of over-optimisation. "
+        f"{what} as the policy moves away from the model that it began as, with the fitted laws of over-optimisation; "
+        "the panels of all policies have one scale, even in √KL. "
         "Calibration: on the diagonal, what the reward model predicts is what happens."
     )
     return Figure("rlhf", caption, tuple(panels)) if panels else None
@@ -141,7 +142,25 @@ def _common(*series: Series) -> list[tuple[float, ...]]:
     ]
 
 
-def _proxy_and_gold(index: int, policy: PolicyFacts, unit: str) -> str:
+Scale = tuple[float, float, float, float]  # lowest and greatest KL, lowest and highest reward
+
+
+def _scale(policies: Sequence[PolicyFacts]) -> Scale:
+    """What the panels of all policies have room for: they are compared with each other."""
+    series = [s for p in policies for s in (p.proxy_curve, p.gold_curve, p.gold_low, p.gold_high)]
+    rewards = [0.0, *(value for s in series for value in s.values)]
+    room = 0.06 * ((max(rewards) - min(rewards)) or 1.0)
+    distances = [value for p in policies for value in p.kl_curve.values]
+    most = max([0.1, *distances])
+    return (
+        min([-0.001 * most, *(1.1 * value for value in distances)]),  # an estimate of a KL near 0 may lie below it
+        most,
+        min(rewards) - room,
+        max(rewards) + room,
+    )
+
+
+def _proxy_and_gold(index: int, policy: PolicyFacts, unit: str, scale: Scale) -> str:
     title = f"{policy.name}: alarm raised" if policy.alarm else policy.name
     laws = {law.target: law for law in policy.laws}
     with panel(f"rlhf-{index}", title, "KL from where it began, nats", unit) as drawn:
@@ -156,7 +175,20 @@ def _proxy_and_gold(index: int, policy: PolicyFacts, unit: str) -> str:
             _looks(drawn.axes, [point[:2] for point in band], laws.get("gold"), color, "")
         elif policy.gold_curve:
             _looks(drawn.axes, _common(policy.kl_curve, policy.gold_curve), laws.get("gold"), color, "gold")
+        # Even in √KL, in which the laws are written: a policy that is held back still shows beside one that is free.
+        root = (lambda kl: np.sign(kl) * np.sqrt(np.abs(kl)), lambda d: np.sign(d) * np.square(d))
+        drawn.axes.set_xscale("function", functions=root)
+        drawn.axes.set_xlim(scale[0], 1.04 * scale[1])
+        drawn.axes.set_xticks(_kl_ticks(scale[1]))
+        drawn.axes.set_ylim(*scale[2:])
     return drawn.svg
+
+
+def _kl_ticks(most: float) -> list[float]:
+    """0 and four round values that lie about evenly in √KL."""
+    wanted = [most * (i / 4) ** 2 for i in range(1, 5)]
+    digits = [10 ** math.floor(math.log10(one)) for one in wanted]
+    return sorted({0.0, *(round(one / digit) * digit for one, digit in zip(wanted, digits, strict=True))})
 
 
 def _best_of_n_laws(axes: Axes, facts: AlignmentFacts, most: int) -> None:

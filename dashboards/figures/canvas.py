@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dashboards import formatting
+from dashboards.figures.hover import tell, with_titles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,9 +121,12 @@ def panel(slug: str, title: str, xlabel: str, ylabel: str, inches: tuple[float, 
         if axes.get_legend_handles_labels()[0] and axes.get_legend() is None:
             axes.legend()
         _fill(axes)
+        told = tell(axes)
         out = io.StringIO()
         backend.print_svg(out, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-        opened.svg = _inline(out.getvalue(), slug, f"{title}: {ylabel} against {xlabel}" if xlabel else title)
+        opened.svg = _inline(
+            with_titles(out.getvalue(), told), slug, f"{title}: {ylabel} against {xlabel}" if xlabel else title
+        )
 
 
 def _fill(axes: Axes) -> None:

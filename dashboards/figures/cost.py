@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dashboards import formatting
+from dashboards import formatting, labels
 from dashboards.facts.cost import CostFacts, total
 from dashboards.figures.canvas import BLUE, INK, MUTED, ORANGE, Figure, log_axis, panel
 
@@ -23,7 +23,7 @@ def _breakdown(facts: CostFacts) -> str:
     priced = bool(total(facts.lines, "usd"))
     column, label = ("usd", "dollars") if priced else ("seconds", "seconds")
     groups = {
-        group or "other": value
+        labels.label(labels.GROUPS, group or "other"): value
         for group in dict.fromkeys(line.group for line in facts.lines)
         if (value := total([line for line in facts.lines if line.group == group], column))
     }

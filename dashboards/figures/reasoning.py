@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,21 @@ STRATEGY_COLORS = {
     "greedy": MUTED,
     "best_of": GOLD,
     "until_right": PURPLE,
-    "direct_vote": SERIES[-2],
+    "direct_vote": RED,
     "tree_of_thought": RED,
+}
+# A mark of its own beside the colour: a legend that is read without colours tells strategies apart.
+MARKS = {
+    "direct": "s",
+    "few_shot": "P",
+    "cot": "D",
+    "self_consistency": "o",
+    "adaptive": "*",
+    "greedy": "s",
+    "best_of": "^",
+    "until_right": "v",
+    "direct_vote": "X",
+    "tree_of_thought": "p",
 }
 
 
@@ -47,19 +61,23 @@ def _spent(score: Score) -> float:
 
 
 def _axis(scores: Sequence[Score]) -> str:
-    return "generated tokens per item" if scores[0].usd is None else "dollars per million items"
+    return "generated tokens per item, prompts not counted" if scores[0].usd is None else "dollars per million items"
 
 
 def _frontier(axes: Axes, scores: Sequence[Score]) -> None:
-    """Points with intervals; the members of a family with growing k are joined."""
-    families: dict[str, list[Score]] = {}
+    """Points with intervals; the members of a family with growing k are joined, any others stand alone."""
+    groups: dict[tuple[str, str], list[Score]] = {}
     for s in scores:
         if _spent(s):
-            families.setdefault(s.family, []).append(s)
+            name = labels.label(labels.STRATEGIES, s.family) if s.k is not None else s.label
+            groups.setdefault((s.family, name), []).append(s)
     spare = iter(SERIES * 4)
-    for family, members in families.items():
+    for (family, name), members in groups.items():
         members.sort(key=_spent)
-        color = STRATEGY_COLORS.get(family) or next(spare)
+        alike = [one for one, _ in groups if one == family]
+        color = STRATEGY_COLORS.get(family) if len(alike) == 1 else None
+        color = color or next(spare)
+        mark = MARKS.get(family, "o")
         x = [_spent(s) for s in members]
         joined = len(members) > 1
         with_interval(
@@ -69,9 +87,9 @@ def _frontier(axes: Axes, scores: Sequence[Score]) -> None:
             [s.accuracy.low for s in members],
             [s.accuracy.high for s in members],
             color,
-            fmt="o-" if joined else "o",
+            fmt=f"{mark}-" if joined else mark,
             markersize=5 if joined else 6.5,
-            label=labels.label(labels.STRATEGIES, family),
+            label=textwrap.fill(name, 34),
         )
         for s in members:
             if s.k and s.k & (s.k - 1) == 0:  # of a fine grid the powers of two
@@ -134,8 +152,8 @@ def _difficulty(facts: ReasoningFacts) -> str:
                 [x.low for x in levels.values()],
                 [x.high for x in levels.values()],
                 STRATEGY_COLORS.get(s.family, PURPLE),
-                fmt="o-",
-                markersize=4,
+                fmt=f"{MARKS.get(s.family, 'o')}-",
+                markersize=4.5,
                 label=s.label,
             )
         drawn.axes.set_xticks(sorted({level for s in chosen for level in s.by_difficulty}))
@@ -155,10 +173,10 @@ def tree_figure(facts: TreeFacts) -> Figure | None:
         f"Puzzles, {labels.label(labels.MODELS, facts.model)}",
         _axis(mine),
         "solved",
-        (5.6, 3.4),
+        (5.6, 3.8),
     ) as drawn:
         _frontier(drawn.axes, mine)
-        drawn.axes.legend(loc="upper left")
+        drawn.axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return Figure(
         "tree",
         "Strategies at the same place on the axis cost the same, prompts and judging included. Bars are 95% intervals.",

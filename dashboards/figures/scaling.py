@@ -105,7 +105,7 @@ def _parameters(facts: ScalingFacts, judged: list[FittedParameter]) -> str:
             drawn.axes.plot([p.value], [place], "o", color=BLUE)
             if p.name == "E" and facts.truth is not None:
                 drawn.axes.plot([facts.truth], [place], "|", color=ORANGE, markersize=16, markeredgewidth=2.4)
-            names.append(f"{labels.PARAMETERS.get(p.name, p.name)}  {p.law}")
+            names.append(f"{labels.PARAMETERS.get(p.name, p.name)}  {labels.label(labels.LAWS, p.law)}")
         drawn.axes.set_yticks(range(len(names)), names)
         drawn.axes.set_ylim(-0.7, len(names) - 0.3)
         drawn.axes.grid(axis="y", visible=False)

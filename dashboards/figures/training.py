@@ -8,6 +8,7 @@ from dashboards.figures.canvas import (
     SERIES,
     Figure,
     count_axis,
+    log_axis,
     panel,
     smoothed,
     thinned,
@@ -15,24 +16,34 @@ from dashboards.figures.canvas import (
 
 
 def data_figure(data: DataFacts) -> Figure | None:
-    """Megabytes of each source after each step."""
-    cells = {(step.source, step.step): step.bytes for step in data.funnel if step.bytes is not None}
-    if not cells:
+    """Documents of each source that each step removed. A logarithmic axis: a step that takes ten and one that takes ten
+    thousand are both looked at."""
+    removed = data.removed
+    steps = [step for step in data.steps if any(removed.get((source, step)) for source in data.sources)]
+    if not steps:
         return None
-    with panel("data", "What is left after each step", "", "text, MB", (5.6, 3.25)) as drawn:
-        places = range(len(data.steps))
-        base = [0.0] * len(data.steps)
-        for source, color in zip(data.sources, SERIES * 3, strict=False):
-            heights = [(cells.get((source, step)) or 0) / 1e6 for step in data.steps]
-            drawn.axes.bar(places, heights, bottom=base, color=color, width=0.62, label=source)
-            base = [below + height for below, height in zip(base, heights, strict=True)]
-        drawn.axes.set_xticks(list(places), [step.replace("_", " ") for step in data.steps])
-        if sum(map(len, data.steps)) > 56:
-            drawn.axes.tick_params(axis="x", rotation=25)
-        drawn.axes.grid(axis="x", visible=False)
-        drawn.axes.set_ylim(0, 1.3 * max(base))
-        drawn.axes.legend(ncols=min(3, len(data.sources)), loc="upper right")
-    return Figure("data", "Text by source after each step of cleaning.", (drawn.svg,))
+    sources = [source for source in data.sources if any(removed.get((source, step)) for step in steps)]
+    thick = 0.8 / len(sources)
+    height = max(2.4, 0.9 + 0.17 * len(steps) * (len(sources) + 1))
+    with panel("data", "What each step removed", "documents", "", (6.4, height)) as drawn:
+        for i, (source, color) in enumerate(zip(sources, SERIES * 3, strict=False)):
+            places = [place for place, step in enumerate(steps) if removed.get((source, step))]
+            drawn.axes.barh(
+                [place + (i - (len(sources) - 1) / 2) * thick for place in places],
+                [removed[source, steps[place]] for place in places],
+                0.92 * thick,
+                color=color,
+                label=source,
+            )
+        drawn.axes.set_yticks(range(len(steps)), [step.replace("_", " ") for step in steps])
+        log_axis(drawn.axes, "x")
+        drawn.axes.set_xlim(left=0.5)  # a bar of one document is seen
+        drawn.axes.set_ylim(len(steps) - 0.5, -0.5)
+        drawn.axes.grid(axis="y", visible=False)
+        drawn.axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return Figure(
+        "data", "Documents removed by source at each step of cleaning; the axis is logarithmic.", (drawn.svg,)
+    )
 
 
 def pretraining_figure(training: TrainingFacts) -> Figure | None:

@@ -74,6 +74,7 @@ def alignment_section(facts: AlignmentFacts) -> Section:
             )
             for r in facts.best_of_n
         ),
+        folded=True,
     )
     laws = Table(
         "Laws of over-optimisation, d = √KL: best of n d(α − βd), RL d(α − β log d)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dashboards import formatting
+from dashboards import formatting, labels
 from dashboards.blocks import Section, Table, body, counted, listing
 from dashboards.facts.cost import CostFacts, CostLine, total
 
@@ -25,7 +25,10 @@ def cost_section(facts: CostFacts) -> Section:
             formatting.dollars(total(lines, "usd")),
         )
 
-    rows = [row(group or "other", [line for line in facts.lines if line.group == group]) for group in groups]
+    rows = [
+        row(labels.label(labels.GROUPS, group or "other"), [line for line in facts.lines if line.group == group])
+        for group in groups
+    ]
     if rows:
         rows.append(row("whole life", list(facts.lines)))
         fresh = [line for line in facts.lines if not line.cached]
@@ -42,7 +45,10 @@ def cost_section(facts: CostFacts) -> Section:
         ("per million output tokens [95%]", formatting.dollar_interval(facts.price_per_million)),
         ("rounds of timing", counted(facts.price_per_million)),
         ("decode tokens per core second", formatting.count(facts.decode_tokens_per_second)),
-        ("break-even, output tokens [95%]", formatting.count_interval(facts.break_even_tokens)),
+        (
+            "break-even, output tokens, the prompts of typical requests priced in [95%]",
+            formatting.count_interval(facts.break_even_tokens),
+        ),
         ("hardware", facts.hardware or formatting.MISSING),
     ]
     meaning = "Training is paid for once, answers every time"
@@ -63,9 +69,14 @@ def _sum(facts: CostFacts) -> Table:
     return listing(
         "What is added up",
         (
-            ("core time of all stages", formatting.duration(cores)),
+            ("this run by the clock; stages side by side count once", formatting.duration(facts.elapsed)),
+            (
+                "wall time of all stages, one after the other, cached ones too",
+                formatting.duration(total(facts.lines, "seconds")),
+            ),
+            ("core time of all stages: what is paid for", formatting.duration(cores)),
             ("price per core hour", formatting.dollars(hourly, 3)),
-            ("the model: from data to fine-tuning; what the break-even calls training", _usd(facts.training_usd)),
+            ("the model, from data to fine-tuning: what the break-even calls training", _usd(facts.training_usd)),
             ("all else: alignment, sweeps, evaluations", _usd(rest)),
             ("whole life", _usd(whole)),
         ),

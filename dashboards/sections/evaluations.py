@@ -30,7 +30,9 @@ def evaluation_section(facts: EvaluationFacts) -> Section:
         "right of answered",
         "unparsed",
         "truncated",
-        "tokens",
+        "per million items",
+        "generated",
+        "read",
     )
     rows = tuple(
         (
@@ -42,11 +44,13 @@ def evaluation_section(facts: EvaluationFacts) -> Section:
             "{} of {}".format(*s.of_answered),
             formatting.count(s.statuses.get("unparsed", 0)),
             formatting.count(s.statuses.get("truncated", 0)),
+            formatting.dollars(None if s.usd is None else 1e6 * s.usd, 3),
             formatting.count(round(s.tokens)),
+            formatting.count(round(s.prompt_tokens)),
         )
         for s in facts.scores
     )
-    return body(meaning, (Table("Accuracy on your sets", columns, "<<<>>>>>>", rows),), facts.effects)
+    return body(meaning, (Table("Accuracy on your sets", columns, "<<<>>>>>>>>", rows),), facts.effects)
 
 
 def _silent(score: SetScore) -> int:

@@ -35,6 +35,7 @@ def moe_section(facts: MoeFacts) -> Section:
             )
             for p in facts.points
         ),
+        folded=True,
     )
     on_text = Table(
         "What the expert reveals about the source, on the life's text (chance subtracted; n windows)",

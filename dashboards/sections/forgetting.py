@@ -38,6 +38,7 @@ def forgetting_section(facts: ForgettingFacts) -> Section:
             (checkpoint, *(_change(facts.cells.get((checkpoint, name))) for name in facts.evaluations))
             for checkpoint in later
         ),
+        folded=True,
     )
     replays = Table(
         f"Fine-tuning by the share of pretraining text that is replayed, change against {first} [95%]",

@@ -35,8 +35,9 @@ def reasoning_section(facts: ReasoningFacts) -> Section:
             )
             for s in shown
         ),
+        folded=True,
     )
-    return body(f"{meaning} {CONVENTION}", (_scores(facts.scores), difficulty), facts.effects)
+    return body(f"{meaning} {CONVENTION}", (_scores(facts.scores), difficulty), facts.effects, facts.worked)
 
 
 def tree_section(facts: TreeFacts) -> Section:
@@ -46,7 +47,7 @@ def tree_section(facts: TreeFacts) -> Section:
         "Searching over partial solutions solves more puzzles than spending the same dollars on whole ones.",
         "Searching over partial solutions solved no more puzzles than spending the same dollars on whole ones.",
     )
-    return body(f"{meaning} {CONVENTION}", (_scores(facts.scores),), facts.effects)
+    return body(f"{meaning} {CONVENTION}", (_scores(facts.scores),), facts.effects, facts.worked)
 
 
 def _scores(scores: Iterable[Score]) -> Table:
@@ -63,4 +64,4 @@ def _scores(scores: Iterable[Score]) -> Table:
         for s in scores
     )
     columns = ("model", "strategy", "accuracy [95%]", "per million items", "generated", "read", "n")
-    return Table("Accuracy against dollars", columns, "<<>>>>>", rows)
+    return Table("Accuracy against dollars", columns, "<<>>>>>", rows, folded=True)

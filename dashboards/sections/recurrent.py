@@ -58,6 +58,7 @@ def recurrent_section(facts: RecurrentFacts) -> Section:
             )
             for s in facts.speeds
         ),
+        folded=True,
     )
     positions = Table(
         "Loss by tokens in sight (nats)",
@@ -75,5 +76,6 @@ def recurrent_section(facts: RecurrentFacts) -> Section:
             )
             for p in facts.positions
         ),
+        folded=True,
     )
     return body(meaning, (runs, speeds, positions), facts.effects)

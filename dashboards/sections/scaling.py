@@ -20,7 +20,7 @@ def scaling_section(facts: ScalingFacts) -> Section:
         "<<>><",
         tuple(
             (
-                p.law,
+                labels.label(labels.LAWS, p.law),
                 labels.PARAMETERS.get(p.name, p.name),
                 _fitted(p),
                 formatting.count(p.n),
@@ -28,6 +28,7 @@ def scaling_section(facts: ScalingFacts) -> Section:
             )
             for p in facts.parameters
         ),
+        folded=True,
     )
     forecasts = Table(
         "Forecasts, made before the run",
@@ -35,7 +36,7 @@ def scaling_section(facts: ScalingFacts) -> Section:
         "<>>><>>>",
         tuple(
             (
-                f.method,
+                labels.label(labels.FORECASTS, f.method),
                 formatting.decimal(f.predicted)
                 if f.low is None or f.high is None
                 else formatting.decimal_interval(Interval(f.predicted, f.low, f.high, 0)),
@@ -61,9 +62,10 @@ def scaling_section(facts: ScalingFacts) -> Section:
 def _fitted(p: FittedParameter) -> str:
     """A and B are large and uncertain: three decimals would suggest a precision that they do not have."""
     digits = 3 if max(abs(p.value), p.high or 0.0) < 10 else 1
+    told = " at its bound" if p.at_bound else ""
     if p.low is None or p.high is None:
-        return formatting.decimal(p.value, digits)
-    return formatting.decimal_interval(Interval(p.value, p.low, p.high, p.n or 0), digits)
+        return formatting.decimal(p.value, digits) + told
+    return formatting.decimal_interval(Interval(p.value, p.low, p.high, p.n or 0), digits) + told
 
 
 def _forecast_sentence(facts: ScalingFacts) -> str:
@@ -121,6 +123,7 @@ def emergence_section(facts: EmergenceFacts) -> Section:
             )
             for p in report.points
         ),
+        folded=True,
     )
     pairs = [
         ("items, the same for all", counted(report.rise)),

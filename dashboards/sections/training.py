@@ -27,6 +27,13 @@ def data_section(data: DataFacts) -> Section:
         ("source", *data.steps),
         "<" + ">" * len(data.steps),
         tuple((source, *(_left(cells.get((source, step))) for step in data.steps)) for source in data.sources),
+        folded=True,
+    )
+    reasons = Table(
+        "Why documents were removed",
+        ("step", "reason", "documents"),
+        "<<>",
+        tuple((step.replace("_", " "), reason, formatting.count(n)) for (step, reason), n in data.reasons.items()),
     )
     quarantine = Table(
         "Quarantine",
@@ -51,7 +58,7 @@ def data_section(data: DataFacts) -> Section:
         f"{', '.join(source.layouts)}, and leaves {formatting.count(sum(source.rejected.values()))} records out."
         for source in data.read
     )
-    return body(meaning, (funnel, listing("In numbers", pairs), conversations, quarantine))
+    return body(meaning, (listing("In numbers", pairs), reasons, funnel, conversations, quarantine))
 
 
 def _conversations(data: DataFacts) -> Iterator[tuple[str, ...]]:

@@ -46,6 +46,7 @@ def print_life(ask: LifeAsk, as_json: bool) -> None:
     when = f" A service that starts today crosses on {day}." if day else ""
     verdict = answer.over_time.verdict()
     show(f"{verdict[0].upper()}{verdict[1:]}.{when}")
+    show(_mixture(answer))
     if plan.outside:
         show(f"Beyond the law's runs: {plan.outside}.", "yellow")
     unsure = plan.uncertain
@@ -116,6 +117,28 @@ def _table(best: Design, reference: Design) -> Table:
         row(name, *(f"{one.input:.3g} read, {one.output:.3g} written" for one in prices))
     row("life", *(_usd(d.life_usd) for d in shown))
     return table
+
+
+def _mixture(answer: LifeAnswer) -> str:
+    from components.cost.mixture import LIMITS
+
+    found = answer.mixture
+    if found is None:
+        return f"Dense or experts: no mixture of experts of that loss can be had so ({LIMITS})."
+    made, moe = found.design, found.design.config.moe
+    assert moe is not None
+    how = (
+        "about as much as"
+        if abs(found.saving) < 0.01
+        else f"{abs(found.saving):.0%} {'less' if found.saving > 0 else 'more'} than"
+    )
+    beyond = f" This one has {found.outside}." if found.outside else ""
+    return (
+        f"Dense or experts: a mixture of {moe.num_experts} experts, {found.active / 1e9:.3g}B of "
+        f"{made.num_params / 1e9:.3g}B parameters a token, on the same tokens has that loss and costs {how} the dense "
+        f"model over its life: {_usd(made.training_usd)} to train, {_usd(made.serving.usd)} to serve from "
+        f"{made.serving.on.num_devices} devices a copy. By {LIMITS}.{beyond}"
+    )
 
 
 def _api(answer: LifeAnswer) -> str:

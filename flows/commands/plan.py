@@ -1,4 +1,4 @@
-"""`lifespan plan`: which stages are cached, and why the others will run."""
+"""`lifespan plan`: which stages are cached, why the others will run, and what training them takes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import typer
 from flows.commands.command import Only, Overrides, Profile, friendly_errors, plain_table, wide_console
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from components.cost.estimating import RunEstimate
     from flows.config import RunConfig
+    from flows.engine.graph import Graph
 
 BASES = {"past": "as before", "alike": "scaled from an earlier one", "stated": "never made here: as its author states"}
 
@@ -21,11 +24,12 @@ def plan(
     only: Only = None,
     cost: Annotated[bool, typer.Option("--cost", help="Estimate each stage's time, memory and dollars.")] = False,
 ) -> None:
-    """Show for every stage whether it is cached, or why it will run."""
+    """Show for every stage whether it is cached, or why it will run; and what its training takes of memory."""
     with friendly_errors():
         from rich.text import Text
 
         from flows.config import load_config
+        from flows.engine.device import check_hardware
         from flows.engine.plan import plan as make_plan
         from flows.engine.plan import totals
         from flows.lifecycle import life
@@ -33,6 +37,7 @@ def plan(
 
         home = Home.from_env()
         cfg = load_config(profile, overrides or [])
+        check_hardware(cfg.compute)
         graph = life(cfg, home, only)
         if cost:
             from flows.runs.budget import estimate
@@ -52,6 +57,9 @@ def plan(
         console = wide_console()
         console.print(table)
         console.print(", ".join(f"{n} {what}" for what, n in totals(steps).items()), highlight=False)
+        if (needs := resources_table(cfg, graph)) is not None:
+            console.print()
+            console.print(needs)
 
 
 def _print_estimate(made: RunEstimate, cfg: RunConfig, stages: int) -> None:
@@ -82,3 +90,29 @@ def _print_estimate(made: RunEstimate, cfg: RunConfig, stages: int) -> None:
     else:
         if cfg.budget.max_usd or cfg.budget.max_hours:
             typer.echo("within the budget")
+
+
+def resources_table(cfg: RunConfig, graph: Graph) -> Table | None:
+    """Memory of every training as predicted from its settings, and on an accelerator its time; None where nothing of a
+    known size is trained."""
+    from components.cost.hardware import find_hardware
+    from flows.lifecycle import trained_model
+    from flows.resources import predicted_memory, predicted_seconds
+
+    model, device = trained_model(cfg), cfg.compute.device
+    memory = predicted_memory(graph, model, device)
+    if model is None or not memory:
+        return None
+    on = find_hardware(cfg.compute.hardware)
+    timed = on.kind != "cpu"
+    columns = ("weights", "gradients", "optimizer", "snapshot", "activations", "at its peak")
+    words = ("training, GB", *columns, *([f"hours on {on.name}"] if timed else []))
+    table = plain_table(*words, right=words[1:])
+    for label, one in memory.items():
+        parts = (one.frozen + one.weights, one.gradients, one.optimizer, one.snapshot, one.activations + one.loss)
+        peak = one.total if device == "cpu" else one.device
+        node = graph.nodes[label]
+        seconds = predicted_seconds(node.stage.name, node.bound.settings, model, on) if timed else None
+        hours = [] if not timed else ["" if seconds is None else f"{seconds / 3600:.2f}"]
+        table.add_row(label, *(f"{x / 1e9:.3g}" for x in (*parts, peak)), *hours)
+    return table

@@ -40,7 +40,9 @@ _ROLE = "{}: a column, or COLUMN*1e6 for its unit; by default guessed from the n
 
 @scale.command("fit")
 def fit(
-    file: Annotated[Path | None, typer.Argument(help="A CSV or Parquet file; - reads standard input.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="A CSV, JSON or Parquet file, gzipped or not; - is standard input.")
+    ] = None,
     query: Annotated[str | None, typer.Option(metavar="SQL", help="Fit the result of a query instead.")] = None,
     law: Annotated[
         str, typer.Option(help="chinchilla, tied, gamma, kaplan, isoflop, envelope, or another of docs/scaling.md.")
@@ -214,7 +216,7 @@ def _choice(option: str, value: str | None, known: tuple[str, ...]) -> Any:
 
 
 def _cells(file: Path | None, query: str | None) -> tuple[dict[str, list[Any]], str]:
-    from components.scaling.run_table import arrow_cells, read_bytes, read_file
+    from components.scaling.run_files import arrow_cells, read_bytes, read_file
 
     if (file is None) == (query is None):
         raise ValueError("give one of FILE (a CSV or Parquet file, or - for standard input) and --query SQL")
@@ -231,6 +233,7 @@ def _cells(file: Path | None, query: str | None) -> tuple[dict[str, list[Any]], 
 
 def _print_fit(fitted: TableFit) -> None:
     from components.scaling.law_forms import FORMULAS, FRONTIER_LAWS
+    from components.scaling.run_table import rows_text
     from flows.commands.command import plain_table, wide_console
 
     console = wide_console()
@@ -255,9 +258,12 @@ def _print_fit(fitted: TableFit) -> None:
             f"R² {fitted.r_squared:.4f}; objective {fitted.objective:.6g}; {fitted.share_of_starts:.0%} of the starts "
             f"reach it; scaled gradient {fitted.gradient:.1e}"
         )
-    for row, reason in fitted.left_out[:10]:
-        show(f"row {row} left out: {reason}", "yellow")
-    if len(fitted.left_out) > 10:
-        show(f"{len(fitted.left_out) - 10} more rows left out; --output names them all", "yellow")
+    reasons: dict[str, list[int]] = {}
+    for row, reason in fitted.left_out:
+        reasons.setdefault(reason, []).append(row)
+    for reason, rows in list(reasons.items())[:10]:
+        show(f"{rows_text(rows)} left out: {reason}", "yellow")
+    if more := sum(map(len, list(reasons.values())[10:])):
+        show(f"{more} more rows left out; --output names them all", "yellow")
     for warning in fitted.warnings:
         show(f"warning: {warning}", "yellow")

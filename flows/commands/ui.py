@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.commands.command import Host, TokenFile, friendly_errors
-from flows.services.sockets import LOOPBACK
+from flows.services.sockets import DASHBOARD_PORT, LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ def ui(
     token_file: TokenFile = None,
     port: Annotated[
         int, typer.Option(min=0, help="Where to listen; another free port when this one is in use.")
-    ] = 8240,
+    ] = DASHBOARD_PORT,
 ) -> None:
     """Serve the dashboard until Ctrl-C; MLflow's and Prefect's pages come up behind it."""
     with friendly_errors():
@@ -37,15 +37,16 @@ def ui(
         with terminable():
             for line in access_notes(access.host, bool(access.token)):
                 typer.echo(line)
-            serve_dashboard(home, access, port, _outside(home), _other_pages(home, access), typer.echo)
+            serve_dashboard(home, access, port, _outside(home, access), _other_pages(home, access), typer.echo)
 
 
-def _outside(home: Home) -> Outside:
+def _outside(home: Home, access: Access) -> Outside:
     """What the pages can do beside reading."""
     from dashboards.app.outside import Outside
     from flows.runs.models import model_names, open_model
     from flows.runs.registry import running
     from flows.services.dashboard_server import answerer, preferrer, starter, stopper
+    from flows.services.servers import page_of_run
     from flows.settings import profile_names
 
     profiles = tuple(profile_names())
@@ -57,6 +58,7 @@ def _outside(home: Home) -> Outside:
         models=lambda: model_names(home),
         answer=answerer(lambda name: open_model(home, name)),
         prefer=preferrer(home),
+        tracked=lambda mlflow, run: page_of_run(mlflow, run, access),
     )
 
 

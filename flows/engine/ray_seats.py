@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.engine.device import TRAINING
+from flows.engine.device import ON_DEVICE, TRAINING
 from flows.engine.seats import LocalSeat, SeatDied, SeatLost, import_path, worker_environment
 from flows.engine.wire import Job
 from flows.settings import ComputeConfig, ConfigError
@@ -58,7 +58,7 @@ def needs(compute: ComputeConfig, stage: str) -> SeatKind:
     told = compute.seats.get(stage)
     ranks = compute.ranks if stage in TRAINING else 1
     if told is None:
-        on_gpu = compute.device.startswith("cuda") and stage in TRAINING
+        on_gpu = compute.device.startswith("cuda") and stage in ON_DEVICE
         return SeatKind(float(compute.threads_per_worker * ranks), float(ranks) if on_gpu else 0.0)
     cpus = told.cpus or float(compute.threads_per_worker * ranks)
     return SeatKind(cpus, told.gpus, told.memory_gb, tuple(sorted(told.labels.items())))

@@ -20,19 +20,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.cost.ledger import COUNTED
+from flows.engine.device import usable
 from flows.engine.energy import EnergySpan, meter
 from flows.engine.metric_buffer import LivePoints, Point, Points
 from flows.engine.utilization import peak_memory_bytes
 from flows.settings import ComputeConfig
-from storage.durable import write_bytes
+from storage.durable import replacing, write_bytes
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from storage.artifacts import Artifact, Store
     from storage.remote_state import RemoteState
 
 KEPT_STATES = 2  # the newest may be torn by a dying disk; the one before it then serves
+SAVING_SHARE = 0.05  # of the time that saving states may take
 PROGRESS_SECONDS = 0.2
 
 
@@ -116,6 +119,7 @@ class Work:
         self._started = time.monotonic()
         self._cpu_started = cpu_seconds()
         self._state_saved_at = self._started
+        self._saving_seconds = 0.0  # what the last state took
         self._told_at = 0.0
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -125,6 +129,11 @@ class Work:
         if self._store is None:
             raise RuntimeError("this Work has no store: a unit test passes store=Store(tmp_path)")
         return self._store.path(artifact)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this stage computes; see `flows.engine.device`."""
+        return usable(self.execution.device)
 
     # --- reporting ------------------------------------------------------------------------------------------------
 
@@ -197,43 +206,52 @@ class Work:
     # --- surviving a kill -----------------------------------------------------------------------------------------
 
     def state_due(self) -> bool:
-        """True when it is time for the next `save_state`: `compute.checkpoint_seconds` since the last one, or the
-        process is asked to end."""
+        """True when it is time for the next `save_state`: `seconds_between_states` since the last one, or the process
+        is asked to end."""
         NOTICE.saves = True
-        due = NOTICE.given or time.monotonic() - self._state_saved_at >= self.execution.checkpoint_seconds
+        between = seconds_between_states(self.execution.checkpoint_seconds, self._saving_seconds)
+        due = NOTICE.given or time.monotonic() - self._state_saved_at >= between
         return self._agree(due) if self._agree else due
 
     def save_state(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Save all that is needed to go on after `step` steps: atomic, the last two are kept.
 
-        `meta` is JSON. Write order: the new rows, the tensors, then the description that makes both count. Ends the
-        process when it was asked to end.
+        `meta` is JSON. Write order: the new rows, the tensors, then the description that makes both count. Tensors in
+        the memory of the CPU go to the file from where they lie. Ends the process when it was asked to end.
         """
-        from safetensors.torch import save
+        from safetensors.torch import save_file
 
+        began = time.monotonic()
         self.state.mkdir(parents=True, exist_ok=True)
-        content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
-        write_bytes(self.state / f"step-{step:09d}.safetensors", content)
-        self._describe(step, {"meta": meta, "sha256": hashlib.sha256(content).hexdigest()})
+        with replacing(self.state / f"step-{step:09d}.safetensors") as temporary:
+            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary)
+            digest = checksum(temporary)
+        self._describe(step, {"meta": meta, "sha256": digest}, began)
 
     def save_state_of_ranks(self, step: int, rank: int, save: Callable[[Path], None]) -> None:
         """The same where many ranks write one state, each its part: every rank calls it, and `save`, which returns when
         all have written into the folder that it is handed."""
-        folder = self.state / f"step-{step:09d}.ranks"
+        began, folder = time.monotonic(), self.state / f"step-{step:09d}.ranks"
         if rank == 0:  # nobody writes before all have agreed on who writes what
             shutil.rmtree(folder, ignore_errors=True)  # of a killed attempt, perhaps with more ranks
             folder.mkdir(parents=True)
         save(folder)
         if rank == 0:
-            self._describe(step, {"meta": {}, "folder": {file.name: checksum(file) for file in folder.iterdir()}})
-        self._state_saved_at = time.monotonic()
+            sums = {file.name: checksum(file) for file in folder.iterdir()}
+            self._describe(step, {"meta": {}, "folder": sums}, began)
+        self._saved(began)
         if self._agree and self._agree(NOTICE.given):
             if self._far:
                 self._far.flush(self.execution.grace_seconds)
             NOTICE.leave()
 
-    def _describe(self, step: int, what: Mapping[str, Any]) -> None:
-        """Write the new rows, then the description that makes rows and tensors count; drop older states."""
+    def _saved(self, began: float) -> None:
+        self._state_saved_at = time.monotonic()
+        self._saving_seconds = self._state_saved_at - began
+
+    def _describe(self, step: int, what: Mapping[str, Any], began: float) -> None:
+        """Write the new rows, then the description that makes rows and tensors count; drop older states. The saving
+        began at that time of the monotonic clock."""
         if len(self.points) > self._saved_points or len(self._rows) > self._saved_rows:
             segment = f"rows-{step:09d}.jsonl"
             new = {
@@ -255,7 +273,7 @@ class Work:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
             shutil.rmtree(old.with_suffix(".ranks"), ignore_errors=True)
-        self._state_saved_at = time.monotonic()
+        self._saved(began)
         NOTICE.saves = True
         if NOTICE.given and not self._agree:
             if self._far:
@@ -267,7 +285,7 @@ class Work:
 
         Of a state of many ranks there are no tensors: `meta["folder"]` says where they lie.
         """
-        from safetensors.torch import load
+        from safetensors.torch import load_file
 
         if self._far:
             self._far.pull(self.state)
@@ -278,10 +296,10 @@ class Work:
                 if "folder" in description:
                     if any(checksum(folder / name) != sha for name, sha in description["folder"].items()):
                         continue
-                    content, meta = b"", {**description["meta"], "folder": str(folder)}
+                    held, meta = None, {**description["meta"], "folder": str(folder)}
                 else:
-                    content, meta = file.with_suffix(".safetensors").read_bytes(), description["meta"]
-                    if hashlib.sha256(content).hexdigest() != description["sha256"]:
+                    held, meta = file.with_suffix(".safetensors"), description["meta"]
+                    if checksum(held) != description["sha256"]:
                         continue
                 points, rows = Points(), []
                 for name in description["segments"]:
@@ -297,7 +315,7 @@ class Work:
             spent = description["spent"]
             self._used = {name: spent.get(name, 0.0) for name in COUNTED}
             self._spent_before = {name: value for name, value in spent.items() if name not in COUNTED}
-            return description["step"], load(content) if content else {}, meta
+            return description["step"], load_file(held) if held else {}, meta
         return None
 
     def forget_rows(self) -> None:
@@ -318,7 +336,17 @@ def cpu_seconds() -> float:
     return sum(item.ru_utime + item.ru_stime for item in usage)
 
 
+def seconds_between_states(checkpoint_seconds: float, saving_seconds: float) -> float:
+    """How long to train until the next state, where the last one took `saving_seconds`: checkpoint_seconds, or as long
+    as it takes for saving to be `SAVING_SHARE` of the time. A checkpoint_seconds of 0 asks for a state after every
+    step, whatever it costs."""
+    if not checkpoint_seconds:
+        return 0.0
+    return max(checkpoint_seconds, saving_seconds * (1 - SAVING_SHARE) / SAVING_SHARE)
+
+
 def checksum(path: Path) -> str:
+    """SHA-256 of a file that may be larger than memory."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

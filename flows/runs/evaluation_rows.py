@@ -36,12 +36,13 @@ class Keeper:
         return {"run_id": self.run_id, "key": self.key, "stage": STAGE}
 
     def answers(self, answers: Answers) -> None:
-        from components.reasoning.evaluation import rows_of, tree_rows
+        from components.reasoning.evaluate import tree_rows
+        from components.reasoning.evaluation import rows_of
 
         part = f"{self.key}-{self._parts:06}"
         self._parts += 1
         self.home.tables.write("evals", part, [{**self._own, **row} for row in rows_of(answers, self.model)])
-        if trees := [{**self._own, **row} for row in tree_rows(answers)]:
+        if trees := [{**self._own, **row} for row in tree_rows(answers.strategy, answers.items, answers.outcomes)]:
             self.home.tables.write("trees", part, trees)
 
     def samples(self, store: SampleStore) -> None:

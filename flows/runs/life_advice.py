@@ -14,6 +14,7 @@ from components.cost.hardware import find_hardware
 from components.cost.inference import TokenPrices
 from components.cost.life_plan import Design, LifePlan, Market, Wish, plan_life
 from components.cost.lifetime import Option, break_even
+from components.cost.mixture import LIMITS, Mixture, equal_mixture
 from components.cost.prices import find_offer
 from components.cost.public_models import find_model, served
 from components.cost.published_laws import DEFAULT, WITH_ACCURACY, PublishedLaw, find_law, published_laws
@@ -51,13 +52,15 @@ class LifeAsk:
 
 @dataclass(frozen=True)
 class LifeAnswer:
-    """A plan with what it stands on. `over_time`: of the best; `even`: the best against the compute-optimal one."""
+    """A plan with what it stands on. `over_time`: of the best; `even`: the best against the compute-optimal one;
+    `mixture`: of experts, of the best's loss, None where none can be had."""
 
     plan: LifePlan
     wish: Wish
     over_time: LifeOverTime
     even: str
     api: ApiComparison | None
+    mixture: Mixture | None
     assumptions: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -67,6 +70,7 @@ class LifeAnswer:
             "best": _design(self.plan.best),
             "compute_optimal": _design(self.plan.compute_optimal),
             "saving": self.plan.saving,
+            "mixture": _mixture(self.mixture),
             "outside": self.plan.outside,
             "notes": self.plan.notes,
             "life_usd": dataclasses.asdict(self.plan.uncertain),
@@ -117,6 +121,21 @@ def _design(made: Design) -> dict[str, Any]:
     }
 
 
+def _mixture(found: Mixture | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    moe = found.design.config.moe
+    assert moe is not None
+    return {
+        **_design(found.design),
+        "num_experts": moe.num_experts,
+        "active_params": found.active,
+        "saving": found.saving,
+        "outside": found.outside,
+        "limits": LIMITS,
+    }
+
+
 def answer_life(home: Home, ask: LifeAsk) -> LifeAnswer:
     """The plan. Raises ConfigError in one line for what cannot be asked."""
     try:
@@ -154,7 +173,7 @@ def _answer(home: Home, ask: LifeAsk) -> LifeAnswer:
             reserved = None
     share = training_share(ask.hardware, convention="causal")
     market = Market(hardware, on_demand, reserved, share)
-    vocabulary, asked = ask.vocabulary or 32_000, ""
+    vocabulary, asked = 32_000 if ask.vocabulary is None else ask.vocabulary, ""
     others: tuple[tuple[ChinchillaLaw, float], ...] = ()
     if ask.like is not None:
         model = find_model(ask.like)
@@ -164,7 +183,7 @@ def _answer(home: Home, ask: LifeAsk) -> LifeAnswer:
             raise ValueError(f"--like {model.name}: it is a mixture of experts, and the laws are of dense models")
         size = float(count_params(model.config).total)
         loss = float(law.loss(size, model.train_tokens))
-        vocabulary = ask.vocabulary or model.config.vocab_size
+        vocabulary = model.config.vocab_size if ask.vocabulary is None else ask.vocabulary
         asked = (
             f"as good as {model.name}: {size:.4g} parameters on {model.train_tokens:.3g} tokens "
             f"({model.tokens_source}) have a loss of {loss:.4f} by this law"
@@ -179,6 +198,13 @@ def _answer(home: Home, ask: LifeAsk) -> LifeAnswer:
         assert ask.target_loss is not None
         loss = ask.target_loss
         asked = f"a loss of {loss:g} nats per token on the text of this law"
+    if vocabulary < 2:
+        raise ValueError(f"--vocabulary is {vocabulary}: takes a number of at least 2")
+    if loss >= math.log(vocabulary):
+        raise ValueError(
+            f"a loss of {loss:g} nats per token is that of a model that has learnt nothing: over {vocabulary:,} tokens "
+            f"guessing loses {math.log(vocabulary):.2f}; ask for less"
+        )
     wish = Wish(
         ask.scenario,
         Latency(
@@ -206,6 +232,7 @@ def _answer(home: Home, ask: LifeAsk) -> LifeAnswer:
         api = against_api(
             best.serving, best.training_usd, served(best.config), ask.scenario, api_price, market.rates, wish.latency
         )
+    mixture = equal_mixture(best, wish, market)
     assumed = [
         f"quality: {asked}",
         f"law: {words}",
@@ -215,7 +242,7 @@ def _answer(home: Home, ask: LifeAsk) -> LifeAnswer:
         f"serving in 16 bits by the serving model (mean error {expected_error():.0%} on models it had not seen)"
         + (f", reserved at {reserved.basis}" if reserved else "; no reserved price is known"),
         f"demand: {_demand(ask.scenario)}",
-        f"model: vocabulary of {vocabulary:,}, context of {ask.context_length:,}; dense",
+        f"model: vocabulary of {vocabulary:,}, context of {ask.context_length:,}; dense, beside a mixture of experts",
         f"no electricity, network or storage beside the rent (PUE {AVERAGE_PUE:g} counts for energy alone)",
         *([api_words] if api_words else []),
     ]
@@ -225,6 +252,7 @@ def _answer(home: Home, ask: LifeAsk) -> LifeAnswer:
         life_over_time(ask.scenario, best.training_usd, Usd(best.serving.usd / requests)),
         even,
         api,
+        mixture,
         tuple(assumed),
     )
 

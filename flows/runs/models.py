@@ -14,11 +14,13 @@ from storage.artifacts import Artifact, DamagedArtifact, MissingArtifact
 from storage.home import Home
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
     from components.data.tokenizer import Tokenizer
+    from components.inference.capacity import Weights
+    from components.model.config import ModelConfig
     from components.model.transformer import Transformer
 
 # What people call the models of a run -> the labels or stages that make them, the preferred one first.
@@ -45,11 +47,13 @@ class FoundModel:
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model with its tokenizer, ready to generate. name: what clients call it."""
+    """A model with its tokenizer, ready to generate. name: what clients call it. weight_error: relative, of weights in
+    8 bits (see `components.model.quantized.quantize`)."""
 
     name: str
     model: Transformer
     tokenizer: Tokenizer
+    weight_error: float = 0.0
 
 
 def find_model(home: Home, name: str) -> FoundModel:
@@ -128,30 +132,44 @@ def _tokenizer_of(home: Home, key: str) -> Artifact | None:
     return None
 
 
-def open_model(home: Home, name: str, context_length: int = 0) -> OpenedModel:
+def open_model(
+    home: Home,
+    name: str,
+    context_length: int = 0,
+    weights: Weights = "float32",
+    check: Callable[[ModelConfig], object] = lambda cfg: None,
+) -> OpenedModel:
     """A model by any name that `find_model` takes, or a saved one: a folder of ours or in Hugging Face's layout with
     its tokenizer, a GGUF file, `package:NAME`, or `owner/model` of the hub, with `@revision` after it if need be.
-    `context_length` shortens its context; 0 leaves it as it is.
+    `context_length` shortens its context; 0 leaves it as it is. `check` sees its configuration before its weights are
+    read, and may refuse it with a ValueError.
 
     Raises ConfigError listing the names that exist, or naming what is wrong with the folder or file.
     """
     from components.data.tokenizer import Tokenizer
+    from components.inference.serving_weights import load_for_serving
     from components.model.hub.source import PACKAGE, is_hub_name
-    from components.training.checkpoints import load_model
+    from components.training.checkpoints import load_config
 
     path = Path(name).expanduser()
     if path.exists() or name.startswith(PACKAGE):
-        return _open_saved(str(path), context_length)
+        return _open_saved(str(path), context_length, weights, check)
     repository, _, revision = name.partition("@")
     if is_hub_name(repository):
-        return _open_saved(repository, context_length, revision or "main")
+        return _open_saved(repository, context_length, weights, check, revision or "main")
     if "/" in name or name.endswith(".gguf"):
         raise ConfigError(f"{name}: no such folder or file")
     found = find_model(home, name)
     if found.tokenizer is None:
         raise ConfigError(f"{name}: none of its inputs leads to a tokenizer")
     tokenizer = Tokenizer.load(home.store.path(found.tokenizer))
-    return OpenedModel(name, load_model(home.store.path(found.checkpoint)), tokenizer)
+    folder = home.store.path(found.checkpoint)
+    try:
+        check(load_config(folder))
+        model, error = load_for_serving(folder, weights)
+    except ValueError as problem:
+        raise ConfigError(str(problem)) from None
+    return OpenedModel(name, model, tokenizer, error)
 
 
 def _called(name: str) -> str:
@@ -159,24 +177,38 @@ def _called(name: str) -> str:
     return re.sub(r"\.gguf$", "", Path(name).resolve().name, flags=re.IGNORECASE).removeprefix("package:")
 
 
-def _open_saved(name: str, context_length: int, revision: str = "main") -> OpenedModel:
+def _open_saved(
+    name: str,
+    context_length: int,
+    weights: Weights,
+    check: Callable[[ModelConfig], object],
+    revision: str = "main",
+) -> OpenedModel:
+    import torch
+
     from components.data.tokenizer import Tokenizer
+    from components.inference.serving_weights import load_for_serving, narrowed
     from components.model.hub import imports
     from components.model.hub.folder import read_json, shortened
     from components.model.hub.source import locate
     from components.native.fuse import fuse
-    from components.training.checkpoints import load_config, load_model
+    from components.training.checkpoints import load_config
 
     path = Path(name)
     try:
         config = path / "config.json"
         if config.is_file() and read_json(config).get("format") is not None:
-            shortened(load_config(path), 0)  # the size limits hold for a folder in our layout from elsewhere, too
-            return OpenedModel(path.resolve().name, load_model(path), Tokenizer.load(path))
+            check(shortened(load_config(path), 0))  # size limits hold for a folder in our layout from elsewhere, too
+            model, off = load_for_serving(path, weights)
+            return OpenedModel(path.resolve().name, model, Tokenizer.load(path), off)
         source = locate(name, revision)
-        model = imports.import_model(source, context_length=context_length)
-        fuse(model)
-        return OpenedModel(_called(name), model, imports.import_tokenizer(source))
+        check(imports.read_config(source, context_length))
+        dtype = torch.float32 if weights == "float32" else torch.bfloat16
+        model = imports.import_model(source, dtype, context_length=context_length)
+        if weights == "float32":
+            fuse(model)
+        off = narrowed(model, weights)
+        return OpenedModel(_called(name), model, imports.import_tokenizer(source), off)
     except FileNotFoundError as error:
         raise ConfigError(str(error)) from None
     except ValueError as error:

@@ -147,15 +147,21 @@ def show_stages(runner: Runner) -> State:
         futures[label] = as_task(node, runner).submit(label=label, key=node.key, inputs=inputs)
     for future in futures.values():
         future.wait()
-    states = [future.state for future in futures.values()]
-    if held := [state for state in states if state.name == "Waiting"]:
+    return state_of_run({label: future.state for label, future in futures.items()})
+
+
+def state_of_run(states: Mapping[str, State]) -> State:
+    """The state of a flow run from those of its stages, by label. A life that found every stage in the cache is called
+    so, and is told apart in the list of runs already."""
+    if held := [state for state in states.values() if state.name == "Waiting"]:
         return Cancelled(name="Waiting", message=held[0].message)
-    if any(state.is_cancelled() for state in states):
+    if any(state.is_cancelled() for state in states.values()):
         return Cancelled(message="interrupted")
-    failed = [label for label, future in futures.items() if not future.state.is_completed()]
-    if failed:
+    if failed := [label for label, state in states.items() if not state.is_completed()]:
         return Failed(message=f"failed or skipped: {', '.join(failed)}")
-    return Completed(message=f"{sum(state.name == 'Cached' for state in states)} of {len(states)} stages cached")
+    cached = sum(state.name == "Cached" for state in states.values())
+    told = f"{cached} of {len(states)} stages cached"
+    return Completed(name="Cached", message=told) if states and cached == len(states) else Completed(message=told)
 
 
 def show_report(page: Path, report: LifeReport) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from flows.runs.models import ALIASES
+from flows.services.sockets import DASHBOARD_PORT, LOOPBACK
 from storage.artifacts import Artifact
 from storage.home import Home
 from storage.queries import query
@@ -42,7 +44,7 @@ def showcase(home: Home, run_id: str, report: LifeReport) -> Showcase:
         models["champion"] = champion
     tokenizer = next((artifact for row, artifact in made.values() if row["kind"] == "tokenizer"), None)
     return Showcase(
-        description=description(report),
+        description=description(report, run_id),
         figures={
             f"{slug}-{n}.svg": svg for slug, figure in report.figures.items() for n, svg in enumerate(figure.panels, 1)
         },
@@ -52,11 +54,15 @@ def showcase(home: Home, run_id: str, report: LifeReport) -> Showcase:
     )
 
 
-def description(report: LifeReport) -> str:
+def description(report: LifeReport, run_id: str) -> str:
     """The ten lines of a report in Markdown."""
-    marks = {"seen": "✓", "measured": "·", "not measured": "–"}
+    marks = {"held": "✓", "seen": "✓", "not identified": "?", "measured": "·", "not measured": "–"}
     lines = [
         f"- {marks.get(e.verdict, '✗')} **{e.here}** {e.numbers} {e.difference} {e.size}".rstrip()
         for e in report.headlines
     ]
-    return "\n".join([report.scope, "The whole page is the artifact `report.html`.", "", *lines])
+    page = f"http://{LOOPBACK}:{DASHBOARD_PORT}/run?run={quote(run_id)}"
+    whole = (
+        f"The whole page is the artifact `report.html`; while `lifespan ui` runs, [the dashboard]({page}) has its run."
+    )
+    return "\n".join([report.scope, whole, "", *lines])

@@ -17,13 +17,12 @@ from typing import Any
 import uvicorn
 
 from dashboards.app.outside import Outside
-from dashboards.app.server import make_app
+from dashboards.app.server import make_app, warm
 from flows.services.access import Access
 from flows.services.annotation_server import annotation_app
 from flows.services.sockets import ANY_ADDRESS, LOOPBACK, is_loopback, listen
 from storage.home import Home
 
-DASHBOARD_PORT = 8240
 LOCAL_NAMES = (LOOPBACK, "localhost", "::1")
 Links = list[tuple[str, str]]
 
@@ -59,6 +58,7 @@ def serve_dashboard(
     show(f"dashboard {access.page(listener.getsockname()[1])}")
     with ExitStack() as stack:
         threading.Thread(target=_behind, args=(start_pages, stack, links, show), daemon=True).start()
+        threading.Thread(target=warm, args=(home,), daemon=True).start()
         config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=3)
         before = signal.signal(signal.SIGTERM, lambda number, frame: None)
         try:

@@ -133,7 +133,13 @@ def mlflow_ui(log: Path, uri: str, files: Path, port: int, access: Access = LOCA
     authentication = ["--app-name", "basic-auth"] if access.token else []
     environment = access.mlflow_server(files.parent)
     return start(
-        "MLflow", ["mlflow", "server", *place, *net, *authentication], port, "/health", log, environment, access
+        "MLflow",
+        ["storage.mlflow_server", "server", *place, *net, *authentication],
+        port,
+        "/health",
+        log,
+        environment,
+        access,
     )
 
 

@@ -60,11 +60,33 @@ def newest_runs(mlflow: str, access: Access) -> str:
     wanted = {"filter": "name != 'Default'", "order_by": "last_update_time DESC", "max_results": "1"}
     address = f"{mlflow}/api/2.0/mlflow/experiments/search?{urllib.parse.urlencode(wanted)}"
     try:
-        with open_directly(urllib.request.Request(address, headers=access.header), timeout=5.0) as answer:
+        with open_directly(_request(address, access), timeout=5.0) as answer:
             found = json.load(answer).get("experiments", [])
             return f"/#/experiments/{found[0]['experiment_id']}/runs?workflowType=machine_learning" if found else ""
     except (OSError, ValueError, LookupError):
         return ""
+
+
+def page_of_run(mlflow: str, run_id: str, access: Access) -> str:
+    """The address of a run of ours in MLflow; "" when it has none of that id or does not answer."""
+    api = f"{mlflow}/api/2.0/mlflow"
+    quoted = run_id.replace("'", "")
+    try:
+        with open_directly(_request(f"{api}/experiments/search?max_results=1000", access), timeout=5.0) as answer:
+            experiments = [one["experiment_id"] for one in json.load(answer).get("experiments", [])]
+        wanted = f"tags.`lifespan.run_id` = '{quoted}' AND tags.`lifespan.level` = 'run'"
+        asked = {"experiment_ids": experiments, "filter": wanted, "max_results": 1}
+        with open_directly(_request(f"{api}/runs/search", access, asked), timeout=5.0) as answer:
+            (run, *_) = json.load(answer).get("runs", [])
+            return f"{mlflow}/#/experiments/{run['info']['experiment_id']}/runs/{run['info']['run_id']}"
+    except (OSError, ValueError, LookupError):
+        return ""
+
+
+def _request(address: str, access: Access, body: object = None) -> urllib.request.Request:
+    content = None if body is None else json.dumps(body).encode()
+    kind = {} if body is None else {"Content-Type": "application/json"}
+    return urllib.request.Request(address, data=content, headers={**access.header, **kind})
 
 
 def serve_pages(home: Home, show: Callable[[str], None], access: Access = LOCAL) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 LOOPBACK = "127.0.0.1"
+DASHBOARD_PORT = 8240
 ANY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}  # every address of this machine -> one that is always there
 _BACKLOG = 1024  # clients that connect before the server is up wait for it
 

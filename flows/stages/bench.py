@@ -63,6 +63,8 @@ def open_bench(
     training = fitting(work, words, training, room, judges, "to train on" if trained else "")
     held_out = fitting(work, words, held_out, room, judges, "held out to judge on")
     ensemble = load_reward_model(work.open(reward_model[0]), like=reference) if reward_model else None
+    reference.to(work.device)
+    ensemble = ensemble and ensemble.to(work.device)
     gold: Gold | None = None
     if reward.gold:
         gold = Gold.of_rewards(opened(reward, reward.gold, [*training, *held_out], words, ensemble))

@@ -20,7 +20,8 @@ SERVING = "serving.json"
 
 @stage(produces="eval_report", group="cost", seconds=15)
 def measure_serving(work: Work, *, config: CostConfig, model: Artifact, tokenizer: Artifact) -> ServingResult:
-    """Tokens per core second of prefill and of decoding, on this machine with the model itself, by batch size."""
+    """Tokens per core second of prefill and of decoding, on this machine with the model itself, by batch size; on an
+    accelerator, which is held all the time, per second of the clock."""
     import torch
 
     from components.cost.serving import Shape, measure, rate, typical
@@ -29,8 +30,9 @@ def measure_serving(work: Work, *, config: CostConfig, model: Artifact, tokenize
     from components.inference.sampling import SamplingParams
     from components.training.checkpoints import load_model
 
-    network = load_model(work.open(model))
+    network = load_model(work.open(model)).to(work.device)
     words = Tokenizer.load(work.open(tokenizer))
+    clock = time.process_time if work.device.type == "cpu" else time.perf_counter
     length = min(config.prompt_tokens, network.cfg.context_length // 2)
     budget = min(config.output_tokens, network.cfg.context_length - length)
     draw = torch.Generator().manual_seed(0)
@@ -41,9 +43,9 @@ def measure_serving(work: Work, *, config: CostConfig, model: Artifact, tokenize
         prompts = torch.randint(len(words.special_ids), words.vocab_size, (batch, length), generator=draw).tolist()
 
         def seconds(num_tokens: int, prompts: list[list[int]] = prompts) -> float:
-            began = time.process_time()
+            began = clock()
             generate(network, prompts, SamplingParams(max_tokens=num_tokens), max_batch=len(prompts))
-            return time.process_time() - began
+            return clock() - began
 
         rounds = measure(
             seconds,

@@ -109,7 +109,7 @@ def evaluate_set(
     from components.reasoning.strategy import Trial
     from components.training.checkpoints import load_model
 
-    network, words = load_model(work.open(model)), Tokenizer.load(work.open(tokenizer))
+    network, words = load_model(work.open(model)).to(work.device), Tokenizer.load(work.open(tokenizer))
     questions = questions_of(work, [evaluations], config.called)
     if are_ranked(questions):
         return _ranked(work, config, name, network, words, questions)

@@ -48,7 +48,7 @@ def specialize_experts(
 
     data, cfg, moe = TokenShards.open(work.open(shards)), config.train, config.variants()[variant]
     decoder = config.model.transformer(data.index.vocab_size, cfg.context_length)
-    model = Transformer(replace(decoder, moe=moe), seed)
+    model = Transformer(replace(decoder, moe=moe), seed).to(work.device)
     optimizer = Optimizer(model, cfg.optimizer)
     guard = Guard(cfg.non_finite)
     start = resume(work, model, optimizer, guard)

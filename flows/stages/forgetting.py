@@ -68,7 +68,7 @@ def measure_forgetting(
     rows: list[dict[str, Any]] = []
     for position, (label, checkpoint) in enumerate(checkpoints.items()):
         work.progress(position, len(checkpoints), checkpoint=label)
-        network = load_model(work.open(checkpoint))
+        network = load_model(work.open(checkpoint)).to(work.device)
         measured: dict[str, tuple[str, Interval, Interval]] = {}
         context_length = min(config.context_length, network.cfg.context_length)
         looks = held_out(network, data, words, context_length, config.num_windows) if data else {}

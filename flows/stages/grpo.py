@@ -152,11 +152,13 @@ def grpo(
         from components.rlhf.reward_model import load_reward_model
 
         ensemble = load_reward_model(work.open(reward_model[0]), like=reference) if reward_model else None
+        ensemble = ensemble and ensemble.to(work.device)
         goal = own(work, task, reward, prompts, reference, words, config.max_tokens, practised, ensemble)
     elif practised is not None:
         goal = practised
     else:
         raise ValueError('grpo has prompts and no rewards: say what an answer is worth, as in rewards = ["number"]')
+    reference.to(work.device)
 
     # A verdict is asked for greedily, as users would; of a reward the mean of samples is what is optimised.
     each = 1 if goal.by_verdict else HELD_OUT_SAMPLES

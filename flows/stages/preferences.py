@@ -51,7 +51,7 @@ def sample_answers(
     requests = _requests(work, prompts)
     texts = [requests[i % len(requests)] for i in range(config.num_prompts)]
     asked = chat_prompts(words, texts)
-    loaded = {name: load_model(work.open(artifact)) for name, artifact in models.items()}
+    loaded = {name: load_model(work.open(artifact)).to(work.device) for name, artifact in models.items()}
     answers: list[list[dict[str, Any]]] = [[] for _ in texts]
     num_tokens = 0
     for share, (name, temperature, count) in enumerate(config.shares()):
@@ -321,7 +321,7 @@ def _judge(
         server = judge_server(config.judge_url, config.judge_model, "preferences.judge_model")
         return server.model, server, lambda _: None
     (name, artifact) = next(iter(judge.items()))
-    model, words = load_model(work.open(artifact)), Tokenizer.load(work.open(tokenizer))
+    model, words = load_model(work.open(artifact)).to(work.device), Tokenizer.load(work.open(tokenizer))
     limit, told = model.cfg.context_length, text_generator(model, words)
 
     def generate(prompts: Sequence[TextPrompt], params: SamplingParams) -> list[list[TextCompletion]]:

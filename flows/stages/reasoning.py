@@ -72,7 +72,7 @@ def evaluate_reasoning(
     from components.reasoning.strategy import Trial
     from components.training.checkpoints import load_model
 
-    network, words = load_model(work.open(model)), Tokenizer.load(work.open(tokenizer))
+    network, words = load_model(work.open(model)).to(work.device), Tokenizer.load(work.open(tokenizer))
     generate = text_generator(network, words)
     items = [chain_item(problem) for problem in suite.problems()]
     limits = {"max_tokens": config.max_tokens, "max_direct_tokens": config.max_direct_tokens}
@@ -117,7 +117,7 @@ def search_puzzles(
     """
     from components.data.tokenizer import Tokenizer
     from components.inference.text import text_generator
-    from components.reasoning.evaluate import at_sizes, eval_rows, fine_sizes, run_strategies
+    from components.reasoning.evaluate import at_sizes, eval_rows, fine_sizes, run_strategies, tree_rows
     from components.reasoning.items import puzzle_item
     from components.reasoning.puzzles import puzzle_suite
     from components.reasoning.strategies.best_of_k import best_of_k
@@ -128,7 +128,7 @@ def search_puzzles(
     from components.reasoning.strategy import Trial
     from components.training.checkpoints import load_model
 
-    network, words = load_model(work.open(model)), Tokenizer.load(work.open(tokenizer))
+    network, words = load_model(work.open(model)).to(work.device), Tokenizer.load(work.open(tokenizer))
     generate = text_generator(network, words)
     puzzles = puzzle_suite(config.puzzle, config.seed, config.num_puzzles)
     items = [puzzle_item(puzzle) for puzzle in puzzles]
@@ -161,6 +161,7 @@ def search_puzzles(
     strategies = []
     for one in [*answered, *trees]:
         work.rows("evals", eval_rows(one, "puzzles", "puzzles"))
+        work.rows("trees", tree_rows(one.strategy, one.items, one.outcomes))
         strategies.append(summary_of(one, "puzzles").named_by(one.strategy))
     result = PuzzleSearchResult(tuple(strategies))
     (work.out / "search.json").write_text(json.dumps(to_facts(result), indent=1), encoding="utf-8")

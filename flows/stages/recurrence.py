@@ -47,6 +47,7 @@ def train_architecture(
 
     data, cfg = TokenShards.open(work.open(shards)), config.train
     model = build(config.architectures(data.index.vocab_size, cfg.context_length)[architecture], seed)
+    model.to(work.device)
     optimizer = Optimizer(model, cfg.optimizer)
     guard = Guard(cfg.non_finite)
     start = resume(work, model, optimizer, guard)
@@ -88,7 +89,7 @@ def compare_recurrent(
     models = config.architectures(data.index.vocab_size, config.contexts[-1])
     seconds: dict[tuple[str, int], list[float]] = {}
     total = 2 * len(config.contexts) * config.timed_steps
-    for done, step in enumerate(time_training(config, data, weights, seed), 1):
+    for done, step in enumerate(time_training(config, data, weights, seed, work.device), 1):
         seconds.setdefault((step.architecture, step.context), []).append(step.seconds)
         speed = config.tokens_per_batch / step.seconds
         work.log(step.repeat, {f"tokens_per_second/{step.architecture}/{step.context}": speed})

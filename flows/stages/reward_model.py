@@ -32,7 +32,7 @@ def train_reward_model(
     from components.training.checkpoints import load_adapted, load_model
 
     load = load_adapted if config.lora else load_model  # adapters that the start keeps apart go on
-    policy, words = load(work.open(sft)), Tokenizer.load(work.open(tokenizer))
+    policy, words = load(work.open(sft)).to(work.device), Tokenizer.load(work.open(tokenizer))
     judged, _ = read_preferences(work.open(preferences) / PREFERENCES)
     pairs, too_long = encode_pairs(judged, words, policy.cfg.context_length)
     training, held_out = split_pairs(pairs, config.held_out, seed)

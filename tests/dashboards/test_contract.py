@@ -16,7 +16,7 @@ from written_life import Life, RealRows, stages_by_name
 from components.stage_results import fact_names, from_facts, to_facts
 from dashboards.claims import Training
 from dashboards.facts.effects import Missing
-from dashboards.facts.texts import chosen_texts
+from dashboards.facts.texts import LONGEST
 from dashboards.facts.training import data_facts
 from dashboards.report_model import build
 from dashboards.run_data import RunRows, Series, StageRow, parsed, read_run
@@ -97,12 +97,17 @@ def test_no_part_of_a_real_life_is_missing_and_the_data_is_accounted_for(rows: R
     assert "duplicates removed" in page and "personal data masked" in page
 
 
-def test_an_answer_is_shown_with_the_text_that_led_to_it(home: Home) -> None:
+def test_answers_are_shown_with_the_text_that_led_to_them_right_and_wrong(home: Home) -> None:
     rows = read_run(home)
-    shown = {text.completion for text in chosen_texts(rows) if text.stage == "fine-tuned model, chain of thought"}
-    asked = [row for row in rows.evals if row["model"] == "sft" and row["strategy"] == "cot"]
-    assert shown <= {"\n" + parsed(row["details_json"])["text"].lstrip() for row in asked}
-    assert shown
+    report = build(rows, Training(0, "s", "c"), {})
+    texts = [text for section in report.sections for text in section.texts]
+    for name, strategy in (("chain of thought", "cot"), ("self-consistency, k=4", "self_consistency@4")):
+        shown = [text for text in texts if text.stage == f"Fine-tuned model, {name}"]
+        asked = [row for row in rows.evals if row["model"] == "sft" and row["strategy"] == strategy]
+        said = [parsed(row["details_json"])["text"] or row["answer"] for row in asked]
+        written = {f"\n{text.lstrip()}"[:LONGEST] for text in said}
+        assert len(shown) == 3 and {text.completion for text in shown} <= written
+        assert [text.note.startswith("right") for text in shown] == [True, True, False]
 
 
 def test_sql_reads_no_fact_and_no_metric_that_nobody_writes(real: RealRows) -> None:

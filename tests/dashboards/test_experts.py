@@ -41,7 +41,7 @@ def test_a_lower_loss_of_the_lstm_is_told_as_it_is(life) -> None:
     verdicts = {slug: effect.verdict for slug, effect in report.effects.items() if slug.startswith("recurrent")}
     assert verdicts == {
         "recurrent_speed": "not measured",
-        "recurrent_loss": "not seen in this run",
+        "recurrent_loss": "not seen",
         "recurrent_context": "not measured",
     }
     assert "the recurrence predicts better" in recurrent_section(report.facts["recurrent"]).meaning
@@ -53,7 +53,7 @@ def test_specialisation_is_seen_only_when_the_weakest_layer_shows_it(life) -> No
     report = collect(life.home)
     assert not isinstance(report.facts["moe"], Missing)  # without any run on facts
     effect = report.effects["moe_specialization"]
-    assert effect.verdict == "not seen in this run"
+    assert effect.verdict == "not seen"
     assert effect.interval is not None and effect.interval.value == 0.03
     assert report.effects["moe_loss"].verdict == "not measured"
 

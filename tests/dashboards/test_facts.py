@@ -31,10 +31,11 @@ def test_a_whole_life_shows_its_effects_and_gives_each_an_interval(report: LifeR
     assert [effect.slug for effect in report.headlines] == list(HEADLINES)
     verdicts = {slug: effect.verdict for slug, effect in report.effects.items()}
     assert verdicts.pop("cost") == "measured"
-    assert (
-        verdicts.pop("adaptive") == "not seen in this run"
-    )  # 1.7 points lost, up to 3.8 by the interval; 3 are allowed
-    assert set(verdicts.values()) == {"seen"}
+    assert verdicts.pop("adaptive") == "not seen"  # 1.7 points lost, up to 3.8 by the interval; 3 are allowed
+    assert {slug for slug, verdict in verdicts.items() if verdict == "held"} == {
+        slug for slug in verdicts if report.effects[slug].side == "covers"
+    }
+    assert set(verdicts.values()) == {"seen", "held"}
     for slug in verdicts:
         x = report.effects[slug].interval
         assert x is not None
@@ -56,9 +57,9 @@ def swept(life, low: float, high: float, warning: str = "") -> LifeReport:  # ty
 @pytest.mark.parametrize(
     ("low", "high", "verdict", "sentence"),
     [
-        (0.74, 0.9, "seen", "is the true one, within a narrow interval"),
-        (0.05, 0.95, "not seen in this run", "does not identify the irreducible loss"),
-        (0.75, 0.81, "not seen in this run", "is not the true one"),
+        (0.74, 0.9, "held", "is the true one, within a narrow interval"),
+        (0.05, 0.95, "not identified", "does not identify the irreducible loss"),
+        (0.75, 0.81, "not seen", "is not the true one"),
     ],
 )
 def test_an_interval_that_holds_the_true_floor_and_much_else_is_no_finding(life, low, high, verdict, sentence) -> None:
@@ -122,9 +123,9 @@ def test_answers_are_compared_item_by_item(life) -> None:
     ("proxy", "gold", "low", "high", "verdict"),
     [
         (2.0, -1.0, -1.2, -0.8, "seen"),
-        (2.0, -0.1, -0.3, 0.1, "not seen in this run"),
-        (-0.5, -1.0, -1.2, -0.8, "not seen in this run"),  # both fell: worse, but not hacked
-        (2.0, 1.0, 0.8, 1.2, "not seen in this run"),
+        (2.0, -0.1, -0.3, 0.1, "not seen"),
+        (-0.5, -1.0, -1.2, -0.8, "not seen"),  # both fell: worse, but not hacked
+        (2.0, 1.0, 0.8, 1.2, "not seen"),
     ],
 )
 def test_hacking_needs_a_proxy_that_rose_and_a_gold_that_fell(life, proxy, gold, low, high, verdict) -> None:
@@ -144,11 +145,18 @@ SEALED = {"made_at": NOON, "scored_at": NOON + datetime.timedelta(hours=1)}
 @pytest.mark.parametrize(
     ("low", "high", "line", "times", "verdict", "why"),
     [
-        (0.98, 1.08, 1.12, SEALED, "seen", ""),
-        (0.98, 1.08, 1.12, {**SEALED, "scored_at": NOON - datetime.timedelta(hours=1)}, "not", "stored after the run"),
-        (0.993, 1.193, 1.12, SEALED, "not", "the interval spans 67% of what could happen"),
-        (0.98, 1.08, 1.06, SEALED, "not", "'line through the last two' came as near"),
-        (0.98, 1.03, 1.12, SEALED, "not", "outside of the interval"),
+        (0.98, 1.08, 1.12, SEALED, "held", ""),
+        (
+            0.98,
+            1.08,
+            1.12,
+            {**SEALED, "scored_at": NOON - datetime.timedelta(hours=1)},
+            "not seen",
+            "stored after the run",
+        ),
+        (0.993, 1.193, 1.12, SEALED, "not identified", "the interval spans 67% of what could happen"),
+        (0.98, 1.08, 1.06, SEALED, "not seen", "'line through the last two' came as near"),
+        (0.98, 1.03, 1.12, SEALED, "not seen", "outside of the interval"),
     ],
 )
 def test_a_forecast_counts_when_sealed_narrow_and_nearer_than_without_a_law(
@@ -175,7 +183,7 @@ def test_a_forecast_counts_when_sealed_narrow_and_nearer_than_without_a_law(
     scaling, effect = report.facts["scaling"], report.effects["forecast"]
     assert not isinstance(scaling, Missing)
     assert [f.inside for f in scaling.forecasts if f.method == "law"] == [low <= 1.05 <= high]
-    assert effect.verdict == ("seen" if verdict == "seen" else "not seen in this run")
+    assert effect.verdict == verdict
     assert why in effect.numbers
     assert "4.2 times the largest compute" in effect.numbers and "line through the last two 0." in effect.numbers
 
@@ -266,7 +274,7 @@ def test_two_seeds_do_not_pass_for_evidence_however_much_they_were_evaluated_on(
     assert effect.interval is not None
     assert effect.interval.value == pytest.approx(0.0695)
     assert effect.interval.low == pytest.approx(0.0695 - 12.706 * 0.0065, abs=1e-4)  # t with one degree of freedom
-    assert effect.verdict == "not seen in this run"
+    assert effect.verdict == "not seen"
     assert "lower in 2 of 2 seeds" in effect.numbers
     assert effect.interval.n == 2 and "over 2 seeds" in effect.method
     balance = collect(life.home).effects["moe_balance"]
@@ -298,7 +306,7 @@ def test_the_rival_of_a_tree_costs_no_less_and_its_prompts_are_paid(life) -> Non
     assert rival.usd is not None and rival.usd >= 0.9 * tree.usd
     assert equal_rival(tree, [s for s in scores if s.k != 4]) is None  # the others cost less: they are no equals
     effect = collect(life.home).effects["tree_of_thought"]
-    assert effect.verdict == "not seen in this run" and effect.interval is not None and effect.interval.value < 0
+    assert effect.verdict == "not seen" and effect.interval is not None and effect.interval.value < 0
 
 
 def test_the_strongest_for_the_same_dollars_may_be_a_cheaper_one(life) -> None:
@@ -328,13 +336,13 @@ def chains(life, *strategies: tuple[str, float, float]) -> dict[str, Effect]:
 def test_a_vote_that_beats_one_sample_and_not_greedy_is_not_seen(life) -> None:
     votes = (("self_consistency@1", 0.4, 47), ("self_consistency@2", 0.5, 94), ("self_consistency@4", 0.6, 188))
     effect = chains(life, ("cot", 0.6, 46), *votes)["self_consistency"]
-    assert effect.verdict == "not seen in this run"
+    assert effect.verdict == "not seen"
     assert "chain of thought (59.7%" in effect.numbers and "widest gap of 2 votes" in effect.numbers
 
 
 def test_an_adaptive_controller_that_is_greedy_is_called_so(life) -> None:
     effect = chains(life, ("direct", 0.1, 3), ("cot", 0.6, 46), ("adaptive", 0.6, 46))["adaptive"]
-    assert effect.verdict == "not seen in this run"
+    assert effect.verdict == "not seen"
     assert "the greedy chain of thought on every item" in effect.numbers
 
 
@@ -342,8 +350,8 @@ def test_an_adaptive_controller_that_is_greedy_is_called_so(life) -> None:
     ("accuracy", "tokens", "rival", "verdict"),
     [
         (0.66, 90, "self-consistency, k=4", "seen"),  # greedy is less accurate, the vote costs twice as much
-        (0.6, 60, "chain of thought", "not seen in this run"),  # greedy is as accurate, and cheaper
-        (0.75, 300, "self-consistency, k=4", "not seen in this run"),  # more accurate than all, and dearer
+        (0.6, 60, "chain of thought", "not seen"),  # greedy is as accurate, and cheaper
+        (0.75, 300, "self-consistency, k=4", "not seen"),  # more accurate than all, and dearer
     ],
 )
 def test_adaptive_thinking_is_held_against_the_cheapest_that_is_as_accurate(
@@ -390,7 +398,7 @@ def test_what_the_stages_cost_adds_up_to_the_whole(report: LifeReport) -> None:
     assert "core time" in tables["By part of the life"].columns
     listed = dict(tables["Serving"].rows)
     assert listed["per million output tokens [95%]"] == "$0.350 [$0.340, $0.360]"
-    assert listed["break-even, output tokens [95%]"] == "52.3k [51k, 53.7k]"
+    assert listed["break-even, output tokens, the prompts of typical requests priced in [95%]"] == "52.3k [51k, 53.7k]"
     assert "52.3k [51k, 53.7k]" in section.meaning
 
 

@@ -173,7 +173,12 @@ def test_every_strategy_of_a_life_has_a_colour_and_a_name_of_its_own(report: Lif
     [
         ("cot", "cot", None, "chain of thought"),
         ("self_consistency@16", "self_consistency", 16, "self-consistency, k=16"),
-        ("tree_of_thought[depth,judge,60]", "tree_of_thought", None, "Tree of Thought (depth, judge, 60)"),
+        (
+            "tree_of_thought[depth,judge,60]",
+            "tree_of_thought",
+            None,
+            "Tree of Thought, depth first, judged by the model, up to 60 states",
+        ),
         ("brand_new", "brand_new", None, "brand new"),
     ],
 )

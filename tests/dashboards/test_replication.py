@@ -23,7 +23,7 @@ def claim(seed: int, value: float | None, minute: int = 0, **other: Any) -> dict
     row = {
         "run_id": f"r{seed}-{minute}", "claim": "grpo", "title": "GRPO raises accuracy", "seed": seed,
         "profile": "laptop", "settings": "s", "code": "c", "unit": "points", "side": "above", "margin": 0.0,
-        "verdict": "not measured" if value is None else "seen" if value > 0.1 else "not seen in this run",
+        "verdict": "not measured" if value is None else "seen" if value > 0.1 else "not seen",
         "value": value, "low": None if value is None else value - 0.1, "high": None if value is None else value + 0.1,
         "n": None if value is None else 400, "time": START + timedelta(minutes=minute),
     }  # fmt: skip
@@ -62,15 +62,15 @@ def test_every_item_interval_above_zero_is_not_enough_when_trainings_disagree(ho
 
 def test_a_claim_below_a_margin_and_one_that_covers_it(home: Home) -> None:
     below = {"claim": "hacking", "side": "below"}
-    covers = {"claim": "forecast", "side": "covers", "verdict": "seen"}
-    wide = {"claim": "too wide", "side": "covers", "verdict": "not seen in this run"}
+    covers = {"claim": "forecast", "side": "covers", "verdict": "held"}
+    wide = {"claim": "too wide", "side": "covers", "verdict": "not identified"}
     rows = [claim(s, v, **below) for s, v in enumerate((-0.5, -0.4, -0.45))]
     rows += [claim(s, v, **kind) for kind in (covers, wide) for s, v in enumerate((-0.01, 0.02, 0.00))]
     write(home, *rows)
     found = {one.slug: one for one in replication(home, "s", range(3)).claims}
     assert found["hacking"].verdict == "seen"
     assert found["forecast"].verdict == "held"
-    assert found["too wide"].verdict == "not held"  # on average right, but no training said so by its own test
+    assert found["too wide"].verdict == "not seen"  # on average right, but no training said so by its own test
 
 
 def test_a_training_that_could_not_measure_counts_as_one_that_did_not_show_it(home: Home) -> None:

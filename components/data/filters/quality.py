@@ -145,13 +145,15 @@ class _Words:
     total: npt.NDArray[np.int64]
     longest: npt.NDArray[np.int64]
     owner: npt.NDArray[np.int64]  # of each word, the number of its text
+    chars: npt.NDArray[np.int64]  # of each word
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> _Words:
         if any(map(is_unspaced, texts)):
             lists = pa.array([words_of(text) for text in texts], pa.list_(pa.string()))
         else:
-            lists = pc.utf8_split_whitespace(pa.array([text.strip() or " " for text in texts], pa.string()))
+            spaced = [text.strip() if text.isascii() else " ".join(text.split()) for text in texts]
+            lists = pc.ascii_split_whitespace(pa.array([text or " " for text in spaced], pa.string()))
         lengths = np.diff(lists.offsets.to_numpy()).astype(np.int64)
         flat = lists.flatten().dictionary_encode()
         ids = flat.indices.to_numpy().astype(np.int64)
@@ -161,7 +163,8 @@ class _Words:
         starts = ends - lengths
         longest = np.where(lengths > 0, np.maximum.reduceat(chars, starts), 0)
         owner = np.repeat(np.arange(len(texts)), lengths)
-        return cls(ids, flat.dictionary.to_pylist(), lengths, sums[ends] - sums[starts], longest, owner)
+        total = sums[ends] - sums[starts]
+        return cls(ids, flat.dictionary.to_pylist(), lengths, total, longest, owner, chars[:-1])
 
     def _count(self, marked: Sequence[bool]) -> npt.NDArray[np.int64]:
         """How many words of each text are marked in the vocabulary."""
@@ -170,7 +173,7 @@ class _Words:
 
     def alphabetic(self) -> npt.NDArray[np.int64]:
         """Words with a letter, of each text."""
-        return self._count([word.isalpha() or _LETTER.search(word) is not None for word in self.vocabulary])
+        return self._count([word.isalpha() or _has_letter(word) for word in self.vocabulary])
 
     def stop_words(self, languages: Sequence[str]) -> npt.NDArray[np.float64]:
         """How many of its language's stop words each text has; infinitely many where there is no list."""
@@ -186,41 +189,97 @@ class _Words:
         return found
 
     def may_repeat(self, configs: Sequence[QualityConfig]) -> npt.NDArray[np.bool_]:
-        """Which texts may have too many repetitions: an upper bound, from hashes of their n-grams.
+        """Which texts may have too many repetitions, from hashes of their n-grams: a bound from how many repeat, and
+        for the few that it does not clear the characters that they cover."""
+        suspects = np.flatnonzero(self._repeat_often(configs))
+        found = np.zeros(len(self.lengths), dtype=np.bool_)
+        found[suspects] = self._covered_too_much(suspects, [configs[place] for place in suspects.tolist()])
+        return found
 
-        A text's number stands in the upper bits of the hashes, so that one sort puts equal n-grams of one text side by
-        side.
-        """
+    def _repeat_often(self, configs: Sequence[QualityConfig]) -> npt.NDArray[np.bool_]:
+        limits = _limits(configs)
         size_of_all = len(self.ids)
         ids = np.concatenate([self.ids, np.zeros(5, dtype=np.int64)]).astype(np.uint64) + np.uint64(1)
         behind = np.repeat(np.cumsum(self.lengths), self.lengths) - np.arange(size_of_all)  # words to the text's end
         suspect = np.zeros(len(self.lengths), dtype=np.bool_)
+        full = np.flatnonzero(self.lengths)
+        starts = (np.cumsum(self.lengths) - self.lengths)[full]
+        owners = self.owner.astype(np.uint64) << _OWNER_SHIFT
         hashes = _mixed(ids[:size_of_all])
         for size in (2, 3, 4, 5):
             hashes = _mixed(hashes * _ODD + ids[size - 1 : size - 1 + size_of_all])
-            whole = behind >= size
-            keys = np.sort((self.owner[whole].astype(np.uint64) << _OWNER_SHIFT) | (hashes[whole] >> _HASH_SHIFT))
-            same = np.concatenate([[False], keys[1:] == keys[:-1]])[: len(keys)]
-            owners = (keys >> _OWNER_SHIFT).astype(np.int64)
+            # A text's number stands in the upper bits.
+            keys = owners | (hashes >> _HASH_SHIFT)
             if size == 5:
-                repeats = np.bincount(owners[same], minlength=len(self.lengths))
+                whole = behind >= size
+                keys = np.sort(keys[whole])
+                same = keys[1:] == keys[:-1]
+                repeats = np.bincount((keys[1:][same] >> _OWNER_SHIFT).astype(np.int64), minlength=len(self.lengths))
                 # A repeated n-gram covers at most its own words; longer ones are no more than these.
                 for longer in range(5, 11):
-                    most = np.array([getattr(config, f"max_duplicate_{longer}gram_chars") for config in configs])
-                    suspect |= repeats * longer * self.longest > most * self.total
+                    suspect |= repeats * longer * self.longest > limits[longer] * self.total
             else:
-                firsts = np.flatnonzero(~same)
-                runs = np.diff(np.concatenate([firsts, [len(keys)]]))
+                # Counts in a table of fixed size, which can only be too high; so can those across a text's end.
+                places = ((keys ^ (keys >> _OWNER_SHIFT) * _ODD) & _TABLE_MASK).astype(np.int64)
+                often = np.bincount(places, minlength=1 << _TABLE_BITS)[places]
                 most_often = np.zeros(len(self.lengths), dtype=np.int64)
-                np.maximum.at(most_often, owners[firsts][runs > 1], runs[runs > 1])
-                most = np.array([getattr(config, f"max_top_{size}gram_chars") for config in configs])
-                suspect |= most_often * size * self.longest > most * self.total
+                if len(full):
+                    most_often[full] = np.maximum.reduceat(often, starts)
+                enough = (most_often > 1) & (most_often * size * self.longest > limits[size] * self.total)
+                suspect |= enough
         return suspect
+
+    def _covered_too_much(
+        self, places: npt.NDArray[np.int64], configs: Sequence[QualityConfig]
+    ) -> npt.NDArray[np.bool_]:
+        """Whether repeated n-grams of these texts cover more characters than they may, but for colliding hashes."""
+        limits = _limits(configs)
+        chosen = np.isin(self.owner, places)
+        chars = self.chars[chosen]
+        lengths, total = self.lengths[places], self.total[places]
+        owner = np.repeat(np.arange(len(places)), lengths)
+        behind = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(chars))
+        ids = np.concatenate([self.ids[chosen], np.zeros(10, dtype=np.int64)]).astype(np.uint64) + np.uint64(1)
+        sums = np.concatenate([[0], np.cumsum(chars)])
+        hashes = _mixed(ids[: len(chars)])
+        found = np.zeros(len(places), dtype=np.bool_)
+        for size in range(2, 11):
+            hashes = _mixed(hashes * _ODD + ids[size - 1 : size - 1 + len(chars)])
+            starts = np.flatnonzero(behind >= size)
+            keys = (owner[starts].astype(np.uint64) << _OWNER_SHIFT) | (hashes[starts] >> _HASH_SHIFT)
+            order = np.argsort(keys, kind="stable")
+            again = keys[order][1:] == keys[order][:-1]
+            if size < 5:
+                firsts = np.flatnonzero(np.concatenate([[True], ~again])[: len(keys)])
+                counts = np.diff(np.concatenate([firsts, [len(keys)]]))
+                at = starts[order][firsts]
+                over = counts * (sums[at + size] - sums[at]) > limits[size][owner[at]] * total[owner[at]]
+                found[owner[at[over & (counts > 1)]]] = True
+            else:
+                edges = np.zeros(len(chars) + 1, dtype=np.int64)
+                repeated = starts[order][1:][again]
+                np.add.at(edges, repeated, 1)
+                np.add.at(edges, repeated + size, -1)
+                covered = np.cumsum(edges[:-1]) > 0
+                found |= np.bincount(owner, covered * chars, minlength=len(places)) > limits[size] * total
+        return found
+
+
+def _limits(configs: Sequence[QualityConfig]) -> dict[int, npt.NDArray[np.float64]]:
+    """The share of characters that repeated n-grams may cover, by n."""
+    names = {size: f"max_{'top' if size < 5 else 'duplicate'}_{size}gram_chars" for size in range(2, 11)}
+    return {size: np.array([getattr(config, name) for config in configs]) for size, name in names.items()}
 
 
 _ODD = np.uint64(0xD6E8FEB86659FD93)
 _CHUNK = 512  # documents, whose numbers take 9 bits
 _OWNER_SHIFT, _HASH_SHIFT = np.uint64(54), np.uint64(10)
+_TABLE_BITS = 20
+_TABLE_MASK = np.uint64((1 << _TABLE_BITS) - 1)
+
+
+def _has_letter(word: str) -> bool:
+    return word.lower() != word.upper() if word.isascii() else _LETTER.search(word) is not None
 
 
 def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -194,8 +194,8 @@ def detect(records: Sequence[Mapping[str, Any]], chosen: Fields) -> Fields:
     for needed, known in _LAYOUTS:
         if all(set(needed) <= record.keys() for record in records):
             reference, verdict = (p if _anywhere(records, p) else "" for p in (known.reference, known.verdict))
-            taken = (*known.text.split("|"), *known.id.split(","))
-            reference = reference or next((path for path in _references(records) if path not in taken), "")
+            used = (*known.text.split("|"), *known.id.split(","))
+            reference = reference or next((path for path in _references(records) if path not in used), "")
             return _merged(replace(known, reference=reference, verdict=verdict), chosen)
     spelled = _spelled(name for record in records for name in record)
     taken = {chosen.text, chosen.reference, chosen.verdict, chosen.id, chosen.finish, chosen.error}

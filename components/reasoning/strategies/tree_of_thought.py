@@ -9,15 +9,15 @@ the beginning of each listed step; and the questions to the judge. The tree that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from components.inference.sampling import SamplingParams
 from components.inference.text import Generate, TextCompletion, TextPrompt
 from components.reasoning.items import Item, puzzle_item
 from components.reasoning.puzzles import SignPuzzle, claimed_state, judge_prompt, solvable, solve_prompt
-from components.reasoning.strategy import Outcome, Strategy
+from components.reasoning.strategy import Outcome, Step, Strategy
 from components.reasoning.tree_config import TreeConfig
 
 S = TypeVar("S", bound=Hashable)
@@ -120,25 +120,15 @@ class Tree(Generic[S]):
                 "expansions": self.expansions,
                 "judge_tokens": self.judge_tokens,
             },
+            steps=tuple(self._steps()),
         )
 
-    def spans(self) -> list[dict[str, Any]]:
-        """The nodes as JSON values, by index, for traces and drawings."""
-        return [
-            {
-                "index": index,
-                "parent": node.parent,
-                "depth": node.depth,
-                "round": node.round,
-                "text": node.text,
-                "value": node.value,
-                "log_prob": node.log_prob,
-                "tokens": node.num_tokens,
-                "judge_tokens": node.judge_tokens,
-                "status": node.status,
-            }
-            for index, node in enumerate(self.nodes)
-        ]
+    def _steps(self) -> Iterator[Step]:
+        """The nodes, each with the step that it adds."""
+        for node in self.nodes:
+            before = "" if node.parent is None else self.nodes[node.parent].text
+            added = node.text.removeprefix(before).strip() or self.task.item.question
+            yield Step(node.parent, "thought", added, node.num_tokens + node.judge_tokens, node.status, node.value)
 
 
 def tree_of_thought(tasks: Sequence[TreeTask[S]], config: TreeConfig) -> Strategy:

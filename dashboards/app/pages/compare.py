@@ -78,13 +78,28 @@ def compare_page(home: Home, address: Address, outside: Outside) -> View:
         for run, text in zip(heads["run_id"], heads["config_json"], strict=True)
     }
     numbers = ask(home, _NUMBERS, {"runs": found})
-    blocks.append(differences(found, configs, numbers, typed(_NUMBERS, {"runs": found})))
+    base = address.text("baseline", "", ["", *found])
+    choices = (("", "none"), *((run, run) for run in found))
+    blocks.append(Controls((Control("baseline", "baseline", "select", base, choices),)))
+    blocks.append(differences(found, configs, numbers, typed(_NUMBERS, {"runs": found}), base))
     blocks += _curves(home, address, found, known, configs)
     return View("Compare", tuple(blocks), address=address.used)
 
 
-def differences(runs: Sequence[str], configs: Mapping[str, Mapping[str, Any]], numbers: Columns, sql: str) -> Table:
-    """A row a run: the settings in which they differ, then the numbers."""
+# What a run has more or less of than the baseline.
+_AGAINST: tuple[tuple[str, Format], ...] = (
+    ("accuracy", "percent"),
+    ("held_out_loss", "number"),
+    ("gold", "number"),
+    ("usd", "dollars"),
+    ("seconds", "number"),
+)
+
+
+def differences(
+    runs: Sequence[str], configs: Mapping[str, Mapping[str, Any]], numbers: Columns, sql: str, base: str = ""
+) -> Table:
+    """A row a run: the settings in which they differ, then the numbers, then how far those are from the baseline's."""
     names = dict.fromkeys(name for run in runs for name in configs[run])
     differ = [name for name in names if len({_text(configs[run].get(name)) for run in runs}) > 1]
     at = {run: place for place, run in enumerate(numbers["run_id"])}
@@ -95,6 +110,10 @@ def differences(runs: Sequence[str], configs: Mapping[str, Mapping[str, Any]], n
         ["name", *(name for name, _ in _SUMMARY), "accuracy_low", "accuracy_high", "gold_low", "gold_high"]
     ):
         rows[name] = [numbers[name][at[run]] if run in at else None for run in runs]
+    against = _AGAINST if base in at else ()
+    for name, _ in against:
+        start = numbers[name][at[base]]
+        rows[f"than_{name}"] = [None if x is None or start is None else x - start for x in rows[name]]
     ends = {"accuracy": ("accuracy_low", "accuracy_high"), "gold": ("gold_low", "gold_high")}
     columns = (
         Column("run_id", "run", "text", "/run?run={run_id}"),
@@ -103,6 +122,7 @@ def differences(runs: Sequence[str], configs: Mapping[str, Mapping[str, Any]], n
             Column(n, n.replace("_", " "), form, low=ends.get(n, ("", ""))[0], high=ends.get(n, ("", ""))[1])
             for n, form in _SUMMARY
         ),
+        *(Column(f"than_{n}", f"{n.replace('_', ' ')} − baseline", form) for n, form in against),
     )
     count = len(differ)
     said = (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from dashboards import formatting, labels
 from dashboards.app.address import Address, link
 from dashboards.app.figures.answers import front, front_figure, spent, votes_figure
+from dashboards.app.figures.trees import STATUSES, Thought, tree_figure
 from dashboards.app.outside import Outside
 from dashboards.app.pages.choice import chosen_run
 from dashboards.app.rows import ask, life, typed
@@ -41,6 +43,11 @@ _ITEM = """
         FROM evals WHERE key IN (SELECT key FROM stages WHERE run_id = $run AND status IN ('ran', 'cached'))
         AND suite = $suite AND item_id = $item
         ORDER BY model = $model DESC, strategy = $strategy DESC, model, strategy"""
+MOST_NODES = 400
+_TREE = f"""
+        SELECT node, parent, depth, kind, text, value, tokens, status FROM trees
+        WHERE key IN (SELECT key FROM stages WHERE run_id = $run AND status IN ('ran', 'cached'))
+        AND item_id = $item AND strategy = $strategy ORDER BY node LIMIT {MOST_NODES}"""
 
 
 def reasoning_page(home: Home, address: Address, outside: Outside) -> View:
@@ -193,8 +200,7 @@ def _item(home: Home, run: str, suite: str, score: Score, item: str) -> list[Blo
                 80 + 28 * min(len(votes), 12),
             )
         )
-    if "expansions" in details:
-        blocks.append(tree_path(details))
+    blocks += _tree(home, params)
     others = tuple(answer_text(row) for row in rows[1:13])
     if others:
         blocks.append(Texts("The same item, answered otherwise", others))
@@ -220,9 +226,27 @@ def answer_text(row: dict[str, Any]) -> Text:
     )
 
 
-def tree_path(details: dict[str, Any]) -> Tree:
-    """The steps that a search chose, each below the one before it."""
-    steps = [line for line in str(details.get("text") or "").splitlines() if line.strip()]
-    nodes = (TreeNode("the numbers", None), *(TreeNode(step, place) for place, step in enumerate(steps[:40])))
-    note = f"The path that it chose, of {details.get('nodes', '?')} nodes and {details['expansions']} expansions."
-    return Tree("Its search", nodes, note)
+def _tree(home: Home, params: dict[str, str]) -> list[Block]:
+    """What a strategy of several requests did for the item, drawn and in words; nothing of one that asks once."""
+    asked = {name: params[name] for name in ("run", "item", "strategy")}
+    found = ask(home, _TREE, asked)
+    if not found["node"]:
+        return []
+    at = {node: place for place, node in enumerate(found["node"])}
+    nodes = [
+        Thought(text or "", at.get(parent), value, status or "", tokens)
+        for text, parent, value, status, tokens in zip(
+            *(found[name] for name in ("text", "parent", "value", "status", "tokens")), strict=True
+        )
+    ]
+    depth = max(found["depth"]) + 1
+    ended = Counter(STATUSES.get(node.status, (node.status, ""))[0] for node in nodes)
+    told = ", ".join(f"{count} {name}" for name, count in ended.items())
+    more = f" Of more nodes the first {MOST_NODES}." if len(nodes) == MOST_NODES else ""
+    note = f"{len(nodes)} nodes: {told}. The way to the solution is thick; rest on a node for its value.{more}"
+    drawn = tree_figure(nodes)
+    words = tuple(TreeNode(node.text, node.parent, node.value, node.status) for node in nodes)
+    return [
+        Chart("tree", "Its search", drawn, typed(_TREE, asked), note, min(140 + 74 * depth, 760)),
+        Tree("The same in words", words),
+    ]

@@ -23,7 +23,7 @@ _STAGES = """
         FROM run_stages WHERE run_id = $run ORDER BY started_at NULLS LAST, label"""
 _CLAIMS = """
         SELECT claim, title, verdict, value, low, high, n, unit, numbers FROM claims WHERE run_id = $run
-        ORDER BY array_position(['held', 'seen', 'not seen', 'not seen in this run', 'not identified'], verdict)
+        ORDER BY array_position(['held', 'seen', 'not seen', 'not identified'], verdict)
                  NULLS LAST, claim"""
 _STAGE = """
         SELECT label, stage, key, kind, status, reason, config_json, facts_json, inputs_json
@@ -77,6 +77,7 @@ def run_page(home: Home, address: Address, outside: Outside) -> View:
         links=(
             ("Training", link("/training", run=run)),
             ("Compare", link("/compare", runs=run)),
+            *((("MLflow", f"/mlflow/{run}"),) if outside.mlflow else ()),
             *((("Report", f"/report/{run}"),) if home.report(run).exists() else ()),
         ),
     )

@@ -2,11 +2,13 @@
 // dropped.
 import { ask, dialog, h, local, notice, say, store } from "./dom.js";
 import * as blocks from "./blocks.js";
+import { first } from "./first.js";
 
 const $ = (id) => document.getElementById(id);
 const slug = document.body.dataset.page;
 const charts = window.Plotly || document.querySelector("script[src^='/plotly/']") ? await import("./chart.js") : null;
 let asked = 0;
+let early = first; // the answer to the address that the page was opened with
 let drawn = [];  // {block, node}
 let view = null;
 let timer = null;
@@ -29,7 +31,9 @@ async function load() {
   const mine = ++asked;
   clearTimeout(timer);
   try {
-    const found = await ask(`/api/page/${slug}${location.search}`);
+    const answer = early ?? ask(`/api/page/${slug}${location.search}`);
+    early = null;
+    const found = await answer;
     if (mine !== asked) return;
     notice("");
     await show(found);

@@ -25,9 +25,10 @@ const percent = (value) => (typeof value === "number" ? `${(100 * value).toFixed
 export function dollars(value) {
   if (typeof value !== "number") return NONE;
   if (value === 0) return "$0";
-  if (Math.abs(value) >= 10000) return `$${count(value)}`;
-  if (Math.abs(value) >= 1) return `$${value.toFixed(2)}`;
-  return `$${value.toFixed(Math.min(10, 1 - Math.floor(Math.log10(Math.abs(value)))))}`;
+  if (value < 0) return `−${dollars(-value)}`;
+  if (value >= 10000) return `$${count(value)}`;
+  if (value >= 1) return `$${value.toFixed(2)}`;
+  return `$${value.toFixed(Math.min(10, 1 - Math.floor(Math.log10(value))))}`;
 }
 
 export function duration(value) {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from public_files import REFERENCE
 
-from components.cost.calibration import PRIORS, calibrate, error_of, fit_decode, main
+from components.cost.calibration import PRIORS, calibrate, error_of, fit_decode, foreseen, main
 from components.cost.entries import CatalogueError
 from components.cost.hardware import find_hardware
 from components.cost.measured_points import COLUMNS, Point, read_points
@@ -50,6 +50,22 @@ def test_the_fit_finds_the_constants_that_made_the_points() -> None:
     found = fit_decode(made_points(truth))
     for name in PRIORS:
         assert getattr(found, name) == pytest.approx(getattr(truth, name), rel=0.08), name
+
+
+def test_sources_that_no_fit_had_seen_are_judged_apart() -> None:
+    rng = np.random.default_rng(0)
+    points = [
+        replace(
+            p, seconds=p.seconds * float(np.exp(0.1 * rng.standard_normal())), model=f"m{i % 3}", source="ab"[i % 2]
+        )
+        for i, p in enumerate(made_points(serving_constants())[::3])
+    ]
+    same = foreseen(points, lambda point: point.source)
+    assert same.error.n == len(points)
+    assert same.error.mean == pytest.approx(0.08, abs=0.02)  # the mean of |e| for a spread of 0.1
+    assert same.within > 0.99 and 0.8 < same.covered <= 0.97
+    slow = [replace(p, seconds=3 * p.seconds) if p.source == "b" else p for p in points]
+    assert foreseen(slow, lambda point: point.source).covered < 0.3
 
 
 def test_errors_by_hand() -> None:

@@ -124,6 +124,15 @@ def test_published_laws_are_those_of_the_papers() -> None:
     theirs = 1.84 + (212 * (d / n) ** 0.136 + 367 * (d / n) ** -0.136) * (6 * n * d) ** -0.136
     assert float(gadre.law.loss(n, d)) == pytest.approx(theirs, rel=1e-5)
     assert gadre.accuracy_at(gadre.loss_for(0.55)) == pytest.approx(0.55)
+    # Five of their RedPajama runs: N, D and the loss on C4 (mlfoundations/scaling, exp_data/models/rpj-*.json).
+    for n, d, loss in (
+        (6_889_410_560, 137_788_211_200, 2.424993),
+        (1_439_795_200, 921_468_928_000, 2.502054),
+        (411_616_256, 8_232_325_120, 3.149769),
+        (78_914_048, 25_252_495_360, 3.489515),
+        (10_569_312, 211_386_240, 5.387021),
+    ):
+        assert float(gadre.law.loss(n, d)) == pytest.approx(loss, rel=0.015)
     with pytest.raises(ValueError, match=r"the nearest that can be asked for is 0\.\d+"):
         gadre.loss_for(0.95)
     with pytest.raises(ValueError, match="did you mean 'chinchilla'"):

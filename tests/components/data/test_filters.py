@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from components.data.filters.quality import QualityConfig, quality_reasons
 from components.data.filters.web_rules import C4Config, FineWebConfig, c4_lines, c4_reasons, fineweb_reasons
 from components.data.filters.words import words_of
 from components.data.normalise import normalise
-from components.data.personal import luhn, mask_personal
+from components.data.personal import luhn, mask_personal, may_hold_personal
 from components.data.repair import repair
 
 PROSE = (
@@ -142,6 +144,51 @@ def test_scripts_without_blanks_have_words_too() -> None:
     assert quality_reason("很好" * 60, QualityConfig(), "zh").startswith("repeated")
 
 
+@given(st.lists(st.text(alphabet="1234567890 +().-/:@abcxAKIsghp_\u00e9", max_size=40), max_size=5))
+@settings(max_examples=300, deadline=None)
+def test_no_text_with_personal_data_is_passed_over(texts: list[str]) -> None:
+    for text, shown in zip(texts, may_hold_personal(texts), strict=True):
+        assert shown or mask_personal(text) == (text, {})
+
+
+def _gopher_repetition(text: str, config: QualityConfig) -> str:
+    """The rules as they are published, word by word and one text at a time."""
+    words = text.split()
+    total = sum(map(len, words))
+    for size in range(2, 11):
+        grams = [tuple(words[i : i + size]) for i in range(len(words) - size + 1)]
+        if size < 5:
+            top, count = Counter(grams).most_common(1)[0] if grams else ((), 0)
+            share = count * sum(map(len, top)) if count > 1 else 0
+            most = getattr(config, f"max_top_{size}gram_chars")
+        else:
+            again = {i + k for i, gram in enumerate(grams) if gram in grams[:i] for k in range(size)}
+            share = sum(len(words[i]) for i in again)
+            most = getattr(config, f"max_duplicate_{size}gram_chars")
+        if share > most * total:
+            return f"repeated {size}-gram{'s' * (size > 4)}"
+    return ""
+
+
+_VOCABULARY = [first + second for first in "bcdfghjklmnp" for second in ("a", "eon", "irthen", "undertaking", "o,")]
+
+
+@given(st.lists(st.lists(st.sampled_from(_VOCABULARY), min_size=20, max_size=70), min_size=1, max_size=8), st.data())
+@settings(max_examples=150, deadline=None)
+def test_repetitions_of_many_texts_at_once_are_those_of_each_alone(texts: list[list[str]], data: st.DataObject) -> None:
+    config = QualityConfig(min_words=1, min_mean_word_length=1.0, min_stop_words=0, min_alphabetic_words=0.0)
+    if data.draw(st.booleans()):  # else the most frequent n-gram speaks before the longer ones
+        config = replace(config, max_top_2gram_chars=1.0, max_top_3gram_chars=1.0, max_top_4gram_chars=1.0)
+    planted = []
+    for words in texts:
+        start, size = data.draw(st.integers(0, len(words) - 1)), data.draw(st.integers(2, 14))
+        at = data.draw(st.integers(0, len(words)))
+        planted.append(" ".join(words[:at] + words[start : start + size] * data.draw(st.integers(0, 3)) + words[at:]))
+    assert quality_reasons(planted, config, ["en"] * len(planted)) == [
+        _gopher_repetition(text, config) for text in planted
+    ]
+
+
 def test_thresholds_are_those_of_the_language() -> None:
     long_words = "Donaudampfschifffahrtsgesellschaft und Versicherungsgesellschaften der Bundesrepublik " * 4
     config = QualityConfig(by_language={"de": {"max_mean_word_length": 30.0, "max_top_2gram_chars": 1.0}})
@@ -218,6 +265,7 @@ def test_personal_data_is_masked_and_the_rest_stays(text: str, masked: str | Non
     result, counts = mask_personal(text)
     assert result == (masked or text)
     assert sum(counts.values()) == result.count("[")
+    assert may_hold_personal([text])[0] or masked is None
 
 
 @given(st.integers(10**11, 10**17))

@@ -12,7 +12,8 @@ import pytest
 
 from components.inference.sampling import SamplingParams
 from components.inference.text import TextCompletion, TextPrompt
-from components.reasoning.evaluation import EvaluationSettings, evaluate, rows_of, tree_rows
+from components.reasoning.evaluate import tree_rows
+from components.reasoning.evaluation import EvaluationSettings, evaluate, rows_of
 from components.reasoning.items import Item
 from components.reasoning.prompting.templates import template
 from components.reasoning.scoring.scorers import SCORERS
@@ -151,7 +152,7 @@ def test_rows_hold_the_answer_its_status_and_its_cluster() -> None:
 
 def test_the_steps_of_several_requests_are_rows_with_their_depth() -> None:
     (answers,) = evaluate(tasks(1), put, [strategy_named("kojima")], _chains, EvaluationSettings())
-    rows = tree_rows(answers)
+    rows = tree_rows(answers.strategy, answers.items, answers.outcomes)
     assert [(row["node"], row["parent"], row["depth"], row["kind"]) for row in rows] == [
         (0, None, 0, "chain"),
         (1, 0, 1, "answer"),

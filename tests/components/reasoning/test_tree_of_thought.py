@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -120,14 +119,19 @@ def test_the_tree_is_handed_back_node_by_node() -> None:
     trees: list[Tree[SignPuzzle]] = search_trees(
         PerfectPlayer(), [puzzle_task(PUZZLES[2])], TreeConfig(search="best", proposals=2)
     )
-    spans = json.loads(json.dumps(trees[0].spans()))
-    assert [span["index"] for span in spans] == list(range(len(spans)))
-    assert all(spans[span["parent"]]["depth"] == span["depth"] - 1 for span in spans[1:])
-    assert all(span["text"].startswith(spans[span["parent"]]["text"]) for span in spans[1:])
-    solved = [span for span in spans if span["status"] == "solved"]
+    nodes, steps = trees[0].nodes, trees[0].outcome().steps
+    assert [step.parent for step in steps] == [node.parent for node in nodes]
+    assert steps[0].parent is None and all(step.parent < place for place, step in enumerate(steps[1:], 1))
+    whole = [""] * len(steps)
+    for place, step in enumerate(steps[1:], 1):
+        whole[place] = whole[step.parent] + step.text
+    assert [text.replace(" ", "") for text in whole] == [node.text.replace(" ", "") for node in nodes]
+    solved = [place for place, step in enumerate(steps) if step.status == "solved"]
     assert len(solved) == 1
-    assert is_solution(PUZZLES[2], solved[0]["text"])
-    assert trees[0].outcome().answer == solved[0]["text"]
+    assert is_solution(PUZZLES[2], nodes[solved[0]].text)
+    assert trees[0].outcome().answer == nodes[solved[0]].text
+    spent = [node.num_tokens + node.judge_tokens for node in nodes]
+    assert [step.tokens for step in steps] == spent and sum(spent) > 0
 
 
 def test_the_name_says_the_search_and_its_family_does_not() -> None:

@@ -19,7 +19,8 @@ from components.scaling.law_fitters import FitOptions
 from components.scaling.law_forms import LawName, losses, optimal
 from components.scaling.laws import KaplanLaw
 from components.scaling.points import point_arrays
-from components.scaling.run_table import TableOptions, read_file, run_table
+from components.scaling.run_files import read_file
+from components.scaling.run_table import TableOptions, run_table
 from components.scaling.table_fit import TableFit, best_at_budget, best_when_served, flops_of_life, predict
 
 # Public tables of runs, which do not come with the project: beside it, or where LIFESPAN_REFERENCE says.

@@ -150,3 +150,13 @@ def test_verdicts_speak_of_differences_only_where_there_are_some() -> None:
     assert report.trainings == 1
     alike = compared([replace(runs[1], num_params=9001), replace(runs[1], architecture="lstm")])
     assert "no difference is seen" in "\n".join(alike.verdicts)
+
+
+def test_steps_are_compared_over_all_questions() -> None:
+    runs = [
+        replace(result("transformer", 9000, 10, []), task="steps"),
+        replace(result("lstm", 9000, 90, []), task="steps"),
+    ]
+    told = "\n".join(compared(runs).verdicts)
+    assert "steps, all questions: transformer 8%" in told and "LSTM of its size 48%" in told and "fewer" in told
+    assert "steps, lstm: 0 shots 6%" in told

@@ -93,7 +93,26 @@ def test_perplexities_are_no_losses() -> None:
 def test_a_whole_column_in_millions_is_told() -> None:
     cells = grid()
     cells["params"] = [x / 1e6 for x in cells["params"]]
-    assert "tokens per parameter (median): are params and tokens in units of one?" in warnings(cells)
+    assert "N is 50 to 1.6e+04 params and the rows have 2.55e+07 tokens per parameter (median)" in warnings(cells)
+
+
+def test_params_and_tokens_the_wrong_way_round_are_told() -> None:
+    rng = np.random.default_rng(0)
+    n = np.geomspace(5e7, 5e9, 40)
+    d = n * rng.uniform(20, 100, 40)
+    cells = {"params": d.tolist(), "tokens": n.tolist(), "loss": (1.7 + 400 / n**0.34 + 2000 / d**0.36).tolist()}
+    assert "tokens per parameter (median)" in warnings(cells)
+
+
+def test_losses_that_never_change_have_no_law() -> None:
+    with pytest.raises(RunTableError, match=r"rows 1 to 48 are all 2.5: no law"):
+        warnings({**grid(), "loss": [2.5] * 48})
+
+
+def test_checkpoints_without_a_column_of_runs_are_told() -> None:
+    cells = grid(sizes=4, lengths=15)
+    assert "60 rows have 4 N, and each counts as a run of its own" in warnings(cells)
+    assert "counts as a run" not in warnings({**cells, "run": [f"r{i // 15}" for i in range(60)]})
 
 
 def test_checkpoints_and_wrong_columns_of_runs_are_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 from run_tables import csv_of, grid
 
 from components.scaling.run_columns import RunTableError, find_columns, parse_number
-from components.scaling.run_table import TableOptions, read_bytes, read_csv, read_file, rows_text, run_table
+from components.scaling.run_files import read_bytes, read_file
+from components.scaling.run_table import TableOptions, rows_text, run_table
+
+PLAIN = b"params,tokens,loss\n1e8,2e9,3.1\n2e8,4e9,2.9\n"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +39,10 @@ from components.scaling.run_table import TableOptions, read_bytes, read_csv, rea
             {"params": "non_emb_params", "tokens": "tokens"},
         ),
         (["train_loss", "val_loss", "size", "tokens"], {"loss": "val_loss"}),
+        (["experiment_name", "N", "D", "eval/bpb"], {"run": "experiment_name", "loss": "eval/bpb"}),
+        (["Parameter (Mio)", "Token (Mrd)", "loss"], {"params": "Parameter (Mio)", "tokens": "Token (Mrd)"}),
+        (["summary/train/loss", "summary/eval/loss", "N", "D"], {"loss": "summary/eval/loss"}),
+        (["run_time", "run", "N", "D", "loss"], {"run": "run"}),
     ],
 )
 def test_columns_are_known_by_their_names(header: list[str], expected: dict[str, str]) -> None:
@@ -46,7 +54,7 @@ def test_units_of_headers_and_cells_count() -> None:
     cells = {"Model Size (M)": ["70", "410", "1.4B"], "tokens_B": [10, 20, 30], "loss": [3.1, 2.9, 2.7]}
     assert find_columns(list(cells), {})["params"].factor == 1e6
     table = run_table(cells, "t")
-    np.testing.assert_allclose(table.num_params[:2], [70e6, 410e6])
+    np.testing.assert_allclose(table.num_params, [70e6, 410e6, 1.4e9])  # a cell's own unit goes before the header's
     np.testing.assert_allclose(table.tokens, [1e10, 2e10, 3e10])
     assert any("Model Size (M) × 1e+06 (guessed)" in line for line in table.shown)
 
@@ -69,8 +77,13 @@ def test_units_of_compute() -> None:
 
 @pytest.mark.parametrize(
     ("cell", "number"),
-    [("1e9", 1e9), ("7B", 7e9), ("350 M", 3.5e8), ("1.4T", 1.4e12), ("1,000,000", 1e6), ("1_000", 1e3), (" 3.5 ", 3.5)],
-)
+    [
+        ("1e9", 1e9), ("7B", 7e9), ("350 M", 3.5e8), ("1.4T", 1.4e12), ("1,000,000", 1e6), ("1_000", 1e3),
+        (" 3.5 ", 3.5),
+        ("1.2 billion", 1.2e9), ("556 million params", 5.56e8), ("3.2B tokens", 3.2e9), ("1.3e9 tokens", 1.3e9),
+        ("202.540.831", 202540831.0), ("40 Mrd", 4e10),
+    ],
+)  # fmt: skip
 def test_numbers_as_people_write_them(cell: str, number: float) -> None:
     assert parse_number(cell) == pytest.approx(number)
 
@@ -87,7 +100,7 @@ def test_ambiguous_missing_and_unknown_columns_are_refused_by_name() -> None:
         find_columns(["N", "D"], {"params": "size2"})
     with pytest.raises(RunTableError, match=r"'x' is no positive factor"):
         find_columns(["N"], {"params": "N*x"})
-    with pytest.raises(RunTableError, match=r"the loss and two of N, D, C.*'a', 'b'"):
+    with pytest.raises(RunTableError, match=r"the loss and two of N \(params\), D \(tokens\) and C .*'a', 'b'"):
         run_table({"a": [1.0], "b": [2.0]}, "t")
 
 
@@ -174,6 +187,10 @@ def test_files_of_every_kind_give_the_same_table(tmp_path: Path) -> None:
         (b"N,D,N\n1,2,3\n", "'N' twice"),
         (b"N,D\n\xff,1\n", "not UTF-8 text: byte 4"),
         (b"PAR1 and no more", "broken Parquet"),
+        (gzip.compress(PLAIN, mtime=0)[:30], "broken gzip"),
+        (b"{not json}", "neither JSON nor JSON lines"),
+        (b"[1, 2]", "its JSON is no table"),
+        (b'{"N": [1, 2], "D": [1]}', "differ in length"),
     ],
 )
 def test_broken_files_are_told_in_one_line(content: bytes, told: str) -> None:
@@ -182,8 +199,45 @@ def test_broken_files_are_told_in_one_line(content: bytes, told: str) -> None:
     assert "\n" not in str(caught.value) and str(caught.value).startswith("runs.csv: ")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        gzip.compress(PLAIN, mtime=0),
+        PLAIN.decode().encode("utf-16"),
+        b"\xef\xbb\xbf# written by hand\n# 2026\n" + PLAIN.replace(b"\n", b"\r\n"),
+        b"#" + PLAIN,
+        PLAIN.replace(b",", b"   "),
+        PLAIN.replace(b",", b"\t"),
+        b"|params|tokens|loss|\n|-|-|-|\n|1e8|2e9|3.1|\n|2e8|4e9|2.9|\n",
+        b'{"params": 1e8, "tokens": 2e9, "loss": 3.1}\n{"params": "200M", "tokens": 4e9, "loss": 2.9}\n',
+        b'[{"c": {"params": 1e8}, "tokens": 2e9, "loss": 3.1}, {"c": {"params": 2e8}, "tokens": 4e9, "loss": 2.9}]',
+        b'{"params": [1e8, 2e8], "tokens": [2e9, 4e9], "loss": [3.1, 2.9]}',
+        b"params;tokens;loss\n100.000.000;2.000.000.000;3,1\n200.000.000;4.000.000.000;2,9\n",
+        b'note,params,tokens,loss\n"two\nlines",1e8,2e9,3.1\n,2e8,4e9,2.9\n',
+    ],
+)
+def test_files_as_people_write_them(content: bytes) -> None:
+    table = run_table(read_bytes(content, "t"), "t")
+    np.testing.assert_allclose(table.num_params, [1e8, 2e8])
+    np.testing.assert_allclose(table.tokens, [2e9, 4e9])
+    np.testing.assert_allclose(table.loss, [3.1, 2.9])
+
+
+def test_a_header_tells_bits_and_bits_per_byte_stay() -> None:
+    cells = {"N": [1e8], "D": [2e9]}
+    in_bits = run_table({**cells, "loss_bits": [4.0]}, "t")
+    assert in_bits.loss[0] == pytest.approx(4.0 * math.log(2.0)) and "loss in nats from bits" in in_bits.shown
+    per_byte = run_table({**cells, "val bits per byte": [0.9]}, "t", TableOptions({"loss": "val bits per byte"}))
+    assert per_byte.loss[0] == 0.9 and per_byte.loss_unit == "bits per byte"
+
+
+def test_a_missing_column_is_named() -> None:
+    with pytest.raises(RunTableError, match=r"no column is known to be D \(tokens\) or C \(FLOPs\)"):
+        run_table({"N": [1e8], "Data": [2e9], "loss": [3.1]}, "t")
+
+
 def test_a_row_with_too_many_cells_is_left_out_alone() -> None:
-    table = run_table(read_csv(b"N,D,loss\n1,000,5,3.1\n7,8,2.5\n", "t"), "t")
+    table = run_table(read_bytes(b"N,D,loss\n1,000,5,3.1\n7,8,2.5\n", "t"), "t")
     assert table.rows.tolist() == [2]
     assert table.left_out[0].reason == "the row has 4 cells, the header 3"
 
@@ -227,7 +281,7 @@ def test_every_row_is_fitted_or_has_a_reason(rows: list[tuple[object, object, ob
 @given(st.binary(max_size=120))
 def test_any_bytes_are_a_table_or_one_error(content: bytes) -> None:
     try:
-        columns = read_csv(content, "t")
+        columns = read_bytes(content, "t")
     except RunTableError:
         return
     assert len({len(column) for column in columns.values()}) <= 1

@@ -11,6 +11,7 @@ from typing import Any
 import generated_runs
 import pytest
 import uvicorn
+from smoke_life import SmokeLife
 
 from dashboards.app.outside import Outside
 from dashboards.app.pages.registry import PAGES
@@ -106,3 +107,33 @@ def test_a_name_in_a_figure_stays_a_name(browser: Any, address: str) -> None:
     assert NASTY[:10] in page.locator(".js-plotly-plot .legend").first.text_content()
     assert page.title() != "owned"
     page.context.close()
+
+
+def test_the_report_sorts_and_copies_and_asks_nobody(browser: Any, smoke: SmokeLife) -> None:
+    """The policy in the page lets its own script run, and nothing else."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("console", lambda one: problems.append(one.text))
+    page.on("request", lambda one: problems.append(one.url) if not one.url.startswith(("file:", "data:")) else None)
+    page.goto(smoke.home.report(smoke.run_id).as_uri())
+    table = page.locator("#cost table").first
+    column = table.locator("thead th").all_inner_texts().index("wall time")
+    seconds = lambda: [_seconds(row) for row in table.locator(f"tbody td:nth-child({column + 1})").all_inner_texts()]  # noqa: E731
+    before = seconds()
+    table.locator("thead button").nth(column).click()
+    assert seconds() == sorted(before, reverse=True) and table.locator("[aria-sort=descending]").count() == 1
+    table.locator("thead button").nth(column).press("Enter")
+    assert seconds() == sorted(before)
+    assert page.locator(".copy").count() >= page.locator("main table").count()
+    assert page.locator("#reasoning svg title").count() > 5
+    folded = page.locator("#reasoning .table details").first
+    assert folded.get_attribute("open") is None and page.locator("nav a").first.is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and problems == []
+    context.close()
+
+
+def _seconds(text: str) -> float:
+    """ "4.1 s", "1 min 04 s"."""
+    words = text.split()
+    return sum(float(number) * {"s": 1, "min": 60}[unit] for number, unit in zip(words[::2], words[1::2], strict=True))

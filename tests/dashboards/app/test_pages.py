@@ -133,7 +133,7 @@ def test_curves_hold_the_spikes_and_seeds_become_one_line(many: Home) -> None:
     rows = query(many, "SELECT value FROM metrics WHERE run_id = $r ORDER BY step", {"r": generated_runs.run_name(0)})
     drawn = next(t for t in figure["data"] if generated_runs.run_name(0) in t["name"] and t.get("hoverinfo") != "skip")
     assert drawn["y"] == pytest.approx(rows["value"].to_pylist(), rel=1e-4)  # 50 points are fewer than the buckets
-    table = plain["blocks"][0]
+    (table,) = [block for block in plain["blocks"] if block.get("id") == "differences"]
     assert "set_model.d_model" in table["rows"] and "set_seed" in table["rows"] and "set_data.words" in table["rows"]
 
 
@@ -193,3 +193,25 @@ def test_numbers_that_are_not_there_are_null(tmp_path: Path) -> None:
     for page in PAGES:
         assert "NaN" not in ask(home, f"/api/page/{page.slug}").text
     assert Address({"n": "inf"}).number("n", 2.0) == 2.0
+
+
+def test_a_run_leads_to_mlflow_where_it_is_up(many: Home) -> None:
+    run = generated_runs.run_name(5)
+    up = Outside(services=lambda: (("MLflow", "http://127.0.0.1:5000"),), tracked=lambda at, run: f"{at}/#/{run}")
+    links = dict(ask(many, f"/api/page/run?run={run}", outside=up).json()["links"])
+    assert links["MLflow"] == f"/mlflow/{run}"
+    answer = ask(many, links["MLflow"], outside=up)
+    assert (answer.status_code, answer.headers["location"]) == (307, f"http://127.0.0.1:5000/#/{run}")
+    assert "MLflow" not in dict(ask(many, f"/api/page/run?run={run}").json()["links"])
+    assert ask(many, f"/mlflow/{run}").status_code == 404
+
+
+def test_numbers_stand_against_a_baseline_and_an_unknown_one_is_none(many: Home) -> None:
+    runs = [generated_runs.run_name(n) for n in (3, 4)]
+    view = ask(many, "/api/page/compare", params={"runs": ",".join(runs), "baseline": runs[0]}).json()
+    (table,) = [block for block in view["blocks"] if block.get("id") == "differences"]
+    first, second = table["rows"]["held_out_loss"]
+    assert table["rows"]["than_held_out_loss"] == pytest.approx([0.0, second - first])
+    assert view["address"]["baseline"] == runs[0]
+    plain = ask(many, "/api/page/compare", params={"runs": ",".join(runs), "baseline": "nobody"}).json()
+    assert not [name for block in plain["blocks"] for name in block.get("rows", {}) if name.startswith("than_")]

@@ -32,6 +32,13 @@ def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIFESPAN_HOME", str(tmp_path / "home"))
 
 
+def _quick(words: list[str]) -> list[str]:
+    """What makes a fit of the guide quick: a bootstrap of 30. Posteriors have tests of their own."""
+    if words[:2] != ["scale", "fit"]:
+        return []
+    return ["--resamples", "30", *([] if "--intervals" in words else ["--intervals", "bootstrap"])]
+
+
 def test_the_guide_runs_as_it_stands(tmp_path: Path) -> None:
     (tmp_path / "runs.csv").write_text(re.findall(r"```csv\n(.*?)```", GUIDE, re.S)[0])
     rows = [
@@ -44,7 +51,7 @@ def test_the_guide_runs_as_it_stands(tmp_path: Path) -> None:
     shown = {}
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
-        fewer = ["--resamples", "30"] if words[:2] == ["scale", "fit"] else []
+        fewer = _quick(words)
         code, shown[line], errors = lifespan(*words, *fewer)
         assert code == 0, f"{line}: {errors}"
     assert len(lines) == 15
@@ -86,6 +93,16 @@ def test_dirty_tables_are_fitted_with_every_row_accounted_for() -> None:
     assert code == 0
     assert "row 4 left out: loss (loss) is missing" in shown and "row 9 left out: tokens (tokens) is 'lost'" in shown
     assert "46 points" in shown
+    cells = {name: column * 2 for name, column in grid().items()}
+    code, shown, _ = lifespan("scale", "fit", "-", "--intervals", "none", given=csv_of(cells))
+    assert "rows 49 to 96 left out: repeats an earlier row" in shown
+
+
+def test_losses_that_follow_no_law_are_told() -> None:
+    cells = grid()
+    cells["loss"] = np.random.default_rng(0).permutation(cells["loss"]).tolist()
+    code, shown, _ = lifespan("scale", "fit", "-", "--intervals", "none", given=csv_of(cells))
+    assert code == 0 and re.search(r"the law explains \d+% of the variance .* mean nothing", shown)
 
 
 def test_figures_go_into_a_folder(tmp_path: Path) -> None:
@@ -115,7 +132,10 @@ def test_saved_fits_are_replaced_not_doubled(tmp_path: Path) -> None:
         (["fit", "runs.csv", "--plot", "fit.gif"], "a figure's file ends in .svg"),
         (["fit", "runs.csv", "--save", "../x"], "--save '../x'"),
         (["fit", "mixed.csv"], "mixed units: N (params) of rows 2, 4"),
-        (["fit", "--query", "SELECT 1 AS a"], "no column is known to be the loss and two of N, D, C"),
+        (
+            ["fit", "--query", "SELECT 1 AS a"],
+            "no column is known to be the loss and two of N (params), D (tokens) and C (FLOPs)",
+        ),
         (["predict", "runs.csv", "--params", "1", "--tokens", "1"], "runs.csv: "),
         (["predict", "fit.json", "--params", "-1", "--tokens", "1"], "params must be finite and positive"),
         (["optimum", "fit.json"], "give one of --flops"),

@@ -198,6 +198,7 @@ def test_what_a_stage_takes() -> None:
         engine="ray", device="cuda", threads_per_worker=2, seats={"ppo": SeatConfig(cpus=4, labels={"zone": "a"})}
     )
     assert needs(compute, "pretrain") == SeatKind(2.0, gpus=1.0)
+    assert needs(compute, "grpo") == SeatKind(2.0, gpus=1.0)
     assert needs(compute, "tokenize") == SeatKind(2.0)
     assert needs(compute, "ppo") == SeatKind(4.0, labels=(("zone", "a"),))
     assert str(needs(compute, "ppo")) == "4 CPUs, the label zone=a"

@@ -50,8 +50,8 @@ def test_every_other_setting_of_the_machine_is_in_no_key(field: str) -> None:
     strings = (f'"{default}x"',) if isinstance(default, str) else ()
     other, *more = known.get(field) or strings or (default + 3,)
     same = keys() == keys(f"compute.{field}={other}", *more)
-    # The price of an hour is a setting of the stage that accounts for it, and of none else.
-    if field == "usd_per_core_hour":
+    # The price of an hour is a setting of the stage that accounts for it, and of none else; hardware has its own price.
+    if field in ("usd_per_core_hour", "hardware"):
         before, after = keys(), keys(f"compute.{field}={other}")
         assert {label for label in before if before[label] != after[label]} == {"account_costs"}
     else:

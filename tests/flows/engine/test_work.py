@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.engine.work import Work
+from flows.engine.work import Work, checksum, seconds_between_states
 from flows.settings import ComputeConfig
 
 
@@ -101,3 +101,38 @@ def test_progress_is_limited_but_the_last_report_always_goes_out(tmp_path: Path)
         work.progress(step, 1000, loss=0.5)
     assert len(told) < 20
     assert (told[-1]["done"], told[-1]["total"]) == (1000.0, 1000.0)
+
+
+def test_states_are_as_far_apart_as_their_cost_asks_for() -> None:
+    assert seconds_between_states(20.0, 0.5) == 20.0
+    between = seconds_between_states(20.0, 62.0)
+    assert 62.0 / (62.0 + between) == pytest.approx(0.05)
+    assert seconds_between_states(0.0, 62.0) == 0.0
+
+
+def test_a_state_that_was_dear_to_save_puts_the_next_one_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = make(tmp_path, checkpoint_seconds=1.0)
+    clock = [100.0]
+    monkeypatch.setattr("flows.engine.work.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("flows.engine.work.checksum", lambda file: (clock.__setitem__(0, 110.0), checksum(file))[1])
+    work.save_state(1, {"w": torch.zeros(1)}, {})
+    clock[0] = 110.0 + 189
+    assert not work.state_due()
+    clock[0] = 110.0 + 191
+    assert work.state_due()
+
+
+def test_saving_makes_no_copy_of_the_tensors(tmp_path: Path) -> None:
+    """Python and numpy hold no copy of what is written; safetensors writes from where the tensors lie."""
+    import tracemalloc
+
+    tensors = {str(i): torch.ones(1 << 20) for i in range(8)}
+    work = make(tmp_path)
+    work.save_state(1, tensors, {})  # imports
+    tracemalloc.start()
+    try:
+        work.save_state(2, tensors, {})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20  # of 32 MiB

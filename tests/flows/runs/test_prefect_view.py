@@ -98,6 +98,7 @@ def test_the_flow_run_has_the_report_as_a_link_and_a_table(seen: list[dict[str, 
 
 def test_a_cached_stage_is_cached_in_prefect_too(seen: list[dict[str, object]]) -> None:
     assert set(seen[1]["tasks"].values()) == {"Cached"}  # type: ignore[attr-defined]
+    assert seen[1]["flow"] == "Cached"  # the life as a whole, in the list of runs
 
 
 def test_failed_and_skipped_stages_show_as_such(seen: list[dict[str, object]]) -> None:

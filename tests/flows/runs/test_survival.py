@@ -144,7 +144,7 @@ def test_a_prefect_server_that_is_killed_costs_the_run_nothing(tmp_path: Path) -
     program = "import sys; sys.argv[0] = 'lifespan'; from flows.commands.cli import app; app()"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "run", "smoke", "--only", "pretrain"],
+        [sys.executable, "-c", program, "run", "smoke", "--only", "pretrain", "--set", "pretrain.num_steps=1500"],
         env={**environment, "LIFESPAN_HOME": str(home), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -161,7 +161,7 @@ def test_a_prefect_server_that_is_killed_costs_the_run_nothing(tmp_path: Path) -
                     children = f"LIFESPAN_PARENT={process.pid}".encode() in (entry.parent / "environ").read_bytes()
                 except OSError:
                     continue
-                if b"prefect.server.api" in command and children and (home / "running").is_dir():
+                if b"prefect_app" in command and children and (home / "running").is_dir():
                     os.kill(int(entry.parent.name), signal.SIGKILL)
                     killed.set()
             time.sleep(0.2)
@@ -169,8 +169,10 @@ def test_a_prefect_server_that_is_killed_costs_the_run_nothing(tmp_path: Path) -
     thread = threading.Thread(target=kill)
     thread.start()
     out, _ = process.communicate(timeout=300)
+    was_killed = killed.is_set()
     killed.set()
     thread.join()
+    assert was_killed, f"the run ended before Prefect's server was up:\n{out}"
     assert process.returncode == 0, out
     assert "completed: 4 ran" in out
     assert "warning: Prefect" in out

@@ -12,11 +12,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from flows.services.access import LOCAL, Access
-from flows.services.servers import newest_runs
+from flows.services.servers import newest_runs, page_of_run
 
 
 class Tracking(BaseHTTPRequestHandler):
-    """Answers a search of experiments as MLflow's server does."""
+    """Answers a search of experiments, and one of runs, as MLflow's server does."""
+
+    runs: ClassVar[list[dict[str, object]]] = []
 
     experiments: ClassVar[list[dict[str, str]]] = []
     asked: ClassVar[list[tuple[str, str | None]]] = []
@@ -28,6 +30,13 @@ class Tracking(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(json.dumps({"experiments": self.experiments} if self.experiments else {}).encode())
 
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append((self.path, json.dumps(body)))
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(json.dumps({"runs": self.runs} if self.runs else {}).encode())
+
     def log_message(self, *arguments: object) -> None:
         pass
 
@@ -38,7 +47,7 @@ def address() -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-    Tracking.experiments, Tracking.asked, Tracking.status = [], [], 200
+    Tracking.experiments, Tracking.runs, Tracking.asked, Tracking.status = [], [], [], 200
 
 
 def test_mlflow_opens_on_the_runs_of_the_profile_that_ran_last(address: str) -> None:
@@ -57,3 +66,16 @@ def test_without_an_experiment_or_an_answer_it_opens_as_it_is(address: str) -> N
     Tracking.status = 500
     assert newest_runs(address, LOCAL) == ""
     assert newest_runs("http://127.0.0.1:9", LOCAL) == ""
+
+
+def test_a_run_of_ours_is_found_in_mlflow_by_its_tag(address: str) -> None:
+    Tracking.experiments = [{"experiment_id": "7"}, {"experiment_id": "8"}]
+    assert page_of_run(address, "r'1", LOCAL) == ""  # MLflow does not have it
+    Tracking.runs = [{"info": {"experiment_id": "8", "run_id": "abc"}}]
+    assert page_of_run(address, "r'1", LOCAL) == f"{address}/#/experiments/8/runs/abc"
+    path, body = Tracking.asked[-1]
+    asked = json.loads(str(body))
+    assert path == "/api/2.0/mlflow/runs/search" and asked["experiment_ids"] == ["7", "8"]
+    assert "tags.`lifespan.run_id` = 'r1'" in asked["filter"]
+    Tracking.status = 500
+    assert page_of_run(address, "r1", LOCAL) == ""
