@@ -28,6 +28,7 @@ from components.inference.answers import Answer
 from components.inference.api_error import ApiError
 from components.inference.engine import Completion
 from components.inference.engine import Request as Sequence
+from components.inference.reasoned import Reasoned, Reasoner, Wish, events, whole, wish_of
 from components.inference.requests import GenerationRequest, Limits, read_chat, read_completion
 from components.inference.service import Service
 from components.inference.streams import TextStream
@@ -90,6 +91,7 @@ class Context:
     metrics: Metrics
     api_key: str | None
     created: int
+    reasoner: Reasoner | None = None
 
     @property
     def request_limits(self) -> Limits:
@@ -105,12 +107,15 @@ def make_app(
     service: Service,
     limits: ServerLimits | None = None,
     api_key: str | None = None,
+    reasoner: Reasoner | None = None,
 ) -> Starlette:
     """The application that serves the model `name`. The service starts and stops with it.
 
-    api_key: required as a bearer token on every path but `/health`; None: not required.
+    api_key: required as a bearer token on every path but `/health`; None: not required. reasoner: answers chats
+    with as much thinking as it sees fit; None: the model answers itself.
     """
-    context = Context(name, tokenizer, service, limits or ServerLimits(), Metrics(service), api_key, int(time.time()))
+    limits, created = limits or ServerLimits(), int(time.time())
+    context = Context(name, tokenizer, service, limits, Metrics(service), api_key, created, reasoner)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -211,6 +216,10 @@ async def completions(context: Context, request: Request) -> Response:
 async def chat_completions(context: Context, request: Request) -> Response:
     """Answer a conversation."""
     body = await _json(context.limits, request)
+    if context.reasoner is not None:
+        body = wish_of(body)
+        if isinstance(body, Wish):
+            return await _reasoned(context, context.reasoner, request, body)
     wanted = await asyncio.to_thread(read_chat, body, context.name, context.tokenizer, context.request_limits)
     return await _answered(context, request, wanted)
 
@@ -261,6 +270,32 @@ async def _answered(context: Context, request: Request, wanted: GenerationReques
 
     await _unless_left(request, collect(), context.limits.request_seconds)
     return JSONResponse(await asyncio.to_thread(answer.whole, done))
+
+
+async def _reasoned(context: Context, reasoner: Reasoner, request: Request, wish: Wish) -> Response:
+    """A conversation that a controller answers."""
+    names = (context.name, context.tokenizer, context.service, context.request_limits)
+    reasoned = Reasoned(reasoner, *names, wish)
+    asked = await asyncio.to_thread(read_chat, wish.body, context.name, context.tokenizer, context.request_limits)
+    found: list[Any] = []
+
+    async def work() -> Any:
+        try:
+            async with asyncio.timeout(context.limits.request_seconds):
+                found.append(await reasoned.answer())
+        except TimeoutError:
+            message = f"the answer took longer than {context.limits.request_seconds:g} s"
+            raise ApiError(504, message, code="timeout") from None
+        finally:
+            context.metrics.prompt_tokens.inc(reasoned.sent)
+            context.metrics.completion_tokens.inc(reasoned.generated)
+        return found[0]
+
+    if asked.stream:
+        told = events(reasoned, asyncio.ensure_future(work()))
+        return StreamingResponse(told, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    await _unless_left(request, work(), context.limits.request_seconds + 1)
+    return JSONResponse(whole(reasoned, *found[0]))
 
 
 async def _unless_left(request: Request, work: Any, seconds: float) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from components.inference.text import Generate
 from components.reasoning.endpoints.recorded import Meter
 from components.reasoning.items import Item
+from components.reasoning.strategies.auto import FAMILY
 from components.reasoning.strategy import Outcome, Samples, Strategy, Trial
 from components.reasoning.task_files.reading import TaskItem
 
@@ -67,8 +68,21 @@ def evaluate(
             began = time.perf_counter()
             outcomes = strategy.answer(trial)
             seconds = time.perf_counter() - began
+            if strategy.family == FAMILY:
+                meter = _charged(generate, outcomes)
             voted = strategy.family == "self_consistency"
             yield Answers(strategy, part, items, outcomes, meter, seconds, trial.samples if voted else None)
+
+
+def _charged(generate: Generate, outcomes: Sequence[Outcome]) -> Meter:
+    """What the controller asked for: of the samples that were drawn, which other strategies read, it sees a part."""
+    return Meter(
+        generate,
+        calls=sum(outcome.details["calls"] for outcome in outcomes),
+        prompt_tokens=sum(outcome.prompt_tokens for outcome in outcomes),
+        completion_tokens=sum(outcome.completion_tokens for outcome in outcomes),
+        latency=sum(outcome.details["seconds"] for outcome in outcomes),
+    )
 
 
 def rows_of(answers: Answers, model: str) -> list[dict[str, Any]]:

@@ -41,7 +41,8 @@ evaluate.command()(run)
 def score(
     file: Annotated[str, typer.Argument(help="Generations: JSONL, JSON, CSV or Parquet; a file, folder or URL.")],
     scorer: Annotated[
-        str, typer.Option(help="number, choice, text, exact, word, math, game24 or code; auto: by the references.")
+        str,
+        typer.Option(help="number, choice, text, exact, word, yes-no, math, game24 or code; auto: by the references."),
     ] = "auto",
     extract: Annotated[
         list[str] | None, typer.Option(help="Find answers by this extractor instead; repeated: else by the next.")

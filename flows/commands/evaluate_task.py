@@ -14,6 +14,7 @@ from flows.commands.command import FAILED, friendly_errors, plain_table, print_e
 if TYPE_CHECKING:
     from components.reasoning.tally import StrategyReport, Tally
     from flows.runs.task_evaluation import EvaluationResult
+    from flows.runs.thinking_controller import Adaptive
 
 
 def run(
@@ -28,7 +29,7 @@ def run(
         typer.Option(
             metavar="A,B",
             help="direct, cot, kojima, ltm, pal, tot, tot-vote, tot-depth; with a number: sc@16 (vote), wsc, esc, ac, "
-            "best (knows what is right), judge, refine, budget, beam.",
+            "best (knows what is right), judge, refine, budget, beam; auto: as long as --budget allows.",
         ),
     ] = "direct,cot",
     limit: Annotated[int, typer.Option(min=0, help="Only the first so many items; 0: all.")] = 0,
@@ -54,6 +55,12 @@ def run(
         int, typer.Option(min=0, help="Rounds of a search for a wording, on the first items, which are left out.")
     ] = 0,
     search_items: Annotated[int, typer.Option(min=1, help="Items on which the search decides.")] = 50,
+    budget: Annotated[
+        str, typer.Option(metavar="600tokens|2s|0.001usd", help="Of auto: what a question may cost on average.")
+    ] = "",
+    tune_items: Annotated[
+        int, typer.Option(min=10, help="Items that auto is tuned on, the first ones, which are left out.")
+    ] = 100,
     model_name: Annotated[str, typer.Option("--model", help="Model of an endpoint that has several.")] = "",
     api: Annotated[str, typer.Option(help="Of an endpoint: chat or completions.")] = "chat",
     key_from: Annotated[
@@ -69,7 +76,8 @@ def run(
     """Answer a task with one or more strategies. Killed, it goes on where it was; nothing is asked twice."""
     with friendly_errors():
         from components.reasoning.evaluation import EvaluationSettings
-        from flows.runs.task_evaluation import EndpointOptions, Prices, TaskOptions, evaluate_task
+        from flows.runs.task_evaluation import EndpointOptions, TaskOptions, evaluate_task
+        from flows.runs.token_prices import Prices
         from flows.settings import ConfigError
         from storage.home import Home
 
@@ -97,6 +105,8 @@ def run(
             sensitivity=sensitivity,
             search=search,
             search_items=search_items,
+            budget=budget,
+            tune_items=tune_items,
         )
         if not options.strategies:
             raise ConfigError("--strategy is empty: name one, such as cot")
@@ -178,7 +188,35 @@ def show(result: EvaluationResult) -> None:
         front = pareto_front(reports)
         by = "dollars" if all(one.usd is not None for one in reports) else "tokens"
         typer.echo(f"front, accuracy against {by}: {', '.join(one.strategy.name for one in front)}")
+    if result.adaptive is not None:
+        _show_controller(result.adaptive, result.tallies)
     _show_notes(reports, result.notes)
+
+
+def _show_controller(adaptive: Adaptive, tallies: Sequence[Tally]) -> None:
+    """The controller beside greedy answers, fixed strategies and the oracle, at equal spend."""
+    from components.reasoning.controller_report import controller_report
+
+    *fixed, mine = tallies
+    rates, unit = adaptive.tuned.rates, adaptive.budget.unit
+    found = controller_report(mine, adaptive.spent, [x for x in fixed if not x.strategy.needs_verifier], rates)
+    typer.echo(
+        f"\ncontroller: tuned on the first {adaptive.skipped} items, which are left out above, for {adaptive.budget} a "
+        f"question: {adaptive.point.accuracy:.1%} at {adaptive.point.cost:.4g} {unit} expected"
+    )
+    typer.echo(f"at equal spend, {found.cost:.4g} {unit} a question: the controller {found.accuracy:.1%}")
+    if found.cost > adaptive.budget.amount:
+        typer.echo("  that is more than the budget: nothing of the ladder is as cheap, or these items are harder")
+    for what, rival in (("greedy", found.greedy), ("best fixed", found.fixed)):
+        if rival is None:
+            typer.echo(f"  {what}: none is within the spend")
+            continue
+        verdict = "the controller is better" if rival.beaten else "the controller is not shown to be better"
+        typer.echo(
+            f"  {what}: {rival.name}, {rival.accuracy:.1%} at {rival.cost:.4g} {unit}; difference "
+            f"{_interval(rival.difference)}: {verdict}"
+        )
+    typer.echo(f"  oracle, who knows where to stop: {found.oracle:.1%}")
 
 
 def _show_notes(reports: Sequence[StrategyReport], notes: Sequence[str]) -> None:

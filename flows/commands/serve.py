@@ -42,25 +42,44 @@ def serve(
         typer.Option(min=0.001, help="Memory for keys and values; where it is short, fewer sequences go together."),
     ] = 1.0,
     device: Annotated[str, typer.Option(help="cpu, or an accelerator as torch names it: cuda.")] = "cpu",
+    reasoning: Annotated[
+        str, typer.Option(metavar="auto|off", help="auto: think about each question as long as --budget allows.")
+    ] = "off",
+    budget: Annotated[
+        str, typer.Option(metavar="600tokens", help="What a question may cost on average; by default as it was tuned.")
+    ] = "",
 ) -> None:
     """Serve a model with an OpenAI-compatible API."""
     with friendly_errors():
         from components.inference.capacity import check_fit, fit_cache, free_memory
         from flows.engine.device import usable
         from flows.runs.models import open_model
+        from flows.runs.thinking_controller import served_controller
         from flows.services.credentials import read_secret
         from flows.services.model_server import KEY_VARIABLE, ServeOptions, serve_model
+        from flows.settings import ConfigError
         from storage.home import Home
 
         key = read_secret(KEY_VARIABLE, api_key, "--api-key")
         options = ServeOptions(host, port, key, slots, queue, timeout, context_length)
         kind, where = precision(weights), usable(device)
+        if reasoning not in ("auto", "off"):
+            raise ConfigError(f"--reasoning {reasoning}: takes auto or off")
+        if budget and reasoning == "off":
+            raise ConfigError("--budget is of --reasoning auto: give both")
+        if reasoning == "auto" and kind != "float32":
+            raise ConfigError("--reasoning auto: the controller was tuned on float32 weights: leave out --weights")
+        home = Home.from_env()
 
         def check(cfg: ModelConfig) -> None:
             cache = fit_cache(cfg, kind, slots, context_length, cache_gb * 1e9).cache_bytes
             check_fit(cfg, kind, cache, free_memory() if where.type == "cpu" else free_on(where), model)
 
-        opened = open_model(Home.from_env(), model, context_length, kind, check)
+        opened = open_model(home, model, context_length, kind, check)
+        reasoner = None
+        if reasoning == "auto":
+            reasoner, told = served_controller(home, opened, budget)
+            typer.echo(told, err=True)
         opened.model.to(where)
         fit = fit_cache(opened.model.cfg, kind, slots, context_length, cache_gb * 1e9)
         if opened.weight_error:
@@ -71,7 +90,7 @@ def serve(
                 "values (--cache-gb)"
             )
         options = dataclasses.replace(options, slots=fit.slots, context_length=fit.tokens)
-        serve_model(opened.name, opened.model, opened.tokenizer, options, typer.echo)
+        serve_model(opened.name, opened.model, opened.tokenizer, options, typer.echo, reasoner)
     exit_at_once(0)
 
 

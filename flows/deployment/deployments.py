@@ -109,7 +109,8 @@ def evaluate(
 ) -> Any:
     """`lifespan evaluate MODEL|URL --task …`, on a schedule or by hand."""
     from components.reasoning.evaluation import EvaluationSettings
-    from flows.runs.task_evaluation import EndpointOptions, Prices, TaskOptions, evaluate_task
+    from flows.runs.task_evaluation import EndpointOptions, TaskOptions, evaluate_task
+    from flows.runs.token_prices import Prices
     from storage.home import Home
 
     state: State[Any]

@@ -17,8 +17,20 @@ from urllib.parse import urlsplit
 from components.data.files import Quarantined, SourceError, digests
 from components.reasoning.evaluation import EvaluationSettings
 from flows.engine.work import now
+from flows.runs.evaluation_rows import STAGE, Keeper
 from flows.runs.registry import close_dead_runs
 from flows.runs.run import new_run_id
+from flows.runs.thinking_controller import (
+    Adaptive,
+    Kept,
+    keep_controller,
+    rates_of,
+    read_budget,
+    rivals,
+    tune_controller,
+    votes_of,
+)
+from flows.runs.token_prices import Prices, dollars, known_prices, measured
 from flows.settings import ConfigError
 from storage import fingerprint
 from storage.home import Home
@@ -27,17 +39,14 @@ from storage.redaction import masked
 if TYPE_CHECKING:
     from components.reasoning.endpoints.backend import Backend
     from components.reasoning.endpoints.recorded import Recorded
-    from components.reasoning.endpoints.store import Ledger, SampleStore
-    from components.reasoning.evaluation import Answers
+    from components.reasoning.endpoints.store import Ledger
     from components.reasoning.items import Item
     from components.reasoning.strategy import Strategy
     from components.reasoning.tally import Tally
     from components.reasoning.task_files.reading import TaskItem
 
-STAGE = "evaluate_task"
 EXPERIMENT = "evaluations"
 POOL = 1000  # items of a file among which examples are chosen
-PART_ROWS = 20_000
 CHUNK = 256
 ORDERS = 3  # of examples, with --sensitivity
 
@@ -65,6 +74,8 @@ class TaskOptions:
     sensitivity: bool = False
     search: int = 0
     search_items: int = 50
+    budget: str = ""
+    tune_items: int = 100
 
 
 @dataclass(frozen=True)
@@ -80,17 +91,9 @@ class EndpointOptions:
 
 
 @dataclass(frozen=True)
-class Prices:
-    """US dollars of a million tokens, and where they are from; None where nobody knows."""
-
-    prompt: float | None = None
-    completion: float | None = None
-    basis: str = ""
-
-
-@dataclass(frozen=True)
 class EvaluationResult:
-    """tallies: by strategy, in the order of the options; with wordings, a strategy for each. usd: dollars of each."""
+    """tallies: by strategy, in the order of the options; with wordings, a strategy for each. usd: dollars of each.
+    adaptive: the controller, where one was asked for."""
 
     run_id: str
     key: str
@@ -104,6 +107,7 @@ class EvaluationResult:
     asked: int
     found: int
     notes: Sequence[str]
+    adaptive: Adaptive | None = None
 
 
 Show = Callable[[str], None]
@@ -144,12 +148,20 @@ def evaluate_task(
     from components.reasoning.strategies.named import strategy_named
     from components.reasoning.task_files.reading import Task
 
+    most = votes_of(options.strategies)
+    if bool(most) != bool(options.budget):
+        raise ConfigError("--strategy auto and --budget belong together: give both, or neither")
+    if most and (options.sensitivity or options.search or options.shots):
+        raise ConfigError("--strategy auto is tuned for one wording: leave out --sensitivity, --search and --shots")
     try:
-        strategies = [strategy_named(name) for name in options.strategies]
+        strategies = [
+            strategy_named(name) for name in (rivals(options.strategies, most) if most else options.strategies)
+        ]
     except ValueError as error:
         raise ConfigError(f"--strategy: {error}") from None
     if len({one.name for one in strategies}) < len(strategies):
         raise ConfigError("--strategy names one of them twice")
+    budget = read_budget(options.budget) if most else None
     task = _task(options)
     show(task.described)
     variants, notes = _variants(options)
@@ -160,16 +172,33 @@ def evaluate_task(
             show(f"model {masked(model)}: {masked(backend.identity)}")
             held = digests(task.filesystem, task.files) if isinstance(task, Task) else task.described
             key = _key(backend.identity, options, [f"{one.direct}{one.worked}" for one in variants], held)
-            prices = given if given.basis else _prices(home, backend.identity, endpoint.model or model)
+            prices = given if given.basis else known_prices(home, backend.identity, endpoint.model or model)
             with _running(home, key, options, model) as run_id, SampleStore(_samples(home)) as store:
                 generate = Recorded(backend, store, key)
                 if options.search:
                     variants = [_searched(options, generate, show)]
-                keep = _Keeper(home, run_id, key, masked(model))
-                tallies, rejected = _all(options, strategies, variants, generate, keep, told)
+                adaptive: Adaptive | None = None
+                if budget is not None:
+                    if not backend.identity.startswith("model "):
+                        rates_of(budget, prices)  # nothing is asked for dollars that nobody can count
+                    adaptive = tune_controller(
+                        _good(options),
+                        variants[0].as_item,
+                        generate,
+                        options.settings,
+                        most,
+                        options.tune_items,
+                        budget,
+                        lambda: measured(prices, generate, backend.identity),
+                    )
+                    keep_controller(home, _kept(options, backend.identity, adaptive))
+                    strategies = [*strategies, adaptive.strategy]
+                keep = Keeper(home, run_id, key, masked(model))
+                tallies, rejected = _all(options, strategies, variants, generate, keep, told, adaptive)
                 ledger = store.ledger(key)
                 keep.samples(store)
-                usd, prices = _dollars(tallies, prices, generate, backend.identity)
+                prices = measured(prices, generate, backend.identity)
+                usd = dollars(tallies, prices)
                 keep.metrics(tallies, usd)
             _mirror(home, run_id, key, show)
     except EndpointError as error:
@@ -179,7 +208,19 @@ def evaluate_task(
     extra = list(getattr(backend, "notes", ()))
     count = len(tallies[0].right)
     return EvaluationResult(
-        run_id, key, model, count, len(rejected), tallies, usd, prices, ledger, generate.asked, generate.found, extra
+        run_id,
+        key,
+        model,
+        count,
+        len(rejected),
+        tallies,
+        usd,
+        prices,
+        ledger,
+        generate.asked,
+        generate.found,
+        extra,
+        adaptive,
     )
 
 
@@ -193,6 +234,18 @@ def _task(options: TaskOptions, path: str = "") -> Any:
         return open_generated(path, options.settings.seed, options.limit)
     columns = Columns(options.question, options.answer, options.cluster)
     return open_task(path, options.format, columns, options.scorer)
+
+
+def _good(options: TaskOptions) -> Iterator[TaskItem]:
+    return (one for one in _task(options).items() if not isinstance(one, Quarantined))
+
+
+def _kept(options: TaskOptions, identity: str, adaptive: Adaptive) -> Kept:
+    """What serving needs to answer as the controller was tuned."""
+    scorer = next(_good(options)).scorer.name
+    wordings = (options.direct_template, options.worked_template, options.templates)
+    rest = (options.settings, adaptive.budget, adaptive.most, adaptive.tuned)
+    return Kept(identity, options.task, scorer, *wordings, *rest)
 
 
 def _variants(options: TaskOptions) -> tuple[list[_Variant], list[str]]:
@@ -241,8 +294,7 @@ def _searched(options: TaskOptions, generate: Recorded, show: Show) -> _Variant:
     from components.reasoning.prompting.templates import template
     from components.reasoning.task_files.asking import as_item
 
-    good = (one for one in _task(options).items() if not isinstance(one, Quarantined))
-    items = list(itertools.islice(good, options.search_items))
+    items = list(itertools.islice(_good(options), options.search_items))
     meter, config = Meter(generate), SearchConfig(rounds=options.search, seed=options.settings.seed)
     for turn, found in enumerate(search_instruction(meter, items, config, options.settings.max_tokens)):
         best = found[0]
@@ -308,8 +360,9 @@ def _all(
     strategies: Sequence[Strategy],
     variants: Sequence[_Variant],
     generate: Recorded,
-    keep: _Keeper,
+    keep: Keeper,
     told: Callable[[str, int], None],
+    adaptive: Adaptive | None,
 ) -> tuple[list[Tally], list[Quarantined]]:
     from components.reasoning.evaluation import evaluate
     from components.reasoning.tally import Tally
@@ -330,85 +383,19 @@ def _all(
                 else:
                     yield one
 
-        skipped = options.search_items if options.search else 0
+        skipped = options.search_items if options.search else adaptive.skipped if adaptive else 0
         asked = itertools.islice(good(), skipped, skipped + options.limit if options.limit else None)
         for answers in evaluate(asked, variant.as_item, mine, generate, options.settings, CHUNK):
             tally = fresh[answers.strategy.name]
             tally.add(answers)
+            if adaptive is not None and answers.strategy.family == adaptive.strategy.family:
+                adaptive.spent.add(answers)
             keep.answers(answers)
             told(answers.strategy.name, len(tally.right))
         tallies += list(fresh.values())
     if not tallies or not tallies[0].right:
         raise SourceError(f"task {options.task}: it has no item")
     return tallies, rejected
-
-
-@dataclass
-class _Keeper:
-    """Writes rows of the home's tables, a part a chunk: the same evaluation writes the same parts."""
-
-    home: Home
-    run_id: str
-    key: str
-    model: str
-    _parts: int = 0
-
-    @property
-    def _own(self) -> dict[str, Any]:
-        return {"run_id": self.run_id, "key": self.key, "stage": STAGE}
-
-    def answers(self, answers: Answers) -> None:
-        from components.reasoning.evaluate import tree_rows
-        from components.reasoning.evaluation import rows_of
-
-        part = f"{self.key}-{self._parts:06}"
-        self._parts += 1
-        self.home.tables.write("evals", part, [{**self._own, **row} for row in rows_of(answers, self.model)])
-        if trees := [{**self._own, **row} for row in tree_rows(answers.strategy, answers.items, answers.outcomes)]:
-            self.home.tables.write("trees", part, trees)
-
-    def samples(self, store: SampleStore) -> None:
-        rows = store.rows(self.key)
-        for number in itertools.count():
-            some = [self._sample(row) for row in itertools.islice(rows, PART_ROWS)]
-            if not some:
-                return
-            self.home.tables.write("samples", f"{self.key}-{number:06}", some)
-
-    def _sample(self, row: Any) -> dict[str, Any]:
-        prompt, params = json.loads(row["prompt"]), json.loads(row["params"])
-        before = "".join(f"{user}\n{assistant}\n\n" for user, assistant in prompt["shots"])
-        return {
-            **self._own,
-            "prompt": before + prompt["user"] + (f"\n{prompt['prefill']}" if prompt["prefill"] else ""),
-            "completion": row["text"],
-            "tokens": row["completion_tokens"],
-            "model": masked(row["model"]),
-            "sample": row["sample"],
-            "seed": params["seed"] if params["temperature"] else None,
-            "status": row["problem"],
-            "prompt_tokens": row["prompt_tokens"]
-            if row["billed_prompt_tokens"] is None
-            else row["billed_prompt_tokens"],
-            "seconds": row["seconds"],
-        }
-
-    def metrics(self, tallies: Sequence[Tally], usd: Sequence[float | None]) -> None:
-        rows = []
-        for tally, dollars in zip(tallies, usd, strict=True):
-            one = tally.report(dollars)
-            values = {
-                "accuracy": one.of_all.value,
-                "without_answer": one.without_answer,
-                "completion_tokens": one.completion_tokens,
-                "prompt_tokens": one.prompt_tokens,
-                "calls": one.calls,
-            } | ({"usd": one.usd} if one.usd is not None else {})
-            rows += [
-                {**self._own, "step": 0, "name": f"{name}/{tally.strategy.name}", "value": value, "time": now()}
-                for name, value in values.items()
-            ]
-        self.home.tables.write("metrics", self.key, rows)
 
 
 @contextlib.contextmanager
@@ -444,40 +431,6 @@ def _running(home: Home, key: str, options: TaskOptions, model: str) -> Iterator
             event("ended", "completed")
         finally:
             folder.rmdir()
-
-
-def _prices(home: Home, identity: str, model: str) -> Prices:
-    """Of a hosted model, by its name, the newest that was imported; of a model of ours none a token."""
-    from flows.runs.prices import home_api_prices
-
-    if identity.startswith("model "):
-        return Prices()
-    found = [one for one in home_api_prices(home) if one.model == model]
-    if not found:
-        return Prices(basis="no price is known: give --price-in and --price-out, or `lifespan prices import FILE`")
-    one = max(found, key=lambda price: price.date)
-    return Prices(one.usd_per_million_input, one.usd_per_million_output, f"{one.provider}, {one.date}")
-
-
-def _dollars(
-    tallies: Sequence[Tally], prices: Prices, generate: Recorded, identity: str
-) -> tuple[list[float | None], Prices]:
-    """Of each strategy, as if it had run alone: billed tokens at their price; of a model of ours the processor time of
-    a token, as measured now, at the price of a core."""
-    if prices.prompt is None and identity.startswith("model "):
-        from components.cost.prices import find_offer
-
-        if not generate.fresh_tokens:
-            return [None] * len(tallies), Prices(basis="nothing was computed now: every sample was there")
-        offer = find_offer("cpu-core")
-        each = generate.cpu_seconds / generate.fresh_tokens * offer.price.usd_per_hour / 3600 * 1e6
-        basis = f"{generate.cpu_seconds:.3g} s of processor for {generate.fresh_tokens} tokens at {offer.basis}"
-        prices = Prices(each, each, basis)
-    if prices.prompt is None or prices.completion is None:
-        return [None] * len(tallies), prices
-    return [
-        (one.prompt_tokens * prices.prompt + one.completion_tokens * prices.completion) / 1e6 for one in tallies
-    ], prices
 
 
 def _mirror(home: Home, run_id: str, key: str, show: Show) -> None:

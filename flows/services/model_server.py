@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from components.data.tokenizer import Tokenizer
+    from components.inference.reasoned import Reasoner
     from components.inference.service import Service
     from components.model.transformer import Transformer
 
@@ -50,7 +51,12 @@ class ServeOptions:
 
 
 def serve_model(
-    name: str, model: Transformer, tokenizer: Tokenizer, options: ServeOptions, show: Callable[[str], None]
+    name: str,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    options: ServeOptions,
+    show: Callable[[str], None],
+    reasoner: Reasoner | None = None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; requests that are running then get a few seconds to finish.
 
@@ -66,7 +72,7 @@ def serve_model(
     listener = listen(options.host, options.port)
     service = Service(lambda: Engine(model, options.slots, capacity, tokenizer.text_bytes), max_waiting=options.queue)
     limits = ServerLimits(max_sequences=options.queue, request_seconds=options.seconds)
-    app = make_app(name, tokenizer, service, limits, options.api_key or None)
+    app = make_app(name, tokenizer, service, limits, options.api_key or None, reasoner)
     config = uvicorn.Config(
         app if options.api_key else only_local_names(app),
         log_level="warning",

@@ -46,7 +46,7 @@ def number(tolerance: float = 0.0, relative: float = 0.0) -> Equality:
     def refusal(reference: str) -> str:
         return "" if reference_number(reference) is not None else f"{_quoted(reference)} holds no number"
 
-    return Equality("number", 1, refusal, equal)
+    return Equality("number", 2, refusal, equal)
 
 
 def plain(text: str) -> str:
@@ -79,7 +79,7 @@ def expression(seconds: int = 5) -> Equality:
     def equal(found: str, reference: str) -> bool:
         return symbolic.equal(wanted(reference), symbolic.expressions(found, seconds), seconds)
 
-    return Equality("expression", 1, refusal, equal)
+    return Equality("expression", 2, refusal, equal)
 
 
 def _quoted(reference: str) -> str:

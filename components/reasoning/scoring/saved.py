@@ -181,7 +181,7 @@ def _unwrapped(value: object) -> Iterator[object]:
 
 def _table_in(value: Mapping[str, Any]) -> Sequence[Any] | None:
     """The records that an object holds under a name of its own, or of which it is the index: {"0": {…}, "1": {…}}."""
-    if is_record(value):
+    if is_record({name: held for name, held in value.items() if not isinstance(held, list)}):
         return None
     lists = [held for held in value.values() if isinstance(held, list) and _are_records(held)]
     if len(lists) == 1:

@@ -97,6 +97,7 @@ SCORERS: Mapping[str, Scorer] = {
         _scorer("text", "text", "marked", "line"),
         _scorer("exact", "text", "marked", "whole"),
         _scorer("word", "text-without-case", "marked-word", "last-word"),
+        _scorer("yes-no", "text-without-case", "marked-yes-no", "yes-no"),
         _scorer("math", "expression", "marked-expression", "expression"),
         _scorer("game24", "game-of-24", "marked", "last-line", markers=("answer:",)),
         _scorer("code", "text", "code"),
@@ -127,12 +128,15 @@ def scorer_for(references: Sequence[str]) -> str:
     """The name of the scorer that the references call for.
 
     `number` where all are numbers or worked solutions that end in "#### 18" or "A: 18", `choice` where all are letters,
+    `yes-no` where all are yes, no, true or false,
     `math` where any has LaTeX in it, `text` where all are lines, else `exact`.
     """
     if not references:
         return "exact"
     if all(letter_alone(reference) for reference in references):
         return "choice"
+    if all(reference.strip().lower() in ("yes", "no", "true", "false") for reference in references):
+        return "yes-no"
     if all(as_number(r) is not None or (_WORKED.search(r) and reference_number(r) is not None) for r in references):
         return "number"
     if any("\\" in reference or "$" in reference for reference in references):

@@ -19,7 +19,8 @@ def expressions(text: str, seconds: int = _SECONDS) -> tuple[Any, ...]:
 
 def as_latex(text: str) -> str:
     """An expression on its own: math-verify reads LaTeX only between delimiters."""
-    return text if "$" in text or "\\[" in text or "\\(" in text else f"${text}$"
+    plain = text.replace("\\$", "")  # of dollars
+    return plain if "$" in plain or "\\[" in plain or "\\(" in plain else f"${plain}$"
 
 
 def equal(wanted: tuple[Any, ...], found: tuple[Any, ...], seconds: int = _SECONDS) -> bool:

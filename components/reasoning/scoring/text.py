@@ -12,9 +12,13 @@ from collections import deque
 from collections.abc import Sequence
 from functools import lru_cache
 
-MARKERS = ("####", "the final answer is", "the answer is", "final answer:", "answer:")
+MARKERS = ("####", "answer is", "answer should be", "answer would be", "answer =", "answer:")
 _RECITED = re.compile(r"\n[ \t]*(?:Q|Question|Problem)\s*:")
-_BRACE = re.compile(r"\\boxed\{|[{}]")
+_BRACE = re.compile(r"\\f?boxed\s*\{|[{}]")
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
+_JSON = re.compile(r'"(?:final_)?answer"\s*:\s*("(?:[^"\\]|\\.)*"|[-\w.+]+)', re.IGNORECASE)
+_BLANKS = re.compile(r"(?:\\ )+")
+_HEADING = r"(?m:^[#*_ \t]*(?:final )?answer[*_ \t]*$)"
 _FENCE = re.compile(r"```[ \t]*([\w+#-]*)[^\n`]*\n(.*?)```", re.DOTALL)
 _REFUSAL = re.compile(
     r"\s*(?:i['’]?m sorry|i am sorry|sorry|i apologi[sz]e|unfortunately)?[,.;:]?\s*(?:but )?(?:as an ai[^,.]*[,.]\s*)?"
@@ -44,6 +48,21 @@ def _without_thoughts(text: str) -> str:
 
 def boxed(text: str) -> str:
     """What the last `\\boxed{…}` holds, braces nested; "" where there is none that is closed."""
+    return _boxed(text)[1]
+
+
+def enclosed(text: str) -> tuple[int, str]:
+    """Where the last answer in a box, in `<answer>…</answer>`, or in a JSON object under "answer" begins, and what it
+    is; (-1, "") where there is none."""
+    found = [_boxed(text)]
+    for pattern in (_TAGGED, _JSON):
+        if (last := next(iter(deque(pattern.finditer(text), maxlen=1)), None)) is not None:
+            found.append((last.start(), last[1].strip().strip('"')))
+    start, inner = max(found)
+    return start, boxed(inner) or inner
+
+
+def _boxed(text: str) -> tuple[int, str]:
     opened: list[int] = []  # where what a brace holds begins, -1 for one that is no box
     last = (-1, -1)
     for token in _BRACE.finditer(text):
@@ -51,26 +70,28 @@ def boxed(text: str) -> str:
             opened.append(token.end() if len(token[0]) > 1 else -1)
         elif opened and (start := opened.pop()) > last[0]:
             last = (start, token.start())
-    return text[last[0] : last[1]].strip() if last[0] >= 0 else ""
+    return (last[0], text[last[0] : last[1]].strip()) if last[0] >= 0 else (-1, "")
 
 
 def after_marker(text: str, markers: Sequence[str] = MARKERS, finished: bool = True) -> str:
-    """The rest of the line behind the last marker, case ignored; "" where no marker stands. Of a text that was cut off
-    only a line that another follows."""
+    """The rest of the line behind the last marker, case ignored, or the line below where that is the last; "" where no
+    marker stands. Of a text that was cut off only a line that another follows."""
     found = _last(text, markers)
     if found is None:
         return ""
-    line, newline, _ = text[found.end() :].lstrip(" \t:*").partition("\n")
+    rest = text[found.end() :].lstrip(" \t:*_")
+    below = rest.strip()
+    line, newline, _ = (below, "", "") if rest.startswith("\n") and "\n" not in below else rest.partition("\n")
     return line.strip(" \t*") if newline or finished else ""
 
 
 def marked(text: str, markers: Sequence[str], finished: bool) -> str:
-    """What is announced as the answer: behind a marker or in a box, whichever stands later."""
-    box, line = boxed(text), after_marker(text, markers, finished)
-    if box and line:
+    """What is announced as the answer: behind a marker or enclosed, whichever stands later."""
+    (start, inner), line = enclosed(text), after_marker(text, markers, finished)
+    if inner and line:
         place = _last(text, markers)
-        return boxed(line) or (box if place is None or text.rfind("\\boxed{") > place.start() else line)
-    return box or line
+        return enclosed(line)[1] or (inner if place is None or start > place.start() else line)
+    return inner or line
 
 
 def _last(text: str, markers: Sequence[str]) -> re.Match[str] | None:
@@ -80,8 +101,11 @@ def _last(text: str, markers: Sequence[str]) -> re.Match[str] | None:
 
 @lru_cache(maxsize=64)
 def _any_of(markers: tuple[str, ...]) -> re.Pattern[str]:
-    """Case ignored; without markers it finds none."""
-    return re.compile("|".join(map(re.escape, markers)) or r"(?!)", re.IGNORECASE)
+    """Case ignored, asterisks of emphasis let pass; "answer:" also as a heading; without markers it finds none. What is
+    said not to be the answer is not announced."""
+    forms = [_BLANKS.sub(r"[\\s*_]+", re.escape(marker)).replace(":", r"[*_]*\s?[:：]") for marker in markers]
+    forms += [_HEADING] if "answer:" in (marker.lower() for marker in markers) else []
+    return re.compile(rf"(?:{'|'.join(forms)})(?!\s+not\b)" if forms else r"(?!)", re.IGNORECASE)
 
 
 def code_block(text: str, *languages: str) -> str | None:

@@ -33,7 +33,7 @@ def test_fields_accuracies_groups_and_a_warning_are_shown(tmp_path: Path) -> Non
     assert code == 0, shown
     assert "6 items, 6 samples" in shown
     assert "text output; reference target; id id" in shown
-    assert "number: marked-number/1, else last-number/1; equal as number/1" in shown
+    assert "number: marked-number/2, else last-number/2; equal as number/2" in shown
     assert "50.0% [18.8, 81.2]  60.0% [23.1, 88.2]" in shown
     assert "macro average over task: 50.0%" in shown
     assert "warning: 16.7% of the samples have no answer that was found (1 unparsed, 0 truncated)" in shown

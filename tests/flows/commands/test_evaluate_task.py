@@ -140,6 +140,25 @@ def test_a_search_decides_on_items_that_it_does_not_report(url: str, home: Home,
     assert rows == ["12 + 1 = ?", "13 + 1 = ?", "99 + 1 = ?"]
 
 
+def test_an_adaptive_controller_is_tuned_on_items_that_it_does_not_report(url: str, home: Home, tmp_path: Path) -> None:
+    rows = [{"question": f"{n if n % 3 else 13} + {n} = ?", "answer": (n if n % 3 else 13) + n} for n in range(10, 50)]
+    (tmp_path / "many.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = (url, "--task", tmp_path / "many.jsonl", "--budget", "60 tokens", "--tune-items", 20)
+    code, shown = evaluate(*words, "--strategy", "auto@3")
+    assert code == 0, shown
+    assert "20 items; " in shown
+    assert "controller: tuned on the first 20 items, which are left out above, for 60 tokens a question" in shown
+    # Nothing repairs what the adder always gets wrong: thinking longer buys nothing, and it says so.
+    assert "greedy: direct, " in shown and "difference 0.0%" in shown and "is not shown to be better" in shown
+    asked = query(home, "SELECT strategy, count(*) AS n FROM evals GROUP BY ALL ORDER BY 1").to_pylist()
+    assert [(row["strategy"], row["n"]) for row in asked] == [("auto", 20), ("cot", 20), ("direct", 20), ("sc@3", 20)]
+    (kept,) = (home.local / "controllers").glob("*.json")
+    assert json.loads(kept.read_text())["scorer"] == "number"
+    for wrong, said in (("60", "as 600tokens, 2s or 0.001usd"), ("1usd", "no price is known"), ("", "belong together")):
+        code, shown = evaluate(url, "--task", tmp_path / "many.jsonl", "--strategy", "auto", "--budget", wrong)
+        assert code and said in shown
+
+
 def test_a_model_of_ours_is_evaluated_by_its_path(home: Home, task: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     folder.mkdir()

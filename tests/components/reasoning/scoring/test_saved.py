@@ -120,6 +120,48 @@ def test_logs_of_inspect_hold_epochs_as_samples(tmp_path: Path) -> None:
     assert item.generations == (Generation("5"), Generation("6", finished=False))
 
 
+@pytest.mark.parametrize(
+    ("row", "references", "said"),
+    [
+        ({"response": {"candidates": [{"content": {"parts": [{"text": "hm 9", "thought": True}, {"text": "It is 7"}]},
+          "finishReason": "STOP"}]}, "gold": 7}, ("7",), ["It is 7"]),
+        ({"doc": {"query": "q", "choices": ["6", "7"], "gold_index": [1]}, "model_response": {"text": ["a 7"]}},
+         ("7",), ["a 7"]),
+        ({"doc_id": 0, "model_output": [{"continuation": "so 7"}], "label": "7"}, ("7",), ["so 7"]),
+        ({"id": 1, "answer": "7", "response": {"choices": [{"message": {"content": "7", "reasoning_content": "9"}}]}},
+         ("7",), ["7"]),
+        ({"question": "q", "answer": 7, "generation_1": "a 7", "generation_2": "b 8"}, ("7",), ["a 7", "b 8"]),
+        ({"problem": "p", "solution": "$\\boxed{7}$.", "generations": ["7", "8"]}, ("$\\boxed{7}$.",), ["7", "8"]),
+        ({"question": "q", "answer": "7", "responses": {"10": {"text": "c"}, "2": {"text": "b"}}}, ("7",), ["b", "c"]),
+        ({"question": "q", "answer": True, "prediction": "The answer is True."}, ("True",), ["The answer is True."]),
+        ({"custom_id": "a", "answer": 7, "result": {"message": {"content": [{"type": "text", "text": "7"}]}}},
+         ("7",), ["7"]),
+    ],
+)  # fmt: skip
+def test_layouts_of_further_tools(tmp_path: Path, row: Any, references: tuple[str, ...], said: list[str]) -> None:
+    """Gemini's batches, Lighteval, olmes, chat completions with thoughts, numbered columns, worked solutions, …"""
+    found = saved(tmp_path / "one.jsonl", row, row)
+    assert found.items[0].references == references
+    assert texts(found)[0][: len(said)] == said
+
+
+def test_records_by_index_or_under_a_name_of_their_own(tmp_path: Path) -> None:
+    """OpenCompass writes {"0": {…}, "1": {…}}; others a list beside what they say of the run."""
+    row = {"prediction": "The answer is 7", "gold": "7", "question": "q"}
+    for place, held in enumerate(({"0": row, "1": row}, {"meta": {"model": "m"}, "data": [row, row]})):
+        path = tmp_path / f"{place}.json"
+        path.write_text(json.dumps(held))
+        found = read_saved(str(path))
+        assert [generation.text for item in found.items for generation in item.generations] == [row["prediction"]] * 2
+        assert {item.references for item in found.items} == {("7",)}
+
+
+def test_a_request_that_ended_does_not_finish_a_sample_that_was_cut(tmp_path: Path) -> None:
+    outputs = [{"text": "so 3", "finish_reason": "length"}, {"text": "so 4", "finish_reason": "stop"}]
+    found = saved(tmp_path / "vllm.jsonl", {"prompt": "p", "outputs": outputs, "finished": True, "answer": "4"})
+    assert [generation.finished for generation in found.items[0].generations] == [False, True]
+
+
 def test_results_of_simple_evals_are_conversations(tmp_path: Path) -> None:
     convos = [[{"role": "user", "content": "?"}, {"role": "assistant", "content": f"Answer: {x}"}] for x in "AB"]
     told = [{"score": 1.0, "correct_answer": "A"}, {"score": 0.0, "correct_answer": "C"}]

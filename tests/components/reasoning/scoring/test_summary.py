@@ -119,4 +119,4 @@ def test_rows_and_the_agreement_with_the_files_own_verdicts() -> None:
     assert agreement(ITEMS) is None
     rows = verdict_rows([mine], ["task"])
     assert [row["status"] for row in rows] == ["answered", "answered", "unparsed"]
-    assert (rows[0]["found"], rows[0]["extractor"], rows[0]["task"]) == ("5", "last-number/1", "sums")
+    assert (rows[0]["found"], rows[0]["extractor"], rows[0]["task"]) == ("5", "last-number/2", "sums")

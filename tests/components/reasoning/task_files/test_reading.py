@@ -55,7 +55,7 @@ MMLU = {"question": "Which?", "choices": ["x", "y"], "answer": 1}
             "bbh",
             "not ( True )",
             "False",
-            "text",
+            "yes-no",
         ),
         ({"problem": "½ + ½?", "solution": "so \\boxed{1}"}, "plain", "½ + ½?", "1", "number"),
         ({"question": "Capital?", "answer": "Paris"}, "plain", "Capital?", "Paris", "text"),
@@ -93,8 +93,8 @@ def test_bodies_files_and_named_columns_make_clusters(tmp_path: Path) -> None:
     lines(tmp_path / "bbh" / "b.json", {"canary": "", "examples": [{"input": "x", "target": "2"}]})
     several = items(open_task(str(tmp_path / "bbh")))
     assert [(one.suite, one.cluster, one.scorer.name) for one in several] == [
-        ("a", "a", "text"),
-        ("a", "a", "text"),
+        ("a", "a", "yes-no"),
+        ("a", "a", "yes-no"),
         ("b", "b", "number"),
     ]
     rows = [{"q": f"{n}?", "a": n, "doc": n // 2} for n in range(4)]
