@@ -186,7 +186,7 @@ VIEWS: dict[str, str] = {
             WHERE method = 'law' AND isfinite(observed) GROUP BY made.run_id),
         said AS (
             SELECT run_id, count(*) FILTER (verdict IN ('held', 'seen')) AS seen,
-                   count(*) FILTER (verdict IN ('not seen', 'not identified')) AS not_seen
+                   count(*) FILTER (verdict LIKE 'not seen%' OR verdict = 'not identified') AS not_seen
             FROM claims GROUP BY run_id)
         SELECT r.run_id, r.name, r.profile, r.status, r.started_at, r.seconds, spent.usd, spent.energy_joules,
                told.held_out_loss, g.p AS accuracy, greatest(0, g.middle - g.half) AS accuracy_low,

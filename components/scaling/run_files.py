@@ -74,6 +74,8 @@ def read_csv(text: str, source: str) -> dict[str, list[Any]]:
             raise RunTableError(f"{source}: not CSV: {error}") from None
     else:
         parted = [line.split() for line in text.splitlines() if line.strip()]
+    if not parted:
+        raise RunTableError(f"{source}: the table is empty")
     header = [name.strip() for name in parted[0]]
     if all(isinstance(parse_number(name), float) for name in header):
         raise RunTableError(f"{source}: the first line holds numbers, {first.strip()[:60]!r}: a header is needed")

@@ -243,9 +243,18 @@ def _good(options: TaskOptions) -> Iterator[TaskItem]:
 def _kept(options: TaskOptions, identity: str, adaptive: Adaptive) -> Kept:
     """What serving needs to answer as the controller was tuned."""
     scorer = next(_good(options)).scorer.name
-    wordings = (options.direct_template, options.worked_template, options.templates)
-    rest = (options.settings, adaptive.budget, adaptive.most, adaptive.tuned)
-    return Kept(identity, options.task, scorer, *wordings, *rest)
+    return Kept(
+        identity,
+        options.task,
+        scorer,
+        options.direct_template,
+        options.worked_template,
+        options.templates,
+        options.settings,
+        adaptive.budget,
+        adaptive.most,
+        adaptive.tuned,
+    )
 
 
 def _variants(options: TaskOptions) -> tuple[list[_Variant], list[str]]:
