@@ -408,8 +408,12 @@ def _from_parquet(
                     yield Quarantined(config.name, file, 0, reason, "")
                     continue
                 if config.field not in (names := table.schema_arrow.names) and config.field.split(".")[0] not in names:
-                    listed = ", ".join(names[:8])
-                    raise SourceError(f"{_where(config)}: {file}: no column {config.field!r}; it has {listed}")
+                    lacks = f"no column {config.field!r}; it has {', '.join(names[:8])}"
+                    if len(files) == 1:
+                        raise SourceError(f"{_where(config)}: {file}: {lacks}")
+                    tally.bad += 1
+                    yield Quarantined(config.name, file, 0, lacks, "")
+                    continue
                 rows = reading.through(parquet_rows(table, [config.field]))
                 first = list(islice(rows, 1024))
                 if budget is None:

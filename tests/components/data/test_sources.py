@@ -294,6 +294,10 @@ def test_parquet_columns_are_read_and_nulls_quarantined(tmp_path: Path) -> None:
     ]
     with pytest.raises(SourceError, match="no column 'text'; it has body"):
         list(read_source(SourceConfig("s", "parquet", str(tmp_path))))
+    write_parquet(tmp_path / "c.parquet", ["four"])
+    documents, quarantined = split(read_source(SourceConfig("s", "parquet", str(tmp_path), max_bad_share=0.9)))
+    assert [d.text for d in documents] == ["four"]  # one file of another layout ends no folder
+    assert ("a.parquet", "no column 'text'; it has body") in [(Path(q.file).name, q.reason) for q in quarantined]
 
 
 def hub(root: Path) -> DirFileSystem:
