@@ -80,7 +80,7 @@ def ask(url: str, **body: Any) -> Any:
     request = urllib.request.Request(
         f"{url}/chat/completions", json.dumps(asked).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
         return answer.read().decode()
 
 

@@ -51,7 +51,7 @@ def test_loopback_is_reached_past_any_proxy(
     monkeypatch.setenv(name, proxy)
     hermetic.apply(tmp_path)
     assert httpx.get(address, timeout=5).text == "here"
-    with urllib.request.urlopen(address, timeout=5) as answer:
+    with urllib.request.build_opener().open(address, timeout=5) as answer:
         assert answer.read() == b"here"
     with pytest.raises(httpx.HTTPError):  # all else still goes through it
         httpx.get("http://example.invalid", timeout=5)
