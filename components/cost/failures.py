@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 # Unexpected interruptions of Llama 3's pretraining: 419 in 54 days on 16,384 H100 (Dubey et al. 2024, §3.3.4).
 DEVICE_HOURS_PER_FAILURE = 16_384 * 54 * 24 / 419
-CHECKPOINT_BYTES = 12.0  # a parameter: fp32 weights, momentum, variance
+CHECKPOINT_BYTES = 12.0  # per parameter: fp32 weights, momentum, variance
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Failures:
         return max(1.0, math.sqrt(2 * cost * mean) * (1 + math.sqrt(ratio) / 3 + ratio / 9) - cost)
 
     def expected_failures(self, hours: float) -> float:
-        """In so many hours."""
+        """Failures to expect within that many hours."""
         return 3600.0 * hours / self.mean_seconds_between
 
 

@@ -4,7 +4,8 @@ A layout splits n = data x tensor x pipeline devices. `data` replicas work on di
 gradients and optimizer states are whole ("ddp") or sharded ("fsdp", ZeRO-3: Rajbhandari et al. 2020); `tensor` devices
 share each matrix and, with sequence parallelism, each activation (Korthikanti et al. 2022); `pipeline` stages hold
 layers in a row and work one forward, one backward (Narayanan et al. 2021); `expert` spreads the experts of a mixture
-over devices of the data group. What is left out: variations between devices, networks shared with others, stragglers.
+over devices of the data group. Activations are those of plain torch in bf16 (`components.training.memory_estimate`), a
+tensor group sharing them. What is left out: variations between devices, networks shared with others, stragglers.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+from components.cost.failures import CHECKPOINT_BYTES
 from components.cost.hardware import Hardware
+from components.cost.public_models import expert_params
 from components.cost.training_shares import training_share
 from components.model.config import ModelConfig, count_params, training_flops_per_token
+from components.training.memory_estimate import layer_activations
 
 Sharding = Literal["ddp", "fsdp"]
-ADAM_STATE_BYTES = 12.0  # a parameter: fp32 weights, momentum, variance
 HALF = 2.0  # bytes of bf16
 LOGIT_BYTES = 8.0  # a logit in fp32 and its gradient
 LOSS_CHUNK = 2048  # tokens whose logits exist at once
@@ -62,7 +65,6 @@ class Training:
     devices_per_node: int = 8
     network_bytes_per_second: float = 50e9  # a device's, one way: a 400 Gbit/s adapter each
     link_share: float = 0.8  # of what links are rated at
-    activation_factor: float = 1.45  # what eager torch keeps, over `activation_bytes_per_token`; a test measures it
 
     def micro_batches(self, layout: Layout) -> int:
         """Micro-batches of a replica in a step. Raises ValueError where the batch does not divide."""
@@ -118,26 +120,6 @@ class Step:
         return 1.0 - self.compute / self.seconds
 
 
-def activation_bytes_per_token(cfg: ModelConfig) -> float:
-    """Bytes of bf16 that a layer must keep of each token for its backward pass, all kernels fused, none recomputed.
-
-    Two inputs and their norms (8 d), queries and the attention's result (4 q), keys and values (4 kv), its log-sums
-    (4 heads), and of the hidden layer gate, up and product (6 f; of a mixture once an expert chosen, its input too).
-    """
-    q, kv = cfg.num_heads * cfg.per_head, cfg.kv_heads * cfg.per_head
-    kept = 8.0 * cfg.d_model + 4.0 * q + 4.0 * kv + 4.0 * cfg.num_heads
-    if cfg.moe is None:
-        return kept + 6.0 * cfg.hidden
-    shared = 6.0 * cfg.moe.shared_d_ff
-    return kept + shared + cfg.moe.top_k_experts * (6.0 * cfg.moe.d_ff + HALF * cfg.d_model)
-
-
-def expert_params(cfg: ModelConfig) -> float:
-    """Parameters of routed experts, all layers."""
-    moe = cfg.moe
-    return 0.0 if moe is None else 3.0 * cfg.d_model * moe.d_ff * moe.num_experts * (cfg.num_layers - moe.first_dense)
-
-
 def params_on_device(cfg: ModelConfig, layout: Layout) -> tuple[float, float]:
     """Parameters that a device computes with, before sharding over the data group: dense ones, those of experts."""
     experts = expert_params(cfg)
@@ -157,13 +139,14 @@ def device_memory(training: Training, layout: Layout) -> DeviceMemory:
     gathered = 2.0 * HALF * (dense + experts) / layers if sharded and layout.data > 1 else 0.0
     tokens = layout.micro_batch * training.context
     under_way = min(layout.pipeline, training.micro_batches(layout))
-    layer = training.activation_factor * activation_bytes_per_token(cfg) * tokens / layout.tensor
+    kept_numbers = layer_activations(cfg, training.context, fused=False, adapted=False)
+    layer = HALF * kept_numbers * tokens / layout.tensor
     if layout.recompute:
         activations = HALF * cfg.d_model * tokens / layout.tensor * layers * under_way + layer
     else:
         activations = layer * layers * under_way
     logits = LOGIT_BYTES * min(tokens, LOSS_CHUNK) * cfg.vocab_size / layout.tensor
-    return DeviceMemory(HALF * kept, HALF * kept, ADAM_STATE_BYTES * kept, gathered, activations, logits)
+    return DeviceMemory(HALF * kept, HALF * kept, CHECKPOINT_BYTES * kept, gathered, activations, logits)
 
 
 def step_time(training: Training, layout: Layout, share: float | None = None) -> Step:
@@ -209,7 +192,7 @@ def step_time(training: Training, layout: Layout, share: float | None = None) ->
 
 
 def layouts(training: Training, num_devices: int) -> Iterator[Layout]:
-    """All layouts of so many devices that divide the model, the node and the batch."""
+    """Every layout of that number of devices that divides the model, the node and the batch."""
     cfg = training.model
     for tensor in (1, 2, 4, 8, 16):
         if tensor > training.devices_per_node or cfg.num_heads % tensor or num_devices % tensor:

@@ -131,7 +131,7 @@ def design(name: str, num_params: float, loss: float, law: ChinchillaLaw, wish: 
 def with_training(
     name: str, config: ModelConfig, tokens: float, wish: Wish, market: Market, serving: ServingPlan
 ) -> Design:
-    """The design of a model that is trained on so many tokens: devices that hold it and end in time, days, dollars."""
+    """The design of a model trained on that number of tokens: devices to hold it and end in time, days, dollars."""
     counts = count_params(config)
     width = config.num_heads * config.per_head
     each = training_flops_per_token("causal", counts.active, config.num_layers, width, wish.context_length)

@@ -75,12 +75,15 @@ def find_model(name: str) -> PublicModel:
     raise ValueError(unknown_name("model", name, [model.name for model in public_models()]))
 
 
+def expert_params(cfg: ModelConfig) -> float:
+    """Parameters of the routed experts of all layers."""
+    moe = cfg.moe
+    return 0.0 if moe is None else 3.0 * cfg.d_model * moe.d_ff * moe.num_experts * (cfg.num_layers - moe.first_dense)
+
+
 def served(cfg: ModelConfig, weight_bytes: float = 2.0, kv_bytes: float = 2.0) -> ServedModel:
     """What serving a model of this shape depends on: exact parameters, those of its experts among them."""
-    counts = count_params(cfg)
-    moe, experts = cfg.moe, 0.0
-    if moe is not None:
-        experts = 3.0 * cfg.d_model * moe.d_ff * moe.num_experts * (cfg.num_layers - moe.first_dense)
+    counts, moe = count_params(cfg), cfg.moe
     return ServedModel(
         counts.total,
         counts.active,
@@ -88,7 +91,7 @@ def served(cfg: ModelConfig, weight_bytes: float = 2.0, kv_bytes: float = 2.0) -
         cfg.num_heads,
         cfg.kv_heads,
         cfg.per_head,
-        expert_params=experts,
+        expert_params=expert_params(cfg),
         num_experts=moe.num_experts if moe else 1,
         top_k_experts=moe.top_k_experts if moe else 1,
         weight_bytes=weight_bytes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.cost.failures import Failures, checkpoint_seconds
+from components.cost.failures import CHECKPOINT_BYTES, Failures, checkpoint_seconds
 from components.cost.layouts import DeviceMemory, Layout, Step, Training
 from components.model.config import count_params
 
@@ -68,7 +68,7 @@ def training_lines(
         f"{whole * layout.num_devices:,.0f} device hours, ${dollars:,.0f} at ${usd_per_hour:.2f} per hour",
         f"a failure every {failures.mean_seconds_between / 3600:.3g} h, {failures.expected_failures(whole):.3g} in "
         f"all: {1 - useful:.2%} of the time is lost to them, {failures.restart_seconds:.0f} s to start again each",
-        f"a checkpoint is {12 * params / GB:,.0f} GB and takes {saving:.0f} s; the least is lost with one every "
-        f"{every / 60:.3g} min",
+        f"a checkpoint is {CHECKPOINT_BYTES * params / GB:,.0f} GB and takes {saving:.0f} s; the least is lost with "
+        f"one every {every / 60:.3g} min",
         f"data: {rate / 1e6:.3g} MB of token ids per second, {layout.data} readers",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -62,10 +63,15 @@ def layout(
 
         try:
             public = find_model(model)
-            if not (count := tokens or public.train_tokens or 0.0) > 0:
-                raise ValueError(f"--tokens is {tokens:g}: takes a number above 0; for {model} none is published")
-            if min(network, storage) <= 0 or preemptions < 0:
-                raise ValueError("--network and --storage take rates above 0, --preemptions a number of at least 0")
+            if not 0 <= tokens < math.inf:
+                raise ValueError(f"--tokens is {tokens:g}: takes a finite number above 0, or 0 for the model's own")
+            if not (count := tokens or public.train_tokens):
+                raise ValueError(f"how many tokens {model} was trained on is not published: give --tokens")
+            for option, rate in (("network", network), ("storage", storage)):
+                if not 0 < rate < math.inf:
+                    raise ValueError(f"--{option} is {rate:g}: takes a finite rate above 0")
+            if not 0 <= preemptions < math.inf:
+                raise ValueError(f"--preemptions is {preemptions:g}: takes a finite number of at least 0")
             plan = Training(public.config, find_hardware(hardware), float(batch) * context, context, 8, network * 1e9)
             found = best_layouts(plan, devices)[:show]
             hourly = find_price(hardware, wanted=price).usd_per_hour

@@ -7,8 +7,11 @@ import itertools
 import pytest
 import torch
 
+from components.model import loss
 from components.model.config import ModelConfig
 from components.model.transformer import Transformer
+from components.native import kernels
+from components.training import memory_estimate
 from components.training.config import LoRAConfig, NonFiniteConfig, OptimizerConfig, TrainConfig
 from components.training.guard import Guard
 from components.training.language_model import LMBatch, train
@@ -58,3 +61,9 @@ def test_checkpointing_keeps_one_layer_and_the_input_of_each() -> None:
     plain, saved = (training_memory(Training(MODEL, 4, 64, ADAMW, checkpointing=x)).activations for x in (False, True))
     each = plain / MODEL.num_layers
     assert saved == each + MODEL.num_layers * 4 * 64 * 4 * MODEL.d_model < plain
+
+
+def test_its_limits_are_those_of_the_code_that_it_speaks_of() -> None:
+    """It needs no torch, so it cannot take them from there."""
+    assert memory_estimate.LOGITS_BYTES == loss.LOGITS_BYTES
+    assert memory_estimate.SCORES_LIMIT == kernels.SCORES_LIMIT
