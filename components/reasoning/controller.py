@@ -48,7 +48,7 @@ class Rates:
     second: float
 
     def cost(self, group: Sequence[TextCompletion]) -> float:
-        """Of the completions of one request: its prompt once, as billed where that is told."""
+        """Of the completions of one request: its prompt once, as billed where the endpoint reports that."""
         prompt = max((billed(done) for done in group), default=0) or group[0].prompt_tokens
         tokens = sum(done.num_tokens for done in group)
         return self.prompt * prompt + self.completion * tokens + self.second * max(done.seconds for done in group)

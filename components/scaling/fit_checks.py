@@ -45,7 +45,7 @@ def outliers(table: RunTable, residuals: FloatArray) -> Iterator[str]:
 
 
 def unexplained(r_squared: float, num_points: int, num_free: int) -> Iterator[str]:
-    """Whether the law says anything of the losses: R² against what so many free parameters reach of noise alone."""
+    """Whether the law explains the losses: its R² against what that number of free parameters reaches by chance."""
     by_chance = num_free / max(num_points, num_free + 1)
     if math.isfinite(r_squared) and r_squared < max(0.5, by_chance):
         yield (

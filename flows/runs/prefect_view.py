@@ -151,8 +151,8 @@ def show_stages(runner: Runner) -> State:
 
 
 def state_of_run(states: Mapping[str, State]) -> State:
-    """The state of a flow run from those of its stages, by label. A life that found every stage in the cache is called
-    so, and is told apart in the list of runs already."""
+    """The state of a flow run from those of its stages, by label. A life that found every stage in the cache is
+    called "Cached", so that it stands out in the list of runs."""
     if held := [state for state in states.values() if state.name == "Waiting"]:
         return Cancelled(name="Waiting", message=held[0].message)
     if any(state.is_cancelled() for state in states.values()):
